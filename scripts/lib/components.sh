@@ -1,0 +1,243 @@
+# What the cache holds: for each kind of component one function that tells whether it is there, and one that makes it.
+# shellcheck shell=bash
+
+TOOLS_SUITE=trixie
+QEMU_SUITE=trixie-backports
+LIBVFIO_USER_SUITES="trixie forky bookworm"
+HOST_PACKAGES="gcc libc6-dev pkg-config libjson-c-dev ca-certificates xz-utils e2fsprogs cpio kmod"
+
+# --- libvfio-user: the copy in Debian's QEMU source package
+
+have_libvfio_user() { [ -e "$CACHE/libvfio-user/lib/libvfio-user.c" ]; }
+
+make_libvfio_user() {
+    local suite
+    for suite in $LIBVFIO_USER_SUITES; do
+        say "fetching libvfio-user from the QEMU source package of $suite"
+        scratch
+        if try_suite "$suite" "$(dpkg --print-architecture)" &&
+            attempt libvfio-user unpack_libvfio_user "$SCRATCH" &&
+            attempt libvfio-user compile_libvfio_user "$SCRATCH/libvfio-user" "$SCRATCH"; then
+            publish "$SCRATCH/libvfio-user" "$CACHE/libvfio-user"
+            return
+        fi
+    done
+    die "no suite gave a libvfio-user that compiles; the log: $LOGS/libvfio-user.log (or set LIBVFIO_USER_SRC=DIR)"
+}
+
+unpack_libvfio_user() {
+    mkdir "$1/source" &&
+        private_apt env -C "$1/source" apt-get source --download-only qemu &&
+        # The archive's first folder carries the version.
+        tar -x -C "$1" --wildcards --strip-components=2 -f "$(echo "$1"/source/qemu_*.orig.tar.*z)" \
+            '*/subprojects/libvfio-user'
+}
+
+compile_libvfio_user() {
+    local source
+    for source in dma irq libvfio-user migration pci pci_caps tran tran_sock; do
+        # shellcheck disable=SC2046  # a list of flags
+        gcc -std=gnu99 -D_GNU_SOURCE -fsyntax-only -I"$1/include" -I"$1/lib" $(pkg-config --cflags json-c) \
+            "$1/lib/$source.c" || return
+    done
+}
+
+# --- venv: the checkout's .venv with nvmeemu in it, built anew when what it is built from changes
+
+python_is_complete() {
+    "$1" -c 'import ensurepip, os, sys, sysconfig
+header = os.path.join(sysconfig.get_path("include"), "Python.h")
+sys.exit(sys.version_info < (3, 11) or not os.path.exists(header))' 2>/dev/null
+}
+
+# host_packages: what the host needs; Debian's Python only if no other complete one comes first on PATH.
+host_packages() {
+    echo "$HOST_PACKAGES"
+    [ -x "$CHECKOUT/.venv/bin/nvmeemu" ] || python_is_complete python3 || echo python3 python3-venv python3-dev
+}
+
+# build_inputs: a hash over all that the editable install is made from.
+build_inputs() {
+    local lib=${LIBVFIO_USER_SRC:-$CACHE/libvfio-user}
+    {
+        echo "$lib"
+        find "$CHECKOUT"/{pyproject.toml,setup.py,setup.cfg} "$lib/lib" "$lib/include" "$CHECKOUT/src" -type f \
+            \( -name '*.[ch]' -o -name '*.toml' -o -name 'setup.*' -o -name '*build*.py' \) -print0 2>/dev/null |
+            sort -z | xargs -0r sha256sum
+    } | sha256sum
+}
+
+have_venv() {
+    [ -x "$CHECKOUT/.venv/bin/nvmeemu" ] && [ "$(cat "$CHECKOUT/.venv/built-from" 2>/dev/null)" = "$(build_inputs)" ]
+}
+
+make_venv() {
+    local python=python3 venv=$CHECKOUT/.venv
+    [ -e "$CHECKOUT/pyproject.toml" ] || die "no pyproject.toml in $CHECKOUT"
+    python_is_complete python3 || python=/usr/bin/python3
+    if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+        say "making .venv"
+        logged venv "$python" -m venv --clear "$venv"
+    fi
+    rm -f "$venv/built-from"
+    say "building and installing nvmeemu into .venv"
+    logged venv env LIBVFIO_USER_SRC="${LIBVFIO_USER_SRC:-$CACHE/libvfio-user}" \
+        "$venv/bin/python" -m pip install --disable-pip-version-check -e "$CHECKOUT[dev]"
+    build_inputs >"$venv/built-from"
+}
+
+# --- base: all that `nvmeemu serve` and the tests without guests need
+
+have_base() {
+    # shellcheck disable=SC2086,SC2046  # lists of words
+    [ -z "$(missing_packages $(host_packages))" ] && { [ -n "${LIBVFIO_USER_SRC:-}" ] || have_libvfio_user; } && have_venv
+}
+
+make_base() {
+    [ -n "${LIBVFIO_USER_SRC:-}" ] || have_libvfio_user || make_libvfio_user
+    have_venv || make_venv
+}
+
+# --- qemu:NAME: a QEMU with vfio-user-pci, as commands in bin/; NAME as in Debian's qemu-system-NAME
+
+qemu_command() {
+    case $1 in
+    x86) echo qemu-system-x86_64 ;;
+    arm) echo qemu-system-aarch64 ;;
+    riscv) echo qemu-system-riscv64 ;;
+    s390x) echo qemu-system-s390x ;;
+    misc) echo qemu-system-loongarch64 ;;
+    *) usage_error "no such component: qemu:$1" ;;
+    esac
+}
+
+has_vfio_user() { "$1" -device help 2>/dev/null | grep -q vfio-user-pci; }
+
+have_qemu() { [ -x "$CACHE/bin/$(qemu_command "$1")" ] && [ -x "$CACHE/bin/qemu-img" ]; }
+
+make_qemu() {
+    local command root=$CACHE/qemu-root-$1 found
+    command=$(qemu_command "$1")
+    mkdir -p "$CACHE/bin"
+    found=$(command -v "$command" || true)
+    if [ -n "$found" ] && has_vfio_user "$found" && command -v qemu-img >/dev/null; then
+        ln -sfn "$(command -v qemu-img)" "$CACHE/bin/qemu-img"
+        ln -sfn "$found" "$CACHE/bin/$command"
+        return
+    fi
+    [ -d "$root" ] || fetch_qemu "$1" "$root"
+    wrap_program "$root" qemu-img
+    wrap_program "$root" "$command" -L "$root/usr/share/qemu" -L "$root/usr/share/seabios" -L "$root/usr/lib/ipxe/qemu"
+    has_vfio_user "$CACHE/bin/$command" || die "$CACHE/bin/$command has no vfio-user-pci"
+}
+
+fetch_qemu() {
+    say "fetching QEMU for $1 guests from $QEMU_SUITE (no QEMU >= 10.1 on PATH)"
+    use_suite "$QEMU_SUITE" "$(dpkg --print-architecture)"
+    scratch
+    # Its default network cards need the boot ROMs.
+    fetch_with_dependencies "qemu-$1" "$SCRATCH/debs" "qemu-system-$1" qemu-utils ipxe-qemu
+    say "unpacking QEMU for $1 guests"
+    logged "qemu-$1" unpack "$SCRATCH/root" "$SCRATCH"/debs/*.deb
+    publish "$SCRATCH/root" "$2"
+}
+
+# wrap_program ROOT NAME ARGUMENT...: bin/NAME runs ROOT's program with ROOT's own loader and libraries. No chroot: the
+# caller's paths hold. exec: the caller's pid is the program's.
+wrap_program() {
+    local root=$1 name=$2 loader libraries
+    shift 2
+    loader=$(echo "$root"/usr/lib*/ld-linux*.so.?)
+    libraries=$(echo "$root"/usr/lib/*-linux-gnu*)
+    scratch
+    cat >"$SCRATCH/$name" <<END
+#!/bin/sh
+# Made by scripts/setup.sh.
+QEMU_MODULE_DIR='$libraries/qemu'
+export QEMU_MODULE_DIR
+exec '$loader' --library-path '$libraries' '$root/usr/bin/$name'$([ $# = 0 ] || printf " '%s'" "$@") "\$@"
+END
+    chmod +x "$SCRATCH/$name"
+    publish "$SCRATCH/$name" "$CACHE/bin/$name"
+}
+
+# --- linux:SUITE:ARCH: a kernel of Debian's, the cloud flavour where there is one
+
+have_linux() { [ -e "$CACHE/linux/$1-$2/vmlinuz" ]; }
+
+make_linux() {
+    local suite=$1 arch=$2 packages
+    use_suite "$suite" "$arch"
+    packages=$(kernel_packages "linux-image-cloud-$arch" || kernel_packages "linux-image-$arch") ||
+        die "$suite has no Linux kernel for $arch"
+    say "fetching the Linux kernel of $suite for $arch"
+    scratch
+    # shellcheck disable=SC2086  # a list of words
+    fetch_alone "linux-$suite-$arch" "$SCRATCH/debs" $packages
+    logged "linux-$suite-$arch" unpack "$SCRATCH/root" "$SCRATCH"/debs/*.deb
+    logged "linux-$suite-$arch" arrange_kernel "$SCRATCH/root" "$SCRATCH/kernel"
+    publish "$SCRATCH/kernel" "$CACHE/linux/$suite-$arch"
+}
+
+# kernel_packages METAPACKAGE: the packages that hold its kernel (from 7.x on the image is split into several).
+kernel_packages() {
+    private_apt apt-cache depends --recurse --important "$1" 2>/dev/null |
+        grep -E '^linux-(image|binary|modules)-[0-9]' | sort -u | grep .
+}
+
+arrange_kernel() {
+    local version
+    version=$(ls "$1/usr/lib/modules") &&
+        mkdir "$2" &&
+        depmod -b "$1" "$version" &&
+        mv "$1"/boot/vmlinu[xz]-"$version" "$2/vmlinuz" &&
+        mv "$1/boot/config-$version" "$2/config" &&
+        mv "$1/usr/lib/modules" "$2/modules" &&
+        echo "$version" >"$2/version"
+}
+
+# --- tools:ARCH, tools-fio:ARCH: programs for the guests' initramfs, with their libraries
+
+have_tools() { [ -d "$CACHE/tools/$1" ]; }
+make_tools() { make_tools_root "tools/$1" "$1" busybox-static e2fsprogs fdisk util-linux nvme-cli kmod; }
+have_tools_fio() { [ -d "$CACHE/tools-fio/$1" ]; }
+make_tools_fio() { make_tools_root "tools-fio/$1" "$1" fio; }
+
+make_tools_root() {
+    local place=$1 arch=$2 log=${1//\//-}
+    shift 2
+    use_suite "$TOOLS_SUITE" "$arch"
+    say "fetching guest programs for $arch: $*"
+    scratch
+    fetch_with_dependencies "$log" "$SCRATCH/debs" "$@"
+    logged "$log" unpack "$SCRATCH/root" "$SCRATCH"/debs/*.deb
+    publish "$SCRATCH/root" "$CACHE/$place"
+}
+
+# --- ovmf, u-boot: firmware
+
+have_ovmf() { [ -e "$CACHE/firmware/OVMF_CODE.fd" ]; }
+
+make_ovmf() {
+    fetch_firmware ovmf
+    publish "$SCRATCH/root/usr/share/OVMF/OVMF_VARS_4M.fd" "$CACHE/firmware/OVMF_VARS.fd"
+    publish "$SCRATCH/root/usr/share/OVMF/OVMF_CODE_4M.fd" "$CACHE/firmware/OVMF_CODE.fd"
+}
+
+have_u_boot() { [ -e "$CACHE/firmware/u-boot-x86_64" ]; }
+
+make_u_boot() {
+    local name
+    fetch_firmware u-boot-qemu
+    for name in arm64 riscv64 x86_64; do
+        publish "$SCRATCH/root/usr/lib/u-boot"/qemu[-_]"$name" "$CACHE/firmware/u-boot-$name"
+    done
+}
+
+fetch_firmware() {
+    use_suite "$TOOLS_SUITE" "$(dpkg --print-architecture)"
+    say "fetching firmware: $1"
+    scratch
+    fetch_alone "$1" "$SCRATCH/debs" "$1"
+    logged "$1" unpack "$SCRATCH/root" "$SCRATCH"/debs/*.deb
+}
