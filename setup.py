@@ -1,0 +1,136 @@
+"""Builds nvmeemu.vfio._libvfio_user: libvfio-user and our cffi binding in one module. The rest is in pyproject.toml.
+
+The library comes from, in this order: LIBVFIO_USER_SRC (an unpacked tree), the cache that scripts/setup.sh fills, a
+system library that pkg-config knows and that passes a compile-and-link check. With none of them the package is built
+without the binding; `nvmeemu serve` then says what is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+MODULE = "nvmeemu.vfio._libvfio_user"
+HERE = Path(__file__).resolve().parent
+VFIO = HERE / "src" / "nvmeemu" / "vfio"
+SOURCES = ("dma", "irq", "libvfio-user", "migration", "pci", "pci_caps", "tran", "tran_sock")
+OUR_WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+# The library's own files: no warnings of theirs in our builds; its asserts stay, because an abort is better than
+# corrupted memory; its functions are not exported from the module.
+THEIR_FLAGS = ["-w", "-UNDEBUG", "-fvisibility=hidden"]
+DMA_REGIONS = ("#define MAX_DMA_REGIONS 16\n", "#define MAX_DMA_REGIONS 65536\n")
+
+
+def source_tree() -> Path | None:
+    """The library's unpacked sources, if there are any."""
+    named = os.environ.get("LIBVFIO_USER_SRC")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nvmeemu" / "libvfio-user"
+    tree = Path(named) if named else cache
+    if (tree / "lib" / "libvfio-user.c").is_file():
+        return tree.resolve()
+    if named:
+        sys.exit(f"LIBVFIO_USER_SRC={named}: not a libvfio-user tree (no lib/libvfio-user.c)")
+    return None
+
+
+def pkg_config(package: str) -> tuple[list[str], list[str]] | None:
+    """Its flags to compile and to link, or None."""
+    flags = []
+    for what in ("--cflags", "--libs"):
+        try:
+            flags.append(subprocess.run(["pkg-config", what, package], capture_output=True, text=True, check=True).stdout)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+    return flags[0].split(), flags[1].split()
+
+
+def system_library() -> tuple[list[str], list[str]] | None:
+    """The flags for an installed libvfio-user that our shim compiles and links with: it has no stable ABI or API."""
+    for package in ("libvfio-user", "vfio-user"):
+        flags = pkg_config(package)
+        if flags is None:
+            continue
+        probe = f'#include "{VFIO / "shim.h"}"\n' + (
+            "int main(void) { return nvmeemu_setup_dma(vfu_create_ctx(VFU_TRANS_SOCK, \"\", 0, NULL,"
+            " VFU_DEV_TYPE_PCI), NULL, NULL) | nvmeemu_setup_region(NULL, 0, 0, NULL, 0); }\n"
+        )
+        compile_flags = [*flags[0], "-I/usr/include/vfio-user"]
+        command = [os.environ.get("CC", "cc"), "-x", "c", "-", "-o", os.devnull, *compile_flags, *OUR_WARNINGS]
+        checked = subprocess.run([*command, *flags[1]], input=probe, capture_output=True, text=True, check=False)
+        if checked.returncode == 0:
+            return compile_flags, flags[1]
+        print(f"nvmeemu: the installed {package} does not fit:\n{checked.stderr}", file=sys.stderr)
+    return None
+
+
+class BuildBinding(build_ext):
+    """Generates the binding, and compiles the library's sources, when there are some, into the same module."""
+
+    def build_extension(self, ext: Any) -> None:
+        from cffi import FFI
+
+        ffi = FFI()
+        ffi.cdef((VFIO / "api.h").read_text())
+        ffi.set_source(MODULE, '#include "shim.h"')
+        work = Path(self.build_temp).resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        generated = work / "_libvfio_user.c"
+        ffi.emit_c_code(str(generated))
+
+        ext.sources = [str(generated)]
+        ext.depends = []  # always new: cheap, and the library's place may have changed
+        ext.extra_compile_args = [*ext.extra_compile_args, f"-I{VFIO}", *OUR_WARNINGS]
+        if tree := source_tree():
+            self._compile_library(ext, tree, work / "libvfio-user")
+        super().build_extension(ext)
+
+    def _compile_library(self, ext: Any, tree: Path, copy: Path) -> None:
+        json_c = pkg_config("json-c")
+        if json_c is None:
+            sys.exit("libvfio-user needs json-c: install pkg-config and json-c's headers (Debian: libjson-c-dev)")
+        shutil.rmtree(copy, ignore_errors=True)
+        for part in ("lib", "include"):
+            shutil.copytree(tree / part, copy / part)
+        raise_dma_limit(copy)
+        compiler: Any = self.compiler
+        includes = [f"-I{copy / 'include'}", f"-I{copy / 'lib'}"]
+        objects = compiler.compile(
+            [str(copy / "lib" / f"{name}.c") for name in SOURCES],
+            output_dir="/",  # the sources' absolute paths stand below it: the objects lie beside them, in our copy
+            macros=[("_GNU_SOURCE", None)],
+            extra_postargs=[*includes, *json_c[0], *THEIR_FLAGS],
+        )
+        ext.extra_objects = objects
+        ext.extra_compile_args = [includes[0], *ext.extra_compile_args]
+        ext.extra_link_args = json_c[1]
+
+
+def raise_dma_limit(copy: Path) -> None:
+    """16 DMA regions do not do for guests with an IOMMU. Newer versions take the limit as an argument instead."""
+    if "LIBVFIO_USER_MAX_DMA_REGIONS" in (copy / "include" / "libvfio-user.h").read_text():
+        return
+    header = copy / "lib" / "private.h"
+    text = header.read_text()
+    if text.count(DMA_REGIONS[0]) != 1:
+        sys.exit(f"this libvfio-user is unknown to us: no single line {DMA_REGIONS[0].strip()!r} in lib/private.h")
+    header.write_text(text.replace(*DMA_REGIONS))
+
+
+def extensions() -> list[Extension]:
+    """The binding, if the library is there."""
+    if source_tree():
+        return [Extension(MODULE, sources=[])]
+    if flags := system_library():
+        return [Extension(MODULE, sources=[], extra_compile_args=flags[0], extra_link_args=flags[1])]
+    print("nvmeemu: no libvfio-user found (LIBVFIO_USER_SRC=DIR): built without its binding", file=sys.stderr)
+    return []
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildBinding})

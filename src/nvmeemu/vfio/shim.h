@@ -1,0 +1,25 @@
+/* What the cffi module includes: libvfio-user, and the few calls that its versions spell differently. */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/mman.h>
+
+#include "libvfio-user.h"
+
+/* A guest behind an IOMMU maps its memory in pieces of 4 KiB, each a region. */
+#define NVMEEMU_DMA_REGIONS 65536
+
+static int nvmeemu_setup_dma(vfu_ctx_t *ctx, vfu_dma_register_cb_t *added, vfu_dma_unregister_cb_t *removed)
+{
+#ifdef LIBVFIO_USER_MAX_DMA_REGIONS /* newer: the limit is an argument; older: setup.py raises the constant */
+    return vfu_setup_device_dma(ctx, NVMEEMU_DMA_REGIONS, added, removed);
+#else
+    return vfu_setup_device_dma(ctx, added, removed);
+#endif
+}
+
+static int nvmeemu_setup_region(vfu_ctx_t *ctx, int region, size_t size, vfu_region_access_cb_t *callback, int flags)
+{
+    return vfu_setup_region(ctx, region, size, callback, flags, NULL, 0, -1, 0);
+}
