@@ -8,6 +8,7 @@ KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 debian_mirror() {
     local codename uri
     codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-sid}")
+    # shellcheck disable=SC2016  # the words are apt's
     uri=$(apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages' | awk -v codename="$codename" '
         $1 == codename || $1 ~ /^(oldstable|stable|testing|unstable|sid)$/ { print $2; exit }')
     [ -n "$uri" ] || die "no Debian mirror in the system's apt sources"
@@ -77,6 +78,7 @@ APT::Default-Release "$suite";
 APT::Install-Recommends "false";
 APT::Sandbox::User "";
 Acquire::Languages "none";
+Acquire::GzipIndexes "true";
 Acquire::Retries "3";
 END
     } >"$dir/apt.conf"

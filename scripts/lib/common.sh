@@ -1,5 +1,5 @@
 # Shared by the scripts: places, progress, logs, finished-or-absent folders. Only defines; runs nothing.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 
 CHECKOUT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 CACHE=${XDG_CACHE_HOME:-${HOME:?}/.cache}/nvmeemu

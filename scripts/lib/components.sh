@@ -60,15 +60,16 @@ host_packages() {
 build_inputs() {
     local lib=${LIBVFIO_USER_SRC:-$CACHE/libvfio-user}
     {
-        echo "$lib"
-        find "$CHECKOUT"/{pyproject.toml,setup.py,setup.cfg} "$lib/lib" "$lib/include" "$CHECKOUT/src" -type f \
-            \( -name '*.[ch]' -o -name '*.toml' -o -name 'setup.*' -o -name '*build*.py' \) -print0 2>/dev/null |
-            sort -z | xargs -0r sha256sum
-    } | sha256sum
+        echo "$lib" "$CHECKOUT"
+        sha256sum "$CHECKOUT"/{pyproject.toml,setup.py}
+        find "$lib/lib" "$lib/include" "$CHECKOUT/src" -name '*.[ch]' -print0 | sort -z | xargs -0r sha256sum
+    } 2>/dev/null | sha256sum || true # absent files count as absent
 }
 
 have_venv() {
-    [ -x "$CHECKOUT/.venv/bin/nvmeemu" ] && [ "$(cat "$CHECKOUT/.venv/built-from" 2>/dev/null)" = "$(build_inputs)" ]
+    local venv=$CHECKOUT/.venv
+    [ -x "$venv/bin/python" ] && [ -x "$venv/bin/nvmeemu" ] &&
+        [ "$(cat "$venv/built-from" 2>/dev/null)" = "$(build_inputs)" ]
 }
 
 make_venv() {
@@ -82,7 +83,7 @@ make_venv() {
     rm -f "$venv/built-from"
     say "building and installing nvmeemu into .venv"
     logged venv env LIBVFIO_USER_SRC="${LIBVFIO_USER_SRC:-$CACHE/libvfio-user}" \
-        "$venv/bin/python" -m pip install --disable-pip-version-check -e "$CHECKOUT[dev]"
+        "$venv/bin/python" -m pip install --disable-pip-version-check -e "${CHECKOUT}[dev]"
     build_inputs >"$venv/built-from"
 }
 
@@ -182,16 +183,17 @@ make_linux() {
 # kernel_packages METAPACKAGE: the packages that hold its kernel (from 7.x on the image is split into several).
 kernel_packages() {
     private_apt apt-cache depends --recurse --important "$1" 2>/dev/null |
-        grep -E '^linux-(image|binary|modules)-[0-9]' | sort -u | grep .
+        grep -E '^linux-(image|base|binary|modules)-[0-9]' | sort -u | grep .
 }
 
+# arrange_kernel ROOT DIR: from 7.x on all is in /usr/lib/modules, before that partly in /boot.
 arrange_kernel() {
     local version
     version=$(ls "$1/usr/lib/modules") &&
         mkdir "$2" &&
         depmod -b "$1" "$version" &&
-        mv "$1"/boot/vmlinu[xz]-"$version" "$2/vmlinuz" &&
-        mv "$1/boot/config-$version" "$2/config" &&
+        mv "$(ls -d "$1"/{boot,usr/lib/modules/"$version"}/vmlinu[xz]* 2>/dev/null)" "$2/vmlinuz" &&
+        mv "$(ls -d "$1"/{boot,usr/lib/modules/"$version"}/config* 2>/dev/null)" "$2/config" &&
         mv "$1/usr/lib/modules" "$2/modules" &&
         echo "$version" >"$2/version"
 }
