@@ -1,0 +1,34 @@
+#!/bin/bash
+# Sets up, then lint, types and tests. The last line is pytest's.
+set -euo pipefail
+
+# shellcheck source-path=SCRIPTDIR
+. "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
+
+help() {
+    cat <<END
+usage: scripts/test.sh [--fast | --all | --help] [PYTEST ARGUMENT...]
+
+Sets up what is missing, then runs ruff, mypy and the tests.
+  --fast   without the tests that boot guests
+  --all    with the tests marked slow
+END
+}
+
+components=()
+marks="not slow"
+budget=900
+case ${1:-} in
+-h | --help) help && exit ;;
+--fast) shift && components=(base) marks="not slow and not guest" budget=120 ;;
+--all) shift && marks="" budget=3600 ;;
+esac
+
+cd "$CHECKOUT"
+scripts/setup.sh "${components[@]}"
+bin=.venv/bin
+$bin/ruff check --quiet .
+$bin/ruff format --check --quiet .
+$bin/mypy
+# The plugin says what CPU time the tests took, and warns above the mode's budget: wall time on shared machines says little.
+NVMEEMU_CPU_BUDGET=$budget PYTHONPATH=scripts/lib exec $bin/python -m pytest -p cpu_budget -m "$marks" "$@"
