@@ -1,0 +1,16 @@
+#!/bin/bash
+# Boots a guest under QEMU with nvmeemu as its NVMe drive; sets up what is missing. See --help.
+set -euo pipefail
+
+CHECKOUT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+# Before set-up: needs Python's standard library only.
+unprepared() { PYTHONPATH=$CHECKOUT/src python3 -m nvmeemu.guest "$@"; }
+
+for word; do
+    case $word in -h | --help) unprepared --help && exit ;; esac
+done
+components=$(unprepared --print-components "$@")
+# shellcheck disable=SC2086  # a list of words
+"$CHECKOUT/scripts/setup.sh" $components
+exec "$CHECKOUT/.venv/bin/python" -m nvmeemu.guest "$@"

@@ -1,0 +1,5 @@
+import sys
+
+from nvmeemu.guest.cli import main
+
+sys.exit(main())

@@ -1,0 +1,61 @@
+"""The guest architectures: one table entry each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nvmeemu.guest.errors import UsageError
+
+
+@dataclass(frozen=True)
+class UBoot:
+    """Debian's U-Boot for QEMU."""
+
+    rom: str  # file name in its firmware folder
+    buffer: int  # an address in guest RAM that is free to use
+    pci_scan: bool = True  # does `nvme scan` need `pci enum` before it?
+
+
+@dataclass(frozen=True)
+class Arch:
+    """What one architecture needs on QEMU's command line and from the cache."""
+
+    name: str
+    debian: str  # the architecture as Debian names it
+    triplet: str
+    qemu_package: str  # Debian's qemu-system-NAME
+    machine: str
+    cpu: str
+    console: str
+    firmware: tuple[str, ...]  # the names --firmware takes; the first is the default
+    uboot: UBoot | None = None
+
+    @property
+    def qemu(self) -> str:
+        """The emulator's name."""
+        return f"qemu-system-{self.name}"
+
+
+ARCHES = {
+    arch.name: arch
+    for arch in (
+        Arch(
+            name="x86_64",
+            debian="amd64",
+            triplet="x86_64-linux-gnu",
+            qemu_package="x86",
+            machine="q35,graphics=off",  # graphics=off: SeaBIOS and what it loads print on the serial line
+            cpu="max,la57=off",  # five-level page tables only slow TCG down
+            console="ttyS0",
+            firmware=("seabios", "ovmf"),
+            uboot=UBoot(rom="u-boot.rom", buffer=0x4000000),
+        ),
+    )
+}
+
+
+def find(name: str) -> Arch:
+    """The table entry of one architecture."""
+    if name not in ARCHES:
+        raise UsageError(f"unknown architecture {name!r}: there is {', '.join(ARCHES)}")
+    return ARCHES[name]

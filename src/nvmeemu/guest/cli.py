@@ -1,0 +1,216 @@
+"""The command line of scripts/run_qemu_guest.sh: `python -m nvmeemu.guest`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from nvmeemu.guest import arch, image, process
+from nvmeemu.guest.console import Transcript
+from nvmeemu.guest.errors import GuestError, UsageError
+from nvmeemu.guest.jobs import JOBS
+from nvmeemu.guest.run import Run, Settings
+
+PROGRAM = "run_qemu_guest.sh"
+CONSOLE_LINES = 30
+LOG_LINES = 10
+
+
+class Parser(argparse.ArgumentParser):
+    """One line for each bad use."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one job; returns the exit status: 0 passed, 1 failed, 2 bad use."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        settings = parse(words)
+        if words[:1] == ["--print-components"]:
+            print(" ".join(components(settings)))
+            return 0
+    except UsageError as error:
+        return _bad_use(error)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        return run(settings)
+    except UsageError as error:
+        return _bad_use(error)
+
+
+def run(settings: Settings) -> int:
+    """Run the job in a folder of its own, and say how it ended; the folder stays if it failed."""
+    folder = Path(tempfile.mkdtemp(prefix="nvmeemu-guest-"))
+    keep = settings.keep
+    try:
+        this = Run(settings, folder)
+        summary = JOBS[settings.job].run(this)
+        verdict = f"guest: PASS ({settings.job}: {summary}, {this.seconds():.0f} s, {this.machine.accel})"
+        status = 0
+    except UsageError:
+        keep = False
+        raise
+    except (GuestError, OSError, KeyboardInterrupt) as error:
+        keep = True
+        _show_failure(folder, settings)
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else " ".join(str(error).split())
+        verdict = f"guest: FAIL ({reason})"
+        status = 1
+    finally:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    if keep:
+        print(f"the files are kept in {folder}")
+    print(verdict, flush=True)
+    return status
+
+
+def parse(words: Sequence[str]) -> Settings:
+    """The settings that the command line asks for; raises UsageError."""
+    options = _parser().parse_args(words)
+    values = {name: value for name, value in vars(options).items() if name != "print_components"}
+    for name in ("expect", "nvme_args", "qemu_args"):
+        values[name] = tuple(values[name])
+    values["arch"] = arch.find(options.arch)
+    values["firmware"] = options.firmware or values["arch"].firmware[0]
+    custom = options.initrd or options.boot_disk or options.expect
+    values["job"] = options.job or ("boot" if custom else "main")
+    values["smp"] = options.smp or JOBS[values["job"]].smp
+    settings = Settings(**values)
+    _check(settings)
+    return settings
+
+
+def components(settings: Settings) -> list[str]:
+    """What scripts/setup.sh must have made for this run."""
+    guest = settings.arch
+    names = ["base"]
+    if settings.qemu is None:
+        names.append(f"qemu:{guest.qemu_package}")
+    for kind in JOBS[settings.job].components:
+        names.append({"linux": f"linux:trixie:{guest.debian}", "tools": f"tools:{guest.debian}"}.get(kind, kind))
+    if settings.firmware == "ovmf":
+        names.append("ovmf")
+    return names
+
+
+def _check(settings: Settings) -> None:
+    for name in ("disk", "kernel", "initrd", "boot_disk", "qemu"):
+        path: Path | None = getattr(settings, name)
+        if path and (path.is_dir() or not path.exists()):
+            raise UsageError(f"--{name.replace('_', '-')} {path}: no such file")
+    if settings.job == "boot" and not (settings.kernel or settings.initrd or settings.boot_disk or settings.expect):
+        raise UsageError("--job boot needs --kernel, --initrd, --boot-disk or --expect")
+    if settings.job != "boot" and (settings.initrd or settings.boot_disk or settings.expect):
+        raise UsageError(f"--job {settings.job} takes no --initrd, --boot-disk or --expect")
+    if settings.boot_disk and (settings.disk or settings.kernel or settings.initrd or settings.append):
+        raise UsageError(
+            "--boot-disk is the only drive and brings its own kernel: no --disk, --kernel, --initrd, --append"
+        )
+    for path in filter(None, (settings.disk, settings.boot_disk)):
+        image.require_raw(path)
+    if settings.peer and settings.nvme_args:
+        raise UsageError("--nvme-arg is for nvmeemu serve, which --peer does not run")
+    if settings.firmware not in settings.arch.firmware:
+        raise UsageError(f"no firmware {settings.firmware!r} for {settings.arch.name}")
+    for pattern in settings.expect:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UsageError(f"--expect {pattern!r}: {error}") from None
+
+
+def _parser() -> Parser:
+    jobs = "\n".join(f"  {name:8}{job.about}" for name, job in JOBS.items())
+    parser = Parser(
+        prog=PROGRAM,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Boots a guest under QEMU with nvmeemu as its NVMe drive, and says whether it worked:\n"
+        "one last line, `guest: PASS (...)` or `guest: FAIL (...)`; exit status 0, 1, or 2 for bad use.",
+        epilog=f"jobs:\n{jobs}",
+    )
+    add = parser.add_argument
+    add("--job", choices=JOBS, metavar="NAME", help="what to do, see below")
+    add("--disk", type=Path, metavar="FILE", help="the drive's raw image, kept (default: a throw-away one of 256 MiB);"
+        " the main job wants an empty one")  # fmt: skip
+    add("--kernel", type=Path, metavar="FILE", help="Linux image, NVMe and ext4 built in (default: Debian's)")
+    add("--initrd", type=Path, metavar="FILE", help="boot this instead of doing the main job")
+    add("--append", default="", metavar="TEXT", help="added to the kernel's command line")
+    add("--boot-disk", type=Path, metavar="IMAGE", help="boot from this raw image on the NVMe drive; it is written to"
+        " (--nvme-arg --overlay: it is not)")  # fmt: skip
+    add("--firmware", choices=("seabios", "ovmf"), help="(default: seabios)")
+    add("--expect", action="append", default=[], metavar="REGEX",
+        help="succeed once the console has printed this; several: in this order."
+        " Without it, success is a guest that powers itself off")  # fmt: skip
+    add("--arch", default="x86_64", metavar="NAME", help=f"the guest's: {', '.join(arch.ARCHES)} (default: x86_64)")
+    add("--smp", type=_count, metavar="N", help="number of CPUs (default: 1)")
+    add("--mem", type=_memory, default="512M", metavar="SIZE", help="memory (default: 512M)")
+    add("--accel", choices=("auto", "kvm", "tcg"), default="auto", help="auto: KVM if guests really run under it")
+    add("--timeout", type=_seconds, default=600, metavar="SECONDS", help="for the whole run (default: 600)")
+    add("--keep", action="store_true", help="keep the run's files also when it passes")
+    add("--serial-log", type=Path, metavar="FILE", help="write what the console prints there")
+    add("--nvme-arg", action="append", default=[], dest="nvme_args", metavar="ARG",
+        help="pass to nvmeemu serve (several: several times; write --nvme-arg=--option)")  # fmt: skip
+    add("--peer", choices=("qemu-nvme",), default="", help="QEMU's own controller instead of nvmeemu's")
+    add("--qemu-arg", action="append", default=[], dest="qemu_args", metavar="ARG", help="pass to QEMU")
+    add("--qemu", type=Path, metavar="FILE", help="this QEMU instead of set-up's")
+    add("--print-components", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 64:
+        raise ValueError
+    return number
+
+
+def _memory(text: str) -> str:
+    if not re.fullmatch(r"[1-9][0-9]*[MG]", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size like 512M or 2G")
+    return text
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1e6:
+        raise ValueError
+    return number
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _bad_use(error: UsageError) -> int:
+    print(f"{PROGRAM}: {error} (--help lists the options)", file=sys.stderr)
+    return 2
+
+
+def _show_failure(folder: Path, settings: Settings) -> None:
+    """The ends of the console and of the logs."""
+    transcript = Transcript()
+    console = settings.serial_log or folder / "console.log"
+    if console.exists():
+        transcript.feed(console.read_bytes())
+    _show("the console's last lines", transcript.text.splitlines()[-CONSOLE_LINES:])
+    for name in ("qemu.log", "server.log"):
+        logs = sorted(folder.glob(f"boot-*/{name}"))
+        if logs:
+            _show(f"{logs[-1].parent.name}/{name}", process.tail(logs[-1], LOG_LINES))
+
+
+def _show(title: str, lines: Sequence[str]) -> None:
+    if lines:
+        print(f"--- {title}", *lines, "---", sep="\n")

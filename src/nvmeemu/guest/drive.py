@@ -1,0 +1,126 @@
+"""The drive under test: `nvmeemu serve`, or QEMU's own controller as a peer to compare with."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from nvmeemu.guest import process
+from nvmeemu.guest.deadline import Deadline
+from nvmeemu.guest.errors import GuestError
+
+SERIAL = "GUEST-0001"
+LEAVE_SECONDS = 20.0  # from the guest's end to the server's: it syncs the image
+
+
+class Drive(Protocol):
+    """One drive, for one life of one guest."""
+
+    image: Path
+    serial: str
+
+    def start(self, folder: Path, deadline: Deadline) -> list[str]:
+        """Make it ready; returns QEMU's arguments for it. `folder` is for its socket and log."""
+
+    def finish(self) -> None:
+        """After the guest has ended by itself: raises if the drive did not end well."""
+
+    def kill(self) -> None:
+        """End it, however it is."""
+
+
+class PeerDrive:
+    """QEMU's own NVMe controller on a raw image."""
+
+    def __init__(self, image: Path, *, bootable: bool = False) -> None:
+        self.image = image
+        self.serial = SERIAL
+        self._boot = {"bootindex": 0} if bootable else {}
+
+    def start(self, folder: Path, deadline: Deadline) -> list[str]:
+        """Nothing to start."""
+        node = {"driver": "raw", "node-name": "disk", "file": {"driver": "file", "filename": str(self.image)}}
+        device = {"driver": "nvme", "drive": "disk", "serial": self.serial, **self._boot}
+        return ["-blockdev", json.dumps(node), "-device", json.dumps(device)]
+
+    def finish(self) -> None:
+        """It ended with QEMU."""
+
+    def kill(self) -> None:
+        """It ends with QEMU."""
+
+
+class ServedDrive:
+    """A drive served by `nvmeemu serve`, in a process of its own."""
+
+    def __init__(self, image: Path, arguments: Sequence[str] = (), *, bootable: bool = False) -> None:
+        self.image = image
+        self.serial = _last_value(arguments, "--serial") or SERIAL
+        self._arguments = ["--serial", SERIAL, *arguments]
+        self._boot = {"bootindex": 0} if bootable else {}
+        self._server: subprocess.Popen[bytes] | None = None
+        self._log = Path()
+
+    def start(self, folder: Path, deadline: Deadline) -> list[str]:
+        """Start the server and wait until it listens."""
+        socket = folder / "nvme.sock"
+        self._log = folder / "server.log"
+        ready, ready_here = os.pipe()
+        try:
+            command: list[str | Path] = [
+                sys.executable,
+                "-m",
+                "nvmeemu",
+                "serve",
+                "--socket",
+                socket,
+                "--disk",
+                self.image,
+                "--once",
+            ]
+            command += ["--ready-fd", str(ready_here), *self._arguments]
+            self._server = process.spawn(command, self._log, pass_fds=[ready_here])
+        finally:
+            os.close(ready_here)
+        with os.fdopen(ready, "rb") as pipe:
+            if not select.select([pipe], [], [], deadline.within(60).left())[0]:
+                raise GuestError("nvmeemu serve did not say that it listens")
+            if not pipe.readline():
+                raise self._ended_badly(process.end(self._server))
+        device = {"driver": "vfio-user-pci", "socket": {"type": "unix", "path": str(socket)}, **self._boot}
+        return ["-device", json.dumps(device)]
+
+    def finish(self) -> None:
+        """The guest is gone: the server must end by itself (--once), well, and without a traceback in its log."""
+        assert self._server is not None
+        try:
+            status = self._server.wait(LEAVE_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise GuestError(f"nvmeemu serve --once still runs {LEAVE_SECONDS:g} s after the guest has left") from None
+        if status != 0 or "Traceback" in self._log.read_text(errors="replace"):
+            raise self._ended_badly(status)
+
+    def kill(self) -> None:
+        """Stop the server."""
+        if self._server is not None:
+            process.end(self._server)
+
+    def _ended_badly(self, status: int) -> GuestError:
+        last = process.tail(self._log, 1)
+        return GuestError(f"nvmeemu serve ended with status {status}: {last[0] if last else 'its log is empty'}")
+
+
+def _last_value(arguments: Sequence[str], option: str) -> str | None:
+    value = None
+    for index, word in enumerate(arguments):
+        if word.startswith(option + "="):
+            value = word.partition("=")[2]
+        elif word == option and index + 1 < len(arguments):
+            value = arguments[index + 1]
+    return value

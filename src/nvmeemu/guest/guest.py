@@ -1,0 +1,194 @@
+"""A running guest with an NVMe drive: start it, watch and use its console, run commands in it, end it."""
+
+from __future__ import annotations
+
+import base64
+import re
+import secrets
+import shlex
+import socket
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from nvmeemu.guest import process
+from nvmeemu.guest.console import Console, Transcript
+from nvmeemu.guest.deadline import Deadline
+from nvmeemu.guest.drive import Drive
+from nvmeemu.guest.errors import GuestError
+from nvmeemu.guest.machine import Machine
+
+# Kernel messages that mean that the drive, or what lies on it, has misbehaved.
+COMPLAINTS = (
+    r"nvme\S*: .*(?:time-?out|I/O [Ee]rror|controller is down|Device not ready|reset controller|completion polled"
+    r"|Removing after probe failure|failed|Abort status|invalid)"
+    r"|I/O error|(?:critical|protection|medium|target) .*error, dev|lost async page write|EXT4-fs (?:error|warning)"
+    r"|JBD2: .*[Ee]rror|Kernel panic|Oops|BUG: |rcu: .*stall|blocked for more than|hung_task"
+)
+LONGEST_COMMAND = 1500  # characters: the guest's terminal holds 4096, in base64, before the agent reads them
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command in the guest ended."""
+
+    command: str
+    status: int
+    output: str
+
+
+class Guest:
+    """One life of a guest, as a context manager; leaving it ends QEMU and the drive, whatever happened.
+
+    `folder` gets the logs: console.log (or `console_log`, appended to), qemu.log, server.log. `complaints` is a regular
+    expression over the kernel's messages: any match fails the run at once ("" for none, when a test provokes errors).
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        drive: Drive,
+        folder: Path,
+        deadline: Deadline,
+        *,
+        complaints: str = COMPLAINTS,
+        console_log: Path | None = None,
+    ) -> None:
+        self.machine = machine
+        self.drive = drive
+        self.folder = folder
+        self.deadline = deadline
+        self.console_log = console_log or folder / "console.log"
+        self.kernel_release = ""  # known once the shell agent runs
+        self._complaints = re.compile(complaints) if complaints else None
+        self._examined = 0  # kernel messages
+        self._qemu: subprocess.Popen[bytes] | None = None
+        self._console: Console | None = None
+
+    def __enter__(self) -> Guest:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._start()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    @property
+    def transcript(self) -> Transcript:
+        """What the console has printed so far."""
+        return self._line.transcript
+
+    def expect(self, pattern: str, timeout: float | None = None) -> re.Match[str]:
+        """Wait until the console prints `pattern`, after the last thing expected."""
+        return self._line.expect(pattern, self.deadline.within(timeout))
+
+    def send(self, text: str) -> None:
+        """Type on the console."""
+        self._line.send(text)
+
+    def run(self, command: str, timeout: float | None = None) -> Result:
+        """Run a shell command in the guest (our initramfs's agent); its standard error is in the output."""
+        deadline = self.deadline.within(timeout)
+        self._await_agent()
+        if len(command) > LONGEST_COMMAND:
+            command_file = self._upload(command, deadline)
+            result = self._run(f"sh {command_file}", deadline)
+            return Result(command, result.status, result.output)
+        return self._run(command, deadline)
+
+    def check(self, command: str, timeout: float | None = None) -> str:
+        """Run a shell command that must succeed; returns its output."""
+        result = self.run(command, timeout)
+        if result.status != 0:
+            last = (result.output.strip().splitlines() or ["no output"])[-1]
+            raise GuestError(f"in the guest, {_short(command)} ended with status {result.status}: {last}")
+        return result.output
+
+    def examine(self, messages: Iterable[str]) -> None:
+        """Raise at the first of these kernel messages that is a complaint."""
+        for message in messages:
+            if self._complaints and self._complaints.search(message):
+                raise GuestError(f"the guest's kernel says: {message}")
+
+    def power_off(self) -> None:
+        """Shut the kernel down in good order, and see that QEMU and the drive end well."""
+        self.send("off\n" + base64.b64encode(b"sync; poweroff -f").decode() + "\n.\n")
+        self.wait_for_end()
+
+    def wait_for_end(self) -> None:
+        """Wait until the guest has powered itself off; see that QEMU and the drive end well."""
+        self._line.wait_for_end(self.deadline)
+        assert self._qemu is not None
+        try:
+            status = self._qemu.wait(self.deadline.within(30).left())
+        except subprocess.TimeoutExpired:
+            raise GuestError("QEMU has closed the console but does not end") from None
+        if status != 0:
+            last = process.tail(self.folder / "qemu.log", 1)
+            raise GuestError(f"QEMU ended with status {status}: {last[0] if last else 'its log is empty'}")
+        self._examine()
+        self.drive.finish()
+
+    def kill(self) -> None:
+        """End QEMU, then the drive, at once."""
+        if self._qemu is not None:
+            process.end(self._qemu)
+        self.drive.kill()
+        if self._console is not None:
+            self._console.close()
+
+    @property
+    def _line(self) -> Console:
+        if self._console is None:
+            raise GuestError("the guest has not been started")
+        return self._console
+
+    def _start(self) -> None:
+        arguments = self.drive.start(self.folder, self.deadline)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = self.machine.command(arguments, theirs.fileno(), self.folder)
+            (self.folder / "qemu-command").write_text(shlex.join(command) + "\n")
+            self._qemu = process.spawn(command, self.folder / "qemu.log", pass_fds=[theirs.fileno()])
+        self._console = Console(ours, self.console_log)
+        self._console.watch = self._examine
+
+    def _examine(self) -> None:
+        """Look for complaints among the kernel's new messages."""
+        messages = self.transcript.kernel
+        new, self._examined = messages[self._examined :], len(messages)
+        self.examine(new)
+
+    def _await_agent(self) -> None:
+        if not self.kernel_release:
+            self.kernel_release = self._line.expect(r"@@ready (\S+)\n", self.deadline, stream="output")[1]
+
+    def _run(self, command: str, deadline: Deadline) -> Result:
+        name = secrets.token_hex(4)  # nothing printed before can look like our markers
+        encoded = base64.b64encode(command.encode()).decode()
+        self.send(f"{name}\n{encoded}\n.\n")
+        start = self._line.expect(rf"@@begin {name}\n", deadline, stream="output").end()
+        end = self._line.expect(rf"@@end {name} (\d+)\n", deadline, stream="output")
+        return Result(command, int(end[1]), self.transcript.output[start : end.start()])
+
+    def _upload(self, text: str, deadline: Deadline) -> str:
+        """Put a long text into a file in the guest, in pieces that its terminal can hold."""
+        place = f"/tmp/upload-{secrets.token_hex(4)}"
+        encoded = base64.b64encode(text.encode()).decode()
+        for start in range(0, len(encoded), LONGEST_COMMAND // 2):
+            self._run(f"printf %s {encoded[start : start + LONGEST_COMMAND // 2]} >>{place}.64", deadline)
+        self._run(f"base64 -d {place}.64 >{place}", deadline)
+        return place
+
+
+def _short(command: str) -> str:
+    line = " ".join(command.split())
+    return repr(line if len(line) <= 60 else line[:57] + "...")

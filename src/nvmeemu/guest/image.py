@@ -1,0 +1,87 @@
+"""Looking into a raw disk image from the host, with no help of the guest or the drive."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import struct
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from nvmeemu.guest.errors import GuestError, UsageError
+
+BLOCK_SIZES = (512, 4096)
+PROBED = 1 << 20  # partition tables, boot loaders and file systems all have something in the first MiB
+
+
+def create(path: Path, size: int) -> None:
+    """Make an empty, sparse image."""
+    with path.open("xb") as image:
+        image.truncate(size)
+
+
+def size(path: Path) -> int:
+    """The size in bytes, of a file or a block device."""
+    with path.open("rb") as image:
+        return image.seek(0, os.SEEK_END)
+
+
+def is_empty(path: Path) -> bool:
+    """Does the image look unused?"""
+    with path.open("rb") as image:
+        return not any(image.read(PROBED))
+
+
+def require_raw(path: Path) -> None:
+    """Refuse an image that is not raw."""
+    with path.open("rb") as image:
+        if image.read(4) == b"QFI\xfb":
+            raise UsageError(
+                f"{path} is a qcow2 image, and the drive takes raw ones: qemu-img convert -O raw makes one"
+            )
+
+
+def first_partition(path: Path) -> int:
+    """Where the first partition of a GPT begins, in bytes. Format: UEFI 2.10, 5.3."""
+    with path.open("rb") as image:
+        for block_size in BLOCK_SIZES:
+            image.seek(block_size)
+            header = image.read(92)
+            if header[:8] == b"EFI PART":
+                (entries,) = struct.unpack_from("<Q", header, 72)
+                image.seek(entries * block_size)
+                (first,) = struct.unpack_from("<Q", image.read(128), 32)
+                return int(first * block_size)
+    raise GuestError(f"host: {path} holds no GPT: what the guest wrote is not in the image")
+
+
+def extract(path: Path, offset: int, folder: Path) -> None:
+    """Copy all files of the ext4 file system at `offset` into `folder`, with debugfs."""
+    folder.mkdir()
+    program = shutil.which("debugfs", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if program is None:
+        raise GuestError("host: no debugfs: install e2fsprogs (scripts/setup.sh)")
+    command = [program, "-R", f"rdump / {folder}", f"{path}?offset={offset}"]
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if result.returncode != 0:  # it rarely says so: the caller compares what came out
+        raise GuestError(f"host: debugfs failed: {result.stderr.strip()}")
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file below `folder`, by its path there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def compare(expected: Mapping[str, str], found: Mapping[str, str], where: str) -> None:
+    """Raise unless both name the same files with the same checksums."""
+    for name, checksum in expected.items():
+        if name not in found:
+            raise GuestError(f"{where}: {name} is missing")
+        if found[name] != checksum:
+            raise GuestError(f"{where}: the contents of {name} differ from what was written")
+    for name in found:
+        if name not in expected:
+            raise GuestError(f"{where}: {name} was never written")

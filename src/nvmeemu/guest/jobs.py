@@ -1,0 +1,132 @@
+"""The smaller jobs, and the table of all."""
+
+from __future__ import annotations
+
+import os
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from nvmeemu.guest import cache
+from nvmeemu.guest.errors import GuestError, UsageError
+from nvmeemu.guest.guest import Guest
+from nvmeemu.guest.identify import NAMESPACE, identify
+from nvmeemu.guest.main_job import main_job, quiet_end
+from nvmeemu.guest.run import Run
+
+READS_PER_CPU = 32
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job: what to run (returns its summary), one line about it, and what it needs."""
+
+    run: Callable[[Run], str]
+    about: str
+    smp: int = 1
+    components: tuple[str, ...] = ("linux", "tools")
+
+
+def smp_job(run: Run) -> str:
+    """One I/O queue pair for each CPU, and each one's interrupts arrive at its own vector."""
+    cpus = run.settings.smp
+    with run.boot(run.linux()) as guest:
+        seen = identify(guest)
+        run.say(f"{seen}")
+        if seen.io_queues != cpus:
+            raise GuestError(f"{cpus} CPUs, but {seen.io_queues} I/O queue pair(s)")
+        for cpu in range(cpus):
+            before = _interrupts(guest)
+            read = f"taskset {1 << cpu:x} dd if={NAMESPACE} of=/dev/null bs=64k count={READS_PER_CPU} iflag=direct"
+            guest.check(read)
+            after = _interrupts(guest)
+            queue = f"nvme0q{cpu + 1}"
+            if after.get(queue, 0) <= before.get(queue, 0):
+                raise GuestError(f"reads on CPU {cpu} raised no interrupt of {queue}")
+            run.say(f"CPU {cpu}: {READS_PER_CPU} reads, {after[queue] - before.get(queue, 0)} interrupts of {queue}")
+        quiet_end(guest)
+        return f"{cpus} CPUs with {seen.io_queues} I/O queue pairs on Linux {guest.kernel_release}"
+
+
+def _interrupts(guest: Guest) -> dict[str, int]:
+    """How often each of the drive's vectors fired, by its name."""
+    counts = {}
+    for line in guest.check("grep nvme0q /proc/interrupts").splitlines():
+        words = line.split()
+        counts[words[-1]] = sum(int(word) for word in words[1:] if word.isdigit())
+    return counts
+
+
+def uboot_job(run: Run) -> str:
+    """U-Boot's own NVMe driver reads what the host wrote, and the host finds what U-Boot wrote."""
+    arch = run.settings.arch
+    if arch.uboot is None:
+        raise UsageError(f"no U-Boot for {arch.name}")
+    blocks, source, target = 0x20, 0x40, 0x1000
+    content = os.urandom(blocks * 512)
+    with run.image.open("r+b") as disk:
+        disk.seek(source * 512)
+        disk.write(content)
+    first, second = arch.uboot.buffer, arch.uboot.buffer + 0x100000
+    rom = cache.firmware(f"u-boot-{arch.name}", arch.uboot.rom)
+    with run.boot(replace(run.machine, rom=rom)) as guest:
+        version = guest.expect(r"^U-Boot (\S+)")[1]
+        guest.expect("Hit any key")
+        guest.send(" ")
+        guest.expect("^=> ")
+        commands = (
+            ("nvme scan", ""),
+            ("nvme info", rf"Serial Number: *{re.escape(guest.drive.serial)}|Ser#? *{re.escape(guest.drive.serial)}"),
+            ("nvme device 0", ""),
+            (f"nvme read {first:x} {source:x} {blocks:x}", f"{blocks} blocks read: OK"),
+            (f"crc32 {first:x} {len(content):x}", f"==> {zlib.crc32(content):08x}"),
+            (f"nvme write {first:x} {target:x} {blocks:x}", f"{blocks} blocks written: OK"),
+            (f"nvme read {second:x} {target:x} {blocks:x}", f"{blocks} blocks read: OK"),
+            (f"cmp.b {first:x} {second:x} {len(content):x}", rf"{len(content)} byte\(s\) were the same"),
+        )
+        for command, answer in commands:
+            _type_to_uboot(guest, command, answer)
+        run.say(f"U-Boot {version}: read, wrote and compared {len(content)} bytes")
+    with run.image.open("rb") as disk:
+        disk.seek(target * 512)
+        if disk.read(len(content)) != content:
+            raise GuestError("host: what U-Boot wrote is not in the image")
+    run.say("host: found what U-Boot wrote in the image")
+    return f"U-Boot {version} read and wrote {blocks} blocks, verified in the guest and on the host"
+
+
+def _type_to_uboot(guest: Guest, command: str, answer: str) -> None:
+    guest.send(command + "\n")
+    printed = guest.expect(rf"{re.escape(command)}\n((?:.|\n)*?)^=> ", 30)[1]
+    if not re.search(answer, printed):
+        raise GuestError(f"U-Boot answered {command!r} with {printed.strip()!r}, without {answer!r}")
+
+
+def boot_job(run: Run) -> str:
+    """The user's own kernel or disk: the console prints what is expected, or the guest powers itself off."""
+    settings = run.settings
+    if settings.kernel or settings.boot_disk:
+        machine = run.custom(settings.kernel, settings.initrd)
+    else:
+        machine = (
+            run.linux() if settings.initrd is None else run.custom(cache.kernel(settings.arch.debian), settings.initrd)
+        )
+    if settings.boot_disk:
+        machine = replace(machine, append="")
+    with run.boot(machine) as guest:
+        for pattern in settings.expect:
+            guest.expect(pattern)
+            run.say(f"the console printed {pattern!r}")
+        if not settings.expect:
+            guest.wait_for_end()
+            return "the guest has powered itself off"
+    return f"the console printed all {len(settings.expect)} expected"
+
+
+JOBS = {
+    "main": Job(main_job, "Linux formats the drive, writes files, powers off, boots again and verifies them (default)"),
+    "smp": Job(smp_job, "Linux with 2 CPUs: one queue pair for each, used", smp=2),
+    "uboot": Job(uboot_job, "U-Boot's own driver reads and writes", components=("u-boot",)),
+    "boot": Job(boot_job, "what --kernel, --initrd, --boot-disk give; chosen by --initrd, --boot-disk or --expect"),
+}

@@ -1,0 +1,138 @@
+"""The guest machine: its parts, and QEMU's command line for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nvmeemu.guest import cache
+from nvmeemu.guest.arch import ARCHES, Arch
+from nvmeemu.guest.errors import GuestError
+
+OLDEST_QEMU = "10.1"
+PROBE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One virtual machine, without its drive."""
+
+    qemu: Path
+    arch: Arch = ARCHES["x86_64"]
+    smp: int = 1
+    mem: str = "512M"
+    accel: str = "tcg"
+    firmware: str = ""
+    rom: Path | None = None  # in place of the firmware (U-Boot)
+    kernel: Path | None = None
+    initrd: Path | None = None
+    append: str = ""
+    extra: tuple[str, ...] = ()
+
+    def command(self, drive: Sequence[str], console_fd: int, folder: Path) -> list[str]:
+        """QEMU's command line; `folder` is for what this one run may write to."""
+        accel = "tcg,thread=multi" if self.accel == "tcg" else self.accel
+        words = [str(self.qemu), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+        words += ["-machine", f"{self.arch.machine},memory-backend=m", "-accel", accel]
+        words += ["-cpu", self.arch.cpu if self.accel == "tcg" else "host", "-smp", str(self.smp), "-m", self.mem]
+        # vfio-user: the drive's process maps the guest's memory, so that must be a shared file
+        words += ["-object", f"memory-backend-memfd,id=m,size={self.mem},share=on"]
+        words += ["-chardev", f"socket,id=console,fd={console_fd}", "-serial", "chardev:console"]
+        return words + self._boot(folder) + list(drive) + list(self.extra)
+
+    def _boot(self, folder: Path) -> list[str]:
+        words = []
+        if self.rom:
+            words += ["-bios", str(self.rom)]
+        elif self.firmware == "ovmf":
+            variables = folder / "ovmf-vars.fd"
+            if not variables.exists():
+                shutil.copyfile(cache.firmware("OVMF_VARS.fd"), variables)
+            code = cache.firmware("OVMF_CODE.fd")
+            words += ["-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={_quoted(code)}"]
+            words += ["-drive", f"if=pflash,format=raw,unit=1,file={_quoted(variables)}"]
+        if self.kernel:
+            words += ["-kernel", str(self.kernel), "-append", self.append]
+        if self.initrd:
+            words += ["-initrd", str(self.initrd)]
+        return words
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace(",", ",,")  # QEMU's own way to put a comma into an option
+
+
+def require_vfio_user(qemu: Path) -> None:
+    """Refuse a QEMU that cannot be a vfio-user client."""
+    if _output(qemu, "-device", "vfio-user-pci,help") is not None:
+        return
+    version = re.search(r"version (\S+)", _output(qemu, "--version") or "")
+    if version is None:
+        raise GuestError(f"{qemu} does not run as QEMU")
+    raise GuestError(f"{qemu} is version {version[1]} without vfio-user-pci: QEMU {OLDEST_QEMU} or newer is needed")
+
+
+def _output(qemu: Path, *words: str) -> str | None:
+    try:
+        result = subprocess.run([qemu, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout if result.returncode == 0 else None
+
+
+def choose_accel(wanted: str, arch: Arch, qemu: Path) -> str:
+    """The accelerator to use; "auto" takes KVM only if a guest really runs under it."""
+    if wanted != "auto":
+        return wanted
+    return "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) and _kvm_runs_here(arch, qemu) else "tcg"
+
+
+def _kvm_runs_here(arch: Arch, qemu: Path) -> bool:
+    """`kvm_runs`, asked once per boot of this host: a "no" can take seconds."""
+    note = cache.root() / f"kvm-{arch.name}"
+    host = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    known = note.read_text().split() if note.exists() else []
+    if len(known) != 2 or known[0] != host:
+        known = [host, "yes" if kvm_runs(arch, qemu) else "no"]
+        with contextlib.suppress(OSError):
+            note.write_text(" ".join(known) + "\n")
+    return known[1] == "yes"
+
+
+def kvm_runs(arch: Arch, qemu: Path) -> bool:
+    """Does Linux come up under KVM, as far as looking for its root?
+
+    /dev/kvm can be there and open, firmware can run, and Linux still not: nested machines emulate only some of it.
+    """
+    kernel = cache.root() / "linux" / f"{cache.DEFAULT_SUITE}-{arch.debian}" / "vmlinuz"
+    if os.uname().machine != arch.name or not kernel.exists():
+        return False
+    command = [str(qemu), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", arch.machine]
+    command += ["-accel", "kvm", "-cpu", "host", "-m", "256M", "-serial", "stdio", "-kernel", str(kernel)]
+    command += ["-append", f"console={arch.console} panic=-1"]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        assert process.stdout is not None
+        said = _read_until(process.stdout.fileno(), re.compile(rb"Unable to mount root|KVM internal error"))
+        process.kill()
+    return b"Unable to mount root" in said
+
+
+def _read_until(source: int, wanted: re.Pattern[bytes]) -> bytes:
+    end = time.monotonic() + PROBE_SECONDS
+    said = b""
+    while not wanted.search(said) and select.select([source], [], [], max(0.0, end - time.monotonic()))[0]:
+        data = os.read(source, 65536)
+        if not data:
+            break
+        said += data
+    return said

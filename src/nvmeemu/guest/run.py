@@ -1,0 +1,102 @@
+"""One run of the script: what was asked for, its folder, its drive image, and the guests booted in it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nvmeemu.guest import cache, image, initramfs
+from nvmeemu.guest import machine as machines
+from nvmeemu.guest.arch import ARCHES, Arch
+from nvmeemu.guest.deadline import Deadline
+from nvmeemu.guest.drive import Drive, PeerDrive, ServedDrive
+from nvmeemu.guest.guest import Guest
+from nvmeemu.guest.machine import Machine
+
+DISK_SIZE = 256 << 20
+KERNEL_ARGUMENTS = "loglevel=5 panic=-1"  # warnings and worse; a panic ends QEMU
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked for, checked."""
+
+    job: str = "main"
+    arch: Arch = ARCHES["x86_64"]
+    disk: Path | None = None
+    kernel: Path | None = None
+    initrd: Path | None = None
+    append: str = ""
+    firmware: str = ""
+    boot_disk: Path | None = None
+    smp: int = 1
+    mem: str = "512M"
+    accel: str = "auto"
+    timeout: float = 600
+    expect: tuple[str, ...] = ()
+    keep: bool = False
+    serial_log: Path | None = None
+    nvme_args: tuple[str, ...] = ()
+    peer: str = ""
+    qemu_args: tuple[str, ...] = ()
+    qemu: Path | None = None
+
+
+class Run:
+    """A run in progress. All its files are in `folder`, each guest's logs in a folder of its own there."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.deadline = Deadline(settings.timeout)
+        self.console_log = settings.serial_log or folder / "console.log"
+        self.console_log.write_bytes(b"")
+        self.boots = 0
+        self._began = time.monotonic()
+        qemu = settings.qemu or cache.qemu(settings.arch.qemu)
+        if not settings.peer:
+            machines.require_vfio_user(qemu)
+        self.image = settings.boot_disk or settings.disk or folder / "disk.img"
+        if not self.image.exists():
+            image.create(self.image, DISK_SIZE)
+        accel = machines.choose_accel(settings.accel, settings.arch, qemu)
+        self.machine = Machine(qemu, settings.arch, settings.smp, settings.mem, accel, extra=settings.qemu_args)
+
+    def seconds(self) -> float:
+        """Since the run began."""
+        return time.monotonic() - self._began
+
+    def say(self, text: str) -> None:
+        """Report progress."""
+        print(f"[{self.seconds():5.1f} s] {text}", flush=True)
+
+    def linux(self) -> Machine:
+        """The machine with a Linux kernel and our own initramfs."""
+        settings = self.settings
+        kernel = settings.kernel or cache.kernel(settings.arch.debian)
+        return self.custom(kernel, self._initramfs())
+
+    def custom(self, kernel: Path | None, initrd: Path | None) -> Machine:
+        """The machine with the kernel and initrd given."""
+        append = f"console={self.settings.arch.console} {KERNEL_ARGUMENTS} {self.settings.append}".strip()
+        return replace(self.machine, firmware=self.settings.firmware, kernel=kernel, initrd=initrd, append=append)
+
+    def boot(self, machine: Machine) -> Guest:
+        """A new guest on the run's image, with a fresh drive; a context manager."""
+        self.boots += 1
+        folder = self.folder / f"boot-{self.boots}"
+        return Guest(machine, self._drive(), folder, self.deadline, console_log=self.console_log)
+
+    def _drive(self) -> Drive:
+        bootable = self.settings.boot_disk is not None
+        if self.settings.peer:
+            return PeerDrive(self.image, bootable=bootable)
+        return ServedDrive(self.image, self.settings.nvme_args, bootable=bootable)
+
+    def _initramfs(self) -> Path:
+        path = self.folder / "initrd"
+        if not path.exists():
+            arch = self.settings.arch
+            path.write_bytes(initramfs.build(cache.tools(arch.debian), arch.triplet))
+        return path
