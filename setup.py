@@ -45,7 +45,9 @@ def pkg_config(package: str) -> tuple[list[str], list[str]] | None:
     flags = []
     for what in ("--cflags", "--libs"):
         try:
-            flags.append(subprocess.run(["pkg-config", what, package], capture_output=True, text=True, check=True).stdout)
+            flags.append(
+                subprocess.run(["pkg-config", what, package], capture_output=True, text=True, check=True).stdout
+            )
         except (OSError, subprocess.CalledProcessError):
             return None
     return flags[0].split(), flags[1].split()
@@ -58,7 +60,7 @@ def system_library() -> tuple[list[str], list[str]] | None:
         if flags is None:
             continue
         probe = f'#include "{VFIO / "shim.h"}"\n' + (
-            "int main(void) { return nvmeemu_setup_dma(vfu_create_ctx(VFU_TRANS_SOCK, \"\", 0, NULL,"
+            'int main(void) { return nvmeemu_setup_dma(vfu_create_ctx(VFU_TRANS_SOCK, "", 0, NULL,'
             " VFU_DEV_TYPE_PCI), NULL, NULL) | nvmeemu_setup_region(NULL, 0, 0, NULL, 0); }\n"
         )
         compile_flags = [*flags[0], "-I/usr/include/vfio-user"]

@@ -1,10 +1,30 @@
 """The PCI function over vfio-user: provides the ``Host``, ``Clock`` and ``Worker`` ports, drives a ``Function``.
 
-``loop`` is the event loop, ``server`` the life of the socket and its clients, ``binding`` the edge to libvfio-user,
-``memory`` the guest's memory, ``pci`` the configuration space.
+    check(path)
+    with Loop() as loop:
+        host = PciHost()
+        controller = Controller(host, loop, loop, ...)
+        with Server(loop, host, controller, path, identity) as server:
+            server.run()
 
-    with Loop() as loop, Server(loop, path, identity) as server:
-        controller = Controller(server.host, loop, loop, ...)
-        server.listen(controller)
-        server.run()
+``server`` is the life of the socket and its clients, ``loop`` the event loop, ``function`` what a client sees,
+``pci`` the configuration space, ``memory`` the guest's memory, ``binding`` the edge to libvfio-user.
 """
+
+from nvmeemu.vfio.errors import BindingMissing, ServeError, SocketUnusable
+from nvmeemu.vfio.function import Function, PciHost
+from nvmeemu.vfio.loop import Loop
+from nvmeemu.vfio.pci import PciIdentity
+from nvmeemu.vfio.server import Server, check
+
+__all__ = [
+    "BindingMissing",
+    "Function",
+    "Loop",
+    "PciHost",
+    "PciIdentity",
+    "ServeError",
+    "Server",
+    "SocketUnusable",
+    "check",
+]

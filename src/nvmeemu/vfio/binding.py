@@ -1,0 +1,268 @@
+"""libvfio-user, typed: the only importer of the raw cffi module.
+
+A Python exception must not cross C: cffi would print and forget it. A callback's exception is therefore stored, C is
+answered with an error, and the call that entered C raises it again (``Context._check``). That covers SystemExit and
+KeyboardInterrupt, too.
+
+The library is not thread safe: one thread makes all calls. It trusts its client, the VMM, more than is comfortable
+(read in revision 0b28d20); none of this can be reached by a guest, all of it ends this process or worse:
+
+- it waits without a limit for the rest of a message (the first one of a client, or the body after a header);
+- SET_IRQS: ``start + count`` is checked in 32 bits, so a wrapped sum passes and the eventfd array is overrun;
+  an eventfd of -1 among the descriptors meets an ``assert``; disabling a range with ``start`` > 0 disables nothing
+  or too little;
+- DMA_MAP of a file shorter than the region: SIGBUS at the first access beyond its end;
+- an error in sending a reply (the client is gone) resets the context but is not reported by ``vfu_run_ctx``: watch
+  for the reset callback of type LOST_CONNECTION instead.
+
+Its own handling of the configuration space has more (overlong capability writes, rejected 4-byte writes to Device
+Control); ``pci.ConfigSpace`` replaces it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Protocol, TypeVar
+
+from nvmeemu.vfio.errors import BindingMissing
+
+try:
+    from nvmeemu.vfio._libvfio_user import ffi, lib
+except ImportError as error:
+    _missing: str | None = error.msg if error.name != "nvmeemu.vfio._libvfio_user" else "not compiled"
+    ffi = lib = None
+else:
+    _missing = None
+
+LOG_ERR, LOG_DEBUG = 3, 7  # syslog levels, the library's
+
+
+class _Pending(threading.local):
+    """The exception of a callback, between it and the end of the C call around it: of this thread, then."""
+
+    failure: BaseException | None = None
+
+
+_pending = _Pending()
+
+
+class Reset(Enum):
+    """Why the device is reset."""
+
+    DEVICE = auto()
+    LOST_CONNECTION = auto()
+
+
+@dataclass(frozen=True)
+class DmaRegion:
+    """A range of guest addresses. ``memory`` is None where the VMM gave no file to map, or nothing to read."""
+
+    iova: int
+    size: int
+    memory: memoryview | None
+
+
+class Device(Protocol):
+    """What the library calls. Every call is made inside ``Context.run`` or ``Context.close``."""
+
+    def bar0_read(self, offset: int, size: int) -> bytes: ...
+    def bar0_write(self, offset: int, data: bytes) -> None: ...
+    def config_read(self, offset: int, size: int) -> bytes: ...
+    def config_write(self, offset: int, data: bytes) -> None: ...
+
+    def quiesce(self) -> None:
+        """The memory map or the interrupts are about to change: touch no guest memory until ``Context.run`` returns."""
+
+    def reset(self, kind: Reset) -> None: ...
+    def dma_added(self, region: DmaRegion) -> None: ...
+
+    def dma_removed(self, iova: int) -> None:
+        """The region that begins at ``iova`` is unmapped as soon as this returns."""
+
+    def pin_unmasked(self) -> None: ...
+    def log(self, level: int, message: str) -> None: ...
+
+
+def require() -> None:
+    """Raise BindingMissing if the package was built without libvfio-user."""
+    if _missing is not None:
+        raise BindingMissing(_missing)
+
+
+class Context:
+    """A listening socket and the PCI function behind it. ``run`` and ``attach`` never wait for a whole message."""
+
+    def __init__(self, path: str, device: Device, *, bar0_size: int, bar4_size: int, vectors: int) -> None:
+        require()
+        self.device = device
+        self._handle = ffi.new_handle(self)
+        self._ctx = lib.vfu_create_ctx(
+            lib.VFU_TRANS_SOCK,
+            os.fsencode(path),
+            lib.LIBVFIO_USER_FLAG_ATTACH_NB,
+            self._handle,
+            lib.VFU_DEV_TYPE_PCI,
+        )
+        if self._ctx == ffi.NULL:
+            raise OSError(ffi.errno, os.strerror(ffi.errno), path)
+        try:
+            self._set_up(bar0_size, bar4_size, vectors)
+        except BaseException:
+            self.close()
+            raise
+
+    def _set_up(self, bar0_size: int, bar4_size: int, vectors: int) -> None:
+        ctx, check = self._ctx, self._check
+        memory = lib.VFU_REGION_FLAG_RW | lib.VFU_REGION_FLAG_MEM
+        config = lib.VFU_REGION_FLAG_RW | lib.VFU_REGION_FLAG_ALWAYS_CB
+        check(lib.vfu_setup_log(ctx, lib.on_log, LOG_ERR))
+        check(lib.vfu_pci_init(ctx, lib.VFU_PCI_TYPE_EXPRESS, lib.PCI_HEADER_TYPE_NORMAL, 0))
+        check(lib.nvmeemu_setup_region(ctx, lib.VFU_PCI_DEV_BAR0_REGION_IDX, bar0_size, lib.on_bar0, memory))
+        if bar4_size:
+            check(lib.nvmeemu_setup_region(ctx, lib.VFU_PCI_DEV_BAR4_REGION_IDX, bar4_size, lib.on_bar4, memory))
+        check(lib.nvmeemu_setup_region(ctx, lib.VFU_PCI_DEV_CFG_REGION_IDX, 4096, lib.on_config, config))
+        check(lib.vfu_setup_device_nr_irqs(ctx, lib.VFU_DEV_INTX_IRQ, 1))
+        check(lib.vfu_setup_device_nr_irqs(ctx, lib.VFU_DEV_MSIX_IRQ, vectors))
+        check(lib.vfu_setup_irq_state_callback(ctx, lib.VFU_DEV_INTX_IRQ, lib.on_irq_state))
+        check(lib.vfu_setup_device_reset_cb(ctx, lib.on_reset))
+        lib.vfu_setup_device_quiesce_cb(ctx, lib.on_quiesce)
+        check(lib.nvmeemu_setup_dma(ctx, lib.on_dma_added, lib.on_dma_removed))
+        check(lib.vfu_realize_ctx(ctx))
+
+    def log_everything(self) -> None:
+        """Pass the library's debug messages to ``Device.log``, too."""
+        self._check(lib.vfu_setup_log(self._ctx, lib.on_log, LOG_DEBUG))
+
+    def poll_fd(self) -> int:
+        """What to wait for: a client while there is none, else its messages. Changes with ``attach`` and a loss."""
+        return int(lib.vfu_get_poll_fd(self._ctx))
+
+    def attach(self) -> None:
+        """Accept a waiting client and agree on a version with it, or OSError."""
+        self._check(lib.vfu_attach_ctx(self._ctx))
+
+    def run(self) -> bool:
+        """Handle one message if there is one; was there? OSError(ENOTCONN): the client is gone."""
+        handled = lib.vfu_run_ctx(self._ctx)
+        if handled < 0 or _pending.failure is not None:
+            self._check(handled)
+        return bool(handled)
+
+    def trigger(self, vector: int) -> bool:
+        """Send MSI-X message ``vector``, or INTx in place of vector 0; False if it has no route at this moment."""
+        return bool(lib.vfu_irq_trigger(self._ctx, vector) == 0)
+
+    def close(self) -> None:
+        """Lose the client, if any, with the callbacks of a loss, and the socket, whose file stays."""
+        if self._ctx != ffi.NULL:
+            ctx, self._ctx = self._ctx, ffi.NULL
+            lib.vfu_destroy_ctx(ctx)
+            self._check(0)
+
+    def _check(self, result: int) -> None:
+        code = ffi.errno
+        if _pending.failure is not None:
+            failure, _pending.failure = _pending.failure, None
+            raise failure
+        if result < 0:
+            raise OSError(code, os.strerror(code))
+
+
+def _store(kind: type[BaseException], failure: BaseException, traceback: Any) -> None:
+    _pending.failure = _pending.failure or failure
+    ffi.errno = errno.EIO
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _callback(error: int | None) -> Callable[[F], F]:
+    """A function that C calls and that answers ``error`` and EIO if it fails; the exception is stored."""
+
+    def define(function: F) -> F:
+        if _missing is None:
+            ffi.def_extern(error=error, onerror=_store)(function)
+        return function
+
+    return define
+
+
+def _device(ctx: Any) -> Device:
+    context: Context = ffi.from_handle(lib.vfu_get_private(ctx))
+    return context.device
+
+
+@_callback(error=-1)
+def on_bar0(ctx: Any, buffer: Any, count: int, offset: int, is_write: bool) -> int:
+    if is_write:
+        _device(ctx).bar0_write(offset, ffi.unpack(buffer, count))
+    else:
+        _answer(buffer, count, _device(ctx).bar0_read(offset, count))
+    return count
+
+
+@_callback(error=-1)
+def on_bar4(ctx: Any, buffer: Any, count: int, offset: int, is_write: bool) -> int:
+    """The MSI-X table and PBA. The VMM emulates both; what still arrives is reads of pending bits: none are."""
+    if not is_write:
+        _answer(buffer, count, bytes(count))
+    return count
+
+
+@_callback(error=-1)
+def on_config(ctx: Any, buffer: Any, count: int, offset: int, is_write: bool) -> int:
+    if is_write:
+        _device(ctx).config_write(offset, ffi.unpack(buffer, count))
+    else:
+        _answer(buffer, count, _device(ctx).config_read(offset, count))
+    return count
+
+
+def _answer(buffer: Any, count: int, data: bytes) -> None:
+    if len(data) != count:
+        raise ValueError(f"a read of {count} bytes was answered with {len(data)}")
+    ffi.memmove(buffer, data, count)
+
+
+@_callback(error=-1)
+def on_quiesce(ctx: Any) -> int:
+    _device(ctx).quiesce()
+    return 0
+
+
+@_callback(error=-1)
+def on_reset(ctx: Any, kind: int) -> int:
+    _device(ctx).reset(Reset.LOST_CONNECTION if kind == lib.VFU_RESET_LOST_CONN else Reset.DEVICE)
+    return 0
+
+
+@_callback(error=None)
+def on_dma_added(ctx: Any, info: Any) -> None:
+    iova, size = int(ffi.cast("uintptr_t", info.iova.iov_base)), int(info.iova.iov_len)
+    memory = None
+    if info.vaddr != ffi.NULL and info.prot & lib.PROT_READ:
+        memory = memoryview(ffi.buffer(info.vaddr, size))
+        if not info.prot & lib.PROT_WRITE:
+            memory = memory.toreadonly()
+    _device(ctx).dma_added(DmaRegion(iova, size, memory))
+
+
+@_callback(error=None)
+def on_dma_removed(ctx: Any, info: Any) -> None:
+    _device(ctx).dma_removed(int(ffi.cast("uintptr_t", info.iova.iov_base)))
+
+
+@_callback(error=None)
+def on_irq_state(ctx: Any, start: int, count: int, masked: bool) -> None:
+    if not masked:
+        _device(ctx).pin_unmasked()
+
+
+@_callback(error=None)
+def on_log(ctx: Any, level: int, message: Any) -> None:
+    _device(ctx).log(level, ffi.string(message).decode("utf-8", "replace"))

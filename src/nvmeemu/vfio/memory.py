@@ -1,0 +1,131 @@
+"""The guest's memory as the VMM shares it: DMA regions, each a file mapped into this process."""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_right, insort
+
+from nvmeemu.host import HostMemoryError
+from nvmeemu.vfio.binding import DmaRegion
+
+log = logging.getLogger(__name__)
+
+LARGE = 1 << 20  # a region of this size without a file may be guest RAM; firmware ROMs and BARs are mostly smaller
+
+
+class GuestMemory:
+    """The map from guest addresses to memory of ours: the memory half of ``Host``.
+
+    It is on the path of every command, so the region used last is kept unpacked and tried first. A guest behind an
+    IOMMU has thousands of regions of one page: the others are found by bisection.
+    """
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._regions: dict[int, DmaRegion] = {}
+        self._forget()
+        self._told = False
+
+    def _forget(self) -> None:
+        # One-entry caches, of writable memory and of readable memory. A size of -1 holds nothing, not even 0 bytes.
+        self._base, self._size, self._bytes = 0, -1, memoryview(b"")
+        self._read_base, self._read_size, self._read_bytes = 0, -1, memoryview(b"")
+
+    # --- the map
+
+    def add(self, region: DmaRegion) -> None:
+        """A region that is now mapped. The library has refused overlaps; the very same region may come again."""
+        if region.size == 0 or region.iova + region.size > 1 << 64:
+            log.warning("ignored a DMA region that is no range: %#x, %#x bytes", region.iova, region.size)
+            return
+        if region.iova not in self._regions:
+            insort(self._starts, region.iova)
+        self._regions[region.iova] = region
+        self._forget()
+
+    def remove(self, iova: int) -> None:
+        """The region that begins at ``iova`` is about to be unmapped: its views must be gone."""
+        region = self._regions.pop(iova, None)
+        if region is None:
+            return
+        del self._starts[bisect_right(self._starts, iova) - 1]
+        self._forget()
+        if region.memory is not None:
+            region.memory.release()
+        if not self._regions:
+            self._told = False
+
+    def __len__(self) -> int:
+        return len(self._regions)
+
+    # --- Host
+
+    def view(self, iova: int, size: int) -> memoryview:
+        start = iova - self._base
+        if start < 0 or start + size > self._size:
+            start = self._select(iova, size)
+        return self._bytes[start : start + size]
+
+    def peek(self, iova: int, size: int) -> memoryview:
+        start = iova - self._read_base
+        if start < 0 or start + size > self._read_size:
+            region, memory = self._find(iova, size)
+            self._read_base, self._read_size, self._read_bytes = region.iova, region.size, memory.toreadonly()
+            start = iova - region.iova
+        return self._read_bytes[start : start + size]
+
+    def views(self, iova: int, size: int) -> list[memoryview]:
+        start = iova - self._base
+        if start >= 0 and start + size <= self._size:
+            return [self._bytes[start : start + size]]
+        pieces = []
+        while size > 0:
+            region, memory = self._find(iova, 1, writable=True)
+            piece = memory[iova - region.iova :][:size]
+            pieces.append(piece)
+            iova += len(piece)
+            size -= len(piece)
+        return pieces
+
+    def _select(self, iova: int, size: int) -> int:
+        """Make the region around this range the one used last; the range's offset in it."""
+        region, memory = self._find(iova, size, writable=True)
+        self._base, self._size, self._bytes = region.iova, region.size, memory
+        return iova - region.iova
+
+    def _find(self, iova: int, size: int, writable: bool = False) -> tuple[DmaRegion, memoryview]:
+        index = bisect_right(self._starts, iova) - 1
+        if index < 0 or size < 0:
+            raise HostMemoryError(iova, size)
+        region = self._regions[self._starts[index]]
+        if iova + size > region.iova + region.size:
+            raise HostMemoryError(iova, size)
+        if region.memory is None:
+            self._tell(region)
+            raise HostMemoryError(iova, size)
+        if writable and region.memory.readonly:
+            raise HostMemoryError(iova, size)
+        return region, region.memory
+
+    # --- what the user must know
+
+    @property
+    def all_private(self) -> bool:
+        """The VMM mapped memory, and none of it is writable for us: guest RAM that is not shared.
+
+        One private region says nothing: with shared RAM, too, a VMM maps video memory and flash without a file.
+        """
+        sizes = [region.size for region in self._regions.values()]
+        return max(sizes, default=0) >= LARGE and not any(
+            region.memory is not None and not region.memory.readonly for region in self._regions.values()
+        )
+
+    def _tell(self, region: DmaRegion) -> None:
+        if not self._told:
+            self._told = True
+            log.warning(
+                "the guest uses memory at %#x (%d KiB) that its VMM does not share with this process: "
+                "every memory backend of the VM must be shared (QEMU: share=on)",
+                region.iova,
+                region.size >> 10,
+            )

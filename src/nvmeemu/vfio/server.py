@@ -1,0 +1,167 @@
+"""One PCI function on one socket, for one client (a VMM) after another."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import resource
+import socket
+import struct
+import threading
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from nvmeemu.vfio import address
+from nvmeemu.vfio.binding import Context, require
+from nvmeemu.vfio.errors import SocketUnusable
+from nvmeemu.vfio.function import Function, PciFunction, PciHost, library_log
+from nvmeemu.vfio.loop import Loop
+from nvmeemu.vfio.pci import PciIdentity, msix_bar_size
+
+log = logging.getLogger(__name__)
+
+MESSAGES_PER_TURN = 64  # then the function and the timers have their turn
+HANDSHAKE_TIME = 5.0  # seconds for a client's first message; the library waits for it, and nothing else is served
+
+
+def check(path: str) -> None:
+    """Raise ServeError if this build cannot serve, or nobody can at ``path``. To be asked before all else."""
+    require()
+    address.check(path)
+
+
+class Server:
+    """Serves ``function``, which was made with ``host``, on the socket ``path``. A client can connect from the
+    moment it is made, and is answered in ``run``. Raises ServeError like ``check``."""
+
+    def __init__(self, loop: Loop, host: PciHost, function: Function, path: str, identity: PciIdentity) -> None:
+        require()
+        address.clear(path)
+        _raise_descriptor_limit()
+        self._loop = loop
+        self._path = path
+        self._pci = PciFunction(function, identity, host)
+        self._context = _listen(path, self._pci)
+        self._file = address.identify(path)
+        self._listening_fd = self._watched_fd = self._context.poll_fd()
+        self._client = ""  # how the log calls it; empty: none
+        self._once = False
+        host.connect(self._context, self._pci.config)
+        if library_log.isEnabledFor(logging.DEBUG):
+            self._context.log_everything()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def run(self, *, once: bool = False) -> None:
+        """Serve until the loop is asked to stop or, with ``once``, until the first client has left."""
+        self._once = once
+        self._watch()
+        try:
+            self._loop.run(self._pci.function.run)
+        finally:
+            self._loop.unwatch(self._watched_fd)
+
+    def close(self) -> None:
+        """Drop the client, if any, which resets the function, and remove the socket."""
+        try:
+            self._context.close()
+        finally:
+            if self._file is not None and self._file == address.identify(self._path):
+                self._file = None
+                os.unlink(self._path)
+
+    # --- a client comes, talks, and goes
+
+    def _watch(self) -> None:
+        """Wait for what comes next: a client, or the client's messages."""
+        self._loop.unwatch(self._watched_fd)
+        self._watched_fd = self._context.poll_fd()
+        attached = self._watched_fd != self._listening_fd
+        self._loop.watch(self._watched_fd, self._on_messages if attached else self._on_client)
+
+    def _on_client(self) -> None:
+        guard = threading.Timer(HANDSHAKE_TIME, self._hang_up)
+        guard.daemon = True
+        guard.start()
+        try:
+            self._context.attach()
+        except OSError as error:
+            if error.errno != errno.EAGAIN:
+                log.info("a client connected, but did not get through the handshake: %s", error.strerror)
+            return
+        finally:
+            guard.cancel()
+        self._client = _peer(self._context.poll_fd())
+        log.info("attached: %s", self._client)
+        self._watch()
+
+    def _on_messages(self) -> None:
+        try:
+            for _ in range(MESSAGES_PER_TURN):
+                if not self._context.run() or self._pci.lost:
+                    break
+        except OSError as error:
+            if error.errno not in (errno.ENOTCONN, errno.EINTR):
+                # Its message was not understood, so the next one's beginning is unknown.
+                log.warning("dropping the client: %s", error.strerror)
+                self._hang_up()
+        if self._pci.lost:
+            self._on_loss()
+        self._pci.settle()
+
+    def _on_loss(self) -> None:
+        """The library has unmapped the guest's memory and reset the function already."""
+        self._pci.lost = False
+        log.info("detached: %s", self._client)
+        self._client = ""
+        self._watch()
+        if self._once:
+            self._loop.request_stop()
+
+    def _hang_up(self) -> None:
+        """Make the library see the end of the connection, if there is one."""
+        fd = self._context.poll_fd()
+        if fd != self._listening_fd:
+            with suppress(OSError), socket.socket(fileno=os.dup(fd)) as connection:
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+def _listen(path: str, pci: PciFunction) -> Context:
+    function = pci.function
+    umask = os.umask(0o177)  # the socket gives access to the disk: mode 0600 from its first moment
+    try:
+        return Context(
+            path,
+            pci,
+            bar0_size=function.bar0_size,
+            bar4_size=msix_bar_size(function.vectors),
+            vectors=function.vectors,
+        )
+    except OSError as error:
+        raise SocketUnusable(f"{path}: {error.strerror}") from None
+    finally:
+        os.umask(umask)
+
+
+def _peer(fd: int) -> str:
+    with socket.socket(fileno=os.dup(fd)) as connection:
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    pid = struct.unpack("3i", credentials)[0]
+    try:
+        with open(f"/proc/{pid}/comm") as comm:
+            return f"{comm.read().strip()}, pid {pid}"
+    except OSError:
+        return f"pid {pid}"
+
+
+def _raise_descriptor_limit() -> None:
+    """Every DMA region comes with a file descriptor: thousands, if the guest has an IOMMU."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,142 @@
+"""A process that serves a device made for tests: BAR0 is plain memory, and a few registers make it act.
+
+    python fake.py SOCKET [--once] [--vectors N]
+
+What it was told is printed, a JSON line each; the tests wait for those lines instead of sleeping.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+from nvmeemu.host import Clock, HostMemoryError, Worker
+from nvmeemu.vfio import Loop, PciHost, PciIdentity, ServeError, Server
+
+IDENTITY = PciIdentity(0x1DE5, 0x4E56, 0x1DE5, 0x0001, revision=3)
+BAR0_SIZE = 0x4000
+
+# Registers that act, 8 bytes each, written whole. FETCH and STORE: the guest address; the data is at DATA.
+FETCH, STORE, INTERRUPT, PIN, BLOCK, BUSY, LATER, FAIL = range(0x100, 0x140, 8)
+DATA = 0x200
+DATA_SIZE = 0x100
+
+
+class Fake:
+    """A Function that does what its registers say and reports what it is told."""
+
+    def __init__(self, host: PciHost, clock: Clock, worker: Worker, vectors: int) -> None:
+        self.host, self.clock, self.worker = host, clock, worker
+        self.bar0_size = BAR0_SIZE
+        self.vectors = vectors
+        self.registers = bytearray(BAR0_SIZE)
+        self.busy = 0
+        self.asserted = False
+
+    def read(self, offset: int, size: int) -> bytes:
+        return bytes(self.registers[offset : offset + size])
+
+    def write(self, offset: int, data: bytes) -> None:
+        self.registers[offset : offset + len(data)] = data
+        if len(data) == 8 and FETCH <= offset <= FAIL:
+            self.act(offset, int.from_bytes(data, "little"))
+
+    def act(self, register: int, value: int) -> None:
+        if register in (FETCH, STORE):
+            self.copy(register, value)
+        elif register == INTERRUPT:
+            self.host.interrupt(value)
+        elif register == PIN:
+            self.asserted = bool(value)
+            self.host.pin(self.asserted)
+        elif register == BLOCK:
+            self.worker.submit(lambda: self.block(value), lambda result, error: report("unblocked", result))
+        elif register == BUSY:
+            self.busy = value
+        elif register == LATER:
+            self.clock.call_later(value / 1000, lambda: report("later"))
+        else:
+            raise RuntimeError("a fault in the device")
+
+    def block(self, milliseconds: int) -> int:
+        report("blocked")
+        time.sleep(milliseconds / 1000)
+        if threading.current_thread() is threading.main_thread():
+            raise AssertionError("blocking work on the loop's thread")
+        return milliseconds
+
+    def copy(self, register: int, iova: int) -> None:
+        try:
+            if register == FETCH:
+                pieces = [self.host.peek(iova, DATA_SIZE)]
+            else:
+                pieces = self.host.views(iova, DATA_SIZE)
+        except HostMemoryError as error:
+            report("no memory", error.iova)
+            return
+        if register == FETCH:
+            self.registers[DATA : DATA + DATA_SIZE] = pieces[0]
+            return
+        at = DATA
+        for piece in pieces:
+            piece[:] = self.registers[at : at + len(piece)]
+            at += len(piece)
+        report("stored", len(pieces))
+
+    def run(self) -> bool:
+        if self.busy:
+            self.busy -= 1
+            if not self.busy:
+                report("idle")
+        return self.busy > 0
+
+    def reset(self) -> None:
+        self.registers[:] = bytes(BAR0_SIZE)
+        self.busy = 0
+        self.asserted = False
+        report("reset")
+
+    def memory_changed(self) -> None:
+        report("memory", len(self.host))
+
+    def pin_unmasked(self) -> None:
+        report("unmasked")
+        if self.asserted:
+            self.host.pin(True)
+
+
+def report(event: str, *values: Any) -> None:
+    print(json.dumps([event, *values]), flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("socket")
+    parser.add_argument("--once", action="store_true")
+    parser.add_argument("--vectors", type=int, default=5)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        with Loop() as loop:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: loop.request_stop())
+            host = PciHost()
+            fake = Fake(host, loop, loop, arguments.vectors)
+            with Server(loop, host, fake, arguments.socket, IDENTITY) as server:
+                report("listening")
+                server.run(once=arguments.once)
+                report("stopped")
+    except ServeError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
