@@ -11,9 +11,9 @@ from nvmeemu.guest.errors import UsageError
 class UBoot:
     """Debian's U-Boot for QEMU."""
 
+    machine: str
     rom: str  # file name in its firmware folder
     buffer: int  # an address in guest RAM that is free to use
-    pci_scan: bool = True  # does `nvme scan` need `pci enum` before it?
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ ARCHES = {
             cpu="max,la57=off",  # five-level page tables only slow TCG down
             console="ttyS0",
             firmware=("seabios", "ovmf"),
-            uboot=UBoot(rom="u-boot.rom", buffer=0x4000000),
+            uboot=UBoot(machine="pc", rom="u-boot.rom", buffer=0x4000000),
         ),
     )
 }

@@ -21,6 +21,7 @@ from nvmeemu.guest.run import Run, Settings
 PROGRAM = "run_qemu_guest.sh"
 CONSOLE_LINES = 30
 LOG_LINES = 10
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
     except UsageError as error:
         return _bad_use(error)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING_SIGNALS:
         signal.signal(number, _interrupt)
     try:
         return run(settings)
@@ -77,7 +78,7 @@ def run(settings: Settings) -> int:
 
 def parse(words: Sequence[str]) -> Settings:
     """The settings that the command line asks for; raises UsageError."""
-    options = _parser().parse_args(words)
+    options = _parser().parse_args(_joined(words))
     values = {name: value for name, value in vars(options).items() if name != "print_components"}
     for name in ("expect", "nvme_args", "qemu_args"):
         values[name] = tuple(values[name])
@@ -119,6 +120,8 @@ def _check(settings: Settings) -> None:
         )
     for path in filter(None, (settings.disk, settings.boot_disk)):
         image.require_raw(path)
+    if settings.serial_log and not settings.serial_log.parent.is_dir():
+        raise UsageError(f"--serial-log {settings.serial_log}: no such folder")
     if settings.peer and settings.nvme_args:
         raise UsageError("--nvme-arg is for nvmeemu serve, which --peer does not run")
     if settings.firmware not in settings.arch.firmware:
@@ -161,12 +164,23 @@ def _parser() -> Parser:
     add("--keep", action="store_true", help="keep the run's files also when it passes")
     add("--serial-log", type=Path, metavar="FILE", help="write what the console prints there")
     add("--nvme-arg", action="append", default=[], dest="nvme_args", metavar="ARG",
-        help="pass to nvmeemu serve (several: several times; write --nvme-arg=--option)")  # fmt: skip
+        help="pass to nvmeemu serve (one word; several times for several)")  # fmt: skip
     add("--peer", choices=("qemu-nvme",), default="", help="QEMU's own controller instead of nvmeemu's")
     add("--qemu-arg", action="append", default=[], dest="qemu_args", metavar="ARG", help="pass to QEMU")
     add("--qemu", type=Path, metavar="FILE", help="this QEMU instead of set-up's")
     add("--print-components", action="store_true", help=argparse.SUPPRESS)
     return parser
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """argparse takes no value that looks like an option, and these mostly do: `--nvme-arg --overlay`."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] in ("--nvme-arg", "--qemu-arg", "--append"):
+            joined[-1] += "=" + word
+        else:
+            joined.append(word)
+    return joined
 
 
 def _count(text: str) -> int:
@@ -190,6 +204,8 @@ def _seconds(text: str) -> float:
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
+    for further in ENDING_SIGNALS:  # they shall not disturb the cleaning up
+        signal.signal(further, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

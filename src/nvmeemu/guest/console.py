@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nvmeemu.guest.deadline import Deadline
-from nvmeemu.guest.errors import GuestError
+from nvmeemu.guest.errors import GuestEnded
 
 # A kernel message can land in the middle of what a program prints. It is found by its time stamp and its CR LF: our
 # shell agent sets the terminal to end its lines with LF alone, so `dmesg` in the guest is not taken for the kernel.
@@ -71,7 +71,7 @@ class Console:
         try:
             self._connection.sendall(text.encode())
         except OSError as error:
-            raise GuestError(f"the guest ended before {text.strip()[:40]!r} could be typed") from error
+            raise GuestEnded(f"the guest ended before {text.strip()[:40]!r} could be typed") from error
 
     def expect(self, pattern: str, deadline: Deadline, *, stream: str = "text") -> re.Match[str]:
         """Wait until the console prints `pattern` (multi-line regular expression), after the last match.
@@ -87,7 +87,7 @@ class Console:
                 self._seen[stream] = match.end()
                 return match
             if self._ended:
-                raise GuestError(f"the guest ended before it printed {pattern!r}")
+                raise GuestEnded(f"the guest ended before it printed {pattern!r}")
             start = max(start, len(printed) - OVERLAP)
             self._read(deadline.check(repr(pattern)))
 

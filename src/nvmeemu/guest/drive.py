@@ -28,6 +28,9 @@ class Drive(Protocol):
     def start(self, folder: Path, deadline: Deadline) -> list[str]:
         """Make it ready; returns QEMU's arguments for it. `folder` is for its socket and log."""
 
+    def check(self) -> None:
+        """While the guest runs: raises if the drive has died."""
+
     def finish(self) -> None:
         """After the guest has ended by itself: raises if the drive did not end well."""
 
@@ -48,6 +51,9 @@ class PeerDrive:
         node = {"driver": "raw", "node-name": "disk", "file": {"driver": "file", "filename": str(self.image)}}
         device = {"driver": "nvme", "drive": "disk", "serial": self.serial, **self._boot}
         return ["-blockdev", json.dumps(node), "-device", json.dumps(device)]
+
+    def check(self) -> None:
+        """It is part of QEMU."""
 
     def finish(self) -> None:
         """It ended with QEMU."""
@@ -96,6 +102,11 @@ class ServedDrive:
         device = {"driver": "vfio-user-pci", "socket": {"type": "unix", "path": str(socket)}, **self._boot}
         return ["-device", json.dumps(device)]
 
+    def check(self) -> None:
+        """Status 0 is no death: the server may see the guest's end before we do."""
+        if self._server is not None and self._server.poll():
+            raise self._ended_badly(self._server.returncode)
+
     def finish(self) -> None:
         """The guest is gone: the server must end by itself (--once), well, and without a traceback in its log."""
         assert self._server is not None
@@ -103,8 +114,10 @@ class ServedDrive:
             status = self._server.wait(LEAVE_SECONDS)
         except subprocess.TimeoutExpired:
             raise GuestError(f"nvmeemu serve --once still runs {LEAVE_SECONDS:g} s after the guest has left") from None
-        if status != 0 or "Traceback" in self._log.read_text(errors="replace"):
+        if status != 0:
             raise self._ended_badly(status)
+        if "Traceback" in self._log.read_text(errors="replace"):
+            raise GuestError("there is a traceback in the log of nvmeemu serve")
 
     def kill(self) -> None:
         """Stop the server."""

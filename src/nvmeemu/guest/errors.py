@@ -9,5 +9,9 @@ class GuestTimeout(GuestError):
     """Something awaited did not come in time."""
 
 
+class GuestEnded(GuestError):
+    """The guest was gone before it did what was awaited."""
+
+
 class UsageError(GuestError):
     """The run was asked for in a way that cannot work; nothing was started."""

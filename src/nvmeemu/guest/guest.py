@@ -17,7 +17,7 @@ from nvmeemu.guest import process
 from nvmeemu.guest.console import Console, Transcript
 from nvmeemu.guest.deadline import Deadline
 from nvmeemu.guest.drive import Drive
-from nvmeemu.guest.errors import GuestError
+from nvmeemu.guest.errors import GuestEnded, GuestError
 from nvmeemu.guest.machine import Machine
 
 # Kernel messages that mean that the drive, or what lies on it, has misbehaved.
@@ -27,6 +27,7 @@ COMPLAINTS = (
     r"|I/O error|(?:critical|protection|medium|target) .*error, dev|lost async page write|EXT4-fs (?:error|warning)"
     r"|JBD2: .*[Ee]rror|Kernel panic|Oops|BUG: |rcu: .*stall|blocked for more than|hung_task"
 )
+QEMU_ENDS_SECONDS = 30.0
 LONGEST_COMMAND = 1500  # characters: the guest's terminal holds 4096, in base64, before the agent reads them
 
 
@@ -88,7 +89,7 @@ class Guest:
 
     def expect(self, pattern: str, timeout: float | None = None) -> re.Match[str]:
         """Wait until the console prints `pattern`, after the last thing expected."""
-        return self._line.expect(pattern, self.deadline.within(timeout))
+        return self._expect(pattern, self.deadline.within(timeout), "text")
 
     def send(self, text: str) -> None:
         """Type on the console."""
@@ -126,15 +127,7 @@ class Guest:
     def wait_for_end(self) -> None:
         """Wait until the guest has powered itself off; see that QEMU and the drive end well."""
         self._line.wait_for_end(self.deadline)
-        assert self._qemu is not None
-        try:
-            status = self._qemu.wait(self.deadline.within(30).left())
-        except subprocess.TimeoutExpired:
-            raise GuestError("QEMU has closed the console but does not end") from None
-        if status != 0:
-            last = process.tail(self.folder / "qemu.log", 1)
-            raise GuestError(f"QEMU ended with status {status}: {last[0] if last else 'its log is empty'}")
-        self._examine()
+        self._see_qemu_end()
         self.drive.finish()
 
     def kill(self) -> None:
@@ -159,24 +152,42 @@ class Guest:
             (self.folder / "qemu-command").write_text(shlex.join(command) + "\n")
             self._qemu = process.spawn(command, self.folder / "qemu.log", pass_fds=[theirs.fileno()])
         self._console = Console(ours, self.console_log)
-        self._console.watch = self._examine
+        self._console.watch = self._watch
 
-    def _examine(self) -> None:
-        """Look for complaints among the kernel's new messages."""
+    def _expect(self, pattern: str, deadline: Deadline, stream: str) -> re.Match[str]:
+        try:
+            return self._line.expect(pattern, deadline, stream=stream)
+        except GuestEnded:
+            self._see_qemu_end()  # if QEMU failed, that is the reason to tell
+            raise
+
+    def _see_qemu_end(self) -> None:
+        assert self._qemu is not None
+        try:
+            status = self._qemu.wait(QEMU_ENDS_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise GuestError("QEMU has closed the console but does not end") from None
+        if status != 0:
+            last = process.tail(self.folder / "qemu.log", 1)
+            raise GuestError(f"QEMU ended with status {status}: {last[0] if last else 'its log is empty'}")
+
+    def _watch(self) -> None:
+        """Called while waiting: has the drive died, has the kernel complained?"""
+        self.drive.check()
         messages = self.transcript.kernel
         new, self._examined = messages[self._examined :], len(messages)
         self.examine(new)
 
     def _await_agent(self) -> None:
         if not self.kernel_release:
-            self.kernel_release = self._line.expect(r"@@ready (\S+)\n", self.deadline, stream="output")[1]
+            self.kernel_release = self._expect(r"@@ready (\S+)\n", self.deadline, "output")[1]
 
     def _run(self, command: str, deadline: Deadline) -> Result:
         name = secrets.token_hex(4)  # nothing printed before can look like our markers
         encoded = base64.b64encode(command.encode()).decode()
         self.send(f"{name}\n{encoded}\n.\n")
-        start = self._line.expect(rf"@@begin {name}\n", deadline, stream="output").end()
-        end = self._line.expect(rf"@@end {name} (\d+)\n", deadline, stream="output")
+        start = self._expect(rf"@@begin {name}\n", deadline, "output").end()
+        end = self._expect(rf"@@end {name} (\d+)\n", deadline, "output")
         return Result(command, int(end[1]), self.transcript.output[start : end.start()])
 
     def _upload(self, text: str, deadline: Deadline) -> str:

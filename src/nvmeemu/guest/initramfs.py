@@ -22,7 +22,7 @@ while read -r id; do
     text=
     while read -r line && [ "$line" != . ]; do text="$text$line"; done
     echo "$text" | base64 -d >/tmp/command
-    sed 's/^/@@> /' /tmp/command
+    sed "s/^/@@> /" /tmp/command
     echo "@@begin $id"
     sh /tmp/command </dev/null 2>&1
     echo "@@end $id $?"

@@ -70,14 +70,14 @@ def uboot_job(run: Run) -> str:
         disk.write(content)
     first, second = arch.uboot.buffer, arch.uboot.buffer + 0x100000
     rom = cache.firmware(f"u-boot-{arch.name}", arch.uboot.rom)
-    with run.boot(replace(run.machine, rom=rom)) as guest:
-        version = guest.expect(r"^U-Boot (\S+)")[1]
+    with run.boot(replace(run.machine, board=arch.uboot.machine, rom=rom)) as guest:
+        version = guest.expect(r"^U-Boot (\d\S*)")[1]
         guest.expect("Hit any key")
         guest.send(" ")
         guest.expect("^=> ")
         commands = (
             ("nvme scan", ""),
-            ("nvme info", rf"Serial Number: *{re.escape(guest.drive.serial)}|Ser#? *{re.escape(guest.drive.serial)}"),
+            ("nvme info", re.escape(guest.drive.serial)),
             ("nvme device 0", ""),
             (f"nvme read {first:x} {source:x} {blocks:x}", f"{blocks} blocks read: OK"),
             (f"crc32 {first:x} {len(content):x}", f"==> {zlib.crc32(content):08x}"),

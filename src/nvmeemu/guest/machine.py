@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nvmeemu.guest import cache
+from nvmeemu.guest import cache, process
 from nvmeemu.guest.arch import ARCHES, Arch
 from nvmeemu.guest.errors import GuestError
 
@@ -30,6 +30,7 @@ class Machine:
     smp: int = 1
     mem: str = "512M"
     accel: str = "tcg"
+    board: str = ""  # instead of the architecture's usual one
     firmware: str = ""
     rom: Path | None = None  # in place of the firmware (U-Boot)
     kernel: Path | None = None
@@ -41,7 +42,7 @@ class Machine:
         """QEMU's command line; `folder` is for what this one run may write to."""
         accel = "tcg,thread=multi" if self.accel == "tcg" else self.accel
         words = [str(self.qemu), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-        words += ["-machine", f"{self.arch.machine},memory-backend=m", "-accel", accel]
+        words += ["-machine", f"{self.board or self.arch.machine},memory-backend=m", "-accel", accel]
         words += ["-cpu", self.arch.cpu if self.accel == "tcg" else "host", "-smp", str(self.smp), "-m", self.mem]
         # vfio-user: the drive's process maps the guest's memory, so that must be a shared file
         words += ["-object", f"memory-backend-memfd,id=m,size={self.mem},share=on"]
@@ -119,11 +120,17 @@ def kvm_runs(arch: Arch, qemu: Path) -> bool:
     command += ["-accel", "kvm", "-cpu", "host", "-m", "256M", "-serial", "stdio", "-kernel", str(kernel)]
     command += ["-append", f"console={arch.console} panic=-1"]
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as process:
-        assert process.stdout is not None
-        said = _read_until(process.stdout.fileno(), re.compile(rb"Unable to mount root|KVM internal error"))
-        process.kill()
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=process.dies_with_us(),
+    ) as qemu_process:
+        assert qemu_process.stdout is not None
+        try:
+            said = _read_until(qemu_process.stdout.fileno(), re.compile(rb"Unable to mount root|KVM internal error"))
+        finally:
+            qemu_process.kill()
     return b"Unable to mount root" in said
 
 

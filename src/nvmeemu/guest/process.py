@@ -28,11 +28,14 @@ def spawn(command: Sequence[str | Path], log: Path, pass_fds: Sequence[int] = ()
             stderr=subprocess.STDOUT,
             pass_fds=pass_fds,
             start_new_session=True,
-            preexec_fn=_dies_with(os.getpid()),
+            preexec_fn=dies_with_us(),
         )
 
 
-def _dies_with(parent: int) -> Callable[[], None]:
+def dies_with_us() -> Callable[[], None]:
+    """A `preexec_fn`: the kernel kills the child when we are gone."""
+    parent = os.getpid()
+
     def in_child() -> None:
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before the line above

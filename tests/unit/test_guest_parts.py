@@ -1,0 +1,145 @@
+"""The pure parts of the guest runner: archive, ELF reader, image reader, QEMU's command line."""
+
+import os
+import shutil
+import stat
+import struct
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nvmeemu.guest import elf, image, machine, main_job
+from nvmeemu.guest.arch import ARCHES
+from nvmeemu.guest.cpio import Archive
+from nvmeemu.guest.deadline import Deadline
+from nvmeemu.guest.drive import PeerDrive, ServedDrive
+from nvmeemu.guest.errors import GuestError, GuestTimeout, UsageError
+
+
+def test_another_program_reads_the_archive(tmp_path: Path) -> None:
+    archive = Archive()
+    archive.file("a/b/script", b"#!/bin/sh\n", 0o755)
+    archive.file("a/odd", b"123")
+    archive.link("link", "a/odd")
+    archive.folder("/empty/")
+    assert "a/b" in archive
+    assert "a/c" not in archive
+    subprocess.run(["cpio", "-id", "--quiet"], input=archive.finish(), cwd=tmp_path, check=True)
+    assert (tmp_path / "a/b/script").read_bytes() == b"#!/bin/sh\n"
+    assert stat.S_IMODE((tmp_path / "a/b/script").stat().st_mode) == 0o755
+    assert (tmp_path / "a/odd").read_bytes() == b"123"
+    assert (tmp_path / "link").readlink() == Path("a/odd")
+    assert (tmp_path / "empty").is_dir()
+
+
+def test_the_elf_reader_agrees_with_readelf() -> None:
+    program = Path(shutil.which("debugfs", path="/usr/sbin:/sbin") or sys.executable).resolve()
+    printed = subprocess.run(["readelf", "-dl", program], capture_output=True, text=True, check=True).stdout
+    found = elf.needs(program)
+    assert found.libraries
+    assert found.libraries == tuple(
+        line.partition("[")[2].rstrip("]") for line in printed.splitlines() if "(NEEDED)" in line
+    )
+    assert found.interpreter is not None
+    assert f"program interpreter: {found.interpreter}]" in printed
+
+
+def test_a_script_needs_no_library(tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\n")
+    assert elf.needs(script) == elf.Needs(None, ())
+
+
+@pytest.mark.parametrize("block_size", image.BLOCK_SIZES)
+def test_the_first_partition_is_found(tmp_path: Path, block_size: int) -> None:
+    path = tmp_path / "disk"
+    header = b"EFI PART" + bytes(64) + struct.pack("<Q", 2) + bytes(12)
+    entry = bytes(32) + struct.pack("<Q", 256) + bytes(88)
+    path.write_bytes(bytes(block_size) + header.ljust(block_size, b"\0") + entry)
+    assert image.first_partition(path) == 256 * block_size
+
+
+def test_an_image_without_partition_table_is_a_failure(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    image.create(path, 1 << 20)
+    assert image.size(path) == 1 << 20
+    assert image.is_empty(path)
+    with pytest.raises(GuestError, match="holds no GPT"):
+        image.first_partition(path)
+
+
+def test_a_qcow2_image_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(b"QFI\xfb" + bytes(508))
+    assert not image.is_empty(path)
+    with pytest.raises(UsageError, match="qcow2"):
+        image.require_raw(path)
+
+
+@pytest.mark.parametrize(
+    ("found", "complaint"),
+    [
+        ({"a": "1"}, "b is missing"),
+        ({"a": "1", "b": "3"}, "contents of b differ"),
+        ({"a": "1", "b": "2", "c": "3"}, "c was never written"),
+    ],
+)
+def test_each_difference_between_checksums_is_told(found: dict[str, str], complaint: str) -> None:
+    with pytest.raises(GuestError, match=complaint):
+        image.compare({"a": "1", "b": "2"}, found, "here")
+
+
+def test_the_main_job_writes_what_it_says() -> None:
+    assert 0 < main_job.TOTAL - sum(main_job.SIZES) < main_job.TOTAL
+
+
+def test_a_deadline_never_grows() -> None:
+    deadline = Deadline(0.01)
+    assert deadline.within(100) is deadline
+    assert Deadline(100).within(1).seconds == 1
+    with pytest.raises(GuestTimeout):
+        Deadline(0).check("anything")
+
+
+def test_guest_memory_is_shared_and_the_board_can_be_replaced(tmp_path: Path) -> None:
+    guest = machine.Machine(Path("qemu"), ARCHES["x86_64"], smp=3, mem="1G", extra=("-extra",))
+    words = guest.command(["-device", "drive"], 7, tmp_path)
+    line = " ".join(words)
+    assert "memory-backend-memfd,id=m,size=1G,share=on" in line
+    assert "-machine q35,graphics=off,memory-backend=m" in line
+    assert "-smp 3" in line
+    assert words[-3:] == ["-device", "drive", "-extra"]
+    assert "-machine pc,memory-backend=m" in " ".join(replace(guest, board="pc").command([], 7, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("script", "complaint"),
+    [
+        (
+            'case $* in --version) echo "QEMU emulator version 10.0.8 (Debian)" ;; *) exit 1 ;; esac',
+            "is version 10.0.8",
+        ),
+        ("exit 1", "does not run as QEMU"),
+    ],
+)
+def test_a_qemu_without_the_client_is_refused(tmp_path: Path, script: str, complaint: str) -> None:
+    qemu = tmp_path / "qemu"
+    qemu.write_text(f"#!/bin/sh\n{script}\n")
+    qemu.chmod(0o755)
+    with pytest.raises(GuestError, match=complaint):
+        machine.require_vfio_user(qemu)
+
+
+def test_the_drive_knows_the_serial_number_that_the_user_chose() -> None:
+    assert ServedDrive(Path("disk"), ["--serial", "A", "--serial=B"]).serial == "B"
+    assert ServedDrive(Path("disk")).serial == PeerDrive(Path("disk")).serial
+
+
+def test_a_path_with_commas_and_quotes_reaches_qemu(tmp_path: Path) -> None:
+    disk = tmp_path / 'a,b"c'
+    arguments = PeerDrive(disk, bootable=True).start(tmp_path, Deadline(1))
+    assert os.fspath(disk).replace('"', '\\"') in arguments[1]
+    assert '"bootindex": 0' in arguments[3]
