@@ -1,0 +1,134 @@
+"""The admin commands: one function each, and the table that runs and advertises them. Base 1.4, 5."""
+
+from __future__ import annotations
+
+from nvmeemu.device import Device
+from nvmeemu.errors import CommandFailed
+from nvmeemu.features import get_features, set_features
+from nvmeemu.identify import identify
+from nvmeemu.log_pages import get_log_page
+from nvmeemu.queues import CompletionQueue, SubmissionQueue
+from nvmeemu.requests import CommandEntry, Parked, Request, Result
+from nvmeemu.spec import (
+    CQE_SIZE,
+    SQE_SIZE,
+    Abort,
+    AdminOpcode,
+    Command,
+    CreateCq,
+    CreateSq,
+    DeleteQueue,
+    GetFeatures,
+    GetLogPage,
+    Identify,
+    SetFeatures,
+    Status,
+)
+from nvmeemu.structures import CommandEffect
+
+
+def create_cq(device: Device, command: CreateCq) -> int:
+    """Create I/O Completion Queue. Base 1.4, 5.3."""
+    _check_new_queue(device, command.qid, command.qsize, device.cqs, device.entry_sizes.cq == CQE_SIZE)
+    _check_memory(device, command)
+    # Without MSI-X (or before the host enables it) there is one vector only.
+    vectors = device.limits.vectors if device.host.msix_enabled else 1
+    if command.iv >= vectors:
+        raise CommandFailed(Status.INVALID_INTERRUPT_VECTOR, location=(46, 0))
+    device.cqs[command.qid] = CompletionQueue(
+        device.host, command.qid, command.prp1, command.qsize, command.iv, command.ien
+    )
+    device.had_io_queues = True
+    return 0
+
+
+def create_sq(device: Device, command: CreateSq) -> int:
+    """Create I/O Submission Queue. Base 1.4, 5.4."""
+    if not 1 <= command.cqid <= device.limits.io_queues:
+        raise CommandFailed(Status.INVALID_QUEUE_ID, location=(46, 0))
+    if command.cqid not in device.cqs:
+        raise CommandFailed(Status.INVALID_CQ, location=(46, 0))
+    _check_new_queue(device, command.qid, command.qsize, device.sqs, device.entry_sizes.sq == SQE_SIZE)
+    _check_memory(device, command)
+    cq = device.cqs[command.cqid]
+    device.sqs[command.qid] = SubmissionQueue(device.host, command.qid, command.prp1, command.qsize, cq)
+    device.had_io_queues = True
+    return 0
+
+
+def _check_new_queue(
+    device: Device, qid: int, qsize: int, existing: dict[int, CompletionQueue] | dict[int, SubmissionQueue], fits: bool
+) -> None:
+    if not 1 <= qid <= device.limits.io_queues or qid in existing:
+        raise CommandFailed(Status.INVALID_QUEUE_ID, location=(40, 0))
+    if not 2 <= qsize <= device.limits.entries or not fits:
+        raise CommandFailed(Status.INVALID_QUEUE_SIZE, location=(42, 0))
+
+
+def _check_memory(device: Device, command: CreateCq | CreateSq) -> None:
+    if not command.pc:  # CAP.CQR: queues are physically contiguous
+        raise CommandFailed(Status.INVALID_FIELD, location=(44, 0))
+    if command.prp1 & device.page_size - 1:
+        raise CommandFailed(Status.INVALID_PRP_OFFSET, location=(24, 0))
+
+
+def delete_sq(device: Device, command: DeleteQueue) -> Result:
+    """Delete I/O Submission Queue. Base 1.4, 5.6: what is in flight is aborted, or waited for if the media may still
+    change; every completion of the queue comes before this command's."""
+    sq = device.sqs.get(command.qid) if command.qid else None
+    if sq is None:
+        raise CommandFailed(Status.INVALID_QUEUE_ID, location=(40, 0))
+    del device.sqs[command.qid]
+    for request in tuple(sq.outstanding):
+        request.abort(Status.ABORTED_SQ_DELETION)
+    return Parked(lambda request: sq.close(request.complete))
+
+
+def delete_cq(device: Device, command: DeleteQueue) -> int:
+    """Delete I/O Completion Queue. Base 1.4, 5.5."""
+    cq = device.cqs.get(command.qid) if command.qid else None
+    if cq is None:
+        raise CommandFailed(Status.INVALID_QUEUE_ID, location=(40, 0))
+    if cq.sqs:
+        raise CommandFailed(Status.INVALID_QUEUE_DELETION, location=(40, 0))
+    del device.cqs[command.qid]
+    return 0
+
+
+def abort(device: Device, command: Abort) -> int:
+    """Base 1.4, 5.1. DW0 bit 0 is 0 only if the command was really aborted; its completion comes first."""
+    sq = device.sqs.get(command.sqid)
+    for request in tuple(sq.outstanding) if sq else ():
+        if request.command.cid == command.target_cid:
+            return 0 if request.abort(Status.ABORT_REQUESTED) else 1
+    return 1
+
+
+def async_event_request(device: Device, command: Command) -> Result:
+    """Base 1.4, 5.2: parked until something happens, without a time-out."""
+
+    def take(request: Request) -> None:
+        device.events.park(request)
+
+    if device.events.outstanding >= device.limits.aerl:
+        raise CommandFailed(Status.AER_LIMIT_EXCEEDED)
+    return Parked(take)
+
+
+def _supported(**effects: bool) -> CommandEffect:
+    return CommandEffect(csupp=True, **effects)
+
+
+COMMANDS: dict[int, CommandEntry] = {
+    AdminOpcode.DELETE_SQ: CommandEntry(DeleteQueue, delete_sq, _supported()),
+    AdminOpcode.CREATE_SQ: CommandEntry(CreateSq, create_sq, _supported()),
+    AdminOpcode.GET_LOG_PAGE: CommandEntry(GetLogPage, get_log_page, _supported()),
+    AdminOpcode.DELETE_CQ: CommandEntry(DeleteQueue, delete_cq, _supported()),
+    AdminOpcode.CREATE_CQ: CommandEntry(CreateCq, create_cq, _supported()),
+    AdminOpcode.IDENTIFY: CommandEntry(Identify, identify, _supported()),
+    AdminOpcode.ABORT: CommandEntry(Abort, abort, _supported()),
+    AdminOpcode.SET_FEATURES: CommandEntry(SetFeatures, set_features, _supported(ccc=True)),
+    AdminOpcode.GET_FEATURES: CommandEntry(GetFeatures, get_features, _supported()),
+    AdminOpcode.ASYNC_EVENT_REQUEST: CommandEntry(Command, async_event_request, _supported()),
+}
+"""Opcode -> how it is run and what is said of it: OACS and the Commands Supported and Effects log come from here."""

@@ -1,0 +1,115 @@
+"""Where the blocks live: the Backend port, and ``open_backend`` from the text a user writes (``--disk``)."""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+SECTOR = 512
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
+
+
+class BackendError(Exception):
+    """The disk cannot be used as asked; the text is one line for the user and says what to do."""
+
+
+class Backend(ABC):
+    """A disk: bytes at offsets, all ranges inside ``size`` and multiples of the namespace's block size.
+
+    The plain operations may block and raise OSError; the controller runs them on a worker thread, with private
+    memory. The ``_now`` ones are the fast path on the controller's thread, straight into guest memory: they never
+    block, never raise, and answer False if they could not do *all* of it (then the plain one is called).
+    Several operations may run at once.
+    """
+
+    size: int
+    """Bytes."""
+    read_only = False
+    volatile_cache = True
+    """Whether a completed write may still be lost by a power cut until ``flush``."""
+    identity: str
+    """A text that is the same at each start for the same disk and differs between disks: serials come from it."""
+
+    @abstractmethod
+    def read(self, offset: int, views: Sequence[memoryview]) -> None:
+        """Fill ``views``, in order, from ``offset`` on."""
+
+    @abstractmethod
+    def write(self, offset: int, views: Sequence[memoryview], fua: bool = False) -> None:
+        """Write ``views``, in order, from ``offset`` on; with ``fua`` durable when it returns."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Make all completed writes durable."""
+
+    @abstractmethod
+    def zero(self, offset: int, length: int, deallocate: bool) -> None:
+        """Make the range read as zeros; with ``deallocate`` give its storage back if possible."""
+
+    @abstractmethod
+    def deallocate(self, offset: int, length: int) -> None:
+        """Give the storage of the range back if possible; it then reads as zeros, otherwise as before."""
+
+    def read_now(self, offset: int, views: Sequence[memoryview]) -> bool:
+        return False
+
+    def write_now(self, offset: int, views: Sequence[memoryview]) -> bool:
+        return False
+
+    def close(self) -> None:  # noqa: B027  # nothing to close is a fine default
+        """Give back what the disk holds; it does not flush."""
+
+
+def parse_size(text: str) -> int:
+    """``10G``, ``512M``, ``4096``: bytes, in powers of two. Raises BackendError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    size = float(match[1]) * _UNITS[match[2].upper()] if match else 0
+    if size < 1 or size != int(size) or size >= 1 << 63:
+        raise BackendError(f"bad size {text!r}: give bytes or a number with K, M, G or T, for example 10G")
+    return int(size)
+
+
+def open_backend(
+    spec: str,
+    *,
+    size: int | None = None,
+    create: bool = False,
+    read_only: bool = False,
+    overlay: bool = False,
+    block_size: int = SECTOR,
+) -> Backend:
+    """Open the disk that ``spec`` names: a raw file or block device (``raw:PATH`` or just ``PATH``), or ``mem:SIZE``.
+
+    ``create`` makes a sparse file of ``size`` bytes where none is. ``overlay`` opens it read-only and keeps what is
+    written in an unnamed temporary file. Raises BackendError.
+    """
+    from nvmeemu.backend import memory, overlay as overlays, raw  # start-up: only what is used is loaded
+
+    if spec.startswith("mem:"):
+        if create or size is not None or read_only or overlay:
+            raise BackendError("a mem: disk takes its size from its name (mem:1G) and no other disk option")
+        backend: Backend = memory.MemoryBackend(parse_size(spec[4:]))
+    else:
+        path = spec.removeprefix("raw:")
+        if create and (read_only or overlay):
+            raise BackendError("--create makes a disk to write to: leave out --read-only and --overlay")
+        if create != (size is not None):
+            raise BackendError("--create and --size go together: --create --size 10G")
+        if create and size is not None:
+            raw.create_image(path, size)
+        is_forced = path != spec
+        backend = raw.RawBackend(path, read_only=read_only or overlay, any_content=is_forced)
+        if overlay:
+            backend = overlays.OverlayBackend(backend)
+    if backend.size == 0 or backend.size % block_size:
+        backend.close()
+        what = "is empty" if backend.size == 0 else f"has {backend.size} bytes, not a multiple of {block_size}"
+        raise BackendError(f"disk {spec} {what}: make one with --create --size 10G, or resize it with truncate -s")
+    return backend
+
+
+def describe(error: OSError) -> str:
+    """The system's words for an error, without the path and number that Python adds."""
+    return os.strerror(error.errno) if error.errno else str(error)

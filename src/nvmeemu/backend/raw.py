@@ -1,0 +1,206 @@
+"""A raw image file or a block device: offset in the file = offset on the disk."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+import struct
+from collections.abc import Sequence
+
+from nvmeemu.backend import Backend, BackendError, describe
+
+_FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE, _FALLOC_ZERO_RANGE = 0x01, 0x02, 0x10  # linux/falloc.h
+_FOREIGN_FORMATS = {b"QFI\xfb": "qcow2", b"KDMV": "vmdk", b"conectix": "vhd", b"vhdxfile": "vhdx", b"QED\0": "qed"}
+_IOV_MAX = 1024
+_ZEROS = memoryview(bytes(1 << 20))
+
+
+def create_image(path: str, size: int) -> None:
+    """Make a sparse file of ``size`` bytes; one that is there already stays as it is if it has that size."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        if os.path.isfile(path) and (found := os.stat(path).st_size) != size:
+            raise BackendError(f"disk {path} exists and has {found} bytes, not {size}: leave out --create") from None
+        return
+    except OSError as error:
+        raise BackendError(f"cannot create disk {path}: {describe(error)}") from None
+    try:
+        os.ftruncate(fd, size)
+    except OSError as error:
+        os.unlink(path)
+        raise BackendError(f"cannot make disk {path} of {size} bytes: {describe(error)}") from None
+    finally:
+        os.close(fd)
+
+
+class RawBackend(Backend):
+    """A regular file or block device, through the page cache.
+
+    It holds an open file description lock on the whole file (F_OFD_SETLK): one writer, or any number of readers.
+    """
+
+    def __init__(self, path: str, *, read_only: bool = False, any_content: bool = False) -> None:
+        self.path = path
+        self.read_only = read_only
+        self.volatile_cache = not read_only
+        self.identity = f"file:{os.path.realpath(path)}"
+        self._failed_sync: OSError | None = None
+        self._fd = _open(path, read_only)
+        try:
+            self.size = os.lseek(self._fd, 0, os.SEEK_END)
+            if not any_content:
+                _refuse_foreign(path, os.pread(self._fd, 8, 0))
+            _lock(self._fd, path, read_only)
+            self._reads_now, self._now_flags = self._probe()
+        except OSError as error:
+            os.close(self._fd)
+            raise BackendError(f"cannot read disk {path}: {describe(error)}") from None
+        except BackendError:
+            os.close(self._fd)
+            raise
+        self._writes_now = self._reads_now and not read_only
+
+    def _probe(self) -> tuple[bool, int]:
+        """Whether cached data can be had without blocking, and the flags for it."""
+        if _is_memory_file_system(self._fd):
+            return True, 0
+        try:
+            os.preadv(self._fd, [bytearray(1)], 0, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return True, os.RWF_NOWAIT
+        except OSError:
+            return False, 0
+        return True, os.RWF_NOWAIT
+
+    def read_now(self, offset: int, views: Sequence[memoryview]) -> bool:
+        if not self._reads_now:
+            return False
+        try:
+            return os.preadv(self._fd, views, offset, self._now_flags) == sum(map(len, views))
+        except OSError:  # not in the cache, too many pieces, or a bad disk: ``read`` finds out
+            return False
+
+    def write_now(self, offset: int, views: Sequence[memoryview]) -> bool:
+        if not self._writes_now:
+            return False
+        try:
+            return os.pwritev(self._fd, views, offset, self._now_flags) == sum(map(len, views))
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:  # ext4 has no buffered writes that do not wait
+                self._writes_now = False
+            return False
+
+    def read(self, offset: int, views: Sequence[memoryview]) -> None:
+        while views:
+            done = os.preadv(self._fd, views[:_IOV_MAX], offset)
+            if done == 0:
+                raise OSError(errno.EIO, f"{self.path} has become shorter")
+            offset += done
+            views = _rest(views, done)
+
+    def write(self, offset: int, views: Sequence[memoryview], fua: bool = False) -> None:
+        while views:
+            done = os.pwritev(self._fd, views[:_IOV_MAX], offset, os.RWF_DSYNC if fua else 0)
+            offset += done
+            views = _rest(views, done)
+
+    def flush(self) -> None:
+        # After a failed sync the kernel drops the dirty pages, and the next sync would "succeed": stay failed.
+        if self._failed_sync:
+            raise self._failed_sync
+        if self.read_only:
+            return
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            self._failed_sync = error
+            raise
+
+    def zero(self, offset: int, length: int, deallocate: bool) -> None:
+        if deallocate and self._fallocate(_FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE, offset, length):
+            return
+        if self._fallocate(_FALLOC_ZERO_RANGE | _FALLOC_KEEP_SIZE, offset, length):
+            return
+        end = offset + length
+        while offset < end:
+            piece = _ZEROS[: end - offset]
+            self.write(offset, [piece])
+            offset += len(piece)
+
+    def deallocate(self, offset: int, length: int) -> None:
+        self._fallocate(_FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE, offset, length)
+
+    def _fallocate(self, mode: int, offset: int, length: int) -> bool:
+        """False: this file system or device cannot do it. The standard library has no fallocate with a mode."""
+        if _libc.fallocate(self._fd, mode, offset, length) == 0:
+            return True
+        number = ctypes.get_errno()
+        if number in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):  # EINVAL: ranges not of a device's granularity
+            return False
+        raise OSError(number, os.strerror(number))
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+def _rest(views: Sequence[memoryview], done: int) -> Sequence[memoryview]:
+    """What remains of ``views`` after their first ``done`` bytes."""
+    for index, view in enumerate(views):
+        if done < len(view):
+            return [view[done:], *views[index + 1 :]]
+        done -= len(view)
+    return []
+
+
+def _open(path: str, read_only: bool) -> int:
+    try:
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            kind = "a directory" if stat.S_ISDIR(mode) else "neither a file nor a block device"
+            raise BackendError(f"disk {path} is {kind}: give a raw image file or a block device")
+        return os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise BackendError(f"disk {path} does not exist: make it with --create --size 10G") from None
+    except PermissionError:
+        advice = "check its permissions" if read_only else "check its permissions, or use --read-only or --overlay"
+        raise BackendError(f"disk {path} cannot be opened: permission denied: {advice}") from None
+    except OSError as error:
+        raise BackendError(f"disk {path} cannot be opened: {describe(error)}") from None
+
+
+def _lock(fd: int, path: str, read_only: bool) -> None:
+    flock = struct.pack("hhqqi4x", fcntl.F_RDLCK if read_only else fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, flock)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            raise
+        advice = "stop its writer" if read_only else "stop it, or share the disk with --read-only or --overlay in both"
+        raise BackendError(f"disk {path} is in use by another process: {advice}") from None
+
+
+def _refuse_foreign(path: str, start: bytes) -> None:
+    """A qcow2 file served as raw would be destroyed by the first write."""
+    for magic, name in _FOREIGN_FORMATS.items():
+        if start.startswith(magic):
+            advice = f"convert it with: qemu-img convert -O raw {path} disk.raw (or force it with raw:{path})"
+            raise BackendError(f"disk {path} is a {name} image, not raw: {advice}")
+
+
+def _is_memory_file_system(fd: int) -> bool:
+    """tmpfs has no RWF_NOWAIT, and needs none: it never waits for a device."""
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        return False
+    device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
+    with open("/proc/self/mountinfo") as mounts:
+        kinds = (line.split(" - ")[1].split()[0] for line in mounts if line.split()[2] == device)
+        return next(kinds, "") in ("tmpfs", "ramfs")

@@ -1,0 +1,275 @@
+"""The NVM Express controller: registers and doorbells on one side, a machine of few states on the other.
+
+    disabled --EN=1--> ready --SHN--> shutting down --> shut down
+       ^---------------EN=0 (Controller Reset)--------------'      and fatal (CSTS.CFS) from anywhere, until a reset
+
+Base 1.4, 3.1 (registers), 7.3 (resets), 7.6 (initialization and shutdown).
+"""
+
+from __future__ import annotations
+
+import logging
+
+from nvmeemu import admin, io, regs
+from nvmeemu.device import Device, EntrySizes, Identity, Limits
+from nvmeemu.events import Event
+from nvmeemu.executor import Executor
+from nvmeemu.host import Clock, Host, Worker
+from nvmeemu.namespace import Namespaces
+from nvmeemu.queues import CompletionQueue, DoorbellError, SubmissionQueue
+from nvmeemu.spec import (
+    DOORBELLS,
+    PAGE_MIN,
+    SHN_NONE,
+    SHST_COMPLETE,
+    SHST_NORMAL,
+    SHST_OCCURRING,
+    VERSION,
+    AdminQueueAttributes,
+    Capabilities,
+    Configuration,
+    ControllerStatus,
+    ErrorEvent,
+    EventType,
+    LogId,
+)
+
+log = logging.getLogger(__name__)
+
+_SHN = 3 << Configuration.shn.low
+_ONLY_WHILE_DISABLED = (regs.AQA, regs.ASQ, regs.ACQ)
+
+
+class Controller:
+    """One NVMe function. Call it on one thread; call ``run`` after each call that can have given it work."""
+
+    bar0_size = 2 * DOORBELLS
+
+    def __init__(
+        self,
+        host: Host,
+        clock: Clock,
+        worker: Worker,
+        namespaces: Namespaces,
+        identity: Identity,
+        limits: Limits | None = None,
+    ) -> None:
+        self.device = Device(host, clock, identity, namespaces, limits or Limits(), admin.COMMANDS, io.COMMANDS)
+        self.vectors = self.device.limits.vectors
+        self._worker = worker
+        self._executor = Executor(self.device, worker, self._fail, self._settle)
+        self._registers = regs.RegisterFile()
+        self._flushing: object | None = None
+        self._is_ready = False  # CSTS.RDY, for the doorbells
+        self._reset_registers()
+
+    # --- the bus ---------------------------------------------------------------------------------------------------
+
+    def read(self, offset: int, size: int) -> bytes:
+        """A read of BAR0. Doorbells and everything reserved read as zero."""
+        return self._registers.read(offset, size)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """A write to BAR0, of 4 or 8 bytes; others change the bytes that they cover."""
+        if offset >= DOORBELLS:
+            for start in range(0, len(data), 4):
+                self._ring(offset + start - DOORBELLS, int.from_bytes(data[start : start + 4], "little"))
+            return
+        for register, value in self._registers.written(offset, data):
+            self._write_register(register, value)
+
+    def run(self) -> bool:
+        """Do a bounded batch of work and raise its interrupts; True if more is waiting."""
+        return self._executor.run()
+
+    def quiesce(self) -> None:
+        """The memory map is about to change: let go of every view of guest memory."""
+        for queue in (*self.device.sqs.values(), *self.device.cqs.values()):
+            queue.ring.forget()
+
+    def memory_changed(self) -> None:
+        """The memory map has changed."""
+        self.quiesce()
+        self._executor.memory_changed()
+
+    def pin_unmasked(self) -> None:
+        """The VMM has unmasked the interrupt pin."""
+        self._executor.pin_unmasked()
+
+    def reset(self) -> None:
+        """A reset of the PCI function: everything, AQA, ASQ and ACQ too (Base 1.4, 7.3.2)."""
+        self._registers[regs.CC] = 0
+        self._stop()
+        self._reset_registers()
+
+    # --- registers -------------------------------------------------------------------------------------------------
+
+    def _reset_registers(self) -> None:
+        limits = self.device.limits
+        self._registers = regs.RegisterFile()
+        self._is_ready = False
+        self._registers[regs.CAP] = int(
+            Capabilities(mqes=limits.entries, cqr=True, to=limits.timeout, css=1, mpsmax=limits.max_page_shift)
+        )
+        self._registers[regs.VS] = VERSION
+
+    @property
+    def _cc(self) -> Configuration:
+        return Configuration.of(self._registers[regs.CC])
+
+    @property
+    def status(self) -> ControllerStatus:
+        """CSTS."""
+        return ControllerStatus.of(self._registers[regs.CSTS])
+
+    def _set_status(self, *, rdy: bool | None = None, cfs: bool | None = None, shst: int | None = None) -> None:
+        old = self.status
+        new = ControllerStatus(
+            rdy=old.rdy if rdy is None else rdy,
+            cfs=old.cfs if cfs is None else cfs,
+            shst=old.shst if shst is None else shst,
+        )
+        self._registers[regs.CSTS] = int(new)
+        self._is_ready = new.rdy
+
+    def _write_register(self, register: regs.Register, value: int) -> None:
+        if register is regs.CC:
+            self._write_cc(value)
+        elif register in (regs.INTMS, regs.INTMC):
+            self._mask_interrupts(register, value)
+        elif register in _ONLY_WHILE_DISABLED and self._cc.en:
+            log.warning("the guest wrote %s while the controller is enabled: ignored", register.name)
+        else:
+            self._registers[register] = value
+
+    def _mask_interrupts(self, register: regs.Register, value: int) -> None:
+        mask = self.device.interrupt_mask
+        mask = mask | value if register is regs.INTMS else mask & ~value
+        self.device.interrupt_mask = mask
+        self._registers[regs.INTMS] = self._registers[regs.INTMC] = mask
+        self._executor.update_pin()
+
+    def _write_cc(self, value: int) -> None:
+        old, new = self._cc, Configuration.of(value)
+        if old.en and new.en:
+            new = Configuration.of(int(old) & ~_SHN | value & _SHN)
+            if int(new) != value:
+                log.warning("the guest wrote CC %#x while enabled with %#x: only SHN is taken", value, int(old))
+        self._registers[regs.CC] = int(new)
+        if new.en and not old.en:
+            self._enable()
+        elif old.en and not new.en:
+            log.info("controller reset")
+            self._stop()
+        if new.shn != SHN_NONE and new.shn != old.shn:
+            self._shut_down()
+
+    # --- the states ------------------------------------------------------------------------------------------------
+
+    def _enable(self) -> None:
+        cc = self._cc
+        aqa = AdminQueueAttributes.of(self._registers[regs.AQA])
+        page_size = PAGE_MIN << cc.mps
+        bases = (self._registers[regs.ASQ], self._registers[regs.ACQ])
+        problems = (
+            (cc.css != 0, f"CC.CSS {cc.css} is not offered"),
+            (cc.ams != 0, f"CC.AMS {cc.ams} is not offered"),
+            (cc.mps > self.device.limits.max_page_shift, f"CC.MPS {cc.mps} is above CAP.MPSMAX"),
+            (aqa.asqs < 2 or aqa.acqs < 2, "AQA gives a queue of one entry"),
+            (any(base & page_size - 1 for base in bases), "ASQ or ACQ is not aligned to the page size"),
+        )
+        for is_so, problem in problems:
+            if is_so:
+                self._fail(f"the guest enabled the controller badly: {problem}")
+                return
+        self._executor.is_paused = False
+        self._set_status(rdy=False, shst=SHST_NORMAL)  # a driver that did not wait for RDY=0 waits for RDY=1
+        self.device.page_size = page_size
+        self.device.entry_sizes = EntrySizes(1 << cc.iosqes, 1 << cc.iocqes)
+        cq = CompletionQueue(self.device.host, 0, bases[1], aqa.acqs, vector=0, ien=True)
+        self.device.cqs[0] = cq
+        self.device.sqs[0] = SubmissionQueue(self.device.host, 0, bases[0], aqa.asqs, cq)
+        self._settle()
+
+    def _stop(self) -> None:
+        """What every reset does. RDY falls at once unless a worker still writes."""
+        self._executor.stop()
+        self._flushing = None
+        self.device.reset()
+        self._registers[regs.INTMS] = self._registers[regs.INTMC] = 0
+        self._set_status(cfs=False, shst=SHST_NORMAL)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Let CSTS follow CC once nothing of the past is under way: RDY follows EN when no worker still writes for
+        the time before a reset, and a shutdown completes when nothing runs and the disks are flushed."""
+        status, is_enabled = self.status, self._cc.en
+        if not status.cfs and status.rdy != is_enabled and not self._executor.is_changing_media:
+            self._set_status(rdy=is_enabled)
+            if is_enabled:
+                log.info("controller enabled, %d KiB pages", self.device.page_size // 1024)
+        if self.status.shst == SHST_OCCURRING and not self._executor.is_busy:
+            self._flush_and_finish()
+
+    def _shut_down(self) -> None:
+        """CC.SHN: finish what has begun, make everything durable, then serve nothing until a reset."""
+        if self.status.shst != SHST_NORMAL:
+            return
+        log.info("shutdown (%s)", "normal" if self._cc.shn == 1 else "abrupt")
+        self._set_status(shst=SHST_OCCURRING)
+        self._executor.is_paused = True
+        self._settle()
+
+    def _flush_and_finish(self) -> None:
+        if self._flushing is not None:
+            return
+        token = self._flushing = object()
+        backends = [namespace.backend for namespace in self.device.namespaces]
+
+        def work() -> None:
+            for backend in backends:
+                backend.flush()
+
+        def done(_: object, error: BaseException | None) -> None:
+            if error is not None:
+                log.error("the disk failed to flush at shutdown: %s: written data may be lost", error)
+            if self._flushing is token:  # no reset since
+                self._set_status(shst=SHST_COMPLETE)
+                log.info("shutdown complete")
+
+        self._worker.submit(work, done)
+
+    def _fail(self, reason: str) -> None:
+        """Controller Fatal Status: nothing is served until a reset (Base 1.4, 9.5)."""
+        log.error("controller fatal status: %s", reason)
+        self._executor.stop()
+        self._executor.is_paused = True
+        self._set_status(cfs=True)
+
+    # --- doorbells ---------------------------------------------------------------------------------------------------
+
+    def _ring(self, offset: int, value: int) -> None:
+        """A doorbell at ``offset`` from the first one. Base 1.4, 3.1.24 and 3.1.25."""
+        device = self.device
+        if not self._is_ready:
+            log.warning("the guest rang the doorbell at %#x before the controller was ready", DOORBELLS + offset)
+            return
+        qid, is_cq = offset >> 3, offset & 4
+        queue: CompletionQueue | SubmissionQueue | None = (device.cqs if is_cq else device.sqs).get(qid)
+        if queue is None or offset & 3:
+            self._doorbell_error(ErrorEvent.INVALID_DOORBELL_REGISTER, offset, value)
+            return
+        try:
+            if isinstance(queue, CompletionQueue):
+                queue.ring_head(value)
+                self._executor.head_moved(queue)
+            else:
+                queue.ring_tail(value)
+                self._executor.wake(queue)
+        except DoorbellError:
+            self._doorbell_error(ErrorEvent.INVALID_DOORBELL_VALUE, offset, value)
+
+    def _doorbell_error(self, what: ErrorEvent, offset: int, value: int) -> None:
+        log.warning("the guest wrote %#x to the doorbell at %#x: %s", value, DOORBELLS + offset, what.name.lower())
+        self.device.events.report(Event(EventType.ERROR, what, LogId.ERROR_INFORMATION), keep=False)
+

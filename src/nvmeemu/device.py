@@ -1,0 +1,113 @@
+"""What a controller *is*, for those who run its commands: its identity, namespaces, queues, features, logs."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from nvmeemu.events import Events
+from nvmeemu.health import ErrorLog, Health
+from nvmeemu.host import Clock, Host
+from nvmeemu.namespace import Namespaces
+from nvmeemu.queues import CompletionQueue, SubmissionQueue
+from nvmeemu.requests import CommandEntry
+from nvmeemu.spec import PAGE_MIN
+
+VENDOR_ID = 0x4E45  # ours: registered for nobody, so that no driver applies another device's quirks
+DEVICE_ID = 0x0001
+MAX_IO_QUEUES = 64
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who the controller says it is. Strings as in Identify Controller: ASCII, never empty (Base 1.4, Figure 247)."""
+
+    serial: str
+    model: str = "nvmeemu NVMe Controller"
+    firmware: str = "1.0"
+    vendor_id: int = VENDOR_ID
+    device_id: int = DEVICE_ID
+    subsystem: str = ""
+
+    def __post_init__(self) -> None:
+        for name, text, most in (("serial", self.serial, 20), ("model", self.model, 40), ("firmware", self.firmware, 8)):
+            if not 1 <= len(text) <= most or not all(" " <= letter <= "~" for letter in text) or text != text.strip():
+                raise ValueError(f"bad {name} {text!r}: give 1 to {most} printable ASCII characters")
+
+    @property
+    def subnqn(self) -> str:
+        """NVM Subsystem NQN, in the UUID form (Base 1.4, 7.9), the same for the same serial number and model."""
+        named = uuid.uuid5(uuid.NAMESPACE_OID, f"{self.model}/{self.serial}/{self.subsystem}")
+        return f"nqn.2014-08.org.nvmexpress:uuid:{named}"
+
+
+def serial_of(text: str) -> str:
+    """A serial number that is the same at each start for the same disk: 20 characters from what identifies it."""
+    return "NE" + hashlib.sha256(text.encode()).hexdigest()[:18].upper()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the controller can do; the defaults suit every driver known (see the facts in docs/design.md)."""
+
+    io_queues: int = MAX_IO_QUEUES
+    vectors: int = MAX_IO_QUEUES + 1  # MSI-X messages; 0: no MSI-X, the pin only
+    entries: int = 1024  # in an I/O queue at most: CAP.MQES
+    mdts: int = 9  # 2 ** mdts pages of 4 KiB in one transfer
+    aerl: int = 8
+    acl: int = 4
+    timeout: int = 60  # CAP.TO, 500 ms units
+    max_page_shift: int = 4  # CAP.MPSMAX
+
+    @property
+    def transfer(self) -> int:
+        """The largest transfer in bytes."""
+        return PAGE_MIN << self.mdts
+
+
+@dataclass(frozen=True)
+class EntrySizes:
+    """CC.IOSQES and CC.IOCQES in bytes. They may be anything until I/O queues are made (Base 1.4, 3.1.5)."""
+
+    sq: int = 1
+    cq: int = 1
+
+
+@dataclass
+class Device:
+    """The state that commands work on. ``page_size`` follows CC.MPS."""
+
+    host: Host
+    clock: Clock
+    identity: Identity
+    namespaces: Namespaces
+    limits: Limits = field(default_factory=Limits)
+    admin_commands: Mapping[int, CommandEntry] = field(default_factory=dict)
+    io_commands: Mapping[int, CommandEntry] = field(default_factory=dict)
+    page_size: int = PAGE_MIN
+    interrupt_mask: int = 0  # INTMS and INTMC: a bit for each vector
+    entry_sizes: EntrySizes = EntrySizes()
+    sqs: dict[int, SubmissionQueue] = field(default_factory=dict)
+    cqs: dict[int, CompletionQueue] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.features: dict[tuple[int, int], int] = {}  # values that the host has set: (FID, which) -> value
+        self.events = Events()
+        self.errors = ErrorLog()
+        self.health = Health(self.clock)
+        self.had_io_queues = False
+
+    @property
+    def has_write_cache(self) -> bool:
+        return any(namespace.backend.volatile_cache for namespace in self.namespaces)
+
+    def reset(self) -> None:
+        """Back to what a Controller Reset leaves (Base 1.4, 7.3.2): no queues, default features, no events."""
+        self.sqs.clear()
+        self.cqs.clear()
+        self.features = {}
+        self.interrupt_mask = 0
+        self.events.reset()
+        self.had_io_queues = False

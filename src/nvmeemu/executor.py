@@ -1,0 +1,345 @@
+"""Runs commands: fetches them in batches, takes each through its stages, posts completions, raises interrupts.
+
+This is the only place where an exception becomes a status. Whatever a command meets - a slow disk, guest memory that
+is gone for a moment, a full completion queue - it ends in exactly one completion, or in none after a reset.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from nvmeemu.device import Device
+from nvmeemu.errors import CommandFailed
+from nvmeemu.host import HostMemoryError, Job, Timer, Worker
+from nvmeemu.queues import CompletionQueue, SubmissionQueue
+from nvmeemu.requests import Background, CommandEntry, Request, Result
+from nvmeemu.spec import MORE, Command, Status
+from nvmeemu.structures import CommandEffect
+
+log = logging.getLogger(__name__)
+
+BURST = 32  # commands that one queue may run before the next has its turn
+MOST_BACKGROUND = 64 << 20  # bytes that workers may hold; I/O queues wait when there is more
+COMMAND_PATIENCE = 0.1  # seconds that a command waits for its memory to come back
+QUEUE_PATIENCE = 1.0  # seconds that a queue does
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_LBA = 0
+_NO_LOCATION = 0xFFFF
+
+Stage = Callable[[], Result]
+
+
+class Executor:
+    """Fetches and executes commands on the controller's thread. ``on_fatal`` is called when it cannot go on,
+    ``on_settled`` whenever a worker has finished with a command."""
+
+    def __init__(
+        self, device: Device, worker: Worker, on_fatal: Callable[[str], None], on_settled: Callable[[], None]
+    ) -> None:
+        self.is_paused = False
+        self._device = device
+        self.worker = worker
+        self._on_fatal = on_fatal
+        self._on_settled = on_settled
+        self._ready: dict[SubmissionQueue, None] = {}
+        self._posted: set[CompletionQueue] = set()
+        self._running: set[_Running] = set()
+        self._background_bytes = 0
+        self._held: list[tuple[float, Request, Stage]] = []
+        self._gaps: dict[SubmissionQueue | CompletionQueue, float] = {}
+        self._timer: Timer | None = None
+        self._pin = False
+        self._complaints: set[tuple[Status, int | None]] = set()
+
+    # --- what the controller asks for --------------------------------------------------------------------------
+
+    def wake(self, sq: SubmissionQueue) -> None:
+        """The queue may have something to do."""
+        if not sq.is_empty:
+            self._ready[sq] = None
+
+    def head_moved(self, cq: CompletionQueue) -> None:
+        """The host has made room in a completion queue."""
+        if cq.waiting and cq.post_waiting():
+            self._posted.add(cq)
+        for sqid in cq.sqs:
+            if sqid in self._device.sqs:
+                self.wake(self._device.sqs[sqid])
+
+    def run(self) -> bool:
+        """Do a batch; True if more is waiting that can be done now."""
+        if not self.is_paused:
+            for sq in tuple(self._ready):
+                if not self._serve(sq):
+                    self._ready.pop(sq, None)
+        self.signal()
+        return bool(self._ready) and not self.is_paused
+
+    @property
+    def is_busy(self) -> bool:
+        """A command is being worked on, on a worker or waiting for memory."""
+        return bool(self._running or self._held)
+
+    @property
+    def is_changing_media(self) -> bool:
+        """A worker may still write, also for a command that nobody waits for any more."""
+        return any(not running.background.droppable for running in self._running)
+
+    def stop(self) -> None:
+        """Drop every command without a completion. What a worker has begun goes on to its end, unheard."""
+        for sq in {*self._device.sqs.values(), *(running.request.sq for running in self._running)}:
+            for request in tuple(sq.outstanding):
+                request.drop()
+        for running in tuple(self._running):
+            running.cancel()
+        self._ready.clear()
+        self._posted.clear()
+        self._held.clear()
+        self._gaps.clear()
+        self.is_paused = False
+        self._set_pin(False)
+
+    def memory_changed(self) -> None:
+        """Guest memory has been mapped or unmapped: go on with what waits for it."""
+        held, self._held = self._held, []
+        for _, request, stage in held:
+            if request.live:
+                self._proceed(request.sq, request.command, request, stage)
+        for cq in self._device.cqs.values():
+            if cq.waiting and cq.post_waiting():
+                self._posted.add(cq)
+        self._wake_all()
+
+    def signal(self) -> None:
+        """Raise the interrupts of what has been posted: one for each vector, or the level of the pin."""
+        host = self._device.host
+        if host.msix_enabled:
+            for vector in {cq.vector for cq in self._posted if cq.ien}:
+                host.interrupt(vector)
+            self._set_pin(False)
+        elif self._posted or self._pin:
+            self.update_pin()
+        self._posted.clear()
+
+    def update_pin(self) -> None:
+        """INTA# follows the queues: asserted while one with interrupts has entries that the host has not consumed
+        and its vector is not masked (Base 1.4, 7.5.1)."""
+        mask = self._device.interrupt_mask
+        is_pending = any(
+            cq.ien and not cq.is_empty and not mask >> cq.vector & 1 for cq in self._device.cqs.values()
+        )
+        self._set_pin(is_pending and not self._device.host.msix_enabled)
+
+    def pin_unmasked(self) -> None:
+        """The VMM had masked the pin when it fired: tell it again if it is still asserted."""
+        self._pin = False
+        self.update_pin()
+
+    def _set_pin(self, level: bool) -> None:
+        if level != self._pin:
+            self._pin = level
+            self._device.host.pin(level)
+
+    # --- the life of a command ---------------------------------------------------------------------------------
+
+    def _serve(self, sq: SubmissionQueue) -> bool:
+        """Run up to BURST commands of a queue; False once it is empty or cannot go on."""
+        cq = sq.cq
+        commands = self._device.io_commands if sq.qid else self._device.admin_commands
+        for _ in range(BURST):
+            if sq.head == sq.tail or cq.waiting or cq.is_full:
+                return False
+            if sq.qid and self._background_bytes >= MOST_BACKGROUND:
+                return False
+            try:
+                entry = sq.pop()
+            except HostMemoryError:
+                self._miss(sq)
+                return False
+            found = commands.get(entry[0], UNKNOWN)
+            self._begin(sq, found, found.kind(entry))
+        return not sq.is_empty
+
+    def _begin(self, sq: SubmissionQueue, entry: CommandEntry, command: Command) -> None:
+        device = self._device
+
+        def stage() -> Result:
+            if command.fuse or command.psdt:  # neither fused operations nor SGLs
+                raise CommandFailed(Status.INVALID_FIELD, location=(1, 0))
+            return entry.run(device, command)
+
+        self._proceed(sq, command, None, stage)
+
+    def _proceed(self, sq: SubmissionQueue, command: Command, request: Request | None, stage: Stage) -> None:
+        """Run one stage of a command; it ends, waits for memory, or goes to a worker."""
+        dw0 = field = 0
+        try:
+            result = stage()
+        except CommandFailed as failure:
+            field = self._failed(sq, command, failure)
+        except HostMemoryError as gap:
+            self._hold(request or self._request(sq, command), stage, gap)
+            return
+        except Exception:
+            log.exception("internal error in %r of queue %d", command, sq.qid)
+            field = self._failed(sq, command, CommandFailed(Status.INTERNAL_ERROR))
+        else:
+            if isinstance(result, int):
+                dw0 = result
+            elif isinstance(result, Background):
+                _Running(self, request or self._request(sq, command), result)
+                return
+            else:
+                result.take(request or self._request(sq, command))
+                return
+        if request is None:
+            self._post(sq, command.cid, dw0, field)
+        else:
+            request.complete(dw0, field)
+
+    def _request(self, sq: SubmissionQueue, command: Command) -> Request:
+        return Request(sq, command, self._post_request)
+
+    def _post_request(self, request: Request, dw0: int, field: int) -> None:
+        self._post(request.sq, request.command.cid, dw0, field)
+
+    def _post(self, sq: SubmissionQueue, cid: int, dw0: int, field: int) -> None:
+        cq = sq.cq
+        if cq.post(sq, cid, dw0, field):
+            self._posted.add(cq)
+        elif not cq.is_full:
+            self._miss(cq)
+
+    def _failed(self, sq: SubmissionQueue, command: Command, failure: CommandFailed) -> int:
+        """Log the error for the host; the Status Field that says so."""
+        byte, bit = failure.location or (0xFF, 0xFF)
+        field = failure.field | MORE
+        self._device.errors.record(
+            sqid=sq.qid,
+            cid=command.cid,
+            field=field,
+            nsid=command.nsid,
+            location=_NO_LOCATION if failure.location is None else byte | bit << 8,
+            lba=_NO_LBA if failure.lba is None else failure.lba,
+        )
+        log.debug("queue %d: %s for %r", sq.qid, failure.status.name, command)
+        return field
+
+    def started(self, running: _Running) -> None:
+        """A worker gets a command."""
+        self._running.add(running)
+        self._background_bytes += running.background.size
+
+    def ended(self, running: _Running) -> None:
+        """A worker has finished with a command."""
+        was_full = self._background_bytes >= MOST_BACKGROUND
+        self._running.discard(running)
+        self._background_bytes -= running.background.size
+        if was_full:
+            self._wake_all()
+        self._on_settled()
+
+    def conclude(self, running: _Running, value: Any, error: BaseException | None) -> None:
+        """Take a command on from where its worker has brought it."""
+        request, background = running.request, running.background
+        if request.live:
+            stage = lambda: self._outcome(background, value, error)  # noqa: E731
+            self._proceed(request.sq, request.command, request, stage)
+
+    def _outcome(self, background: Background, value: Any, error: BaseException | None) -> int:
+        if isinstance(error, OSError):
+            self._complain(background.failure, error)
+            if background.failure in (Status.WRITE_FAULT, Status.UNRECOVERED_READ_ERROR):
+                self._device.health.media_errors += 1
+            raise CommandFailed(background.failure, dnr=error.errno in _FULL_DISK)
+        if error is not None:
+            raise error
+        return background.then(value)
+
+    def _complain(self, status: Status, error: OSError) -> None:
+        """Tell the user, once for each kind of failure."""
+        if (status, error.errno) not in self._complaints:
+            self._complaints.add((status, error.errno))
+            log.error("the disk failed: %s: the guest gets %s (told once)", error.strerror or error, status.name)
+
+    def _wake_all(self) -> None:
+        for sq in self._device.sqs.values():
+            self.wake(sq)
+
+    # --- memory that is gone for a moment, or for good -----------------------------------------------------------
+
+    def _hold(self, request: Request, stage: Stage, gap: HostMemoryError) -> None:
+        log.debug("queue %d: waiting for memory: %s", request.sq.qid, gap)
+        self._held.append((self._device.clock.now() + COMMAND_PATIENCE, request, stage))
+        self._watch()
+
+    def _miss(self, queue: SubmissionQueue | CompletionQueue) -> None:
+        self._gaps.setdefault(queue, self._device.clock.now() + QUEUE_PATIENCE)
+        self._watch()
+
+    def _watch(self) -> None:
+        if self._timer is None:
+            self._timer = self._device.clock.call_later(COMMAND_PATIENCE, self._look_at_gaps)
+
+    def _look_at_gaps(self) -> None:
+        self._timer = None
+        now = self._device.clock.now()
+        held, self._held = self._held, []
+        for deadline, request, stage in held:
+            if now < deadline:
+                self._held.append((deadline, request, stage))
+            elif request.live:
+                failure = CommandFailed(Status.DATA_TRANSFER_ERROR)
+                request.complete(0, self._failed(request.sq, request.command, failure))
+        self._gaps = {queue: deadline for queue, deadline in self._gaps.items() if _is_stuck(queue)}
+        if any(deadline <= now for deadline in self._gaps.values()):
+            self._on_fatal("the memory of a queue is gone")
+        if self._held or self._gaps:
+            self._watch()
+
+
+class _Running:
+    """A command at a worker."""
+
+    def __init__(self, executor: Executor, request: Request, background: Background) -> None:
+        self.request = request
+        self.background = background
+        self._executor = executor
+        request.job = self
+        request.droppable = background.droppable
+        executor.started(self)
+        self._job: Job = executor.worker.submit(background.work, self._done)
+
+    def _done(self, value: Any, error: BaseException | None) -> None:
+        self.request.job = None
+        self._executor.conclude(self, value, error)
+        self._executor.ended(self)
+
+    def cancel(self) -> bool:
+        if self._job.cancel():
+            self._executor.ended(self)
+            return True
+        return False
+
+
+def _is_stuck(queue: SubmissionQueue | CompletionQueue) -> bool:
+    """Whether the memory that a queue needs next is still missing."""
+    if isinstance(queue, CompletionQueue):
+        return bool(queue.waiting) and not queue.is_full
+    if queue.is_empty:
+        return False
+    try:
+        queue.ring[queue.head]
+    except HostMemoryError:
+        return True
+    return False
+
+
+def _unknown(device: Device, command: Command) -> Result:
+    raise CommandFailed(Status.INVALID_OPCODE, location=(0, 0))
+
+
+UNKNOWN = CommandEntry(Command, _unknown, CommandEffect())

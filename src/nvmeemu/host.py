@@ -1,0 +1,94 @@
+"""The ports through which the controller sees the world: the host's memory, its interrupts, time, workers.
+
+The controller core is sans-IO: it knows no socket, file, thread or wall clock. Whoever runs it provides these
+ports: ``vfio`` for a real guest, ``testing`` for a test. Every call, in both directions, is made on one thread,
+the *controller's thread*; only the callable given to ``Worker.submit`` runs elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+
+class HostMemoryError(Exception):
+    """A guest address that no writable (or, for reading, readable) memory stands behind at this moment.
+
+    It may be a hole for good (a hostile PRP) or for a moment: VMMs unmap guest RAM and map it again in other
+    pieces while the controller is enabled.
+    """
+
+    def __init__(self, iova: int, size: int) -> None:
+        super().__init__(f"no guest memory at {iova:#x}, {size} bytes")
+        self.iova = iova
+        self.size = size
+
+
+class Host(Protocol):
+    """What a PCIe function reaches over the bus: guest memory and interrupts."""
+
+    def view(self, iova: int, size: int) -> memoryview:
+        """A writable view (format ``B``) of ``size`` bytes of guest memory at ``iova``.
+
+        It dies at the next change of the memory map: drop it before returning to the event loop, or in ``quiesce``.
+        Raises HostMemoryError if the range is not wholly inside one mapped, writable region.
+        """
+        ...
+
+    def views(self, iova: int, size: int, writable: bool = True) -> list[memoryview]:
+        """The same for a range that may span several regions: the pieces in order. With ``writable=False`` it also
+        serves read-only regions (ROMs), and the views are for reading."""
+        ...
+
+    @property
+    def msix_enabled(self) -> bool:
+        """MSI-X Enable in the function's MSI-X capability (PCI Express Base, 7.7.2.2 Message Control)."""
+        ...
+
+    def interrupt(self, vector: int) -> None:
+        """Send MSI-X message ``vector`` (edge). No effect if the VMM has no route for it at this moment."""
+        ...
+
+    def pin(self, asserted: bool) -> None:
+        """Drive INTA# to this level. Called when the level changes, and again after ``Controller.pin_unmasked``."""
+        ...
+
+
+class Clock(Protocol):
+    """Time, virtual in tests."""
+
+    def now(self) -> float:
+        """Seconds, monotonic."""
+        ...
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
+        """Call ``callback`` on the controller's thread after ``delay`` seconds, once, unless cancelled."""
+        ...
+
+
+class Timer(Protocol):
+    """A pending ``Clock.call_later``."""
+
+    def cancel(self) -> None:
+        """Never call back; harmless after the call."""
+        ...
+
+
+class Worker(Protocol):
+    """Runs what may block (a disk) away from the controller's thread."""
+
+    def submit(self, work: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> Job:
+        """Run ``work()`` on some thread; then call ``done(value, None)`` or ``done(None, exception)`` once, on the
+        controller's thread, never before ``submit`` has returned.
+
+        ``work`` must not touch guest memory or the controller.
+        """
+        ...
+
+
+class Job(Protocol):
+    """Work given to a ``Worker``."""
+
+    def cancel(self) -> bool:
+        """True: it has not begun, will never run, and ``done`` will never be called. False: it runs or has run."""
+        ...

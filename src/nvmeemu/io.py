@@ -1,0 +1,135 @@
+"""The NVM commands: one function each, and the table that runs and advertises them. Base 1.4, 6.
+
+Reads and writes go straight between the backend and guest memory where the backend can do that without waiting.
+Otherwise a worker works on private memory: the guest's may be unmapped before a slow disk has answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nvmeemu import prp
+from nvmeemu.backend import Backend
+from nvmeemu.device import Device
+from nvmeemu.errors import CommandFailed
+from nvmeemu.features import value
+from nvmeemu.namespace import Namespace
+from nvmeemu.requests import Background, CommandEntry, Result
+from nvmeemu.spec import Command, DatasetManagement, DsmRange, FeatureId, NvmOpcode, ReadWrite, Status
+from nvmeemu.structures import CommandEffect
+
+
+def read(device: Device, command: ReadWrite) -> Result:
+    """Base 1.4, 6.9."""
+    namespace, offset, length = _transfer(device, command)
+    views = prp.views(device.host, command.prp1, command.prp2, length, device.page_size)
+    device.health.reads += 1
+    device.health.bytes_read += length
+    backend = namespace.backend
+    if backend.read_now(offset, views):
+        return 0
+
+    def work() -> bytearray:
+        buffer = bytearray(length)
+        backend.read(offset, [memoryview(buffer)])
+        return buffer
+
+    def then(buffer: bytearray) -> int:
+        places = prp.views(device.host, command.prp1, command.prp2, length, device.page_size)
+        prp.scatter(places, buffer)
+        return 0
+
+    return Background(work, then, Status.UNRECOVERED_READ_ERROR, size=length, droppable=True)
+
+
+def write(device: Device, command: ReadWrite) -> Result:
+    """Base 1.4, 6.15. With FUA, or with the write cache off, it is durable when it completes."""
+    namespace, offset, length = _transfer(device, command)
+    namespace.check_writable()
+    views = prp.views(device.host, command.prp1, command.prp2, length, device.page_size, writable=False)
+    device.health.writes += 1
+    device.health.bytes_written += length
+    backend = namespace.backend
+    fua = _is_durable(device, command, backend)
+    if not fua and backend.write_now(offset, views):
+        return 0
+    data = memoryview(b"".join(views))
+    return Background(lambda: backend.write(offset, [data], fua), failure=Status.WRITE_FAULT, size=length)
+
+
+def write_zeroes(device: Device, command: ReadWrite) -> Result:
+    """Base 1.4, 6.16. MDTS does not bind it: nothing is transferred."""
+    namespace = device.namespaces[command.nsid]
+    offset, length = namespace.extent(command.slba, command.nlb)
+    namespace.check_writable()
+    backend = namespace.backend
+    deac, fua = command.deac, _is_durable(device, command, backend)
+
+    def work() -> None:
+        backend.zero(offset, length, deac)
+        if fua:
+            backend.flush()
+
+    return Background(work, failure=Status.WRITE_FAULT)
+
+
+def flush(device: Device, command: Command) -> Result:
+    """Base 1.4, 6.8. NSID FFFFFFFFh: every namespace (Identify Controller, VWC bits 2:1)."""
+    backends = [namespace.backend for namespace in device.namespaces.addressed(command.nsid)]
+    if not any(backend.volatile_cache for backend in backends):
+        return 0
+
+    def work() -> None:
+        for backend in backends:
+            backend.flush()
+
+    return Background(work, failure=Status.WRITE_FAULT)
+
+
+def dataset_management(device: Device, command: DatasetManagement) -> Result:
+    """Base 1.4, 6.7. Every range is checked before anything is deallocated; hints are read and ignored."""
+    namespace = device.namespaces[command.nsid]
+    data = prp.receive(device.host, command, command.nr * DsmRange.SIZE, device.page_size)
+    starts = range(0, len(data), DsmRange.SIZE)
+    ranges = [DsmRange(data[start : start + DsmRange.SIZE]) for start in starts]
+    extents = [namespace.extent(one.slba, one.length) for one in ranges]
+    if not command.ad:
+        return 0
+    namespace.check_writable()
+    backend = namespace.backend
+
+    def work() -> None:
+        for offset, length in extents:
+            if length:
+                backend.deallocate(offset, length)
+
+    return Background(work, failure=Status.WRITE_FAULT)
+
+
+def _transfer(device: Device, command: ReadWrite) -> tuple[Namespace, int, int]:
+    """The namespace and the extent of a command that transfers its blocks."""
+    namespace = device.namespaces[command.nsid]
+    blocks = command.nlb
+    if blocks * namespace.block_size > device.limits.transfer:
+        raise CommandFailed(Status.INVALID_FIELD, location=(48, 0))
+    return namespace, *namespace.extent(command.slba, blocks)
+
+
+def _is_durable(device: Device, command: ReadWrite, backend: Backend) -> bool:
+    if not backend.volatile_cache:
+        return False
+    return command.fua or not value(device, FeatureId.VOLATILE_WRITE_CACHE) & 1
+
+
+def _entry(kind: type[Command], run: Callable[..., Result], *, changes: bool = False, oncs: int = 0) -> CommandEntry:
+    return CommandEntry(kind, run, CommandEffect(csupp=True, lbcc=changes), oncs)
+
+
+COMMANDS: dict[int, CommandEntry] = {
+    NvmOpcode.FLUSH: _entry(Command, flush),
+    NvmOpcode.WRITE: _entry(ReadWrite, write, changes=True),
+    NvmOpcode.READ: _entry(ReadWrite, read),
+    NvmOpcode.WRITE_ZEROES: _entry(ReadWrite, write_zeroes, changes=True, oncs=1 << 3),
+    NvmOpcode.DATASET_MANAGEMENT: _entry(DatasetManagement, dataset_management, changes=True, oncs=1 << 2),
+}
+"""Opcode -> how it is run and what is said of it: ONCS and the Commands Supported and Effects log come from here."""

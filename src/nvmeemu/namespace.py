@@ -1,0 +1,71 @@
+"""Namespaces: which there are, their sizes and names, and the one check of a range of blocks."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from nvmeemu.backend import Backend
+from nvmeemu.errors import CommandFailed
+from nvmeemu.spec import BROADCAST, Status
+
+_UUID_ROOT = uuid.UUID("8a2f60ac-02c0-5d3c-9f16-2f61a3a4c0de")  # names of ours live below this one (RFC 9562, v5)
+
+
+class Namespace:
+    """Blocks of ``block_size`` bytes on a backend. NGUID and UUID come from what identifies the disk."""
+
+    def __init__(self, nsid: int, backend: Backend, block_size: int = 512, identity: str | None = None) -> None:
+        self.nsid = nsid
+        self.backend = backend
+        self.block_size = block_size
+        self.blocks = backend.size // block_size
+        self.uuid = uuid.uuid5(_UUID_ROOT, f"{identity or backend.identity}#{nsid}")
+        digest = hashlib.sha256(self.uuid.bytes).digest()
+        # An EUI-64 based identifier with a locally administered OUI (bytes 8 to 10): ours alone, clashing with none.
+        self.nguid = digest[:8] + bytes((digest[8] & 0xFC | 0x02, digest[9], digest[10])) + digest[11:16]
+
+    def extent(self, slba: int, blocks: int) -> tuple[int, int]:
+        """(offset, length) in bytes of a range of blocks. Raises CommandFailed(LBA_OUT_OF_RANGE)."""
+        if slba + blocks > self.blocks:
+            raise CommandFailed(Status.LBA_OUT_OF_RANGE, location=(40, 0), lba=slba)
+        return slba * self.block_size, blocks * self.block_size
+
+    def check_writable(self) -> None:
+        """Raises CommandFailed(NAMESPACE_WRITE_PROTECTED) for a read-only disk."""
+        if self.backend.read_only:
+            raise CommandFailed(Status.NAMESPACE_WRITE_PROTECTED)
+
+
+@dataclass
+class Namespaces:
+    """The active namespaces by NSID. ``nn`` bounds every NSID and never changes (Base 1.4, Figure 247, NN)."""
+
+    nn: int = 16
+    active: dict[int, Namespace] = field(default_factory=dict)
+
+    def add(self, namespace: Namespace) -> None:
+        if not 1 <= namespace.nsid <= self.nn or namespace.nsid in self.active:
+            raise ValueError(f"NSID {namespace.nsid} is taken or outside 1..{self.nn}")
+        self.active[namespace.nsid] = namespace
+
+    def __getitem__(self, nsid: int) -> Namespace:
+        """The active namespace. Raises CommandFailed: INVALID_NAMESPACE for 0, FFFFFFFFh and what is above NN,
+        INVALID_FIELD for an inactive one (Base 1.4, 6.1.2 and Figure 126)."""
+        namespace = self.active.get(nsid)
+        if namespace is None:
+            status = Status.INVALID_FIELD if self.is_valid(nsid) else Status.INVALID_NAMESPACE
+            raise CommandFailed(status, location=(4, 0))
+        return namespace
+
+    def __iter__(self) -> Iterator[Namespace]:
+        return iter(self.active.values())
+
+    def is_valid(self, nsid: int) -> bool:
+        return 1 <= nsid <= self.nn
+
+    def addressed(self, nsid: int) -> list[Namespace]:
+        """All that a command addresses which takes FFFFFFFFh for every namespace."""
+        return list(self) if nsid == BROADCAST else [self[nsid]]

@@ -1,0 +1,163 @@
+"""Submission and completion queues in guest memory. Base 1.4, 4.1 and 4.6.
+
+Base addresses are kept as IOVAs. A view of a queue is cached only until the memory map changes (``forget``), and a
+queue that is contiguous for the host may still be scattered over many regions of its VMM.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from nvmeemu.host import Host, HostMemoryError
+from nvmeemu.requests import Request
+from nvmeemu.spec import CQE_SIZE, SQE_SIZE
+
+
+class DoorbellError(Exception):
+    """A doorbell value that the queue cannot have. Base 1.4, Figure 145, Invalid Doorbell Write Value."""
+
+
+class Ring:
+    """A circular buffer of ``entries`` entries of ``entry_size`` bytes at ``iova``."""
+
+    def __init__(self, host: Host, iova: int, entries: int, entry_size: int) -> None:
+        self.iova = iova
+        self.entries = entries
+        self._host = host
+        self._entry_size = entry_size
+        self._whole: memoryview | None = None
+        self._is_scattered = False
+
+    def __getitem__(self, index: int) -> memoryview:
+        """The entry's bytes. Raises HostMemoryError while no memory is there."""
+        size = self._entry_size
+        if self._whole is None:
+            if not self._is_scattered:
+                try:
+                    self._whole = self._host.view(self.iova, self.entries * size)
+                except HostMemoryError:
+                    self._is_scattered = True
+            if self._whole is None:
+                return self._host.view(self.iova + index * size, size)
+        return self._whole[index * size : index * size + size]
+
+    def forget(self) -> None:
+        """The memory map is about to change: drop every view."""
+        self._whole = None
+        self._is_scattered = False
+
+
+class CompletionQueue:
+    """The device produces at ``tail``, the host consumes at ``head``; one entry always stays free.
+
+    ``waiting`` holds completions that found no room or no memory; they go first, in order.
+    """
+
+    def __init__(self, host: Host, qid: int, iova: int, entries: int, vector: int, ien: bool) -> None:
+        self.qid = qid
+        self.entries = entries
+        self.vector = vector
+        self.ien = ien
+        self.head = 0
+        self.tail = 0
+        self.waiting: deque[tuple[SubmissionQueue, int, int, int]] = deque()
+        self.ring = Ring(host, iova, entries, CQE_SIZE)
+        self.sqs: set[int] = set()
+        self._phase = 1
+
+    @property
+    def is_empty(self) -> bool:
+        return self.head == self.tail
+
+    @property
+    def is_full(self) -> bool:
+        return (self.tail + 1) % self.entries == self.head
+
+    def post(self, sq: SubmissionQueue, cid: int, dw0: int, field: int) -> bool:
+        """Write a completion with the Status Field ``field``; False if it has to wait."""
+        if self.waiting or not self._write(sq, cid, dw0, field):
+            self.waiting.append((sq, cid, dw0, field))
+            return False
+        return True
+
+    def post_waiting(self) -> bool:
+        """Post what can be posted now of what waits; True if anything was."""
+        posted = False
+        while self.waiting and self._write(*self.waiting[0]):
+            self.waiting.popleft()
+            posted = True
+        return posted
+
+    def _write(self, sq: SubmissionQueue, cid: int, dw0: int, field: int) -> bool:
+        tail = self.tail
+        after = tail + 1
+        if after == self.entries:
+            after = 0
+        if after == self.head:
+            return False
+        try:
+            entry = self.ring[tail].cast("Q")
+        except HostMemoryError:
+            return False
+        # Two aligned 64-bit stores, the one with the phase tag last: the host polls that bit.
+        entry[0] = dw0
+        entry[1] = sq.head | sq.qid << 16 | cid << 32 | self._phase << 48 | field << 49
+        self.tail = after
+        if not after:
+            self._phase ^= 1
+        return True
+
+    def ring_head(self, value: int) -> None:
+        """The host has consumed up to ``value``. Raises DoorbellError."""
+        consumed = (value - self.head) % self.entries
+        if value >= self.entries or consumed == 0 or consumed > (self.tail - self.head) % self.entries:
+            raise DoorbellError
+        self.head = value
+
+
+class SubmissionQueue:
+    """The host produces at ``tail``, the device consumes at ``head``."""
+
+    def __init__(self, host: Host, qid: int, iova: int, entries: int, cq: CompletionQueue) -> None:
+        self.qid = qid
+        self.entries = entries
+        self.cq = cq
+        self.head = 0
+        self.tail = 0
+        self.outstanding: set[Request] = set()
+        self.ring = Ring(host, iova, entries, SQE_SIZE)
+        self._on_idle: Callable[[], None] | None = None
+        cq.sqs.add(qid)
+
+    @property
+    def is_empty(self) -> bool:
+        return self.head == self.tail
+
+    def pop(self) -> bytes:
+        """The next entry, copied once. Raises HostMemoryError; then it is still the next."""
+        head = self.head
+        entry = bytes(self.ring[head])
+        head += 1
+        self.head = 0 if head == self.entries else head
+        return entry
+
+    def ring_tail(self, value: int) -> None:
+        """The host has added entries up to ``value``. Raises DoorbellError."""
+        added = (value - self.tail) % self.entries
+        if value >= self.entries or added == 0 or added + (self.tail - self.head) % self.entries >= self.entries:
+            raise DoorbellError
+        self.tail = value
+
+    def close(self, when_idle: Callable[[], None]) -> None:
+        """Fetch nothing more; call ``when_idle`` once nothing is outstanding."""
+        self.tail = self.head
+        self.cq.sqs.discard(self.qid)
+        self._on_idle = when_idle
+        self.settled()
+
+    def settled(self) -> None:
+        """A request has ended."""
+        if self._on_idle and not self.outstanding:
+            on_idle, self._on_idle = self._on_idle, None
+            on_idle()

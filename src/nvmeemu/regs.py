@@ -1,0 +1,63 @@
+"""The controller's registers: which there are, who may write which bits, and their values.
+
+What a write *means* is the controller's business; here are only the bytes. Base 1.4, 3.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nvmeemu.spec import DOORBELLS
+
+
+@dataclass(frozen=True)
+class Register:
+    """A register; ``writable`` is the mask of bits that the host may write, all others are read-only or reserved."""
+
+    name: str
+    offset: int
+    size: int
+    writable: int = 0
+
+
+CAP = Register("CAP", 0x00, 8)
+VS = Register("VS", 0x08, 4)
+INTMS = Register("INTMS", 0x0C, 4, 0xFFFFFFFF)
+INTMC = Register("INTMC", 0x10, 4, 0xFFFFFFFF)
+CC = Register("CC", 0x14, 4, 0x00FFFFF1)
+CSTS = Register("CSTS", 0x1C, 4)
+NSSR = Register("NSSR", 0x20, 4)
+AQA = Register("AQA", 0x24, 4, 0x0FFF0FFF)
+ASQ = Register("ASQ", 0x28, 8, ~0xFFF & 0xFFFFFFFFFFFFFFFF)
+ACQ = Register("ACQ", 0x30, 8, ~0xFFF & 0xFFFFFFFFFFFFFFFF)
+REGISTERS = (CAP, VS, INTMS, INTMC, CC, CSTS, NSSR, AQA, ASQ, ACQ)
+
+
+class RegisterFile:
+    """The values of all registers, readable at any offset and width; everything undeclared reads as zero."""
+
+    def __init__(self) -> None:
+        self._data = bytearray(DOORBELLS)
+
+    def __getitem__(self, register: Register) -> int:
+        return int.from_bytes(self._data[register.offset : register.offset + register.size], "little")
+
+    def __setitem__(self, register: Register, value: int) -> None:
+        self._data[register.offset : register.offset + register.size] = value.to_bytes(register.size, "little")
+
+    def read(self, offset: int, size: int) -> bytes:
+        return bytes(self._data[offset : offset + size]).ljust(size, b"\0")
+
+    def written(self, offset: int, data: bytes) -> Iterator[tuple[Register, int]]:
+        """The registers that a write touches, each with the value it would have: its other bytes and its read-only
+        bits as they are, so that a 64-bit register can be written by halves in either order. Stores nothing."""
+        end = offset + len(data)
+        for register in REGISTERS:
+            first, last = max(offset, register.offset), min(end, register.offset + register.size)
+            if first < last:
+                old = self[register]
+                changed = bytearray(old.to_bytes(register.size, "little"))
+                changed[first - register.offset : last - register.offset] = data[first - offset : last - offset]
+                value = int.from_bytes(changed, "little")
+                yield register, old & ~register.writable | value & register.writable
