@@ -103,25 +103,27 @@ step_noroot() {
         output=$(inside setpriv --reuid=1000 --regid=1000 --clear-groups env HOME=/home/user "scripts/$script" 2>&1) ||
             status=$?
         echo "$script: exit $status: $output" | tee -a "$1"
-        RESULT="scripts/$script: $(tail -n 1 <<<"$output")"
+        RESULT="scripts/$script: exit $status, $(wc -l <<<"$output") line(s)"
         [ $status = 1 ] && [ "$(wc -l <<<"$output")" = 1 ] && [[ $output == *missing*gcc*python3-venv* ]] || return
     done
+    RESULT="all scripts stop with 1 and one line that names the missing packages"
 }
 
 step_guest() {
-    local start
+    local start=$SECONDS first
     RESULT="the first run failed"
     inside scripts/run_qemu_guest.sh >>"$1" 2>&1 || return
     tail -n 1 "$1" | grep -q '^guest: PASS' || return
+    first=$((SECONDS - start))
     start=$SECONDS
     RESULT="the second run failed"
     inside scripts/run_qemu_guest.sh >>"$1" 2>&1 || return
-    RESULT="$(tail -n 1 "$1"); second run $((SECONDS - start)) s"
+    RESULT="first run $first s, second run $((SECONDS - start)) s: $(tail -n 1 "$1")"
     tail -n 1 "$1" | grep -q '^guest: PASS' && [ $((SECONDS - start)) -lt $SECOND_RUN_LIMIT ]
 }
 
 step_test() {
-    inside scripts/test.sh >>"$1" 2>&1 || { RESULT="exit $?: $(tail -n 1 "$1")" && return 1; }
+    inside scripts/test.sh >>"$1" 2>&1 || { RESULT="exit $?: $(grep . "$1" | tail -n 1)" && return 1; }
     RESULT=$(tail -n 1 "$1")
     [[ $RESULT =~ [0-9]+\ passed ]]
 }

@@ -27,7 +27,7 @@ make_libvfio_user() {
 
 unpack_libvfio_user() {
     mkdir "$1/source" &&
-        private_apt env -C "$1/source" apt-get source --download-only qemu &&
+        private_apt env -C "$1/source" apt-get source --download-only --tar-only qemu &&
         # The archive's first folder carries the version.
         tar -x -C "$1" --wildcards --strip-components=2 -f "$(echo "$1"/source/qemu_*.orig.tar.*z)" \
             '*/subprojects/libvfio-user'
