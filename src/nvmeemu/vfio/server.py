@@ -23,6 +23,7 @@ from nvmeemu.vfio.pci import PciIdentity, msix_bar_size
 log = logging.getLogger(__name__)
 
 MESSAGES_PER_TURN = 64  # then the function and the timers have their turn
+BACKLOG = 8  # the library's own backlog of 0 turns a client away while another one is only looking
 HANDSHAKE_TIME = 5.0  # seconds for a client's first message; the library waits for it, and nothing else is served
 
 
@@ -46,7 +47,9 @@ class Server:
         self._context = _listen(path, self._pci)
         self._file = address.identify(path)
         self._listening_fd = self._watched_fd = self._context.poll_fd()
-        self._client = ""  # how the log calls it; empty: none
+        with _connection(self._listening_fd) as listening:
+            listening.listen(BACKLOG)
+        self._client = ""  # how the log calls it
         self._once = False
         host.connect(self._context, self._pci.config)
         if library_log.isEnabledFor(logging.DEBUG):
@@ -128,7 +131,7 @@ class Server:
         """Make the library see the end of the connection, if there is one."""
         fd = self._context.poll_fd()
         if fd != self._listening_fd:
-            with suppress(OSError), socket.socket(fileno=os.dup(fd)) as connection:
+            with suppress(OSError), _connection(fd) as connection:
                 connection.shutdown(socket.SHUT_RDWR)
 
 
@@ -149,8 +152,14 @@ def _listen(path: str, pci: PciFunction) -> Context:
         os.umask(umask)
 
 
+def _connection(fd: int) -> socket.socket:
+    """A socket of the library's, to be closed here without being closed there."""
+    return socket.socket(fileno=os.dup(fd))
+
+
 def _peer(fd: int) -> str:
-    with socket.socket(fileno=os.dup(fd)) as connection:
+    """Who is at the other end, for the log."""
+    with _connection(fd) as connection:
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     pid = struct.unpack("3i", credentials)[0]
     try:

@@ -1,0 +1,98 @@
+"""Interrupts reach the client's eventfds, MSI-X and INTx."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Iterator
+
+import pytest
+
+from nvmeemu.vfio.pci import MSIX as MSIX_CAPABILITY
+from transport.client import BAR0, CONFIG, INTX, MSIX, Client
+from transport.conftest import ServedFake
+from transport.fake import INTERRUPT, PIN
+
+
+def number(value: int) -> bytes:
+    return value.to_bytes(8, "little")
+
+
+@pytest.fixture
+def eventfds() -> Iterator[list[int]]:
+    fds = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(5)]
+    yield fds
+    for fd in fds:
+        os.close(fd)
+
+
+def signalled(fds: list[int]) -> list[int]:
+    """Which vectors have fired; the reply to a later command proves that earlier ones have had their effect."""
+    ready, _, _ = select.select(fds, [], [], 0)
+    for fd in ready:
+        os.eventfd_read(fd)
+    return [fds.index(fd) for fd in ready]
+
+
+def enable_msix(client: Client, enable: bool = True) -> None:
+    client.write(CONFIG, MSIX_CAPABILITY + 2, (0x8000 if enable else 0).to_bytes(2, "little"))
+
+
+def test_a_vector_fires_its_own_eventfd(client: Client, eventfds: list[int]) -> None:
+    enable_msix(client)
+    client.set_interrupts(MSIX, 0, eventfds)
+    for vector in (0, 3, 4):
+        client.write(BAR0, INTERRUPT, number(vector))
+        assert signalled(eventfds) == [vector]
+
+
+def test_the_eventfd_is_looked_up_at_each_interrupt(client: Client, eventfds: list[int]) -> None:
+    """Linux makes the completion queue before it enables the queue's vector."""
+    enable_msix(client)
+    client.write(BAR0, INTERRUPT, number(2))  # no route yet: no harm
+    client.set_interrupts(MSIX, 2, eventfds[:1])
+    assert signalled(eventfds) == []
+    client.write(BAR0, INTERRUPT, number(2))
+    assert signalled(eventfds) == [0]
+    client.set_interrupts(MSIX, 2, eventfds[1:2])
+    client.write(BAR0, INTERRUPT, number(2))
+    assert signalled(eventfds) == [1]
+    client.disable_interrupts(MSIX)
+    client.write(BAR0, INTERRUPT, number(2))
+    client.write(BAR0, INTERRUPT, number(99))  # no such vector
+    assert signalled(eventfds) == []
+
+
+def test_no_message_is_sent_while_msix_is_off(client: Client, eventfds: list[int]) -> None:
+    """Vector 0 would be taken for INTx."""
+    client.set_interrupts(INTX, 0, eventfds[:1])
+    client.write(BAR0, INTERRUPT, number(0))
+    assert signalled(eventfds) == []
+
+
+def test_an_asserted_pin_fires_again_after_each_unmask(fake: ServedFake, client: Client, eventfds: list[int]) -> None:
+    client.set_interrupts(INTX, 0, eventfds[:1])
+    client.write(BAR0, PIN, number(1))
+    assert signalled(eventfds) == [0]
+    client.unmask_pin()
+    assert signalled(eventfds) == [0]
+    client.write(BAR0, PIN, number(0))
+    client.unmask_pin()
+    fake.wait_for("unmasked")
+    fake.wait_for("unmasked")
+    assert signalled(eventfds) == []
+
+
+def test_a_pin_asserted_without_a_route_fires_when_there_is_one(client: Client, eventfds: list[int]) -> None:
+    client.write(BAR0, PIN, number(1))
+    client.set_interrupts(INTX, 0, eventfds[:1])
+    client.read(BAR0, 0, 4)
+    client.read(BAR0, 0, 4)
+    assert signalled(eventfds) == [0]
+
+
+def test_the_pin_is_not_driven_while_msix_is_on(client: Client, eventfds: list[int]) -> None:
+    enable_msix(client)
+    client.set_interrupts(MSIX, 0, eventfds)
+    client.write(BAR0, PIN, number(1))
+    assert signalled(eventfds) == []

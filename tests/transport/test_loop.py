@@ -1,0 +1,125 @@
+"""The event loop: timers, work on threads, descriptors, and the order among them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from nvmeemu.vfio.loop import Loop
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    with Loop(threads=2) as loop:
+        yield loop
+
+
+def idle() -> bool:
+    return False
+
+
+def test_timers_fire_in_order_and_not_when_cancelled(loop: Loop) -> None:
+    fired: list[str] = []
+    loop.call_later(0.02, lambda: fired.append("late"))
+    loop.call_later(0, lambda: fired.append("first"))
+    loop.call_later(0, lambda: fired.append("second"))
+    loop.call_later(0.01, lambda: fired.append("never")).cancel()
+    loop.call_later(0.03, loop.request_stop)
+    loop.run(idle)
+    assert fired == ["first", "second", "late"]
+
+
+def test_step_runs_again_as_long_as_it_has_more_but_descriptors_have_their_turn(loop: Loop) -> None:
+    read, write = os.pipe()
+    steps = 0
+
+    def step() -> bool:
+        nonlocal steps
+        steps += 1
+        if steps == 3:
+            os.write(write, b"x")
+        return True
+
+    def readable() -> None:
+        loop.unwatch(read)
+        assert steps == 3
+        loop.request_stop()
+
+    loop.watch(read, readable)
+    loop.run(step)
+    os.close(read)
+    os.close(write)
+
+
+def test_work_runs_elsewhere_and_is_reported_here(loop: Loop) -> None:
+    here, seen = threading.get_ident(), []
+
+    def done(value: Any, error: BaseException | None) -> None:
+        assert threading.get_ident() == here
+        seen.append((value, error))
+        if len(seen) == 2:
+            loop.request_stop()
+
+    failure = ValueError("of the work")
+
+    def fail() -> None:
+        raise failure
+
+    loop.submit(threading.get_ident, done)
+    loop.submit(fail, done)
+    assert not seen
+    loop.run(idle)
+    values = [value for value, error in seen if error is None]
+    assert len(values) == 1
+    assert values[0] != here
+    assert [error for _, error in seen if error] == [failure]
+
+
+def test_work_that_has_not_begun_can_be_cancelled(loop: Loop) -> None:
+    gate, running = threading.Event(), threading.Barrier(3)
+    finished: list[str] = []
+
+    def block() -> None:
+        running.wait()
+        gate.wait()
+
+    jobs = [loop.submit(block, lambda value, error: finished.append("blocker")) for _ in range(2)]
+    running.wait()
+    third = loop.submit(lambda: None, lambda value, error: finished.append("cancelled"))
+    last = loop.submit(lambda: None, lambda value, error: loop.request_stop())
+    assert third.cancel()
+    assert third.cancel()
+    assert not jobs[0].cancel()
+    assert not loop.drain(0)
+    gate.set()
+    loop.run(idle)
+    assert not last.cancel()
+    assert finished == ["blocker"] * 2
+    assert loop.drain(10)
+
+
+def test_a_stop_may_come_from_a_signal_handler_or_from_another_thread(loop: Loop) -> None:
+    before = signal.signal(signal.SIGUSR1, lambda *_: loop.request_stop())
+    try:
+        loop.call_later(0, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+        loop.run(idle)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    with Loop() as other:
+        other.call_later(0, threading.Thread(target=other.request_stop).start)
+        other.run(idle)
+
+
+def test_an_exception_ends_run_and_leaves_the_process_as_it_was(loop: Loop) -> None:
+    def fail() -> None:
+        raise RuntimeError("a callback")
+
+    loop.call_later(0, fail)
+    with pytest.raises(RuntimeError, match="a callback"):
+        loop.run(idle)
+    assert signal.set_wakeup_fd(-1) == -1
