@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from nvmeemu.device import Device
@@ -160,18 +161,11 @@ class Executor:
                 self._miss(sq)
                 return False
             found = commands.get(entry[0], UNKNOWN)
-            self._begin(sq, found, found.kind(entry))
+            if entry[1] & _FUSE_AND_PSDT:
+                found = UNSERVED
+            command = found.kind(entry)
+            self._proceed(sq, command, None, partial(found.run, self._device, command))
         return not sq.is_empty
-
-    def _begin(self, sq: SubmissionQueue, entry: CommandEntry, command: Command) -> None:
-        device = self._device
-
-        def stage() -> Result:
-            if command.fuse or command.psdt:  # neither fused operations nor SGLs
-                raise CommandFailed(Status.INVALID_FIELD, location=(1, 0))
-            return entry.run(device, command)
-
-        self._proceed(sq, command, None, stage)
 
     def _proceed(self, sq: SubmissionQueue, command: Command, request: Request | None, stage: Stage) -> None:
         """Run one stage of a command; it ends, waits for memory, or goes to a worker."""
@@ -246,7 +240,7 @@ class Executor:
         """Take a command on from where its worker has brought it."""
         request, background = running.request, running.background
         if request.live:
-            stage = lambda: self._outcome(background, value, error)  # noqa: E731
+            stage = partial(self._outcome, background, value, error)
             self._proceed(request.sq, request.command, request, stage)
 
     def _outcome(self, background: Background, value: Any, error: BaseException | None) -> int:
@@ -342,4 +336,11 @@ def _unknown(device: Device, command: Command) -> Result:
     raise CommandFailed(Status.INVALID_OPCODE, location=(0, 0))
 
 
+def _unserved(device: Device, command: Command) -> Result:
+    """There are no fused operations and no SGLs (SGLS in Identify Controller is 0)."""
+    raise CommandFailed(Status.INVALID_FIELD, location=(1, 0))
+
+
 UNKNOWN = CommandEntry(Command, _unknown, CommandEffect())
+UNSERVED = CommandEntry(Command, _unserved, CommandEffect())
+_FUSE_AND_PSDT = 0xC3

@@ -21,8 +21,8 @@ from nvmeemu.structures import CommandEffect
 
 def read(device: Device, command: ReadWrite) -> Result:
     """Base 1.4, 6.9."""
-    namespace, offset, length = _transfer(device, command)
-    views = prp.views(device.host, command.prp1, command.prp2, length, device.page_size)
+    namespace, offset, length, prp1, prp2 = _transfer(device, command)
+    views = prp.views(device.host, prp1, prp2, length, device.page_size)
     device.health.reads += 1
     device.health.bytes_read += length
     backend = namespace.backend
@@ -35,7 +35,7 @@ def read(device: Device, command: ReadWrite) -> Result:
         return buffer
 
     def then(buffer: bytearray) -> int:
-        places = prp.views(device.host, command.prp1, command.prp2, length, device.page_size)
+        places = prp.views(device.host, prp1, prp2, length, device.page_size)
         prp.scatter(places, buffer)
         return 0
 
@@ -44,9 +44,9 @@ def read(device: Device, command: ReadWrite) -> Result:
 
 def write(device: Device, command: ReadWrite) -> Result:
     """Base 1.4, 6.15. With FUA, or with the write cache off, it is durable when it completes."""
-    namespace, offset, length = _transfer(device, command)
+    namespace, offset, length, prp1, prp2 = _transfer(device, command)
     namespace.check_writable()
-    views = prp.views(device.host, command.prp1, command.prp2, length, device.page_size, writable=False)
+    views = prp.views(device.host, prp1, prp2, length, device.page_size, writable=False)
     device.health.writes += 1
     device.health.bytes_written += length
     backend = namespace.backend
@@ -106,13 +106,17 @@ def dataset_management(device: Device, command: DatasetManagement) -> Result:
     return Background(work, failure=Status.WRITE_FAULT)
 
 
-def _transfer(device: Device, command: ReadWrite) -> tuple[Namespace, int, int]:
-    """The namespace and the extent of a command that transfers its blocks."""
-    namespace = device.namespaces[command.nsid]
-    blocks = command.nlb
-    if blocks * namespace.block_size > device.limits.transfer:
+def _transfer(device: Device, command: ReadWrite) -> tuple[Namespace, int, int, int, int]:
+    """Of a command that transfers its blocks: the namespace, the extent in bytes, PRP1 and PRP2."""
+    nsid, prp1, prp2, slba = _fields(command.data)
+    namespace = device.namespaces[nsid]
+    offset, length = namespace.extent(slba, command.nlb)
+    if length > device.limits.transfer:
         raise CommandFailed(Status.INVALID_FIELD, location=(48, 0))
-    return namespace, *namespace.extent(command.slba, blocks)
+    return namespace, offset, length, prp1, prp2
+
+
+_fields = ReadWrite.unpacker("nsid", "prp1", "prp2", "slba")
 
 
 def _is_durable(device: Device, command: ReadWrite, backend: Backend) -> bool:

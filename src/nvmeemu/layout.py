@@ -57,9 +57,10 @@ class Number(Field[int]):
         top = (1 << (high - low + 1)) - 1
         mask = top << low
         end = offset + size
+        from_bytes = int.from_bytes
 
         def get(data: Buffer) -> int:
-            return (int.from_bytes(data[offset:end], "little") >> low & top) + one
+            return (from_bytes(data[offset:end], "little") >> low & top) + one
 
         def put(data: bytearray, value: int) -> None:
             if not 0 <= value - one <= top:
@@ -196,17 +197,20 @@ class Record:
 
     @classmethod
     def unpacker(cls, *names: str) -> Callable[[Buffer], tuple[int, ...]]:
-        """A fast reader of several byte-aligned numbers at once, for hot paths: ``f(buffer)`` is their *raw* values.
+        """A fast reader of several numbers at once, for hot paths: ``f(data)`` is their values.
 
-        The fields are taken in the order of their offsets, whatever the order of ``names``; hence it must be that.
+        They must be whole bytes, named in the order of their offsets; 0's based ones cannot be had this way.
         """
-        fields = [getattr(cls, name) for name in names]
         form, position = "<", 0
-        for field in fields:
+        for name in names:
+            field = getattr(cls, name)
             width = (field.high - field.low + 1) // 8
             start = field.offset + field.low // 8
-            if field.low % 8 or width not in (1, 2, 4, 8) or start < position or field.zero_based:
-                raise TypeError(f"{cls.__name__}.{field.name} cannot be unpacked here")
-            form += f"{start - position}x" + {1: "B", 2: "H", 4: "I", 8: "Q"}[width]
+            if field.low % 8 or width not in _CODES or start < position or field.zero_based:
+                raise TypeError(f"{cls.__name__}.{name} cannot be unpacked here")
+            form += f"{start - position}x{_CODES[width]}"
             position = start + width
-        return Struct(f"{form}{cls.SIZE - position}x").unpack_from
+        return Struct(f"{form}{cls.SIZE - position}x").unpack
+
+
+_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}

@@ -1,0 +1,5 @@
+"""``python -m nvmeemu``."""
+
+from nvmeemu.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,37 @@
+"""Logging for the user: one line a message on stderr, and no flood, whatever a guest does."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+MOST = 5  # times that one warning is told in WINDOW
+WINDOW = 10.0  # seconds
+
+
+class NoFlood(logging.Filter):
+    """Lets each WARNING through MOST times in WINDOW seconds; the next one through says how many were left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: dict[str, tuple[float, int]] = {}  # message -> (start of its window, times)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno != logging.WARNING:
+            return True
+        now = time.monotonic()
+        start, times = self._seen.get(record.msg, (now, 0))
+        if now - start > WINDOW:
+            if times > MOST:
+                record.args, record.msg = (), f"{record.getMessage()} (and {times - MOST} more like it)"
+            start, times = now, 0
+        self._seen[str(record.msg)] = (start, times + 1)
+        return times < MOST
+
+
+def set_up(level: str) -> None:
+    """Log to stderr from ``level`` (``info``, ``warning``, ...) up."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    handler.addFilter(NoFlood())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

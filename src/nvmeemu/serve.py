@@ -1,0 +1,184 @@
+"""``nvmeemu serve``: disk, controller and socket connected, from listening to an orderly end."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from nvmeemu import __version__, logs
+from nvmeemu.backend import Backend, BackendError, describe, open_backend, parse_size
+from nvmeemu.controller import Controller
+from nvmeemu.device import DEVICE_ID, VENDOR_ID, Identity, Limits, serial_of
+from nvmeemu.namespace import Namespace, Namespaces
+from nvmeemu.vfio import Loop, PciHost, PciIdentity, ServeError, Server, check
+
+log = logging.getLogger(__name__)
+
+SAY_SO_AFTER = 1.0  # seconds of syncing
+
+
+class Failure(Exception):
+    """Cannot serve; the text is the line for the user. ``status`` is 2 for bad use, else 1."""
+
+    def __init__(self, text: str, status: int = 1) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Serve until a signal or, with ``--once``, until the client has left; the exit status."""
+    logs.set_up(arguments.log_level)
+    try:
+        _serve(arguments)
+    except Failure as failure:
+        print(f"nvmeemu serve: {failure}", file=sys.stderr)
+        return failure.status
+    except (BackendError, ServeError) as error:
+        print(f"nvmeemu serve: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    socket = arguments.socket
+    check(socket)
+    with ExitStack() as stack:
+        loop = stack.enter_context(Loop())
+        ending = stack.enter_context(_Ending(loop))
+        backend = _open(arguments)
+        ending.backends = {arguments.disk: backend}
+        host = PciHost()
+        controller = _controller(arguments, host, loop, backend)
+        identity = controller.device.identity
+        pci = PciIdentity(identity.vendor_id, identity.device_id, identity.vendor_id, identity.device_id)
+        server = stack.enter_context(Server(loop, host, controller, socket, pci))
+        stack.enter_context(_pid_file(arguments.pid_file))
+        _announce(arguments, backend)
+        server.run(once=arguments.once)
+        log.info("stopping")
+        server.close()
+        ending.sync(loop)
+    log.info("stopped")
+
+
+def _open(arguments: argparse.Namespace) -> Backend:
+    try:
+        size = None if arguments.size is None else parse_size(arguments.size)
+    except BackendError as error:
+        raise Failure(f"--size: {error}", 2) from None
+    return open_backend(
+        arguments.disk,
+        size=size,
+        create=arguments.create,
+        read_only=arguments.read_only,
+        overlay=arguments.overlay,
+        block_size=arguments.block_size,
+    )
+
+
+def _controller(arguments: argparse.Namespace, host: PciHost, loop: Loop, backend: Backend) -> Controller:
+    disk = backend.identity
+    if disk.startswith("mem:"):  # memory disks are told apart by where they are served
+        disk += f"@{os.path.abspath(arguments.socket)}"
+    try:
+        identity = Identity(
+            serial=arguments.serial or serial_of(disk),
+            model=arguments.model,
+            vendor_id=VENDOR_ID if arguments.vendor_id is None else arguments.vendor_id,
+            device_id=DEVICE_ID if arguments.device_id is None else arguments.device_id,
+        )
+    except ValueError as error:
+        raise Failure(str(error), 2) from None
+    namespaces = Namespaces()
+    namespaces.add(Namespace(1, backend, arguments.block_size, disk))
+    vectors = 0 if arguments.no_msix else arguments.queues + 1
+    return Controller(host, loop, loop, namespaces, identity, Limits(io_queues=arguments.queues, vectors=vectors))
+
+
+def _announce(arguments: argparse.Namespace, backend: Backend) -> None:
+    path = os.path.abspath(arguments.socket)
+    device = '{"driver":"vfio-user-pci","socket":{"type":"unix","path":"%s"}}' % path
+    mode = ", read-only" if arguments.read_only else ", writes are thrown away" if arguments.overlay else ""
+    print(f"nvmeemu {__version__}: disk {arguments.disk} ({backend.size / (1 << 20):g} MiB{mode}) on {path}")
+    print("QEMU: -object memory-backend-memfd,id=ram,size=1G,share=on -m 1G -machine q35,memory-backend=ram \\")
+    print(f"      -device '{device}'", flush=True)
+    if arguments.ready_fd is not None:
+        try:
+            os.write(arguments.ready_fd, b"ready\n")
+            if arguments.ready_fd > 2:
+                os.close(arguments.ready_fd)
+        except OSError as error:
+            raise Failure(f"--ready-fd {arguments.ready_fd}: {describe(error)}", 2) from None
+
+
+@contextmanager
+def _pid_file(path: str | None) -> Iterator[None]:
+    if path is None:
+        yield
+        return
+    try:
+        with open(path, "w") as file:
+            file.write(f"{os.getpid()}\n")
+    except OSError as error:
+        raise Failure(f"--pid-file {path}: {describe(error)}") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.unlink(path)
+
+
+class _Ending:
+    """Signals, and the sync at the end. The first signal stops the loop; the next one ends the process at once."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self, loop: Loop) -> None:
+        self.backends: dict[str, Backend] = {}
+        self._unsynced: list[str] = []
+        self._loop = loop
+
+    def __enter__(self) -> _Ending:
+        for number in self.SIGNALS:
+            signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number in self.SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        if not self._loop.stopping:
+            self._loop.request_stop()
+            return
+        disks = ", ".join(self._unsynced or self.backends)
+        os.write(2, f"nvmeemu serve: ended by a second signal: not synced: {disks}\n".encode())
+        os._exit(1)
+
+    def sync(self, loop: Loop) -> None:
+        """Make all written data durable. On a thread of its own, so that signals are still heard. Raises Failure."""
+        loop.request_stop()  # also after --once: the next signal is the one that ends
+        self._unsynced = [name for name, backend in self.backends.items() if backend.volatile_cache]
+        failures: list[str] = []
+        thread = threading.Thread(target=self._sync_all, args=(failures,), daemon=True)
+        thread.start()
+        thread.join(SAY_SO_AFTER)
+        if thread.is_alive():
+            log.info("syncing %s; another signal ends without", ", ".join(self._unsynced))
+            thread.join()
+        if failures:
+            raise Failure(f"not synced, data may be lost: {'; '.join(failures)}")
+
+    def _sync_all(self, failures: list[str]) -> None:
+        for name in tuple(self._unsynced):
+            try:
+                self.backends[name].flush()
+            except OSError as error:
+                failures.append(f"{name}: {describe(error)}")
+            self._unsynced.remove(name)
