@@ -1,4 +1,4 @@
-"""The smallest operating system: a boot sector for SeaBIOS that prints a line, and powers the machine off or stays."""
+"""The smallest operating system: a boot sector for SeaBIOS that prints a line, and does one more thing."""
 
 from pathlib import Path
 
@@ -25,12 +25,13 @@ POWER_OFF = bytes.fromhex(  # q35: PM1a_CNT is port 604h; S5
     "b80020"  # mov ax, 2000h
     "ef"  # out dx, ax
 )
+RESET = bytes.fromhex("ea0000ffff").ljust(len(POWER_OFF), b"\x90")  # jmp FFFFh:0000h, the BIOS' start
 STAY = b"\x90" * len(POWER_OFF)
 HALT = bytes.fromhex("f4ebfd")  # hlt; jmp to itself
 
 
-def write(path: Path, *, stays: bool = False) -> Path:
-    """Make a bootable image of 1 MiB."""
-    code = PRINT + (STAY if stays else POWER_OFF) + HALT + f"\r\n{GREETING}\r\n".encode() + b"\0"
+def write(path: Path, then: bytes = POWER_OFF) -> Path:
+    """Make a bootable image of 1 MiB; `then` says what comes after the line."""
+    code = PRINT + then + HALT + f"\r\n{GREETING}\r\n".encode() + b"\0"
     path.write_bytes((code.ljust(510, b"\0") + b"\x55\xaa").ljust(1 << 20, b"\0"))
     return path

@@ -97,12 +97,25 @@ def test_expectations_are_met_in_their_order_only(script: Script, tmp_path: Path
 
 
 def test_a_hanging_guest_ends_with_the_time_limit(script: Script, tmp_path: Path) -> None:
-    disk = boot_sector.write(tmp_path / "disk", stays=True)
+    disk = boot_sector.write(tmp_path / "disk", boot_sector.STAY)
     log = tmp_path / "serial.log"
     ended = script(*PEER, "--boot-disk", disk, "--timeout", "5", "--serial-log", log)
     assert ended.status == 1
     assert ended.verdict == "guest: FAIL (timeout: the end of the guest did not come in 5 s)"
     assert boot_sector.GREETING in log.read_text()
+
+
+def test_a_guest_that_reboots_has_not_powered_itself_off(script: Script, tmp_path: Path) -> None:
+    disk = boot_sector.write(tmp_path / "disk", boot_sector.RESET)
+    ended = script(*PEER, "--boot-disk", disk)
+    assert ended.status == 1
+    assert ended.verdict == "guest: FAIL (the guest did not power itself off: QEMU ended with 'guest-reset')"
+
+
+def test_a_kernel_panic_fails_at_once(script: Script) -> None:
+    ended = script(*PEER, "--append", "rdinit=/no/such/init")
+    assert ended.status == 1
+    assert ended.verdict.startswith("guest: FAIL (the guest's kernel says: Kernel panic")
 
 
 def test_a_disk_with_data_is_not_formatted(script: Script, tmp_path: Path) -> None:
@@ -130,9 +143,9 @@ def test_help_needs_no_set_up(script: Script) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize("peer", [(), PEER], ids=["nvmeemu", "qemu-nvme"])
 def test_nothing_is_left_running(number: signal.Signals, peer: tuple[str, ...], tmp_path: Path, own_tmp: Path) -> None:
-    disk = boot_sector.write(tmp_path / "disk", stays=True)
+    disk = boot_sector.write(tmp_path / "disk", boot_sector.STAY)
     log = tmp_path / "serial.log"
-    command = [SCRIPT, *peer, "--boot-disk", disk, "--serial-log", log]
+    command: list[str | Path] = [SCRIPT, *peer, "--boot-disk", disk, "--serial-log", log]
     environment = os.environ | {"TMPDIR": str(own_tmp)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as runner:
         wait_for(lambda: log.exists() and boot_sector.GREETING in log.read_text(errors="replace"))

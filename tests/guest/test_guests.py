@@ -4,6 +4,8 @@ from pathlib import Path
 
 from guest import boot_sector
 from guest.conftest import Script
+from nvmeemu.guest import cache, machine
+from nvmeemu.guest.arch import ARCHES
 
 
 def test_linux_finds_its_files_again_after_a_power_off(script: Script, drive: list[str], own_tmp: Path) -> None:
@@ -18,6 +20,12 @@ def test_linux_with_two_cpus_uses_two_queue_pairs(script: Script, drive: list[st
     ended = script(*drive, "--job", "smp")
     assert ended.status == 0
     assert ended.verdict.startswith("guest: PASS (smp: 2 CPUs with 2 I/O queue pairs")
+
+
+def test_linux_finds_its_data_again_after_a_reboot(script: Script, drive: list[str]) -> None:
+    ended = script(*drive, "--job", "reboot")
+    assert ended.status == 0
+    assert ended.verdict.startswith("guest: PASS (reboot: ")
 
 
 def test_u_boot_reads_and_writes(script: Script, drive: list[str]) -> None:
@@ -43,3 +51,9 @@ def test_ovmf_finds_the_drive(script: Script, drive: list[str], tmp_path: Path) 
         *drive, "--boot-disk", disk, "--firmware", "ovmf", "--expect", r"BLK\d: .*", "--expect", r"NVMe\(0x1,"
     )
     assert ended.status == 0
+
+
+def test_the_probe_for_kvm_can_say_yes() -> None:
+    """It is asked about TCG, which always works: where KVM does not, nothing else would show that it ever can."""
+    arch = ARCHES["x86_64"]
+    assert machine.linux_comes_up(arch, cache.qemu(arch.qemu), "tcg")

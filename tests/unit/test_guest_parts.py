@@ -106,13 +106,13 @@ def test_a_deadline_never_grows() -> None:
 
 def test_guest_memory_is_shared_and_the_board_can_be_replaced(tmp_path: Path) -> None:
     guest = machine.Machine(Path("qemu"), ARCHES["x86_64"], smp=3, mem="1G", extra=("-extra",))
-    words = guest.command(["-device", "drive"], 7, tmp_path)
+    words = guest.command(["-device", "drive"], 7, 8, tmp_path)
     line = " ".join(words)
     assert "memory-backend-memfd,id=m,size=1G,share=on" in line
     assert "-machine q35,graphics=off,memory-backend=m" in line
     assert "-smp 3" in line
     assert words[-3:] == ["-device", "drive", "-extra"]
-    assert "-machine pc,memory-backend=m" in " ".join(replace(guest, board="pc").command([], 7, tmp_path))
+    assert "-machine pc,memory-backend=m" in " ".join(replace(guest, board="pc").command([], 7, 8, tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,14 @@ from nvmeemu.guest.deadline import Deadline
 from nvmeemu.guest.drive import Drive
 from nvmeemu.guest.errors import GuestEnded, GuestError
 from nvmeemu.guest.machine import Machine
+from nvmeemu.guest.monitor import POWER_OFF, Monitor
 
 # Kernel messages that mean that the drive, or what lies on it, has misbehaved.
 COMPLAINTS = (
     r"nvme\S*: .*(?:time-?out|I/O [Ee]rror|controller is down|Device not ready|reset controller|completion polled"
     r"|Removing after probe failure|failed|Abort status|invalid)"
     r"|I/O error|(?:critical|protection|medium|target) .*error, dev|lost async page write|EXT4-fs (?:error|warning)"
-    r"|JBD2: .*[Ee]rror|Kernel panic|Oops|BUG: |rcu: .*stall|blocked for more than|hung_task"
+    r"|JBD2: .*[Ee]rror|Kernel panic|Oops|BUG: |WARNING: CPU|blocked for more than|hung_task"
 )
 QEMU_ENDS_SECONDS = 30.0
 LONGEST_COMMAND = 1500  # characters: the guest's terminal holds 4096, in base64, before the agent reads them
@@ -67,6 +68,7 @@ class Guest:
         self._examined = 0  # kernel messages
         self._qemu: subprocess.Popen[bytes] | None = None
         self._console: Console | None = None
+        self._monitor: Monitor | None = None
 
     def __enter__(self) -> Guest:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -121,22 +123,38 @@ class Guest:
 
     def power_off(self) -> None:
         """Shut the kernel down in good order, and see that QEMU and the drive end well."""
-        self.send("off\n" + base64.b64encode(b"sync; poweroff -f").decode() + "\n.\n")
+        self._type("sync; poweroff -f")
         self.wait_for_end()
 
     def wait_for_end(self) -> None:
         """Wait until the guest has powered itself off; see that QEMU and the drive end well."""
         self._line.wait_for_end(self.deadline)
         self._see_qemu_end()
+        assert self._monitor is not None
+        reason = self._monitor.shutdown_reason()
+        if reason != POWER_OFF:
+            raise GuestError(f"the guest did not power itself off: QEMU ended with {reason or 'no reason given'!r}")
         self.drive.finish()
+
+    def stop(self) -> None:
+        """Pull the plug; see that the drive ends well."""
+        assert self._qemu is not None
+        process.end(self._qemu)
+        self.drive.finish()
+
+    def reboot(self) -> None:
+        """Let Linux restart the machine, with the same drive; commands then go to the new Linux."""
+        self._type("sync; reboot -f")
+        self.kernel_release = ""
 
     def kill(self) -> None:
         """End QEMU, then the drive, at once."""
         if self._qemu is not None:
             process.end(self._qemu)
         self.drive.kill()
-        if self._console is not None:
-            self._console.close()
+        for end in (self._console, self._monitor):
+            if end is not None:
+                end.close()
 
     @property
     def _line(self) -> Console:
@@ -146,13 +164,16 @@ class Guest:
 
     def _start(self) -> None:
         arguments = self.drive.start(self.folder, self.deadline)
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = self.machine.command(arguments, theirs.fileno(), self.folder)
-            (self.folder / "qemu-command").write_text(shlex.join(command) + "\n")
-            self._qemu = process.spawn(command, self.folder / "qemu.log", pass_fds=[theirs.fileno()])
-        self._console = Console(ours, self.console_log)
+        console, its_console = socket.socketpair()
+        monitor, its_monitor = socket.socketpair()
+        self._console = Console(console, self.console_log)
         self._console.watch = self._watch
+        self._monitor = Monitor(monitor)
+        with its_console, its_monitor:
+            ends = [its_console.fileno(), its_monitor.fileno()]
+            command = self.machine.command(arguments, ends[0], ends[1], self.folder)
+            (self.folder / "qemu-command").write_text(shlex.join(command) + "\n")
+            self._qemu = process.spawn(command, self.folder / "qemu.log", pass_fds=ends)
 
     def _expect(self, pattern: str, deadline: Deadline, stream: str) -> re.Match[str]:
         try:
@@ -184,11 +205,15 @@ class Guest:
 
     def _run(self, command: str, deadline: Deadline) -> Result:
         name = secrets.token_hex(4)  # nothing printed before can look like our markers
-        encoded = base64.b64encode(command.encode()).decode()
-        self.send(f"{name}\n{encoded}\n.\n")
+        self._type(command, name)
         start = self._expect(rf"@@begin {name}\n", deadline, "output").end()
         end = self._expect(rf"@@end {name} (\d+)\n", deadline, "output")
         return Result(command, int(end[1]), self.transcript.output[start : end.start()])
+
+    def _type(self, command: str, name: str = "-") -> None:
+        self._await_agent()
+        encoded = base64.b64encode(f"{command}\n".encode()).decode()
+        self.send(f"{name}\n{encoded}\n.\n")
 
     def _upload(self, text: str, deadline: Deadline) -> str:
         """Put a long text into a file in the guest, in pieces that its terminal can hold."""

@@ -16,6 +16,7 @@ from nvmeemu.guest.main_job import main_job, quiet_end
 from nvmeemu.guest.run import Run
 
 READS_PER_CPU = 32
+REBOOT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,23 @@ def _interrupts(guest: Guest) -> dict[str, int]:
     return counts
 
 
+def reboot_job(run: Run) -> str:
+    """The guest restarts: the same drive, and the same connection to it, must serve the new start."""
+    write = f"head -c {REBOOT_BYTES} /dev/urandom >/data && dd if=/data of={NAMESPACE} bs=64k oflag=direct 2>&1"
+    with run.boot(replace(run.linux(), reboots=True)) as guest:
+        before = identify(guest)
+        guest.check(write)
+        written = guest.check("sha256sum </data")
+        guest.reboot()
+        after = identify(guest)
+        if after != before:
+            raise GuestError(f"after the reboot the drive is another one: {after}, before: {before}")
+        if guest.check(f"head -c {REBOOT_BYTES} {NAMESPACE} | sha256sum") != written:
+            raise GuestError("after the reboot the drive holds other data")
+        quiet_end(guest)
+        return f"Linux {guest.kernel_release} rebooted and found its {REBOOT_BYTES >> 10} KiB"
+
+
 def uboot_job(run: Run) -> str:
     """U-Boot's own NVMe driver reads what the host wrote, and the host finds what U-Boot wrote."""
     arch = run.settings.arch
@@ -87,6 +105,7 @@ def uboot_job(run: Run) -> str:
         )
         for command, answer in commands:
             _type_to_uboot(guest, command, answer)
+        guest.stop()
         run.say(f"U-Boot {version}: read, wrote and compared {len(content)} bytes")
     with run.image.open("rb") as disk:
         disk.seek(target * 512)
@@ -114,19 +133,21 @@ def boot_job(run: Run) -> str:
         )
     if settings.boot_disk:
         machine = replace(machine, append="")
-    with run.boot(machine) as guest:
+    with run.boot(machine, complaints="") as guest:
         for pattern in settings.expect:
             guest.expect(pattern)
             run.say(f"the console printed {pattern!r}")
         if not settings.expect:
             guest.wait_for_end()
             return "the guest has powered itself off"
+        guest.stop()
     return f"the console printed all {len(settings.expect)} expected"
 
 
 JOBS = {
     "main": Job(main_job, "Linux formats the drive, writes files, powers off, boots again and verifies them (default)"),
     "smp": Job(smp_job, "Linux with 2 CPUs: one queue pair for each, used", smp=2),
+    "reboot": Job(reboot_job, "Linux writes, reboots and reads it back"),
     "uboot": Job(uboot_job, "U-Boot's own driver reads and writes", components=("u-boot",)),
     "boot": Job(boot_job, "what --kernel, --initrd, --boot-disk give; chosen by --initrd, --boot-disk or --expect"),
 }

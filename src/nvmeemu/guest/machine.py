@@ -36,17 +36,20 @@ class Machine:
     kernel: Path | None = None
     initrd: Path | None = None
     append: str = ""
+    reboots: bool = False  # else QEMU ends when the guest does that
     extra: tuple[str, ...] = ()
 
-    def command(self, drive: Sequence[str], console_fd: int, folder: Path) -> list[str]:
+    def command(self, drive: Sequence[str], console_fd: int, monitor_fd: int, folder: Path) -> list[str]:
         """QEMU's command line; `folder` is for what this one run may write to."""
         accel = "tcg,thread=multi" if self.accel == "tcg" else self.accel
-        words = [str(self.qemu), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+        words = [str(self.qemu), "-nodefaults", "-no-user-config", "-display", "none"]
+        words += ["-action", "reboot=reset" if self.reboots else "reboot=shutdown"]
         words += ["-machine", f"{self.board or self.arch.machine},memory-backend=m", "-accel", accel]
-        words += ["-cpu", self.arch.cpu if self.accel == "tcg" else "host", "-smp", str(self.smp), "-m", self.mem]
+        words += ["-cpu", _cpu(self.arch, self.accel), "-smp", str(self.smp), "-m", self.mem]
         # vfio-user: the drive's process maps the guest's memory, so that must be a shared file
         words += ["-object", f"memory-backend-memfd,id=m,size={self.mem},share=on"]
         words += ["-chardev", f"socket,id=console,fd={console_fd}", "-serial", "chardev:console"]
+        words += ["-chardev", f"socket,id=monitor,fd={monitor_fd}", "-mon", "chardev=monitor,mode=control"]
         return words + self._boot(folder) + list(drive) + list(self.extra)
 
     def _boot(self, folder: Path) -> list[str]:
@@ -65,6 +68,14 @@ class Machine:
         if self.initrd:
             words += ["-initrd", str(self.initrd)]
         return words
+
+
+def _cpu(arch: Arch, accel: str) -> str:
+    return arch.cpu if accel == "tcg" else "host"
+
+
+def _default_kernel(arch: Arch) -> Path:
+    return cache.root() / "linux" / f"{cache.DEFAULT_SUITE}-{arch.debian}" / "vmlinuz"
 
 
 def _quoted(path: Path) -> str:
@@ -97,28 +108,27 @@ def choose_accel(wanted: str, arch: Arch, qemu: Path) -> str:
 
 
 def _kvm_runs_here(arch: Arch, qemu: Path) -> bool:
-    """`kvm_runs`, asked once per boot of this host: a "no" can take seconds."""
+    """`linux_comes_up`, asked once per boot of this host: a "no" can take seconds."""
     note = cache.root() / f"kvm-{arch.name}"
     host = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    if os.uname().machine != arch.name or not _default_kernel(arch).exists():
+        return False
     known = note.read_text().split() if note.exists() else []
     if len(known) != 2 or known[0] != host:
-        known = [host, "yes" if kvm_runs(arch, qemu) else "no"]
+        known = [host, "yes" if linux_comes_up(arch, qemu, "kvm") else "no"]
         with contextlib.suppress(OSError):
             note.write_text(" ".join(known) + "\n")
     return known[1] == "yes"
 
 
-def kvm_runs(arch: Arch, qemu: Path) -> bool:
-    """Does Linux come up under KVM, as far as looking for its root?
+def linux_comes_up(arch: Arch, qemu: Path, accel: str) -> bool:
+    """Does Linux come up under this accelerator, as far as looking for its root?
 
     /dev/kvm can be there and open, firmware can run, and Linux still not: nested machines emulate only some of it.
     """
-    kernel = cache.root() / "linux" / f"{cache.DEFAULT_SUITE}-{arch.debian}" / "vmlinuz"
-    if os.uname().machine != arch.name or not kernel.exists():
-        return False
     command = [str(qemu), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", arch.machine]
-    command += ["-accel", "kvm", "-cpu", "host", "-m", "256M", "-serial", "stdio", "-kernel", str(kernel)]
-    command += ["-append", f"console={arch.console} panic=-1"]
+    command += ["-accel", accel, "-cpu", _cpu(arch, accel), "-m", "256M", "-serial", "stdio"]
+    command += ["-kernel", str(_default_kernel(arch)), "-append", f"console={arch.console} panic=-1"]
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

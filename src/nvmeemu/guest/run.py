@@ -11,7 +11,7 @@ from nvmeemu.guest import machine as machines
 from nvmeemu.guest.arch import ARCHES, Arch
 from nvmeemu.guest.deadline import Deadline
 from nvmeemu.guest.drive import Drive, PeerDrive, ServedDrive
-from nvmeemu.guest.guest import Guest
+from nvmeemu.guest.guest import COMPLAINTS, Guest
 from nvmeemu.guest.machine import Machine
 
 DISK_SIZE = 256 << 20
@@ -82,11 +82,11 @@ class Run:
         append = f"console={self.settings.arch.console} {KERNEL_ARGUMENTS} {self.settings.append}".strip()
         return replace(self.machine, firmware=self.settings.firmware, kernel=kernel, initrd=initrd, append=append)
 
-    def boot(self, machine: Machine) -> Guest:
+    def boot(self, machine: Machine, complaints: str = COMPLAINTS) -> Guest:
         """A new guest on the run's image, with a fresh drive; a context manager."""
         self.boots += 1
         folder = self.folder / f"boot-{self.boots}"
-        return Guest(machine, self._drive(), folder, self.deadline, console_log=self.console_log)
+        return Guest(machine, self._drive(), folder, self.deadline, complaints=complaints, console_log=self.console_log)
 
     def _drive(self) -> Drive:
         bootable = self.settings.boot_disk is not None
