@@ -102,7 +102,7 @@ step_noroot() {
         status=0
         output=$(inside setpriv --reuid=1000 --regid=1000 --clear-groups env HOME=/home/user "scripts/$script" 2>&1) ||
             status=$?
-        echo "$script: exit $status: $output" | tee -a "$1"
+        echo "$script: exit $status: $output" >>"$1"
         RESULT="scripts/$script: exit $status, $(wc -l <<<"$output") line(s)"
         [ $status = 1 ] && [ "$(wc -l <<<"$output")" = 1 ] && [[ $output == *missing*gcc*python3-venv* ]] || return
     done
