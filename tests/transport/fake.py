@@ -37,6 +37,7 @@ class Fake:
         self.vectors = vectors
         self.registers = bytearray(BAR0_SIZE)
         self.busy = 0
+        self.quiet = 0
         self.asserted = False
 
     def read(self, offset: int, size: int) -> bytes:
@@ -73,15 +74,12 @@ class Fake:
 
     def copy(self, register: int, iova: int) -> None:
         try:
-            if register == FETCH:
-                pieces = [self.host.peek(iova, DATA_SIZE)]
-            else:
-                pieces = self.host.views(iova, DATA_SIZE)
+            pieces = self.host.views(iova, DATA_SIZE, writable=register == STORE)
         except HostMemoryError as error:
             report("no memory", error.iova)
             return
         if register == FETCH:
-            self.registers[DATA : DATA + DATA_SIZE] = pieces[0]
+            self.registers[DATA : DATA + DATA_SIZE] = b"".join(pieces)
             return
         at = DATA
         for piece in pieces:
@@ -102,7 +100,12 @@ class Fake:
         self.asserted = False
         report("reset")
 
+    def quiesce(self) -> None:
+        self.quiet += 1
+
     def memory_changed(self) -> None:
+        assert self.quiet  # no change of the map without a warning
+        self.quiet = 0
         report("memory", len(self.host))
 
     def pin_unmasked(self) -> None:

@@ -13,6 +13,10 @@ from nvmeemu.vfio.memory import GuestMemory
 PAGE = 0x1000
 
 
+def peek(memory: GuestMemory, iova: int, size: int) -> bytes:
+    return b"".join(memory.views(iova, size, writable=False))
+
+
 def region(iova: int, size: int = PAGE, fill: int = 0, readonly: bool = False) -> DmaRegion:
     memory = memoryview(bytearray([fill]) * size)
     return DmaRegion(iova, size, memory.toreadonly() if readonly else memory)
@@ -31,8 +35,7 @@ def test_a_view_is_writable_bytes_at_the_address(memory: GuestMemory) -> None:
     assert (view.format, view.readonly, bytes(view)) == ("B", False, b"\4\4\4\4")
     view[:] = b"abcd"
     assert bytes(memory.view(0x400F, 6)) == b"\4abcd\4"
-    assert bytes(memory.peek(0x4010, 4)) == b"abcd"
-    assert memory.peek(0x4010, 4).readonly
+    assert peek(memory, 0x4010, 4) == b"abcd"
 
 
 def test_a_range_in_no_one_region_is_refused(memory: GuestMemory) -> None:
@@ -45,12 +48,10 @@ def test_a_range_in_no_one_region_is_refused(memory: GuestMemory) -> None:
         (0x4FFF, 2),
         (0x9000, 1),
         (1 << 63, 8),
-        (0x1000, -1),
     ):
-        for call in (memory.view, memory.peek):
-            with pytest.raises(HostMemoryError) as caught:
-                call(iova, size)
-            assert (caught.value.iova, caught.value.size) == (iova, size)
+        with pytest.raises(HostMemoryError) as caught:
+            memory.view(iova, size)
+        assert (caught.value.iova, caught.value.size) == (iova, size)
 
 
 def test_views_join_adjacent_regions(memory: GuestMemory) -> None:
@@ -65,9 +66,9 @@ def test_a_removed_region_is_gone_and_its_memory_released(memory: GuestMemory) -
     gone = region(0x6000)
     memory.add(gone)
     memory.view(0x6000, 8)
-    memory.peek(0x6000, 8)
+    memory.views(0x6000, 8)
     memory.remove(0x6000)
-    for call in (memory.view, memory.peek, memory.views):
+    for call in (memory.view, memory.views):
         with pytest.raises(HostMemoryError):
             call(0x6000, 8)
     assert gone.memory is not None
@@ -84,9 +85,9 @@ def test_memory_mapped_anew_in_other_pieces_is_found(memory: GuestMemory) -> Non
     assert bytes(memory.view(0x1FFE, 4)) == b"\x09" * 4
 
 
-def test_read_only_memory_is_only_peeked(memory: GuestMemory) -> None:
+def test_read_only_memory_is_only_read(memory: GuestMemory) -> None:
     memory.add(region(0x10000, fill=7, readonly=True))
-    assert bytes(memory.peek(0x10000, 2)) == b"\7\7"
+    assert peek(memory, 0x10000, 2) == b"\7\7"
     for call in (memory.view, memory.views):
         with pytest.raises(HostMemoryError):
             call(0x10000, 2)
@@ -140,4 +141,4 @@ def test_it_finds_what_a_plain_search_finds(pages: list[int], data: st.DataObjec
             assert sorted(set(found)) == wanted
         if len(wanted) == 1 and wanted[0] in pages:
             assert bytes(memory.view(iova, size)) == bytes(wanted) * size
-            assert bytes(memory.peek(iova, size)) == bytes(wanted) * size
+            assert peek(memory, iova, size) == bytes(wanted) * size

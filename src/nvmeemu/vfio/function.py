@@ -49,6 +49,10 @@ class Function(Protocol):
         """Function Level Reset, device reset, or the client is gone: everything is as after power-on."""
         ...
 
+    def quiesce(self) -> None:
+        """Guest memory is about to be mapped or unmapped: let go of every view of it."""
+        ...
+
     def memory_changed(self) -> None:
         """Guest memory was mapped or unmapped; the map is already the new one."""
         ...
@@ -98,7 +102,7 @@ class PciFunction:
         self._memory_checked = False
 
     def settle(self) -> None:
-        """After messages, outside of any callback: tell the function what has changed."""
+        """After each message, outside of the library: tell the function what has changed before it is asked again."""
         if self._map_changed:
             self._map_changed = False
             self.function.memory_changed()
@@ -122,7 +126,7 @@ class PciFunction:
         self.config.write(offset, data)
 
     def quiesce(self) -> None:
-        """Nothing to do: while the library runs, this thread, the only one that knows guest memory, is in it."""
+        self.function.quiesce()
 
     def reset(self, kind: Reset) -> None:
         if kind is Reset.LOST_CONNECTION:

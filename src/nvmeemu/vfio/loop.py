@@ -43,6 +43,7 @@ class Loop:
         self._stopping = False
         # One pipe wakes the loop: for a finished work, for a stop, and (written by the interpreter) for a signal.
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._waking = threading.RLock()  # a thread must not write to what has got the closed pipe's number
         self.watch(self._wake_read, self._drain_wake)
         self._pool = _Pool(threads, self._wake)
 
@@ -56,9 +57,11 @@ class Loop:
         """Give up the descriptors. Threads still at work are left to end by themselves; nobody is told."""
         self._pool.close()
         self._epoll.close()
-        if self.drain(0):  # else a thread will still write to the pipe, or to whatever gets its number
+        with self._waking:
+            write, self._wake_write = self._wake_write, -1
+        if write >= 0:
+            os.close(write)
             os.close(self._wake_read)
-            os.close(self._wake_write)
 
     # --- descriptors
 
@@ -133,8 +136,9 @@ class Loop:
                 callback()
 
     def _wake(self) -> None:
-        with suppress(BlockingIOError):  # full: awake already
-            os.write(self._wake_write, b"\0")
+        with self._waking, suppress(BlockingIOError):  # full: awake already
+            if self._wake_write >= 0:
+                os.write(self._wake_write, b"\0")
 
     def _drain_wake(self) -> None:
         with suppress(BlockingIOError):

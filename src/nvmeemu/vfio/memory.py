@@ -27,9 +27,8 @@ class GuestMemory:
         self._told = False
 
     def _forget(self) -> None:
-        # One-entry caches, of writable memory and of readable memory. A size of -1 holds nothing, not even 0 bytes.
+        # The writable region used last. A size of -1 holds nothing, not even 0 bytes.
         self._base, self._size, self._bytes = 0, -1, memoryview(b"")
-        self._read_base, self._read_size, self._read_bytes = 0, -1, memoryview(b"")
 
     # --- the map
 
@@ -66,21 +65,13 @@ class GuestMemory:
             start = self._select(iova, size)
         return self._bytes[start : start + size]
 
-    def peek(self, iova: int, size: int) -> memoryview:
-        start = iova - self._read_base
-        if start < 0 or start + size > self._read_size:
-            region, memory = self._find(iova, size)
-            self._read_base, self._read_size, self._read_bytes = region.iova, region.size, memory.toreadonly()
-            start = iova - region.iova
-        return self._read_bytes[start : start + size]
-
-    def views(self, iova: int, size: int) -> list[memoryview]:
+    def views(self, iova: int, size: int, writable: bool = True) -> list[memoryview]:
         start = iova - self._base
         if start >= 0 and start + size <= self._size:
             return [self._bytes[start : start + size]]
         pieces = []
         while size > 0:
-            region, memory = self._find(iova, 1, writable=True)
+            region, memory = self._find(iova, 1, writable)
             piece = memory[iova - region.iova :][:size]
             pieces.append(piece)
             iova += len(piece)
@@ -89,11 +80,11 @@ class GuestMemory:
 
     def _select(self, iova: int, size: int) -> int:
         """Make the region around this range the one used last; the range's offset in it."""
-        region, memory = self._find(iova, size, writable=True)
+        region, memory = self._find(iova, size, True)
         self._base, self._size, self._bytes = region.iova, region.size, memory
         return iova - region.iova
 
-    def _find(self, iova: int, size: int, writable: bool = False) -> tuple[DmaRegion, memoryview]:
+    def _find(self, iova: int, size: int, writable: bool) -> tuple[DmaRegion, memoryview]:
         index = bisect_right(self._starts, iova) - 1
         if index < 0 or size < 0:
             raise HostMemoryError(iova, size)

@@ -72,6 +72,7 @@ class Server:
 
     def close(self) -> None:
         """Drop the client, if any, which resets the function, and remove the socket."""
+        self._pci.quiesce()  # the library does not ask here
         try:
             self._context.close()
         finally:
@@ -109,6 +110,7 @@ class Server:
             for _ in range(MESSAGES_PER_TURN):
                 if not self._context.run() or self._pci.lost:
                     break
+                self._pci.settle()
         except OSError as error:
             if error.errno not in (errno.ENOTCONN, errno.EINTR):
                 # Its message was not understood, so the next one's beginning is unknown.
@@ -116,11 +118,11 @@ class Server:
                 self._hang_up()
         if self._pci.lost:
             self._on_loss()
-        self._pci.settle()
 
     def _on_loss(self) -> None:
         """The library has unmapped the guest's memory and reset the function already."""
         self._pci.lost = False
+        self._pci.settle()
         log.info("detached: %s", self._client)
         self._client = ""
         self._watch()
