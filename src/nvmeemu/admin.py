@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nvmeemu.device import Device
+from nvmeemu.doorbells import ShadowDoorbells
 from nvmeemu.errors import CommandFailed
 from nvmeemu.features import get_features, set_features
 from nvmeemu.identify import identify
@@ -18,6 +19,7 @@ from nvmeemu.spec import (
     CreateCq,
     CreateSq,
     DeleteQueue,
+    DoorbellBufferConfig,
     GetFeatures,
     GetLogPage,
     Identify,
@@ -35,10 +37,8 @@ def create_cq(device: Device, command: CreateCq) -> int:
     vectors = device.limits.vectors if device.host.msix_enabled else 1
     if command.iv >= vectors:
         raise CommandFailed(Status.INVALID_INTERRUPT_VECTOR, location=(46, 0))
-    device.cqs[command.qid] = CompletionQueue(
-        device.host, command.qid, command.prp1, command.qsize, command.iv, command.ien
-    )
-    device.had_io_queues = True
+    cq = CompletionQueue(device.host, command.qid, command.prp1, command.qsize, command.iv, command.ien)
+    device.add_cq(cq)
     return 0
 
 
@@ -51,8 +51,7 @@ def create_sq(device: Device, command: CreateSq) -> int:
     _check_new_queue(device, command.qid, command.qsize, device.sqs, device.entry_sizes.sq == SQE_SIZE)
     _check_memory(device, command)
     cq = device.cqs[command.cqid]
-    device.sqs[command.qid] = SubmissionQueue(device.host, command.qid, command.prp1, command.qsize, cq)
-    device.had_io_queues = True
+    device.add_sq(SubmissionQueue(device.host, command.qid, command.prp1, command.qsize, cq))
     return 0
 
 
@@ -115,8 +114,26 @@ def async_event_request(device: Device, command: Command) -> Result:
     return Parked(take)
 
 
-def _supported(**effects: bool) -> CommandEffect:
-    return CommandEffect(csupp=True, **effects)
+def doorbell_buffer_config(device: Device, command: DoorbellBufferConfig) -> int:
+    """Base 1.4, 5.7. Queues that exist begin with the values that their doorbells have."""
+    shadow, event = command.prp1, command.prp2
+    if (shadow | event) & device.page_size - 1 or shadow == event:
+        raise CommandFailed(Status.INVALID_FIELD, location=(24, 0))
+    buffers = ShadowDoorbells(device.host, shadow, event)
+    for qid, sq in device.sqs.items():
+        buffers.tail(qid).clear(sq.tail)
+    for qid, cq in device.cqs.items():
+        buffers.head(qid).clear(cq.head)
+    for qid in device.sqs.keys() - {0}:
+        device.sqs[qid].shadow = buffers.tail(qid)
+    for qid in device.cqs.keys() - {0}:
+        device.cqs[qid].shadow = buffers.head(qid)
+    device.shadow = buffers
+    return 0
+
+
+def _supported(*, ccc: bool = False) -> CommandEffect:
+    return CommandEffect(csupp=True, ccc=ccc)
 
 
 COMMANDS: dict[int, CommandEntry] = {
@@ -130,5 +147,8 @@ COMMANDS: dict[int, CommandEntry] = {
     AdminOpcode.SET_FEATURES: CommandEntry(SetFeatures, set_features, _supported(ccc=True)),
     AdminOpcode.GET_FEATURES: CommandEntry(GetFeatures, get_features, _supported()),
     AdminOpcode.ASYNC_EVENT_REQUEST: CommandEntry(Command, async_event_request, _supported()),
+    AdminOpcode.DOORBELL_BUFFER_CONFIG: CommandEntry(
+        DoorbellBufferConfig, doorbell_buffer_config, _supported(), advertised=1 << 8
+    ),
 }
 """Opcode -> how it is run and what is said of it: OACS and the Commands Supported and Effects log come from here."""

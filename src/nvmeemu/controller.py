@@ -36,7 +36,7 @@ from nvmeemu.spec import (
 
 log = logging.getLogger(__name__)
 
-_SHN = 3 << Configuration.shn.low
+_SHN = int(Configuration(shn=3))
 _ONLY_WHILE_DISABLED = (regs.AQA, regs.ASQ, regs.ACQ)
 
 
@@ -84,8 +84,10 @@ class Controller:
 
     def quiesce(self) -> None:
         """The memory map is about to change: let go of every view of guest memory."""
-        for queue in (*self.device.sqs.values(), *self.device.cqs.values()):
-            queue.ring.forget()
+        for sq in self.device.sqs.values():
+            sq.ring.forget()
+        for cq in self.device.cqs.values():
+            cq.ring.forget()
 
     def memory_changed(self) -> None:
         """The memory map has changed."""
@@ -261,15 +263,20 @@ class Controller:
             return
         try:
             if isinstance(queue, CompletionQueue):
-                queue.ring_head(value)
+                if queue.shadow is None:
+                    queue.ring_head(value)
+                else:
+                    queue.look()
                 self._executor.head_moved(queue)
             else:
-                queue.ring_tail(value)
+                if queue.shadow is None:
+                    queue.ring_tail(value)
                 self._executor.wake(queue)
         except DoorbellError:
             self._doorbell_error(ErrorEvent.INVALID_DOORBELL_VALUE, offset, value)
+        if qid == 0 and device.shadow is not None:
+            device.echo_admin_doorbells()
 
     def _doorbell_error(self, what: ErrorEvent, offset: int, value: int) -> None:
         log.warning("the guest wrote %#x to the doorbell at %#x: %s", value, DOORBELLS + offset, what.name.lower())
         self.device.events.report(Event(EventType.ERROR, what, LogId.ERROR_INFORMATION), keep=False)
-

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from nvmeemu.doorbells import ShadowDoorbells
 from nvmeemu.events import Events
 from nvmeemu.health import ErrorLog, Health
-from nvmeemu.host import Clock, Host
+from nvmeemu.host import Clock, Host, HostMemoryError
 from nvmeemu.namespace import Namespaces
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.requests import CommandEntry
@@ -32,7 +34,11 @@ class Identity:
     subsystem: str = ""
 
     def __post_init__(self) -> None:
-        for name, text, most in (("serial", self.serial, 20), ("model", self.model, 40), ("firmware", self.firmware, 8)):
+        for name, text, most in (
+            ("serial", self.serial, 20),
+            ("model", self.model, 40),
+            ("firmware", self.firmware, 8),
+        ):
             if not 1 <= len(text) <= most or not all(" " <= letter <= "~" for letter in text) or text != text.strip():
                 raise ValueError(f"bad {name} {text!r}: give 1 to {most} printable ASCII characters")
 
@@ -87,6 +93,7 @@ class Device:
     admin_commands: Mapping[int, CommandEntry] = field(default_factory=dict)
     io_commands: Mapping[int, CommandEntry] = field(default_factory=dict)
     page_size: int = PAGE_MIN
+    shadow: ShadowDoorbells | None = None
     interrupt_mask: int = 0  # INTMS and INTMC: a bit for each vector
     entry_sizes: EntrySizes = EntrySizes()
     sqs: dict[int, SubmissionQueue] = field(default_factory=dict)
@@ -103,11 +110,36 @@ class Device:
     def has_write_cache(self) -> bool:
         return any(namespace.backend.volatile_cache for namespace in self.namespaces)
 
+    def add_cq(self, cq: CompletionQueue) -> None:
+        """A new I/O completion queue. Raises HostMemoryError, and then it is not there."""
+        if self.shadow is not None:
+            cq.shadow = self.shadow.head(cq.qid)
+            cq.shadow.clear(0)
+        self.cqs[cq.qid] = cq
+        self.had_io_queues = True
+
+    def add_sq(self, sq: SubmissionQueue) -> None:
+        """A new I/O submission queue. Raises HostMemoryError, and then it is not there."""
+        if self.shadow is not None:
+            sq.shadow = self.shadow.tail(sq.qid)
+            sq.shadow.clear(0)
+        sq.cq.sqs.add(sq.qid)
+        self.sqs[sq.qid] = sq
+        self.had_io_queues = True
+
+    def echo_admin_doorbells(self) -> None:
+        """Ask for the admin queue's next doorbell, whatever it is: its shadows are not looked at."""
+        if self.shadow is not None:
+            with suppress(HostMemoryError):
+                self.shadow.tail(0).clear(self.sqs[0].tail)
+                self.shadow.head(0).clear(self.cqs[0].head)
+
     def reset(self) -> None:
         """Back to what a Controller Reset leaves (Base 1.4, 7.3.2): no queues, default features, no events."""
         self.sqs.clear()
         self.cqs.clear()
         self.features = {}
+        self.shadow = None
         self.interrupt_mask = 0
         self.events.reset()
         self.had_io_queues = False

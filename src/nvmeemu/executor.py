@@ -59,7 +59,7 @@ class Executor:
 
     def wake(self, sq: SubmissionQueue) -> None:
         """The queue may have something to do."""
-        if not sq.is_empty:
+        if sq.shadow is not None or not sq.is_empty:
             self._ready[sq] = None
 
     def head_moved(self, cq: CompletionQueue) -> None:
@@ -129,9 +129,9 @@ class Executor:
         """INTA# follows the queues: asserted while one with interrupts has entries that the host has not consumed
         and its vector is not masked (Base 1.4, 7.5.1)."""
         mask = self._device.interrupt_mask
-        is_pending = any(
-            cq.ien and not cq.is_empty and not mask >> cq.vector & 1 for cq in self._device.cqs.values()
-        )
+        for cq in self._device.cqs.values():
+            cq.look()
+        is_pending = any(cq.ien and not cq.is_empty and not mask >> cq.vector & 1 for cq in self._device.cqs.values())
         self._set_pin(is_pending and not self._device.host.msix_enabled)
 
     def pin_unmasked(self) -> None:
@@ -151,11 +151,11 @@ class Executor:
         cq = sq.cq
         commands = self._device.io_commands if sq.qid else self._device.admin_commands
         for _ in range(BURST):
-            if sq.head == sq.tail or cq.waiting or cq.is_full:
-                return False
-            if sq.qid and self._background_bytes >= MOST_BACKGROUND:
+            if cq.waiting or cq.is_full or (sq.qid and self._background_bytes >= MOST_BACKGROUND):
                 return False
             try:
+                if sq.head == sq.tail and not sq.refresh():
+                    return False
                 entry = sq.pop()
             except HostMemoryError:
                 self._miss(sq)
@@ -165,7 +165,7 @@ class Executor:
                 found = UNSERVED
             command = found.kind(entry)
             self._proceed(sq, command, None, partial(found.run, self._device, command))
-        return not sq.is_empty
+        return True
 
     def _proceed(self, sq: SubmissionQueue, command: Command, request: Request | None, stage: Stage) -> None:
         """Run one stage of a command; it ends, waits for memory, or goes to a worker."""
@@ -323,10 +323,9 @@ def _is_stuck(queue: SubmissionQueue | CompletionQueue) -> bool:
     """Whether the memory that a queue needs next is still missing."""
     if isinstance(queue, CompletionQueue):
         return bool(queue.waiting) and not queue.is_full
-    if queue.is_empty:
-        return False
     try:
-        queue.ring[queue.head]
+        if not queue.is_empty or queue.refresh():
+            queue.ring[queue.head]
     except HostMemoryError:
         return True
     return False

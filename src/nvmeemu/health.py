@@ -68,5 +68,3 @@ class Health:
                 error_log_entries=error_log_entries,
             )
         )
-
-

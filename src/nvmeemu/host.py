@@ -40,6 +40,10 @@ class Host(Protocol):
         serves read-only regions (ROMs), and the views are for reading."""
         ...
 
+    def barrier(self) -> None:
+        """A full memory barrier: what was written to guest memory before is seen before what is read from it after."""
+        ...
+
     @property
     def msix_enabled(self) -> bool:
         """MSI-X Enable in the function's MSI-X capability (PCI Express Base, 7.7.2.2 Message Control)."""

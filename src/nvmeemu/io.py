@@ -57,6 +57,39 @@ def write(device: Device, command: ReadWrite) -> Result:
     return Background(lambda: backend.write(offset, [data], fua), failure=Status.WRITE_FAULT, size=length)
 
 
+def compare(device: Device, command: ReadWrite) -> Result:
+    """Base 1.4, 6.4: the host's data against the disk's."""
+    namespace, offset, length, prp1, prp2 = _transfer(device, command)
+    prp.views(device.host, prp1, prp2, length, device.page_size, writable=False)  # bad PRPs come before bad media
+    backend = namespace.backend
+
+    def work() -> bytearray:
+        buffer = bytearray(length)
+        backend.read(offset, [memoryview(buffer)])
+        return buffer
+
+    def then(buffer: bytearray) -> int:
+        if buffer != b"".join(prp.views(device.host, prp1, prp2, length, device.page_size, writable=False)):
+            raise CommandFailed(Status.COMPARE_FAILURE, lba=command.slba)
+        return 0
+
+    return Background(work, then, Status.UNRECOVERED_READ_ERROR, size=length, droppable=True)
+
+
+def verify(device: Device, command: ReadWrite) -> Result:
+    """NVM 1.0, 3.2.6: the blocks can be read; nothing is transferred, so MDTS does not bind it (VSL is 0)."""
+    namespace = device.namespaces[command.nsid]
+    offset, length = namespace.extent(command.slba, command.nlb)
+    backend = namespace.backend
+
+    def work() -> None:
+        buffer = memoryview(bytearray(min(length, 1 << 20)))
+        for start in range(0, length, len(buffer)):
+            backend.read(offset + start, [buffer[: length - start]])
+
+    return Background(work, failure=Status.UNRECOVERED_READ_ERROR, size=min(length, 1 << 20), droppable=True)
+
+
 def write_zeroes(device: Device, command: ReadWrite) -> Result:
     """Base 1.4, 6.16. MDTS does not bind it: nothing is transferred."""
     namespace = device.namespaces[command.nsid]
@@ -133,6 +166,8 @@ COMMANDS: dict[int, CommandEntry] = {
     NvmOpcode.FLUSH: _entry(Command, flush),
     NvmOpcode.WRITE: _entry(ReadWrite, write, changes=True),
     NvmOpcode.READ: _entry(ReadWrite, read),
+    NvmOpcode.COMPARE: _entry(ReadWrite, compare, oncs=1 << 0),
+    NvmOpcode.VERIFY: _entry(ReadWrite, verify, oncs=1 << 7),
     NvmOpcode.WRITE_ZEROES: _entry(ReadWrite, write_zeroes, changes=True, oncs=1 << 3),
     NvmOpcode.DATASET_MANAGEMENT: _entry(DatasetManagement, dataset_management, changes=True, oncs=1 << 2),
 }

@@ -12,9 +12,7 @@ from nvmeemu.spec import Command, Status
 _ENTRY = 8
 
 
-def views(
-    host: Host, prp1: int, prp2: int, length: int, page_size: int, writable: bool = True
-) -> list[memoryview]:
+def views(host: Host, prp1: int, prp2: int, length: int, page_size: int, writable: bool = True) -> list[memoryview]:
     """The ``length`` bytes that PRP1 and PRP2 describe, as views in order.
 
     Raises CommandFailed(INVALID_PRP_OFFSET), and HostMemoryError where no memory is.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from nvmeemu.doorbells import Slot
 from nvmeemu.host import Host, HostMemoryError
 from nvmeemu.requests import Request
 from nvmeemu.spec import CQE_SIZE, SQE_SIZE
@@ -64,6 +65,7 @@ class CompletionQueue:
         self.waiting: deque[tuple[SubmissionQueue, int, int, int]] = deque()
         self.ring = Ring(host, iova, entries, CQE_SIZE)
         self.sqs: set[int] = set()
+        self.shadow: Slot | None = None
         self._phase = 1
 
     @property
@@ -72,7 +74,9 @@ class CompletionQueue:
 
     @property
     def is_full(self) -> bool:
-        return (self.tail + 1) % self.entries == self.head
+        if (self.tail + 1) % self.entries != self.head:
+            return False
+        return self.shadow is None or not self._refresh(self.shadow)
 
     def post(self, sq: SubmissionQueue, cid: int, dw0: int, field: int) -> bool:
         """Write a completion with the Status Field ``field``; False if it has to wait."""
@@ -94,7 +98,7 @@ class CompletionQueue:
         after = tail + 1
         if after == self.entries:
             after = 0
-        if after == self.head:
+        if after == self.head and self.is_full:
             return False
         try:
             entry = self.ring[tail].cast("Q")
@@ -107,6 +111,24 @@ class CompletionQueue:
         if not after:
             self._phase ^= 1
         return True
+
+    def look(self) -> None:
+        """Take the head from the shadow doorbell, if there is one."""
+        if self.shadow is not None:
+            self._refresh(self.shadow)
+
+    def _refresh(self, shadow: Slot) -> bool:
+        """True if the host has consumed more than was known; otherwise it will ring when it does."""
+        try:
+            value = shadow.value
+            if value == self.head:
+                value = shadow.await_change(value)
+        except HostMemoryError:
+            return False
+        is_news = value != self.head and value < self.entries
+        if is_news:
+            self.head = value
+        return is_news
 
     def ring_head(self, value: int) -> None:
         """The host has consumed up to ``value``. Raises DoorbellError."""
@@ -127,8 +149,8 @@ class SubmissionQueue:
         self.tail = 0
         self.outstanding: set[Request] = set()
         self.ring = Ring(host, iova, entries, SQE_SIZE)
+        self.shadow: Slot | None = None
         self._on_idle: Callable[[], None] | None = None
-        cq.sqs.add(qid)
 
     @property
     def is_empty(self) -> bool:
@@ -142,6 +164,19 @@ class SubmissionQueue:
         self.head = 0 if head == self.entries else head
         return entry
 
+    def refresh(self) -> bool:
+        """An empty queue may have more according to its shadow doorbell; otherwise the host will ring when it has.
+        Raises HostMemoryError."""
+        if self.shadow is None:
+            return False
+        value = self.shadow.value
+        if value == self.tail:
+            value = self.shadow.await_change(value)
+        is_news = value != self.tail and value < self.entries
+        if is_news:
+            self.tail = value
+        return is_news
+
     def ring_tail(self, value: int) -> None:
         """The host has added entries up to ``value``. Raises DoorbellError."""
         added = (value - self.tail) % self.entries
@@ -152,6 +187,7 @@ class SubmissionQueue:
     def close(self, when_idle: Callable[[], None]) -> None:
         """Fetch nothing more; call ``when_idle`` once nothing is outstanding."""
         self.tail = self.head
+        self.shadow = None
         self.cq.sqs.discard(self.qid)
         self._on_idle = when_idle
         self.settled()

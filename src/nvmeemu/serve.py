@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -103,11 +105,11 @@ def _controller(arguments: argparse.Namespace, host: PciHost, loop: Loop, backen
 
 def _announce(arguments: argparse.Namespace, backend: Backend) -> None:
     path = os.path.abspath(arguments.socket)
-    device = '{"driver":"vfio-user-pci","socket":{"type":"unix","path":"%s"}}' % path
+    device = json.dumps({"driver": "vfio-user-pci", "socket": {"type": "unix", "path": path}}, separators=(",", ":"))
     mode = ", read-only" if arguments.read_only else ", writes are thrown away" if arguments.overlay else ""
     print(f"nvmeemu {__version__}: disk {arguments.disk} ({backend.size / (1 << 20):g} MiB{mode}) on {path}")
     print("QEMU: -object memory-backend-memfd,id=ram,size=1G,share=on -m 1G -machine q35,memory-backend=ram \\")
-    print(f"      -device '{device}'", flush=True)
+    print(f"      -device {shlex.quote(device)}", flush=True)
     if arguments.ready_fd is not None:
         try:
             os.write(arguments.ready_fd, b"ready\n")

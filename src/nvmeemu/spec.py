@@ -272,6 +272,10 @@ class Abort(Command):
     target_cid = bits(CDW10, 31, 16)
 
 
+class DoorbellBufferConfig(Command):
+    """Base 1.4, 5.7: PRP1 is the Shadow Doorbell buffer, PRP2 the EventIdx buffer."""
+
+
 class Identify(Command):
     """Base 1.4, 5.15."""
 

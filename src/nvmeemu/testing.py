@@ -112,6 +112,9 @@ class Ram:
             iova, size = iova + number, size - number
         return pieces
 
+    def barrier(self) -> None:
+        pass
+
     def interrupt(self, vector: int) -> None:
         self.interrupts.append(vector)
 
@@ -368,9 +371,7 @@ class Driver:
         place = self.alloc(max(size, PAGE))
         prp1, prp2 = self.prps(place, size)
         opcode = AdminOpcode.GET_LOG_PAGE
-        command = GetLogPage(
-            opcode=opcode, nsid=nsid, prp1=prp1, prp2=prp2, lid=lid, numd=size // 4, lpo=lpo, rae=rae
-        )
+        command = GetLogPage(opcode=opcode, nsid=nsid, prp1=prp1, prp2=prp2, lid=lid, numd=size // 4, lpo=lpo, rae=rae)
         self.succeed(self.admin, command)
         return self.bus.read_memory(place, size)
 
@@ -394,7 +395,9 @@ class Driver:
         """Create an I/O submission queue; its address."""
         place = self.alloc(entries * SQE_SIZE)
         opcode = AdminOpcode.CREATE_SQ
-        command = CreateSq(opcode=opcode, prp1=place, qid=qid, qsize=entries, pc=True, cqid=qid if cqid is None else cqid)
+        command = CreateSq(
+            opcode=opcode, prp1=place, qid=qid, qsize=entries, pc=True, cqid=qid if cqid is None else cqid
+        )
         self.succeed(self.admin, command)
         return place
 

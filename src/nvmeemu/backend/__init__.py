@@ -85,7 +85,8 @@ def open_backend(
     ``create`` makes a sparse file of ``size`` bytes where none is. ``overlay`` opens it read-only and keeps what is
     written in an unnamed temporary file. Raises BackendError.
     """
-    from nvmeemu.backend import memory, overlay as overlays, raw  # start-up: only what is used is loaded
+    from nvmeemu.backend import memory, raw  # they build on this module
+    from nvmeemu.backend.overlay import OverlayBackend
 
     if spec.startswith("mem:"):
         if create or size is not None or read_only or overlay:
@@ -102,7 +103,7 @@ def open_backend(
         is_forced = path != spec
         backend = raw.RawBackend(path, read_only=read_only or overlay, any_content=is_forced)
         if overlay:
-            backend = overlays.OverlayBackend(backend)
+            backend = OverlayBackend(backend)
     if backend.size == 0 or backend.size % block_size:
         backend.close()
         what = "is empty" if backend.size == 0 else f"has {backend.size} bytes, not a multiple of {block_size}"

@@ -49,7 +49,7 @@ class Machine:
         # vfio-user: the drive's process maps the guest's memory, so that must be a shared file
         words += ["-object", f"memory-backend-memfd,id=m,size={self.mem},share=on"]
         words += ["-chardev", f"socket,id=console,fd={console_fd}", "-serial", "chardev:console"]
-        words += ["-chardev", f"socket,id=monitor,fd={monitor_fd}", "-mon", "chardev=monitor,mode=control"]
+        words += ["-chardev", f"socket,id=monitor,fd={monitor_fd}", "-qmp", "chardev:monitor"]
         return words + self._boot(folder) + list(drive) + list(self.extra)
 
     def _boot(self, folder: Path) -> list[str]:

@@ -83,6 +83,7 @@ int vfu_irq_trigger(vfu_ctx_t *ctx, uint32_t vector);
 /* Ours, in shim.h. */
 int nvmeemu_setup_region(vfu_ctx_t *ctx, int region, size_t size, vfu_region_access_cb_t *callback, int flags);
 int nvmeemu_setup_dma(vfu_ctx_t *ctx, vfu_dma_register_cb_t *added, vfu_dma_unregister_cb_t *removed);
+void nvmeemu_barrier(void);
 
 extern "Python" {
     ssize_t on_bar0(vfu_ctx_t *, char *, size_t, int64_t, bool);

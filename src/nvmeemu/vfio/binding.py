@@ -94,6 +94,11 @@ def require() -> None:
         raise BindingMissing(_missing)
 
 
+def barrier() -> None:
+    """A full memory barrier."""
+    lib.nvmeemu_barrier()
+
+
 class Context:
     """A listening socket and the PCI function behind it. ``run`` and ``attach`` never wait for a whole message."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
-from nvmeemu.vfio.binding import LOG_ERR, Context, DmaRegion, Reset
+from nvmeemu.vfio.binding import LOG_ERR, Context, DmaRegion, Reset, barrier
 from nvmeemu.vfio.memory import GuestMemory
 from nvmeemu.vfio.pci import ConfigSpace, PciIdentity
 
@@ -82,6 +82,9 @@ class PciHost(GuestMemory):
         # Without MSI-X, vector 0 would be INTx: the library keeps both in one table.
         if self._context is not None and self.msix_enabled:
             self._context.trigger(vector)
+
+    def barrier(self) -> None:
+        barrier()
 
     def pin(self, asserted: bool) -> None:
         """An edge for each assertion: the VMM keeps the level, lowers it when the guest touches the device, and then
