@@ -87,7 +87,7 @@ class BuildBinding(build_ext):
         ffi.emit_c_code(str(generated))
 
         ext.sources = [str(generated)]
-        ext.depends = []  # always new: cheap, and the library's place may have changed
+        self.force = True  # it takes seconds, and the library's place or our shim may have changed
         ext.extra_compile_args = [*ext.extra_compile_args, f"-I{VFIO}", *OUR_WARNINGS]
         if tree := source_tree():
             self._compile_library(ext, tree, work / "libvfio-user")

@@ -25,7 +25,7 @@ DATA_NONE, DATA_EVENTFD = 1, 4  # SET_IRQS flags
 MASK, UNMASK, TRIGGER = 8, 16, 32
 
 BAR0, BAR4, CONFIG = 0, 4, 7  # region indexes
-INTX, MSIX = 0, 2  # interrupt indexes
+INTX, MSIX, ERR, REQ = 0, 2, 3, 4  # interrupt indexes
 
 HEADER = struct.Struct("<HHIII")  # id, command, size with the header, flags, error
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from nvmeemu.vfio.pci import MSIX as MSIX_CAPABILITY
-from transport.client import BAR0, CONFIG, INTX, MSIX, Client
+from transport.client import BAR0, CONFIG, ERR, INTX, MSIX, REQ, Client, Refused
 from transport.conftest import ServedFake
 from transport.fake import INTERRUPT, PIN
 
@@ -96,3 +96,16 @@ def test_the_pin_is_not_driven_while_msix_is_on(client: Client, eventfds: list[i
     client.set_interrupts(MSIX, 0, eventfds)
     client.write(BAR0, PIN, number(1))
     assert signalled(eventfds) == []
+
+
+@pytest.mark.parametrize("index", [ERR, REQ])
+def test_error_and_request_interrupts_do_not_take_the_route_of_vector_0(
+    client: Client, eventfds: list[int], index: int
+) -> None:
+    """The library stores their eventfds in the table of vectors; QEMU stops the VM at an ERR."""
+    client.set_interrupts(INTX, 0, eventfds[:1])
+    assert client.interrupt_count(index) == 0
+    with pytest.raises(Refused):
+        client.set_interrupts(index, 0, eventfds[1:2])
+    client.write(BAR0, PIN, number(1))
+    assert signalled(eventfds) == [0]

@@ -17,9 +17,9 @@ import pytest
 
 from nvmeemu.vfio import ServeError, check
 from nvmeemu.vfio.pci import EXPRESS
-from transport.client import BAR0, CONFIG, HEADER, VERSION, Client, SharedMemory
+from transport.client import BAR0, CONFIG, HEADER, REGION_READ, VERSION, Client, SharedMemory
 from transport.conftest import FAKE, ServedFake
-from transport.fake import BLOCK, BUSY, FETCH, LATER
+from transport.fake import BAR0_SIZE, BLOCK, BUSY, FETCH, LATER
 
 Serve = Callable[..., ServedFake]
 
@@ -138,6 +138,31 @@ def test_a_signal_stops_it_while_a_stranger_holds_the_line(fake: ServedFake) -> 
         stranger.sendall(b"\0")
         time.sleep(0.05)  # lets it come to the wait more often than not; either way it must stop
         assert fake.terminate() == 0
+
+
+def test_a_signal_stops_it_in_the_middle_of_a_message(fake: ServedFake, client: Client) -> None:
+    client.socket.sendall(HEADER.pack(7, REGION_READ, 32, 0, 0))
+    time.sleep(0.05)
+    assert fake.terminate() == 0
+
+
+def test_a_signal_stops_it_when_the_client_takes_no_replies(fake: ServedFake, client: Client) -> None:
+    client.socket.setblocking(False)
+    request = struct.pack("<QII", 0, BAR0, BAR0_SIZE)
+    with pytest.raises(BlockingIOError):
+        for _ in range(100_000):
+            client.send(REGION_READ, request)
+    assert fake.terminate() == 0
+
+
+@pytest.mark.slow
+def test_a_stranger_who_says_nothing_is_sent_away(fake: ServedFake) -> None:
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.connect(fake.path)
+        with Client(fake.path) as client:  # waits until the server has lost its patience: 5 s
+            assert client.read(BAR0, 0, 1) == b"\0"
+        stranger.settimeout(0)
+        assert stranger.recv(1) == b""
 
 
 def test_registers_are_served_while_work_blocks_and_while_run_has_more_to_do(fake: ServedFake, client: Client) -> None:

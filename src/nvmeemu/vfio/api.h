@@ -39,6 +39,8 @@ typedef enum vfu_reset_type {
 enum vfu_dev_irq_type {
     VFU_DEV_INTX_IRQ,
     VFU_DEV_MSIX_IRQ,
+    VFU_DEV_ERR_IRQ,
+    VFU_DEV_REQ_IRQ,
     ...
 };
 

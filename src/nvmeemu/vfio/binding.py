@@ -10,7 +10,7 @@ The library is not thread safe: one thread makes all calls. It trusts its client
 - it waits without a limit for the rest of a message (the first one of a client, or the body after a header);
 - SET_IRQS: ``start + count`` is checked in 32 bits, so a wrapped sum passes and the eventfd array is overrun;
   an eventfd of -1 among the descriptors meets an ``assert``; disabling a range with ``start`` > 0 disables nothing
-  or too little;
+  or too little; an eventfd for ERR or REQ lands in vector 0, so we offer neither of them;
 - DMA_MAP of a file shorter than the region: SIGBUS at the first access beyond its end;
 - an error in sending a reply (the client is gone) resets the context but is not reported by ``vfu_run_ctx``: watch
   for the reset callback of type LOST_CONNECTION instead.
@@ -133,6 +133,8 @@ class Context:
         check(lib.nvmeemu_setup_region(ctx, lib.VFU_PCI_DEV_CFG_REGION_IDX, 4096, lib.on_config, config))
         check(lib.vfu_setup_device_nr_irqs(ctx, lib.VFU_DEV_INTX_IRQ, 1))
         check(lib.vfu_setup_device_nr_irqs(ctx, lib.VFU_DEV_MSIX_IRQ, vectors))
+        for never_sent in (lib.VFU_DEV_ERR_IRQ, lib.VFU_DEV_REQ_IRQ):  # their eventfds would replace vector 0's
+            check(lib.vfu_setup_device_nr_irqs(ctx, never_sent, 0))
         check(lib.vfu_setup_irq_state_callback(ctx, lib.VFU_DEV_INTX_IRQ, lib.on_irq_state))
         check(lib.vfu_setup_device_reset_cb(ctx, lib.on_reset))
         lib.vfu_setup_device_quiesce_cb(ctx, lib.on_quiesce)

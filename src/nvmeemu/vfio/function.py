@@ -155,10 +155,12 @@ class PciFunction:
                 log.warning(NOT_SHARED)
 
     def dma_added(self, region: DmaRegion) -> None:
+        log.debug("memory %#x, %#x bytes%s", region.iova, region.size, "" if region.memory else ": not shared")
         self.host.add(region)
         self._map_changed = True
 
     def dma_removed(self, iova: int) -> None:
+        log.debug("memory %#x unmapped", iova)
         self.host.remove(iova)
         self._map_changed = True
 

@@ -52,7 +52,7 @@ class Server:
         self._client = ""  # how the log calls it
         self._once = False
         host.connect(self._context, self._pci.config)
-        if library_log.isEnabledFor(logging.DEBUG):
+        if library_log.level == logging.DEBUG:  # set on purpose, not inherited: it is several lines a message
             self._context.log_everything()
 
     def __enter__(self) -> Self:
