@@ -52,9 +52,10 @@ def identify(guest: Guest) -> Identity:
     return seen
 
 
-def wait_for_device(guest: Guest, path: str) -> None:
+def wait_for_device(guest: Guest, path: str, seconds: int = 30) -> None:
     """Wait until the kernel has made a block device: it probes drives while init already runs."""
-    guest.check(f"for i in $(seq 300); do [ -b {path} ] && exit; sleep 0.1; done; echo no {path}; exit 1")
+    if guest.run(f"for i in $(seq {seconds}0); do [ -b {path} ] && exit; sleep 0.1; done; exit 1").status != 0:
+        raise GuestError(f"the guest's kernel shows no {path}")
 
 
 def _nvme(guest: Guest, arguments: str) -> dict[str, Any]:

@@ -70,7 +70,8 @@ def second_boot(run: Run, expected: dict[str, str]) -> str:
     """Verify every file after a power-off. Returns the kernel's release."""
     with run.boot(run.linux()) as guest:
         run.say("boot 2: waiting for Linux")
-        wait_for_device(guest, PARTITION)
+        wait_for_device(guest, NAMESPACE)
+        wait_for_device(guest, PARTITION, 5)  # made together with the drive
         guest.check(f"e2fsck -f -n {PARTITION}")
         guest.check(f"mount -t ext4 {PARTITION} /mnt")
         image.compare(expected, checksums(guest, "/mnt"), "guest, after the power-off")
