@@ -148,10 +148,13 @@ def test_a_signal_stops_it_in_the_middle_of_a_message(fake: ServedFake, client: 
 
 def test_a_signal_stops_it_when_the_client_takes_no_replies(fake: ServedFake, client: Client) -> None:
     client.socket.setblocking(False)
-    request = struct.pack("<QII", 0, BAR0, BAR0_SIZE)
+
+    def flood() -> None:
+        while True:
+            client.send(REGION_READ, struct.pack("<QII", 0, BAR0, BAR0_SIZE))
+
     with pytest.raises(BlockingIOError):
-        for _ in range(100_000):
-            client.send(REGION_READ, request)
+        flood()
     assert fake.terminate() == 0
 
 
