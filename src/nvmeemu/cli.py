@@ -12,10 +12,12 @@ from typing import NoReturn
 
 from nvmeemu import __version__
 
+MAX_NAMESPACES = 16  # NN, whatever is served: drivers ask for each NSID up to it
+
 _SERVE = """\
 Be an NVMe drive on a vfio-user socket, for one client (QEMU, ...) after another.
 
-The disk is a raw file, a block device, or mem:SIZE (memory, gone at exit).
+A disk is a raw file, a block device, or mem:SIZE (memory, gone at exit).
 QEMU needs shared guest memory and the device; `serve` prints the exact arguments when it listens.
 """
 
@@ -36,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if arguments.command is None:
         parser.error("give a command: serve")
+    if len(arguments.disk or ()) > MAX_NAMESPACES:
+        arguments.parser.error(f"at most {MAX_NAMESPACES} disks")
     if arguments.command == "serve" and not (arguments.socket and arguments.disk):
         missing = "--socket PATH" if not arguments.socket else "--disk SPEC"
         arguments.parser.error(f"{missing} is missing")
@@ -61,7 +65,7 @@ def capabilities() -> dict[str, object]:
         "binding": is_built,
         "backends": ["raw", "mem"],
         "features": ["create", "read-only", "overlay", "block-size", "once", "pid-file", "ready-fd", "no-msix"],
-        "nvme": {"version": "1.4", "max_io_queues": 64, "max_namespaces": 16},
+        "nvme": {"version": "1.4", "max_io_queues": 64, "max_namespaces": MAX_NAMESPACES},
     }
 
 
@@ -86,7 +90,9 @@ def _parser() -> _Parser:
 
 
 def _add_disk(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--disk", metavar="SPEC", help="a raw file, a block device, or mem:SIZE")
+    group.add_argument(
+        "--disk", metavar="SPEC", action="append", help="a raw file, a block device, or mem:SIZE; each is a namespace"
+    )
     group.add_argument("--size", metavar="SIZE", help="with --create: size of the disk, for example 10G")
     group.add_argument("--create", action="store_true", help="make the file if it does not exist")
     group.add_argument("--read-only", action="store_true", help="never write; others may read the disk too")

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from nvmeemu import __version__, logs
 from nvmeemu.backend import Backend, BackendError, describe, open_backend, parse_size
+from nvmeemu.cli import MAX_NAMESPACES
 from nvmeemu.controller import Controller
 from nvmeemu.device import DEVICE_ID, VENDOR_ID, Identity, Limits, serial_of
 from nvmeemu.namespace import Namespace, Namespaces
@@ -53,15 +54,15 @@ def _serve(arguments: argparse.Namespace) -> None:
     with ExitStack() as stack:
         loop = stack.enter_context(Loop())
         ending = stack.enter_context(_Ending(loop))
-        backend = _open(arguments)
-        ending.backends = {arguments.disk: backend}
+        for disk in arguments.disk:
+            ending.backends[disk] = _open(disk, arguments, taken=disk in ending.backends)
         host = PciHost()
-        controller = _controller(arguments, host, loop, backend)
+        controller = _controller(arguments, host, loop, list(ending.backends.values()))
         identity = controller.device.identity
         pci = PciIdentity(identity.vendor_id, identity.device_id, identity.vendor_id, identity.device_id)
         server = stack.enter_context(Server(loop, host, controller, socket, pci))
         stack.enter_context(_pid_file(arguments.pid_file))
-        _announce(arguments, backend)
+        _announce(arguments, ending.backends)
         server.run(once=arguments.once)
         log.info("stopping")
         server.close()
@@ -69,13 +70,15 @@ def _serve(arguments: argparse.Namespace) -> None:
     log.info("stopped")
 
 
-def _open(arguments: argparse.Namespace) -> Backend:
+def _open(disk: str, arguments: argparse.Namespace, taken: bool) -> Backend:
+    if taken:
+        raise Failure(f"disk {disk} is given twice", 2)
     try:
         size = None if arguments.size is None else parse_size(arguments.size)
     except BackendError as error:
         raise Failure(f"--size: {error}", 2) from None
     return open_backend(
-        arguments.disk,
+        disk,
         size=size,
         create=arguments.create,
         read_only=arguments.read_only,
@@ -84,30 +87,35 @@ def _open(arguments: argparse.Namespace) -> Backend:
     )
 
 
-def _controller(arguments: argparse.Namespace, host: PciHost, loop: Loop, backend: Backend) -> Controller:
-    disk = backend.identity
-    if disk.startswith("mem:"):  # memory disks are told apart by where they are served
-        disk += f"@{os.path.abspath(arguments.socket)}"
+def _controller(arguments: argparse.Namespace, host: PciHost, loop: Loop, backends: list[Backend]) -> Controller:
+    names = [_identity(backend, arguments.socket) for backend in backends]
     try:
         identity = Identity(
-            serial=arguments.serial or serial_of(disk),
+            serial=arguments.serial or serial_of(names[0]),
             model=arguments.model,
             vendor_id=VENDOR_ID if arguments.vendor_id is None else arguments.vendor_id,
             device_id=DEVICE_ID if arguments.device_id is None else arguments.device_id,
         )
     except ValueError as error:
         raise Failure(str(error), 2) from None
-    namespaces = Namespaces()
-    namespaces.add(Namespace(1, backend, arguments.block_size, disk))
+    namespaces = Namespaces(MAX_NAMESPACES)
+    for nsid, (backend, name) in enumerate(zip(backends, names, strict=True), 1):
+        namespaces.add(Namespace(nsid, backend, arguments.block_size, name))
     vectors = 0 if arguments.no_msix else arguments.queues + 1
     return Controller(host, loop, loop, namespaces, identity, Limits(io_queues=arguments.queues, vectors=vectors))
 
 
-def _announce(arguments: argparse.Namespace, backend: Backend) -> None:
+def _identity(backend: Backend, socket: str) -> str:
+    """What identifies a disk; memory is told apart by where it is served."""
+    return f"{backend.identity}@{os.path.abspath(socket)}" if backend.identity.startswith("mem:") else backend.identity
+
+
+def _announce(arguments: argparse.Namespace, backends: dict[str, Backend]) -> None:
     path = os.path.abspath(arguments.socket)
     device = json.dumps({"driver": "vfio-user-pci", "socket": {"type": "unix", "path": path}}, separators=(",", ":"))
     mode = ", read-only" if arguments.read_only else ", writes are thrown away" if arguments.overlay else ""
-    print(f"nvmeemu {__version__}: disk {arguments.disk} ({backend.size / (1 << 20):g} MiB{mode}) on {path}")
+    disks = ", ".join(f"{disk} ({backend.size / (1 << 20):g} MiB{mode})" for disk, backend in backends.items())
+    print(f"nvmeemu {__version__}: disk {disks} on {path}")
     print("QEMU: -object memory-backend-memfd,id=ram,size=1G,share=on -m 1G -machine q35,memory-backend=ram \\")
     print(f"      -device {shlex.quote(device)}", flush=True)
     if arguments.ready_fd is not None:
