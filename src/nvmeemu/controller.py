@@ -14,6 +14,7 @@ from nvmeemu import admin, io, regs
 from nvmeemu.device import Device, EntrySizes, Identity, Limits
 from nvmeemu.events import Event
 from nvmeemu.executor import Executor
+from nvmeemu.features import report_warnings
 from nvmeemu.host import Clock, Host, Worker
 from nvmeemu.namespace import Namespaces
 from nvmeemu.queues import CompletionQueue, DoorbellError, SubmissionQueue
@@ -100,9 +101,22 @@ class Controller:
 
     def reset(self) -> None:
         """A reset of the PCI function: everything, AQA, ASQ and ACQ too (Base 1.4, 7.3.2)."""
+        if self._cc.en and self.status.shst == SHST_NORMAL:
+            self.device.health.unsafe_shutdowns += 1  # the host is gone, or has pulled the plug, without a word
         self._registers[regs.CC] = 0
         self._stop()
         self._reset_registers()
+
+    def set_health(
+        self, *, temperature: int | None = None, spare: int | None = None, is_degraded: bool | None = None
+    ) -> None:
+        """Change what the SMART log says: the composite temperature in kelvin, the available spare in percent, whether
+        the media can no longer be relied upon. The host is told of new critical warnings that it asked to hear of."""
+        health = self.device.health
+        health.temperature = health.temperature if temperature is None else temperature
+        health.spare = health.spare if spare is None else spare
+        health.is_degraded = health.is_degraded if is_degraded is None else is_degraded
+        report_warnings(self.device)
 
     # --- registers -------------------------------------------------------------------------------------------------
 

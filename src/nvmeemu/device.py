@@ -15,7 +15,7 @@ from nvmeemu.host import Clock, Host, HostMemoryError
 from nvmeemu.namespace import Namespaces
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.requests import CommandEntry
-from nvmeemu.spec import PAGE_MIN
+from nvmeemu.spec import PAGE_MIN, CriticalWarning
 
 VENDOR_ID = 0x4E45  # ours: registered for nobody, so that no driver applies another device's quirks
 DEVICE_ID = 0x0001
@@ -105,6 +105,8 @@ class Device:
         self.errors = ErrorLog()
         self.health = Health(self.clock)
         self.had_io_queues = False
+        self.told = CriticalWarning(0)  # the warnings that hold and that the host has been told
+        self.reset_at = self.clock.now()  # seconds; where Timestamp begins
 
     @property
     def has_write_cache(self) -> bool:
@@ -143,3 +145,5 @@ class Device:
         self.interrupt_mask = 0
         self.events.reset()
         self.had_io_queues = False
+        self.told = CriticalWarning(0)
+        self.reset_at = self.clock.now()

@@ -38,6 +38,7 @@ class Events:
         return sum(request.live for request in self.parked)
 
     def park(self, request: Request) -> None:
+        self.parked = deque(other for other in self.parked if other.live)  # a host may abort what it parks, for ever
         self.parked.append(request)
         self._deliver()
 

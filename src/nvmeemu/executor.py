@@ -26,7 +26,7 @@ BURST = 32  # commands that one queue may run before the next has its turn
 MOST_BACKGROUND = 64 << 20  # bytes that workers may hold; I/O queues wait when there is more
 COMMAND_PATIENCE = 0.1  # seconds that a command waits for its memory to come back
 QUEUE_PATIENCE = 1.0  # seconds that a queue does
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # another attempt fails as well
 _NO_LBA = 0
 _NO_LOCATION = 0xFFFF
 
@@ -248,7 +248,7 @@ class Executor:
             self._complain(background.failure, error)
             if background.failure in (Status.WRITE_FAULT, Status.UNRECOVERED_READ_ERROR):
                 self._device.health.media_errors += 1
-            raise CommandFailed(background.failure, dnr=error.errno in _FULL_DISK)
+            raise CommandFailed(background.failure, dnr=error.errno in _LASTING)
         if error is not None:
             raise error
         return background.then(value)

@@ -11,9 +11,20 @@ from dataclasses import dataclass
 from nvmeemu import prp
 from nvmeemu.device import Device
 from nvmeemu.errors import CommandFailed
+from nvmeemu.events import Event
 from nvmeemu.health import WARNING_TEMPERATURE
 from nvmeemu.requests import Background, Result
-from nvmeemu.spec import BROADCAST, FeatureId, GetFeatures, SetFeatures, Status
+from nvmeemu.spec import (
+    BROADCAST,
+    CriticalWarning,
+    EventType,
+    FeatureId,
+    GetFeatures,
+    LogId,
+    SetFeatures,
+    SmartEvent,
+    Status,
+)
 
 _CURRENT, _DEFAULT, _SAVED, _CAPABILITIES = range(4)
 
@@ -87,6 +98,7 @@ def set_features(device: Device, command: SetFeatures) -> Result:
         return value(device, fid)  # the answer is what is allocated, whatever was asked
     if fid == FeatureId.TEMPERATURE_THRESHOLD:
         device.features[fid, feature.select(device, command.cdw11)] = command.cdw11 & 0xFFFF
+        report_warnings(device)
         return 0
     if feature.data:
         data = prp.receive(device.host, command, feature.data, device.page_size)
@@ -95,6 +107,8 @@ def set_features(device: Device, command: SetFeatures) -> Result:
     device.features[fid, feature.select(device, command.cdw11)] = command.cdw11
     if fid == FeatureId.VOLATILE_WRITE_CACHE and not command.cdw11 & 1:
         return _flush_all(device)  # what the cache holds becomes durable before it is said to be off
+    if fid == FeatureId.ASYNC_EVENT_CONFIGURATION:
+        report_warnings(device)
     return 0
 
 
@@ -114,13 +128,36 @@ def _flush_all(device: Device) -> Result:
     return Background(work, failure=Status.WRITE_FAULT)
 
 
+def critical_warnings(device: Device) -> CriticalWarning:
+    """Critical Warning of the SMART log: the state of the device by the thresholds of the host."""
+    over, under = (value(device, FeatureId.TEMPERATURE_THRESHOLD, which) for which in (0, 1))
+    return device.health.warnings(over, under)
+
+
+def report_warnings(device: Device) -> None:
+    """The device's health, a threshold or what the host wants to hear has changed: tell it of each new warning that
+    it has asked for. Base 1.4, 5.21.1.11, SMART / Health Critical Warnings."""
+    wanted = critical_warnings(device) & CriticalWarning(value(device, FeatureId.ASYNC_EVENT_CONFIGURATION) & 0b111)
+    for warning in wanted & ~device.told:
+        device.events.report(Event(EventType.SMART, _SMART_EVENTS[warning], LogId.SMART))
+    device.told = wanted
+
+
+_SMART_EVENTS = {
+    CriticalWarning.SPARE: SmartEvent.SPARE,
+    CriticalWarning.TEMPERATURE: SmartEvent.TEMPERATURE,
+    CriticalWarning.RELIABILITY: SmartEvent.RELIABILITY,
+}
+
+
 def _now(device: Device) -> int:
-    return int(device.clock.now() * 1000)
+    """Milliseconds since the last reset."""
+    return int((device.clock.now() - device.reset_at) * 1000)
 
 
 def _encode(device: Device, fid: FeatureId, found: int, size: int) -> bytes:
     """The data structure of a feature. The timestamp is kept as its distance from our clock, in milliseconds;
-    bits 50:48 of what the host gets say whether it was ever set (Base 1.4, 5.21.1.14)."""
+    bits 51:49 of what the host gets say whether it was ever set (Base 1.4, 5.21.1.14, Timestamp Origin)."""
     if fid == FeatureId.TIMESTAMP:
         was_set = (fid, 0) in device.features
         found = _now(device) + found & (1 << 48) - 1 | int(was_set) << 49

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import deque
 
 from nvmeemu.host import Clock
+from nvmeemu.spec import CriticalWarning
 from nvmeemu.structures import ErrorLogEntry, SmartLog
 
 ERROR_LOG_ENTRIES = 64
 WARNING_TEMPERATURE = 343  # kelvin
 CRITICAL_TEMPERATURE = 353
+SPARE_THRESHOLD = 10  # percent
 _UNIT = 512 * 1000  # bytes in a "data unit"
 
 
@@ -33,7 +35,7 @@ class ErrorLog:
 
 
 class Health:
-    """Counters for the SMART / Health Information log. Base 1.4, 5.14.1.2."""
+    """State and counters for the SMART / Health Information log. Base 1.4, 5.14.1.2."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -47,16 +49,27 @@ class Health:
         self.power_cycles = 1
         self.temperature = 313  # kelvin
         self.spare = 100  # percent
-        self.critical_warning = 0
+        self.is_degraded = False  # the media can no longer be relied upon
 
-    def page(self, error_log_entries: int) -> bytes:
+    def warnings(self, over: int, under: int) -> CriticalWarning:
+        """What is critical now, by the temperature thresholds of feature 04h (kelvin)."""
+        found = CriticalWarning(0)
+        if self.spare < SPARE_THRESHOLD:
+            found |= CriticalWarning.SPARE
+        if not under < self.temperature < over:
+            found |= CriticalWarning.TEMPERATURE
+        if self.is_degraded:
+            found |= CriticalWarning.RELIABILITY
+        return found
+
+    def page(self, error_log_entries: int, warnings: CriticalWarning) -> bytes:
         hours = int(self._clock.now() - self._start) // 3600
         return bytes(
             SmartLog(
-                critical_warning=self.critical_warning,
+                critical_warning=warnings,
                 temperature=self.temperature,
                 available_spare=self.spare,
-                spare_threshold=10,
+                spare_threshold=SPARE_THRESHOLD,
                 data_units_read=-(-self.bytes_read // _UNIT),
                 data_units_written=-(-self.bytes_written // _UNIT),
                 host_reads=self.reads,

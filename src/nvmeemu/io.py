@@ -26,20 +26,30 @@ def read(device: Device, command: ReadWrite) -> Result:
     device.health.reads += 1
     device.health.bytes_read += length
     backend = namespace.backend
-    if backend.read_now(offset, views):
+    fua = command.fua and backend.volatile_cache
+    if not fua and backend.read_now(offset, views):
         return 0
-
-    def work() -> bytearray:
-        buffer = bytearray(length)
-        backend.read(offset, [memoryview(buffer)])
-        return buffer
 
     def then(buffer: bytearray) -> int:
         places = prp.views(device.host, prp1, prp2, length, device.page_size)
         prp.scatter(places, buffer)
         return 0
 
+    work = _reading(backend, offset, length, fua)
     return Background(work, then, Status.UNRECOVERED_READ_ERROR, size=length, droppable=True)
+
+
+def _reading(backend: Backend, offset: int, length: int, fua: bool) -> Callable[[], bytearray]:
+    """Work that reads; with FUA what is returned has been made durable before (Base 1.4, 6.9, FUA)."""
+
+    def work() -> bytearray:
+        if fua:
+            backend.flush()
+        buffer = bytearray(length)
+        backend.read(offset, [memoryview(buffer)])
+        return buffer
+
+    return work
 
 
 def write(device: Device, command: ReadWrite) -> Result:
@@ -61,18 +71,16 @@ def compare(device: Device, command: ReadWrite) -> Result:
     """Base 1.4, 6.4: the host's data against the disk's."""
     namespace, offset, length, prp1, prp2 = _transfer(device, command)
     prp.views(device.host, prp1, prp2, length, device.page_size, writable=False)  # bad PRPs come before bad media
+    device.health.reads += 1
+    device.health.bytes_read += length
     backend = namespace.backend
-
-    def work() -> bytearray:
-        buffer = bytearray(length)
-        backend.read(offset, [memoryview(buffer)])
-        return buffer
 
     def then(buffer: bytearray) -> int:
         if buffer != b"".join(prp.views(device.host, prp1, prp2, length, device.page_size, writable=False)):
             raise CommandFailed(Status.COMPARE_FAILURE, lba=command.slba)
         return 0
 
+    work = _reading(backend, offset, length, command.fua and backend.volatile_cache)
     return Background(work, then, Status.UNRECOVERED_READ_ERROR, size=length, droppable=True)
 
 
@@ -80,9 +88,13 @@ def verify(device: Device, command: ReadWrite) -> Result:
     """NVM 1.0, 3.2.6: the blocks can be read; nothing is transferred, so MDTS does not bind it (VSL is 0)."""
     namespace = device.namespaces[command.nsid]
     offset, length = namespace.extent(command.slba, command.nlb)
+    device.health.bytes_read += length
     backend = namespace.backend
+    fua = command.fua and backend.volatile_cache
 
     def work() -> None:
+        if fua:
+            backend.flush()
         buffer = memoryview(bytearray(min(length, 1 << 20)))
         for start in range(0, length, len(buffer)):
             backend.read(offset + start, [buffer[: length - start]])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from nvmeemu import prp
 from nvmeemu.device import Device
 from nvmeemu.errors import CommandFailed
+from nvmeemu.features import critical_warnings
 from nvmeemu.requests import CommandEntry
 from nvmeemu.spec import BROADCAST, GetLogPage, LogId, Status
 from nvmeemu.structures import CommandEffect, CommandEffectsLog, FirmwareSlotLog
@@ -45,7 +46,7 @@ def _errors(device: Device) -> bytes:
 
 
 def _smart(device: Device) -> bytes:
-    return device.health.page(device.errors.count)
+    return device.health.page(device.errors.count, critical_warnings(device))
 
 
 def _firmware(device: Device) -> bytes:

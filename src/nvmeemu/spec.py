@@ -7,7 +7,7 @@ is declared. Data structures that commands transfer are in ``structures``.
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 
 from nvmeemu.layout import Record, bit, bits, count, uint
 
@@ -163,6 +163,14 @@ class SmartEvent(IntEnum):
     RELIABILITY = 0
     TEMPERATURE = 1
     SPARE = 2
+
+
+class CriticalWarning(IntFlag):
+    """Base 1.4, Figure 193, Critical Warning; the same bits of feature 0Bh say which of them are told by an event."""
+
+    SPARE = 1 << 0
+    TEMPERATURE = 1 << 1
+    RELIABILITY = 1 << 2
 
 
 # --- registers: Base 1.4, 3.1 ------------------------------------------------------------------------------------
