@@ -67,7 +67,7 @@ fresh_root() {
     ROOT=$WORK/$1-$2
     mkdir "$ROOT"
     tar -x -C "$ROOT" -f "$WORK/$1.tar"
-    git clone --quiet --no-hardlinks "$CHECKOUT" "$ROOT/nvmeemu"
+    cp -a "$WORK/nvmeemu" "$ROOT/nvmeemu"
     cp -L /etc/resolv.conf /etc/hosts "$ROOT/etc/"
     # A site's own certificates are found there when set-up installs ca-certificates.
     mkdir -p "$ROOT/usr/local/share/ca-certificates"
@@ -157,6 +157,9 @@ main() {
         trap 'rm -rf "$WORK"' EXIT
         trap 'exit 130' INT TERM
     fi
+    # Once, so that all roots check the same commit whatever happens to the checkout meanwhile.
+    git clone --quiet --no-hardlinks "$CHECKOUT" "$WORK/nvmeemu"
+    say "checking commit $(git -C "$WORK/nvmeemu" rev-parse --short HEAD)"
     SUMMARY=()
     for suite in $SUITES; do
         make_root "$suite"
