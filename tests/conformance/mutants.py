@@ -1,0 +1,251 @@
+"""The mutation runner: known faults put into the controller, to prove that the conformance tests can fail.
+
+    .venv/bin/python tests/conformance/mutants.py [NAME...]
+
+Each ``[[mutant]]`` of mutants*.toml names a text that stands exactly once in a file below src/, and what to put
+there. A test names the mutants that it kills: ``@pytest.mark.fact("A5", kills=("create-cq-accepts-qid-zero",))``; it
+must pass without them and fail, in its own body, with each. Of a parametrized test one case has to fail; a mark on a
+single ``pytest.param`` means that case.
+
+Nothing is written to the disk: pytest is imported once, and each mutant gets a forked process in which the changed
+module is imported from memory instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import resource
+import sys
+import tomllib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import spec_from_file_location
+from multiprocessing import get_context
+from pathlib import Path
+from types import ModuleType
+
+import hypothesis  # noqa: F401  imported for the forks, like pytest's plugins
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TESTS = Path("tests/conformance")
+_JOBS = 2
+_MEMORY = 2 << 30  # bytes; a mutant may loop
+_SECONDS = 20
+
+
+class BadMutant(Exception):
+    """A mutant that cannot be made, or proves nothing."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault: ``old`` in ``file`` becomes ``new``. ``why``: whose fault it is, or what it stands for."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    why: str
+
+    def source(self, root: Path) -> str:
+        """The changed text of the file. Raises BadMutant."""
+        try:
+            text = (root / self.file).read_text()
+        except OSError as error:
+            raise BadMutant(f"{self.file}: {error.strerror}") from None
+        if (times := text.count(self.old)) != 1:
+            raise BadMutant(f"its old text stands {times} times in {self.file}, not once")
+        return text.replace(self.old, self.new)
+
+    @property
+    def module(self) -> str:
+        parts = Path(self.file).with_suffix("").parts[1:]  # without src
+        return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def load(root: Path) -> dict[str, Mutant]:
+    """The mutants of all files, by name. Raises BadMutant."""
+    found: dict[str, Mutant] = {}
+    for path in sorted((root / TESTS).glob("mutants*.toml")):
+        for entry in tomllib.loads(path.read_text()).get("mutant", ()):
+            try:
+                mutant = Mutant(**entry)
+            except TypeError as error:
+                raise BadMutant(f"{path.name}: {entry.get('name')}: {error}") from None
+            if mutant.name in found:
+                raise BadMutant(f"{path.name}: there are two mutants named {mutant.name}")
+            found[mutant.name] = mutant
+    return found
+
+
+class _Finder(MetaPathFinder):
+    """Imports one module from a text."""
+
+    def __init__(self, name: str, path: Path, text: str) -> None:
+        self._name = name
+        self._path = path
+        self._text = text.encode()
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != self._name:
+            return None
+        loader = _Loader(fullname, str(self._path))
+        loader.text = self._text
+        return spec_from_file_location(fullname, self._path, loader=loader)
+
+
+class _Loader(SourceFileLoader):
+    text = b""
+
+    def get_data(self, path: str) -> bytes:
+        return self.text
+
+    def path_stats(self, path: str) -> dict[str, float]:
+        raise OSError  # so that no bytecode is read or written
+
+
+@dataclass
+class Outcome:
+    """What a run of tests showed, by the name of the test or of its case."""
+
+    kills: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # mutant -> tests
+    nodes: list[str] = field(default_factory=list)  # the tests that name a mutant
+    failed: dict[str, str] = field(default_factory=dict)  # why, in a line
+    broken: dict[str, str] = field(default_factory=dict)  # failed outside their body: that proves nothing
+
+
+class _Watcher:
+    """A pytest plugin: which tests name mutants (and leaves the others out), how each of them ends."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        kept = []
+        for item in items:
+            callspec = getattr(item, "callspec", None)
+            of_case = list(callspec.marks) if callspec else []
+            marks = list(item.iter_markers("fact"))
+            for mark in marks:
+                test = item.nodeid if mark in of_case else _function(item.nodeid)
+                for name in mark.kwargs.get("kills", ()):
+                    self._outcome.kills[name].add(test)
+            if any(mark.kwargs.get("kills") for mark in marks):
+                kept.append(item)
+        items[:] = kept
+        self._outcome.nodes = [item.nodeid for item in kept]
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self._outcome.broken[report.nodeid] = report.longreprtext.strip().splitlines()[-1]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            found = self._outcome.failed if report.when == "call" else self._outcome.broken
+            crash = getattr(report.longrepr, "reprcrash", None)
+            found[report.nodeid] = found[_function(report.nodeid)] = crash.message.partition("\n")[0] if crash else "?"
+
+
+def _function(nodeid: str) -> str:
+    """The test of which a node may be one case."""
+    return nodeid.partition("[")[0]
+
+
+def run_tests(root: Path, mutant: Mutant | None, nodes: Iterable[str]) -> Outcome:
+    """Run tests in this process, which must not have imported the project; with ``mutant``, on changed code."""
+    if mutant is not None:
+        sys.meta_path.insert(0, _Finder(mutant.module, root / mutant.file, mutant.source(root)))
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    outcome = Outcome()
+    options = ["--rootdir", str(root), "-q", "-n0", "-p", "no:cacheprovider", "--tb=short", f"--timeout={_SECONDS}"]
+    said = io.StringIO()
+    with contextlib.chdir(root), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        code = pytest.main([*options, *nodes], plugins=[_Watcher(outcome)])
+    if code in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR):
+        outcome.broken["pytest"] = said.getvalue().strip()
+    return outcome
+
+
+@dataclass
+class Verdict:
+    mutant: Mutant
+    tests: int
+    faults: list[str]  # why it is not killed; none: it is
+    reasons: list[str]  # how each test failed
+
+
+def _judge(task: tuple[Path, Mutant, set[str]]) -> Verdict:
+    """Whether every test that names the mutant fails with it. Runs in a process of its own."""
+    root, mutant, tests = task
+    try:
+        outcome = run_tests(root, mutant, tests)
+    except BadMutant as error:
+        return Verdict(mutant, len(tests), [str(error)], [])
+    faults = [f"breaks {test}: {why}" for test, why in outcome.broken.items()]
+    if not faults:
+        faults = [f"survives {test}" for test in sorted(tests - outcome.failed.keys())]
+    return Verdict(mutant, len(tests), faults, [outcome.failed[test] for test in sorted(tests & outcome.failed.keys())])
+
+
+def _survey(root: Path) -> Outcome:
+    return run_tests(root, None, [str(TESTS)])
+
+
+def run(root: Path, only: Sequence[str] = (), verbose: bool = False) -> int:
+    """Run the mutants and print a table; the number of faults found."""
+    try:
+        mutants = load(root)
+    except BadMutant as error:
+        print(f"mutants: {error}")
+        return 1
+    with get_context("fork").Pool(_JOBS, maxtasksperchild=1) as pool:
+        survey = pool.apply(_survey, (root,))
+        faults = [
+            f"{test} fails without any mutant: {why}"
+            for test, why in {**survey.failed, **survey.broken}.items()
+            if test == _function(test)
+        ]
+        for name in sorted(survey.kills.keys() - mutants.keys()):
+            faults.append(f"no mutant is named {name}: {', '.join(sorted(survey.kills[name]))}")
+        for name in sorted(mutants.keys() - survey.kills.keys()):
+            faults.append(f"no test names the mutant {name}")
+        faults += [f"there is no mutant {name}" for name in only if name not in mutants]
+        tasks = [
+            (root, mutant, survey.kills[name])
+            for name, mutant in mutants.items()
+            if name in survey.kills and (not only or name in only)
+        ]
+        width = max((len(name) for name in mutants), default=0)
+        results: Counter[str] = Counter()
+        for verdict in pool.imap(_judge, tasks, chunksize=1):
+            result = "NOT KILLED" if verdict.faults else "killed"
+            results[result] += 1
+            print(f"{verdict.mutant.name:{width}}  {result:10}  by {verdict.tests}  {verdict.mutant.why}")
+            for reason in verdict.reasons if verbose else ():
+                print(f"{'':{width}}    {reason}")
+            faults += [f"{verdict.mutant.name} {fault}" for fault in verdict.faults]
+    for fault in faults:
+        print(f"ERROR: {fault}")
+    print(f"mutants: {results['killed']} killed, {results['NOT KILLED']} not, {len(faults)} errors")
+    return len(faults)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Run the conformance tests against known faults.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these mutants")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say how each test failed")
+    arguments = parser.parse_args()
+    sys.dont_write_bytecode = True
+    return 1 if run(ROOT, arguments.names, arguments.verbose) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""The conformance tests can fail: each named fault, put into the controller, makes the tests that name it fail."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.mutants
+
+RUNNER = Path(__file__).with_name("mutants.py")
+PROJECT = {
+    "pyproject.toml": '[tool.pytest.ini_options]\npythonpath = ["src"]\nmarkers = ["fact"]\n',
+    "src/thing.py": "def double(number: int) -> int:\n    return number * 2\n",
+}
+MUTANT = '[[mutant]]\nname = "{name}"\nfile = "src/thing.py"\nold = "{old}"\nnew = "{new}"\nwhy = "a test"\n'
+TEST = """
+import pytest, thing
+
+@pytest.mark.parametrize("number", [0, 3])
+@pytest.mark.fact("A1", kills=("triples",))
+def test_two_threes_are_six(number):
+    assert thing.double(number) == 2 * number
+"""
+
+
+@pytest.mark.timeout(600)
+def test_every_mutant_is_killed_by_every_test_that_names_it() -> None:
+    result = subprocess.run((sys.executable, RUNNER), capture_output=True, text=True, check=False)
+    print(result.stdout, result.stderr)
+    assert result.returncode == 0
+
+
+def _run(root: Path, test: str, mutants: str) -> tuple[int, str]:
+    """The runner's answer for a project of one function."""
+    for name, text in {
+        **PROJECT,
+        "tests/conformance/test_thing.py": test,
+        "tests/conformance/mutants.toml": mutants,
+    }.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    program = f"import sys; sys.path.insert(0, {str(RUNNER.parent)!r}); import mutants, pathlib; "
+    program += f"sys.exit(mutants.run(pathlib.Path({str(root)!r})) > 0)"
+    result = subprocess.run((sys.executable, "-c", program), capture_output=True, text=True, check=False)
+    return result.returncode, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("test", "mutants", "says"),
+    [
+        pytest.param(TEST, MUTANT.format(name="triples", old="* 2", new="* 3"), "mutants: 1 killed", id="killed"),
+        pytest.param(TEST, MUTANT.format(name="triples", old="* 2", new="+ number"), "triples survives", id="survives"),
+        pytest.param(TEST, MUTANT.format(name="triples", old="number", new="n"), "stands 2 times", id="not-once"),
+        pytest.param(TEST, MUTANT.format(name="triples", old="def ", new="dev "), "triples breaks", id="no-import"),
+        pytest.param(TEST, "", "no mutant is named triples", id="no-mutant"),
+        pytest.param(
+            TEST.replace('"triples",', ""),
+            MUTANT.format(name="triples", old="* 2", new="* 3"),
+            "no test names the mutant triples",
+            id="no-test",
+        ),
+        pytest.param(
+            TEST.replace("==", "!="),
+            MUTANT.format(name="triples", old="* 2", new="* 3"),
+            "fails without any mutant",
+            id="fails-anyway",
+        ),
+    ],
+)
+def test_the_runner_tells_what_is_wrong(tmp_path: Path, test: str, mutants: str, says: str) -> None:
+    code, text = _run(tmp_path, test, mutants)
+    assert says in text
+    assert code == (not says.endswith("1 killed")), text
