@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from guest import boot_sector
 from guest.conftest import Script
 from nvmeemu.guest import cache, machine
@@ -32,6 +34,14 @@ def test_u_boot_reads_and_writes(script: Script, drive: list[str]) -> None:
     ended = script(*drive, "--job", "uboot")
     assert ended.status == 0
     assert ended.verdict.startswith("guest: PASS (uboot: ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["uboot", "main"])
+def test_arm64_guests_use_the_drive(script: Script, drive: list[str], job: str) -> None:
+    ended = script(*drive, "--arch", "arm64", "--job", job)
+    assert ended.status == 0
+    assert ended.verdict.startswith(f"guest: PASS ({job}: ")
 
 
 def test_seabios_boots_from_the_drive(script: Script, drive: list[str], tmp_path: Path) -> None:

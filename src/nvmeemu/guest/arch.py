@@ -21,6 +21,7 @@ class Arch:
     """What one architecture needs on QEMU's command line and from the cache."""
 
     name: str
+    uname: str  # as `uname -m` and QEMU call it
     debian: str  # the architecture as Debian names it
     triplet: str
     qemu_package: str  # Debian's qemu-system-NAME
@@ -33,7 +34,7 @@ class Arch:
     @property
     def qemu(self) -> str:
         """The emulator's name."""
-        return f"qemu-system-{self.name}"
+        return f"qemu-system-{self.uname}"
 
 
 ARCHES = {
@@ -41,6 +42,7 @@ ARCHES = {
     for arch in (
         Arch(
             name="x86_64",
+            uname="x86_64",
             debian="amd64",
             triplet="x86_64-linux-gnu",
             qemu_package="x86",
@@ -49,6 +51,18 @@ ARCHES = {
             console="ttyS0",
             firmware=("seabios", "ovmf"),
             uboot=UBoot(machine="pc", rom="u-boot.rom", buffer=0x4000000),
+        ),
+        Arch(
+            name="arm64",
+            uname="aarch64",
+            debian="arm64",
+            triplet="aarch64-linux-gnu",
+            qemu_package="arm",
+            machine="virt",
+            cpu="max,pauth-impdef=on",  # pointer authentication as the architecture has it only slows TCG down
+            console="ttyAMA0",
+            firmware=("none",),
+            uboot=UBoot(machine="virt", rom="u-boot.bin", buffer=0x48000000),
         ),
     )
 }

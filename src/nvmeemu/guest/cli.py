@@ -152,7 +152,7 @@ def _parser() -> Parser:
     add("--append", default="", metavar="TEXT", help="added to the kernel's command line")
     add("--boot-disk", type=Path, metavar="IMAGE", help="boot from this raw image on the NVMe drive; it is written to"
         " (--nvme-arg --overlay: it is not)")  # fmt: skip
-    add("--firmware", choices=("seabios", "ovmf"), help="(default: seabios)")
+    add("--firmware", choices=("seabios", "ovmf"), help="x86_64 only (default: seabios)")
     add("--expect", action="append", default=[], metavar="REGEX",
         help="succeed once the console has printed this; several: in this order."
         " Without it, success is a guest that powers itself off")  # fmt: skip

@@ -37,14 +37,13 @@ export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
-for module in /modules/*; do [ ! -f "$module" ] || insmod "$module" || echo "@@cannot load $module"; done
 exec </dev/console >/dev/console 2>&1
 {agent}
 poweroff -f
 """
 
 
-def build(tools: Path, triplet: str, modules: Sequence[Path] = ()) -> bytes:
+def build(tools: Path, triplet: str) -> bytes:
     """The archive, made from an unpacked root of Debian packages. Not compressed: unpacking it costs the guest more."""
     archive = Archive()
     archive.character_device("dev/console", 5, 1)
@@ -54,8 +53,6 @@ def build(tools: Path, triplet: str, modules: Sequence[Path] = ()) -> bytes:
         program = _find(tools, name)
         archive.file(f"usr/sbin/{name}", program.read_bytes(), 0o755)
         _add_libraries(archive, tools, triplet, program)
-    for index, module in enumerate(modules):  # numbered: they must be loaded in this order
-        archive.file(f"modules/{index:02}-{module.name}", module.read_bytes())
     return archive.finish()
 
 

@@ -111,7 +111,7 @@ def _kvm_runs_here(arch: Arch, qemu: Path) -> bool:
     """`linux_comes_up`, asked once per boot of this host: a "no" can take seconds."""
     note = cache.root() / f"kvm-{arch.name}"
     host = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    if os.uname().machine != arch.name or not _default_kernel(arch).exists():
+    if os.uname().machine != arch.uname or not _default_kernel(arch).exists():
         return False
     known = note.read_text().split() if note.exists() else []
     if len(known) != 2 or known[0] != host:
