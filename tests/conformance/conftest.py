@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--judge"):
+    if not config.getoption("--judge", default=False):
         return
     differences = {entry["test"]: entry for entry in tomllib.loads((HERE / "judge.toml").read_text())["difference"]}
     known = {name.partition("[")[0] for name in differences}
@@ -63,7 +63,7 @@ def manual() -> Bench:
 @pytest.fixture
 def driver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Driver]:
     """A driver of an enabled controller, without I/O queues."""
-    if not request.config.getoption("--judge"):
+    if not request.config.getoption("--judge", default=False):
         bench: Bench = request.getfixturevalue("bench")
         bench.driver.enable()
         yield bench.driver
