@@ -21,7 +21,8 @@ from nvmeemu.queues import CompletionQueue, DoorbellError, SubmissionQueue
 from nvmeemu.spec import (
     DOORBELLS,
     PAGE_MIN,
-    SHN_NONE,
+    SHN_ABRUPT,
+    SHN_NORMAL,
     SHST_COMPLETE,
     SHST_NORMAL,
     SHST_OCCURRING,
@@ -38,6 +39,7 @@ from nvmeemu.spec import (
 log = logging.getLogger(__name__)
 
 _SHN = int(Configuration(shn=3))
+_ENTRY_SIZES = int(Configuration(iosqes=15, iocqes=15))
 _ONLY_WHILE_DISABLED = (regs.AQA, regs.ASQ, regs.ACQ)
 
 
@@ -168,16 +170,18 @@ class Controller:
     def _write_cc(self, value: int) -> None:
         old, new = self._cc, Configuration.of(value)
         if old.en and new.en:
-            new = Configuration.of(int(old) & ~_SHN | value & _SHN)
+            taken = _SHN | (0 if self.device.has_io_queues else _ENTRY_SIZES)
+            new = Configuration.of(int(old) & ~taken | value & taken)
             if int(new) != value:
-                log.warning("the guest wrote CC %#x while enabled with %#x: only SHN is taken", value, int(old))
+                log.warning("the guest wrote CC %#x while enabled with %#x: ignored but for SHN", value, int(old))
         self._registers[regs.CC] = int(new)
+        self.device.entry_sizes = EntrySizes(1 << new.iosqes, 1 << new.iocqes)
         if new.en and not old.en:
             self._enable()
         elif old.en and not new.en:
             log.info("controller reset")
             self._stop()
-        if new.shn != SHN_NONE and new.shn != old.shn:
+        if new.shn in (SHN_NORMAL, SHN_ABRUPT) and new.shn != old.shn:
             self._shut_down()
 
     # --- the states ------------------------------------------------------------------------------------------------
@@ -201,7 +205,6 @@ class Controller:
         self._executor.is_paused = False
         self._set_status(rdy=False, shst=SHST_NORMAL)  # a driver that did not wait for RDY=0 waits for RDY=1
         self.device.page_size = page_size
-        self.device.entry_sizes = EntrySizes(1 << cc.iosqes, 1 << cc.iocqes)
         cq = CompletionQueue(self.device.host, 0, bases[1], aqa.acqs, vector=0, ien=True)
         self.device.cqs[0] = cq
         self.device.sqs[0] = SubmissionQueue(self.device.host, 0, bases[0], aqa.asqs, cq)
@@ -231,7 +234,7 @@ class Controller:
         """CC.SHN: finish what has begun, make everything durable, then serve nothing until a reset."""
         if self.status.shst != SHST_NORMAL:
             return
-        log.info("shutdown (%s)", "normal" if self._cc.shn == 1 else "abrupt")
+        log.info("shutdown (%s)", "normal" if self._cc.shn == SHN_NORMAL else "abrupt")
         self._set_status(shst=SHST_OCCURRING)
         self._executor.is_paused = True
         self._settle()
@@ -293,4 +296,5 @@ class Controller:
 
     def _doorbell_error(self, what: ErrorEvent, offset: int, value: int) -> None:
         log.warning("the guest wrote %#x to the doorbell at %#x: %s", value, DOORBELLS + offset, what.name.lower())
-        self.device.events.report(Event(EventType.ERROR, what, LogId.ERROR_INFORMATION), keep=False)
+        if not self._executor.is_paused:
+            self.device.events.report(Event(EventType.ERROR, what, LogId.ERROR_INFORMATION), keep=False)

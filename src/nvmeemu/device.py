@@ -75,7 +75,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class EntrySizes:
-    """CC.IOSQES and CC.IOCQES in bytes. They may be anything until I/O queues are made (Base 1.4, 3.1.5)."""
+    """CC.IOSQES and CC.IOCQES in bytes: anything, and changing, until I/O queues are made (Base 1.4, 3.1.5)."""
 
     sq: int = 1
     cq: int = 1
@@ -111,6 +111,10 @@ class Device:
     @property
     def has_write_cache(self) -> bool:
         return any(namespace.backend.volatile_cache for namespace in self.namespaces)
+
+    @property
+    def has_io_queues(self) -> bool:
+        return len(self.sqs) > 1 or len(self.cqs) > 1
 
     def add_cq(self, cq: CompletionQueue) -> None:
         """A new I/O completion queue. Raises HostMemoryError, and then it is not there."""

@@ -82,7 +82,7 @@ class Executor:
     @property
     def is_busy(self) -> bool:
         """A command is being worked on, on a worker or waiting for memory."""
-        return bool(self._running or self._held)
+        return bool(self._running) or any(request.live for _, request, _ in self._held)
 
     @property
     def is_changing_media(self) -> bool:
@@ -96,6 +96,8 @@ class Executor:
                 request.drop()
         for running in tuple(self._running):
             running.cancel()
+        for cq in self._device.cqs.values():
+            cq.drop_waiting()
         self._ready.clear()
         self._posted.clear()
         self._held.clear()
@@ -113,6 +115,7 @@ class Executor:
             if cq.waiting and cq.post_waiting():
                 self._posted.add(cq)
         self._wake_all()
+        self._on_settled()
 
     def signal(self) -> None:
         """Raise the interrupts of what has been posted: one for each vector, or the level of the pin."""
@@ -293,6 +296,7 @@ class Executor:
             self._on_fatal("the memory of a queue is gone")
         if self._held or self._gaps:
             self._watch()
+        self._on_settled()
 
 
 class _Running:

@@ -85,6 +85,10 @@ class CompletionQueue:
             return False
         return True
 
+    def drop_waiting(self, sq: SubmissionQueue | None = None) -> None:
+        """Forget the completions that wait, all or those of one submission queue."""
+        self.waiting = deque(entry for entry in self.waiting if sq is not None and entry[0] is not sq)
+
     def post_waiting(self) -> bool:
         """Post what can be posted now of what waits; True if anything was."""
         posted = False
@@ -195,5 +199,6 @@ class SubmissionQueue:
     def settled(self) -> None:
         """A request has ended."""
         if self._on_idle and not self.outstanding:
+            self.cq.drop_waiting(self)  # nothing of a deleted queue may follow
             on_idle, self._on_idle = self._on_idle, None
             on_idle()

@@ -30,6 +30,7 @@ from nvmeemu.spec import (
     SQE_SIZE,
     AdminOpcode,
     AdminQueueAttributes,
+    Capabilities,
     Command,
     Completion,
     Configuration,
@@ -37,6 +38,7 @@ from nvmeemu.spec import (
     CreateCq,
     CreateSq,
     DeleteQueue,
+    FeatureId,
     GetFeatures,
     GetLogPage,
     Identify,
@@ -71,6 +73,7 @@ class Ram:
         self.msix_enabled = True
         self.interrupts: list[int] = []
         self.pin_level = False
+        self.on_barrier: Callable[[], None] | None = None  # what the host does at that very moment
         if size:
             self.map(base, size)
 
@@ -113,7 +116,8 @@ class Ram:
         return pieces
 
     def barrier(self) -> None:
-        pass
+        if self.on_barrier is not None:
+            self.on_barrier()
 
     def interrupt(self, vector: int) -> None:
         self.interrupts.append(vector)
@@ -275,6 +279,10 @@ class Driver:
     def status(self) -> ControllerStatus:
         return ControllerStatus.of(self.reg(CSTS))
 
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities.of(self.reg(CAP, 8))
+
     # memory
     def alloc(self, size: int, align: int = PAGE) -> int:
         start = -(-self._heap // align) * align
@@ -307,6 +315,11 @@ class Driver:
         raise TimeoutError(f"no {what}: CSTS {self.status!r}")
 
     # queues
+    def io_queues(self) -> int:
+        """How many I/O queue pairs there may be."""
+        answer = self.get_feature(FeatureId.NUMBER_OF_QUEUES)
+        return min(answer & 0xFFFF, answer >> 16) + 1
+
     def submit(self, queue: QueuePair, command: Command, *, ring: bool = True) -> int:
         """Put a command into the queue; its CID."""
         if not command.cid:
@@ -476,6 +489,20 @@ class Bench:
             self.ram, self.clock, self.worker, self.namespaces, Identity(serial="TEST0001"), limits
         )
         self.driver = Driver(self)
+
+    def unmap(self, iova: int) -> bytearray:
+        """The VMM takes a region away; its bytes."""
+        self.controller.quiesce()
+        data = self.ram.unmap(iova)
+        self.controller.memory_changed()
+        return data
+
+    def map(self, iova: int, data: bytearray, *, writable: bool = True) -> None:
+        """The VMM maps a region (again)."""
+        self.controller.quiesce()
+        self.ram.map(iova, len(data), data=data, writable=writable)
+        self.controller.memory_changed()
+        self.settle()
 
     def read_bar(self, offset: int, size: int) -> bytes:
         return self.controller.read(offset, size)
