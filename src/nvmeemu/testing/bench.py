@@ -1,0 +1,67 @@
+"""A controller on virtual ports and a driver for it, all in one process."""
+
+from __future__ import annotations
+
+from nvmeemu.backend import Backend
+from nvmeemu.backend.memory import MemoryBackend
+from nvmeemu.controller import Controller
+from nvmeemu.device import Identity, Limits
+from nvmeemu.namespace import Namespace, Namespaces
+from nvmeemu.testing.driver import Driver
+from nvmeemu.testing.ports import ManualWorker, Ram, VirtualClock
+
+
+class Bench:
+    """A controller on virtual ports, and a driver for it. ``manual`` leaves the worker's tasks to the test."""
+
+    def __init__(
+        self,
+        backend: Backend | None = None,
+        *,
+        limits: Limits | None = None,
+        block_size: int = 512,
+        ram: int = 16 << 20,
+        manual: bool = False,
+    ) -> None:
+        self.ram = Ram(ram)
+        self.clock = VirtualClock()
+        self.worker = ManualWorker()
+        self.is_manual = manual
+        self.backend = backend or MemoryBackend(16 << 20)
+        self.namespaces = Namespaces()
+        self.namespaces.add(Namespace(1, self.backend, block_size))
+        self.controller = Controller(
+            self.ram, self.clock, self.worker, self.namespaces, Identity(serial="TEST0001"), limits
+        )
+        self.driver = Driver(self)
+
+    def unmap(self, iova: int) -> bytearray:
+        """The VMM takes a region away; its bytes."""
+        self.controller.quiesce()
+        data = self.ram.unmap(iova)
+        self.controller.memory_changed()
+        return data
+
+    def map(self, iova: int, data: bytearray, *, writable: bool = True) -> None:
+        """The VMM maps a region (again)."""
+        self.controller.quiesce()
+        self.ram.map(iova, len(data), data=data, writable=writable)
+        self.controller.memory_changed()
+        self.settle()
+
+    def read_bar(self, offset: int, size: int) -> bytes:
+        return self.controller.read(offset, size)
+
+    def write_bar(self, offset: int, data: bytes) -> None:
+        self.controller.write(offset, data)
+
+    def read_memory(self, iova: int, size: int) -> bytes:
+        return self.ram.read(iova, size)
+
+    def write_memory(self, iova: int, data: bytes) -> None:
+        self.ram.write(iova, data)
+
+    def settle(self) -> None:
+        while self.controller.run() or (self.worker.tasks and not self.is_manual):
+            if not self.is_manual:
+                self.worker.finish_all()
