@@ -81,6 +81,7 @@ class Driver:
         self.admin: QueuePair
         self.queues: dict[int, QueuePair] = {}
         self.stride = 4
+        self.page = PAGE  # bytes, by CC.MPS
 
     # registers
     def reg(self, offset: int, size: int = 4) -> int:
@@ -99,7 +100,9 @@ class Driver:
         return Capabilities.of(self.reg(CAP, 8))
 
     # memory
-    def alloc(self, size: int, align: int = PAGE) -> int:
+    def alloc(self, size: int, align: int | None = None) -> int:
+        """Memory of zeros, aligned to a page or to ``align``; its address."""
+        align = align or self.page
         start = -(-self._heap // align) * align
         self._heap = start + size
         self.bus.write_memory(start, bytes(size))
@@ -117,6 +120,7 @@ class Driver:
         self.set_reg(ACQ, self.admin.cq, 8)
         self.set_reg(CC, int(Configuration(en=True, mps=mps, iosqes=iosqes, iocqes=iocqes)))
         self._wait(lambda: self.status.rdy, "RDY=1")
+        self.page = align
 
     def disable(self) -> None:
         self.set_reg(CC, self.reg(CC) & ~1)
@@ -243,7 +247,7 @@ class Driver:
     # data
     def prps(self, start: int, size: int) -> tuple[int, int]:
         """PRP1 and PRP2 for a contiguous buffer; a list is made where one is needed."""
-        pages = list(range(start - start % PAGE + PAGE, start + size, PAGE))
+        pages = list(range(start - start % self.page + self.page, start + size, self.page))
         if len(pages) <= 1:
             return start, pages[0] if pages else 0
         return start, self.prp_list(pages)
@@ -251,10 +255,10 @@ class Driver:
     def prp_list(self, pages: Iterable[int]) -> int:
         """A PRP list of these entries, chained where it is longer than a page; its address."""
         rest = list(pages)
-        room = PAGE // 8
-        first = place = self.alloc(PAGE)
+        room = self.page // 8
+        first = place = self.alloc(self.page)
         while len(rest) > room:
-            following = self.alloc(PAGE)
+            following = self.alloc(self.page)
             self.bus.write_memory(place, struct.pack(f"<{room}Q", *rest[: room - 1], following))
             rest, place = rest[room - 1 :], following
         self.bus.write_memory(place, struct.pack(f"<{len(rest)}Q", *rest))
