@@ -8,11 +8,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from nvmeemu import __version__
-
-MAX_NAMESPACES = 16  # NN, whatever is served: drivers ask for each NSID up to it
 
 _SERVE = """\
 Be an NVMe drive on a vfio-user socket, for one client (QEMU, ...) after another.
@@ -23,7 +21,10 @@ QEMU needs shared guest memory and the device; `serve` prints the exact argument
 
 
 class _Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line."""
+    """An ArgumentParser whose errors are one line, and whose options have one name."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -38,8 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if arguments.command is None:
         parser.error("give a command: serve")
-    if len(arguments.disk or ()) > MAX_NAMESPACES:
-        arguments.parser.error(f"at most {MAX_NAMESPACES} disks")
     if arguments.command == "serve" and not (arguments.socket and arguments.disk):
         missing = "--socket PATH" if not arguments.socket else "--disk SPEC"
         arguments.parser.error(f"{missing} is missing")
@@ -50,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def capabilities() -> dict[str, object]:
     """What this build can do, for managers of VMs (the convention of QEMU's vhost-user back-ends)."""
+    from nvmeemu.namespace import Namespaces
     from nvmeemu.vfio import BindingMissing
     from nvmeemu.vfio.binding import require
 
@@ -65,7 +65,7 @@ def capabilities() -> dict[str, object]:
         "binding": is_built,
         "backends": ["raw", "mem"],
         "features": ["create", "read-only", "overlay", "block-size", "once", "pid-file", "ready-fd", "no-msix"],
-        "nvme": {"version": "1.4", "max_io_queues": 64, "max_namespaces": MAX_NAMESPACES},
+        "nvme": {"version": "1.4", "max_io_queues": 64, "max_namespaces": Namespaces.nn},
     }
 
 

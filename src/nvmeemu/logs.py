@@ -5,27 +5,31 @@ from __future__ import annotations
 import logging
 import time
 
-MOST = 5  # times that one warning is told in WINDOW
+MOST = 5  # times that one message is told in WINDOW
 WINDOW = 10.0  # seconds
 
 
 class NoFlood(logging.Filter):
-    """Lets each WARNING through MOST times in WINDOW seconds; the next one through says how many were left out."""
+    """Lets each message through MOST times in WINDOW seconds; the next one through says how many were left out.
+
+    A message is what stands in the code: with other numbers in it, it is the same one. DEBUG is asked for, and whole.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._seen: dict[str, tuple[float, int]] = {}  # message -> (start of its window, times)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno != logging.WARNING:
+        if record.levelno <= logging.DEBUG:
             return True
         now = time.monotonic()
-        start, times = self._seen.get(record.msg, (now, 0))
+        message = str(record.msg)
+        start, times = self._seen.get(message, (now, 0))
         if now - start > WINDOW:
             if times > MOST:
                 record.args, record.msg = (), f"{record.getMessage()} (and {times - MOST} more like it)"
             start, times = now, 0
-        self._seen[str(record.msg)] = (start, times + 1)
+        self._seen[message] = (start, times + 1)
         return times < MOST
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import logging
 import os
@@ -14,8 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from nvmeemu import __version__, logs
-from nvmeemu.backend import Backend, BackendError, describe, open_backend, parse_size
-from nvmeemu.cli import MAX_NAMESPACES
+from nvmeemu.backend import Backend, BackendError, BadRequest, describe, open_backend, parse_size
 from nvmeemu.controller import Controller
 from nvmeemu.device import DEVICE_ID, VENDOR_ID, Identity, Limits, serial_of
 from nvmeemu.namespace import Namespace, Namespaces
@@ -36,6 +36,7 @@ class Failure(Exception):
 
 def serve(arguments: argparse.Namespace) -> int:
     """Serve until a signal or, with ``--once``, until the client has left; the exit status."""
+    _fill_standard_fds()
     logs.set_up(arguments.log_level)
     try:
         _serve(arguments)
@@ -44,12 +45,20 @@ def serve(arguments: argparse.Namespace) -> int:
         return failure.status
     except (BackendError, ServeError) as error:
         print(f"nvmeemu serve: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, BadRequest) else 1
     return 0
+
+
+def _fill_standard_fds() -> None:
+    """Started with one of them closed, what is written to it would land in the file opened next: the disk."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
 
 
 def _serve(arguments: argparse.Namespace) -> None:
     socket = arguments.socket
+    _check_ready_fd(arguments.ready_fd)
     check(socket)
     with ExitStack() as stack:
         loop = stack.enter_context(Loop())
@@ -88,17 +97,19 @@ def _open(disk: str, arguments: argparse.Namespace, taken: bool) -> Backend:
 
 
 def _controller(arguments: argparse.Namespace, host: PciHost, loop: Loop, backends: list[Backend]) -> Controller:
+    namespaces = Namespaces()
+    if len(backends) > namespaces.nn:
+        raise Failure(f"at most {namespaces.nn} disks", 2)
     names = [_identity(backend, arguments.socket) for backend in backends]
     try:
         identity = Identity(
-            serial=arguments.serial or serial_of(names[0]),
+            serial=serial_of(names[0]) if arguments.serial is None else arguments.serial,
             model=arguments.model,
             vendor_id=VENDOR_ID if arguments.vendor_id is None else arguments.vendor_id,
             device_id=DEVICE_ID if arguments.device_id is None else arguments.device_id,
         )
     except ValueError as error:
         raise Failure(str(error), 2) from None
-    namespaces = Namespaces(MAX_NAMESPACES)
     for nsid, (backend, name) in enumerate(zip(backends, names, strict=True), 1):
         namespaces.add(Namespace(nsid, backend, arguments.block_size, name))
     vectors = 0 if arguments.no_msix else arguments.queues + 1
@@ -115,16 +126,39 @@ def _announce(arguments: argparse.Namespace, backends: dict[str, Backend]) -> No
     device = json.dumps({"driver": "vfio-user-pci", "socket": {"type": "unix", "path": path}}, separators=(",", ":"))
     mode = ", read-only" if arguments.read_only else ", writes are thrown away" if arguments.overlay else ""
     disks = ", ".join(f"{disk} ({backend.size / (1 << 20):g} MiB{mode})" for disk, backend in backends.items())
-    print(f"nvmeemu {__version__}: disk {disks} on {path}")
-    print("QEMU: -object memory-backend-memfd,id=ram,size=1G,share=on -m 1G -machine q35,memory-backend=ram \\")
-    print(f"      -device {shlex.quote(device)}", flush=True)
-    if arguments.ready_fd is not None:
-        try:
-            os.write(arguments.ready_fd, b"ready\n")
-            if arguments.ready_fd > 2:
-                os.close(arguments.ready_fd)
-        except OSError as error:
-            raise Failure(f"--ready-fd {arguments.ready_fd}: {describe(error)}", 2) from None
+    text = (
+        f"nvmeemu {__version__}: disk {disks} on {path}\n"
+        "QEMU: -object memory-backend-memfd,id=ram,size=1G,share=on -m 1G -machine q35,memory-backend=ram \\\n"
+        f"      -device {shlex.quote(device)}\n"
+    )
+    try:
+        os.write(1, os.fsencode(text))  # what sys.stdout cannot write, it tries again at exit
+    except OSError as error:
+        raise Failure(f"cannot write to the standard output: {describe(error)}") from None
+    _tell_ready(arguments.ready_fd)
+
+
+def _check_ready_fd(fd: int | None) -> None:
+    """To be done before we open anything: a number that nobody gave us must not become that of a disk."""
+    if fd is None:
+        return
+    try:
+        mode = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+    except OSError as error:
+        raise Failure(f"--ready-fd {fd}: {describe(error)}", 2) from None
+    if mode == os.O_RDONLY:
+        raise Failure(f"--ready-fd {fd}: not open for writing", 2)
+
+
+def _tell_ready(fd: int | None) -> None:
+    if fd is None:
+        return
+    try:
+        os.write(fd, b"ready\n")
+        if fd > 2:
+            os.close(fd)
+    except OSError as error:
+        raise Failure(f"--ready-fd {fd}: {describe(error)}") from None
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from fractions import Fraction
 
 SECTOR = 512
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
@@ -13,6 +14,10 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 
 
 class BackendError(Exception):
     """The disk cannot be used as asked; the text is one line for the user and says what to do."""
+
+
+class BadRequest(BackendError):
+    """What is asked for makes no sense, whatever disks there are: bad use, not bad luck."""
 
 
 class Backend(ABC):
@@ -63,11 +68,11 @@ class Backend(ABC):
 
 
 def parse_size(text: str) -> int:
-    """``10G``, ``512M``, ``4096``: bytes, in powers of two. Raises BackendError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    size = float(match[1]) * _UNITS[match[2].upper()] if match else 0
-    if size < 1 or size != int(size) or size >= 1 << 63:
-        raise BackendError(f"bad size {text!r}: give bytes or a number with K, M, G or T, for example 10G")
+    """``10G``, ``512M``, ``4096``: bytes, in powers of two. Raises BadRequest."""
+    match = re.fullmatch(r"(\d{1,19}(?:\.\d{1,19})?)\s*([KMGTP]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    size = Fraction(match[1]) * _UNITS[match[2].upper()] if match else Fraction(0)
+    if not 1 <= size < 1 << 63 or size.denominator != 1:
+        raise BadRequest(f"bad size {text!r}: give bytes or a number with K, M, G or T, for example 10G")
     return int(size)
 
 
@@ -90,15 +95,17 @@ def open_backend(
 
     if spec.startswith("mem:"):
         if create or size is not None or read_only or overlay:
-            raise BackendError("a mem: disk takes its size from its name (mem:1G) and no other disk option")
+            raise BadRequest("a mem: disk takes its size from its name (mem:1G) and no other disk option")
         backend: Backend = memory.MemoryBackend(parse_size(spec[4:]))
     else:
         path = spec.removeprefix("raw:")
         if create and (read_only or overlay):
-            raise BackendError("--create makes a disk to write to: leave out --read-only and --overlay")
+            raise BadRequest("--create makes a disk to write to: leave out --read-only and --overlay")
         if create != (size is not None):
-            raise BackendError("--create and --size go together: --create --size 10G")
+            raise BadRequest("--create and --size go together: --create --size 10G")
         if create and size is not None:
+            if size % block_size:
+                raise BadRequest(f"a disk of {size} bytes has no whole number of blocks of {block_size} bytes")
             raw.create_image(path, size)
         is_forced = path != spec
         backend = raw.RawBackend(path, read_only=read_only or overlay, any_content=is_forced)

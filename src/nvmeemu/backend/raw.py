@@ -30,11 +30,20 @@ def create_image(path: str, size: int) -> None:
         raise BackendError(f"cannot create disk {path}: {describe(error)}") from None
     try:
         os.ftruncate(fd, size)
+        _sync_folder(path)  # no Flush of the guest's reaches its name
     except OSError as error:
         os.unlink(path)
         raise BackendError(f"cannot make disk {path} of {size} bytes: {describe(error)}") from None
     finally:
         os.close(fd)
+
+
+def _sync_folder(path: str) -> None:
+    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 class RawBackend(Backend):
@@ -103,13 +112,25 @@ class RawBackend(Backend):
             views = _rest(views, done)
 
     def write(self, offset: int, views: Sequence[memoryview], fua: bool = False) -> None:
+        if not fua:
+            self._write(offset, views, 0)
+            return
+        try:
+            self._write(offset, views, os.RWF_DSYNC)
+        except OSError as error:
+            self._write(offset, views, 0)  # raises where not the sync but the write itself cannot be done
+            self._failed_sync = self._failed_sync or error
+            raise
+
+    def _write(self, offset: int, views: Sequence[memoryview], flags: int) -> None:
         while views:
-            done = os.pwritev(self._fd, views[:_IOV_MAX], offset, os.RWF_DSYNC if fua else 0)
+            done = os.pwritev(self._fd, views[:_IOV_MAX], offset, flags)
             offset += done
             views = _rest(views, done)
 
     def flush(self) -> None:
-        # After a failed sync the kernel drops the dirty pages, and the next sync would "succeed": stay failed.
+        # After a failed sync, of a Flush or of a FUA write, the kernel has dropped dirty pages of earlier writes
+        # perhaps, and the next sync would "succeed": stay failed.
         if self._failed_sync:
             raise self._failed_sync
         if self.read_only:

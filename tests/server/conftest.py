@@ -1,0 +1,89 @@
+"""A served disk, a driver for it, and a disk that misbehaves."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nvmeemu.testing import Driver
+from server.bus import VfioBus
+from server.process import Serve, Served
+from server.shim import Shim, compile_shim
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """On a real file system (/tmp may be in memory), with a short name: a socket's path has 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="nvme-", dir="/var/tmp") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def path(folder: Path) -> str:
+    return str(folder / "s")
+
+
+@pytest.fixture
+def disk(folder: Path) -> Path:
+    """16 MiB, sparse."""
+    disk = folder / "disk.raw"
+    disk.touch()
+    with disk.open("r+b") as file:
+        file.truncate(16 * MIB)
+    return disk
+
+
+@pytest.fixture
+def serve(path: str) -> Iterator[Serve]:
+    """Start a server; the arguments are the command line's, without --socket."""
+    started: list[Served] = []
+
+    def start(*arguments: object, at: str = path, **options: Any) -> Served:
+        served = Served(at, *arguments, **options)
+        started.append(served)
+        return served
+
+    yield start
+    for served in started:
+        served.close()
+
+
+Attach = Callable[..., Driver]
+
+
+@pytest.fixture
+def attach(path: str) -> Iterator[Attach]:
+    """Connect to the server and give it an enabled controller with one I/O queue pair."""
+    buses: list[VfioBus] = []
+
+    def connect(at: str = path, *, entries: int = 64, **options: int) -> Driver:
+        bus = VfioBus(at, **options)
+        buses.append(bus)
+        driver = Driver(bus)
+        driver.enable()
+        driver.create_queues(1, entries)
+        return driver
+
+    yield connect
+    for bus in buses:
+        bus.close()
+
+
+@pytest.fixture(scope="session")
+def shim_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_shim(tmp_path_factory.mktemp("shim"))
+
+
+@pytest.fixture
+def shim(shim_library: Path, folder: Path, disk: Path) -> Iterator[Shim]:
+    """Between a server (started with ``environment=shim.environment``) and ``disk``."""
+    shim = Shim(shim_library, folder, disk, trace=True)
+    yield shim
+    shim.release()
+    shim.close()

@@ -1,0 +1,180 @@
+/*
+ * Stands between the server and one file, the disk: holds calls back, makes them fail, and writes down what a power
+ * cut could not take away. LD_PRELOAD it; tests/server/shim.py says what it does and drives it.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+enum op { READ, WRITE, SYNC, PUNCH, OPS };
+enum event { WROTE, WROTE_DURABLY, SYNC_BEGAN, SYNC_DONE, PUNCHED };
+
+struct control { /* shared with the test */
+    _Atomic uint32_t hold[OPS];  /* calls wait while this is not 0 */
+    _Atomic uint32_t error[OPS]; /* calls fail with this errno */
+    _Atomic uint32_t held[OPS];  /* how many wait */
+    _Atomic uint32_t calls[OPS]; /* how many have come */
+};
+
+struct record {
+    uint32_t event, thread;
+    uint64_t offset, length;
+};
+
+static struct control *control;
+static const char *disk;
+static int trace = -1;
+
+static ssize_t (*real_preadv)(int, const struct iovec *, int, off_t, int);
+static ssize_t (*real_pwritev)(int, const struct iovec *, int, off_t, int);
+static int (*real_fdatasync)(int);
+static int (*real_fallocate)(int, int, off_t, off_t);
+
+__attribute__((constructor)) static void set_up(void)
+{
+    const char *name = getenv("SHIM_CONTROL");
+    int fd = name ? open(name, O_RDWR | O_CLOEXEC) : -1;
+
+    real_preadv = dlsym(RTLD_NEXT, "preadv64v2");
+    real_pwritev = dlsym(RTLD_NEXT, "pwritev64v2");
+    real_fdatasync = dlsym(RTLD_NEXT, "fdatasync");
+    real_fallocate = dlsym(RTLD_NEXT, "fallocate64");
+    if (fd < 0)
+        return;
+    control = mmap(NULL, sizeof *control, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    close(fd);
+    if (control == MAP_FAILED)
+        abort();
+    disk = getenv("SHIM_DISK");
+    name = getenv("SHIM_TRACE");
+    if (name)
+        trace = open(name, O_WRONLY | O_APPEND | O_CLOEXEC);
+}
+
+static int is_disk(int fd)
+{
+    struct stat open_file, named;
+
+    return control && !fstat(fd, &open_file) && !stat(disk, &named) && open_file.st_dev == named.st_dev &&
+           open_file.st_ino == named.st_ino;
+}
+
+/* Wait where the test says so; then fail (-1) if it says so. */
+static int pass(enum op op)
+{
+    const struct timespec moment = {0, 500000};
+    int error;
+
+    control->calls[op]++;
+    control->held[op]++;
+    while (control->hold[op])
+        nanosleep(&moment, NULL);
+    control->held[op]--;
+    error = (int)control->error[op];
+    if (error)
+        errno = error;
+    return error ? -1 : 0;
+}
+
+/* One write: records of several threads do not mix. */
+static void note(enum event event, off_t offset, size_t length, const struct iovec *iov, int count)
+{
+    struct record record = {event, (uint32_t)gettid(), (uint64_t)offset, length};
+    char *buffer;
+    size_t size = sizeof record;
+
+    if (trace < 0)
+        return;
+    buffer = malloc(sizeof record + (iov ? length : 0));
+    memcpy(buffer, &record, sizeof record);
+    for (int i = 0; i < count && size - sizeof record < length; i++) {
+        size_t room = length - (size - sizeof record);
+        size_t piece = iov[i].iov_len < room ? iov[i].iov_len : room;
+
+        memcpy(buffer + size, iov[i].iov_base, piece);
+        size += piece;
+    }
+    if (write(trace, buffer, size) != (ssize_t)size)
+        abort();
+    free(buffer);
+}
+
+ssize_t preadv64v2(int fd, const struct iovec *iov, int count, off_t offset, int flags)
+{
+    if (is_disk(fd)) {
+        if ((flags & RWF_NOWAIT) && (control->hold[READ] || control->error[READ])) {
+            errno = EAGAIN; /* as with data that is not in the page cache */
+            return -1;
+        }
+        if (pass(READ))
+            return -1;
+    }
+    return real_preadv(fd, iov, count, offset, flags);
+}
+
+ssize_t pwritev64v2(int fd, const struct iovec *iov, int count, off_t offset, int flags)
+{
+    ssize_t done;
+    int ours = is_disk(fd);
+
+    if (ours && (flags & RWF_NOWAIT)) {
+        errno = EAGAIN;
+        return -1;
+    }
+    if (ours && pass(WRITE))
+        return -1;
+    if (ours && (flags & RWF_DSYNC) && control->error[SYNC]) { /* written, and lost on its way to the medium */
+        errno = (int)control->error[SYNC];
+        return -1;
+    }
+    done = real_pwritev(fd, iov, count, offset, flags);
+    if (ours && done > 0)
+        note(flags & RWF_DSYNC ? WROTE_DURABLY : WROTE, offset, (size_t)done, iov, count);
+    return done;
+}
+
+int fdatasync(int fd)
+{
+    int ours = is_disk(fd), result;
+
+    if (ours && pass(SYNC))
+        return -1;
+    if (ours)
+        note(SYNC_BEGAN, 0, 0, NULL, 0);
+    result = real_fdatasync(fd);
+    if (ours && result == 0)
+        note(SYNC_DONE, 0, 0, NULL, 0);
+    return result;
+}
+
+int fsync(int fd)
+{
+    return is_disk(fd) ? fdatasync(fd) : ((int (*)(int))dlsym(RTLD_NEXT, "fsync"))(fd);
+}
+
+int fallocate64(int fd, int mode, off_t offset, off_t length)
+{
+    int ours = is_disk(fd), result;
+
+    if (ours && pass(PUNCH))
+        return -1;
+    result = real_fallocate(fd, mode, offset, length);
+    if (ours && result == 0)
+        note(PUNCHED, offset, (size_t)length, NULL, 0);
+    return result;
+}
+
+int fallocate(int fd, int mode, off_t offset, off_t length)
+{
+    return fallocate64(fd, mode, offset, length);
+}

@@ -1,0 +1,159 @@
+"""Drives ``shim.c``: a disk that blocks, fails, and remembers what a power cut could not take away.
+
+The shim is preloaded into the real server and touches no other file than the disk. It works below Python, so that it
+also sees a data path in C.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("shim.c")
+PATIENCE = 20.0
+_RECORD = struct.Struct("=IIQQ")
+
+
+class Op(IntEnum):
+    """The kinds of calls; a write is a sync, too, where it is to be durable (RWF_DSYNC)."""
+
+    READ = 0
+    WRITE = 1
+    SYNC = 2
+    PUNCH = 3
+
+
+class Event(IntEnum):
+    """What a trace tells, in its order."""
+
+    WROTE = 0
+    WROTE_DURABLY = 1
+    SYNC_BEGAN = 2
+    SYNC_DONE = 3
+    PUNCHED = 4
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of a trace. WROTE, PUNCHED: when the call had returned, so before anybody was told."""
+
+    event: Event
+    thread: int
+    offset: int = 0
+    length: int = 0
+    data: bytes = b""
+
+
+def compile_shim(folder: Path) -> Path:
+    """The shared object, made in ``folder``."""
+    library = folder / "shim.so"
+    options = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run(["gcc", *options, "-o", library, SOURCE, "-ldl"], check=True)
+    return library
+
+
+class Shim:
+    """The shim of one server, and after it of the next one on the same disk: give them ``environment``."""
+
+    def __init__(self, library: Path, folder: Path, disk: Path, *, trace: bool = False) -> None:
+        control, self._trace = folder / "shim-control", folder / "shim-trace"
+        control.write_bytes(bytes(mmap.PAGESIZE))
+        with control.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), 0)
+        self._words = memoryview(self._map).cast("I")
+        self.environment = {"LD_PRELOAD": str(library), "SHIM_CONTROL": str(control), "SHIM_DISK": str(disk)}
+        self._position = 0
+        if trace:
+            self._trace.touch()
+            self.environment["SHIM_TRACE"] = str(self._trace)
+
+    def close(self) -> None:
+        self._words.release()
+        self._map.close()
+
+    def hold(self, *ops: Op) -> None:
+        """Let these calls wait until ``release``."""
+        for op in ops:
+            self._words[op] = 1
+
+    def release(self) -> None:
+        for op in Op:
+            self._words[op] = 0
+
+    def fail(self, op: Op, errno: int) -> None:
+        """Let these calls fail with ``errno``; 0: no more."""
+        self._words[4 + op] = errno
+
+    def held(self, op: Op) -> int:
+        """How many calls wait at this moment."""
+        return self._words[8 + op]
+
+    def calls(self, op: Op) -> int:
+        """How many calls have come."""
+        return self._words[12 + op]
+
+    def wait_for_held(self, op: Op, number: int = 1) -> None:
+        """Return when at least so many calls wait."""
+        deadline = time.monotonic() + PATIENCE
+        while self.held(op) < number:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.held(op)} calls are held, not {number}")
+            time.sleep(0.001)
+
+    def records(self) -> Iterator[Record]:
+        """What has been traced since the last call."""
+        with self._trace.open("rb") as file:
+            file.seek(self._position)
+            text = file.read()
+        start = 0
+        while start < len(text):
+            event, thread, offset, length = _RECORD.unpack_from(text, start)
+            start += _RECORD.size
+            end = start + length if event in (Event.WROTE, Event.WROTE_DURABLY) else start
+            yield Record(Event(event), thread, offset, length, text[start:end])
+            start = end
+        self._position += start
+
+
+class Medium:
+    """What is on the disk for sure if the power goes now: only what was synced, everything else is lost.
+
+    A real disk keeps more than that; a promise that holds here holds on every disk.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.durable = bytearray(size)
+        self._cache: list[Record] = []
+        self._syncing: dict[int, int] = {}  # thread -> how much of the cache its sync found when it began
+
+    def take(self, records: Iterator[Record]) -> None:
+        for record in records:
+            if record.event is Event.WROTE_DURABLY:
+                self._keep(record)
+                self._cache.append(record)  # a later sync of an older write must not bring the older data back
+            elif record.event is Event.SYNC_BEGAN:
+                self._syncing[record.thread] = len(self._cache)
+            elif record.event is Event.SYNC_DONE:
+                self._sync(self._syncing.pop(record.thread))
+            else:
+                self._cache.append(record)
+
+    def restart(self) -> None:
+        """The server was killed: the syncs that had begun will never report."""
+        self._syncing.clear()
+
+    def _sync(self, number: int) -> None:
+        for record in self._cache[:number]:
+            self._keep(record)
+        del self._cache[:number]
+        self._syncing = {thread: max(0, other - number) for thread, other in self._syncing.items()}
+
+    def _keep(self, record: Record) -> None:
+        data = bytes(record.length) if record.event is Event.PUNCHED else record.data
+        self.durable[record.offset : record.offset + len(data)] = data

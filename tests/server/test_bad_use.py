@@ -1,0 +1,309 @@
+"""Every bad use is one line on stderr that says what to do, never a traceback; exit 2 for bad use, 1 for bad luck."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nvmeemu
+from nvmeemu.testing import Driver
+from server.bus import VfioBus
+from server.process import NVMEEMU, Serve, run
+from transport.client import BAR0, Client
+
+MIB = 1 << 20
+SOURCE = Path(nvmeemu.__file__).parent
+# Root may everything; root without its capabilities is a user like any other.
+PLAIN_USER = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", NVMEEMU, "serve")
+
+
+def refused(result: subprocess.CompletedProcess[str], status: int, *words: str) -> str:
+    """Check the one line, and that nothing pretended to work."""
+    assert result.returncode == status, result.stderr
+    assert result.stderr.endswith("\n")
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("nvmeemu")
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr
+    assert "QEMU:" not in (result.stdout or "")
+    return result.stderr
+
+
+# --- disks
+
+
+def test_a_missing_disk(path: str, folder: Path) -> None:
+    refused(run("--socket", path, "--disk", folder / "none"), 1, f"{folder}/none does not exist", "--create --size")
+    assert not os.path.exists(path)
+
+
+def test_a_directory_and_a_device_that_is_no_disk(path: str, folder: Path) -> None:
+    refused(run("--socket", path, "--disk", folder), 1, "is a directory", "raw image file")
+    refused(run("--socket", path, "--disk", folder, "--create", "--size", "1M"), 1, "is a directory")
+    refused(run("--socket", path, "--disk", "/dev/null"), 1, "neither a file nor a block device")
+    os.mkfifo(folder / "fifo")
+    refused(run("--socket", path, "--disk", folder / "fifo"), 1, "neither a file nor a block device")
+    refused(run("--socket", path, "--disk", ""), 1, "does not exist")
+
+
+def test_a_disk_that_this_user_may_not_use(path: str, folder: Path, disk: Path) -> None:
+    for mode in (0o444, 0o000):
+        disk.chmod(mode)
+        result = run("--socket", path, "--disk", disk, command=PLAIN_USER)
+        refused(result, 1, f"{disk} cannot be opened: permission denied", "--read-only or --overlay")
+    for option in ("--read-only", "--overlay"):
+        result = run("--socket", path, "--disk", disk, option, command=PLAIN_USER)
+        refused(result, 1, "permission denied: check its permissions\n")
+    hidden = folder / "hidden"
+    hidden.mkdir()
+    shutil.copy(disk, hidden / "disk")
+    hidden.chmod(0)
+    refused(run("--socket", path, "--disk", hidden / "disk", command=PLAIN_USER), 1, "permission denied")
+    result = run("--socket", path, "--disk", hidden / "new", "--create", "--size", "1M", command=PLAIN_USER)
+    refused(result, 1, "cannot create disk", "Permission denied")
+
+
+def test_a_size_that_is_no_number_of_blocks(path: str, disk: Path) -> None:
+    os.truncate(disk, 0)
+    refused(run("--socket", path, "--disk", disk), 1, "is empty")
+    refused(run("--socket", path, "--disk", disk, "--overlay"), 1, "is empty")
+    os.truncate(disk, MIB + 1)
+    refused(run("--socket", path, "--disk", disk), 1, f"has {MIB + 1} bytes, not a multiple of 512")
+    os.truncate(disk, MIB + 512)
+    refused(run("--socket", path, "--disk", disk, "--block-size", 4096), 1, "not a multiple of 4096")
+    refused(run("--socket", path, "--disk", "mem:1000"), 1, "mem:1000 has 1000 bytes, not a multiple of 512")
+
+
+def test_images_of_other_formats_are_not_served_as_raw_ones(path: str, disk: Path, serve: Serve) -> None:
+    """The first write would destroy them. raw:PATH says that it is meant."""
+    for magic, name in ((b"QFI\xfb", "qcow2"), (b"KDMV", "vmdk"), (b"vhdxfile", "vhdx"), (b"conectix", "vhd")):
+        with disk.open("r+b") as file:
+            file.write(magic)
+        message = refused(run("--socket", path, "--disk", disk), 1, f"is a {name} image", "qemu-img convert")
+        assert f"raw:{disk}" in message
+    serve("--disk", f"raw:{disk}")
+
+
+@pytest.mark.parametrize("size", ["", "-1", "10X", "9" * 5000])
+def test_bad_sizes(path: str, folder: Path, size: str) -> None:
+    """tests/unit/test_backend.py knows more of them."""
+    disk = folder / "new"
+    refused(run("--socket", path, "--disk", disk, "--create", "--size=" + size), 2, "--size: bad size", "10G")
+    refused(run("--socket", path, "--disk", f"mem:{size}"), 2, "bad size")
+    assert not disk.exists()
+
+
+def test_create_and_size_go_together_and_make_only_what_can_be_served(path: str, folder: Path, disk: Path) -> None:
+    new = folder / "new"
+    refused(run("--socket", path, "--disk", new, "--create"), 2, "--create and --size go together")
+    refused(run("--socket", path, "--disk", new, "--size", "1M"), 2, "--create and --size go together")
+    refused(run("--socket", path, "--disk", new, "--create", "--size", "1000"), 2, "1000 bytes", "512")
+    for option in ("--read-only", "--overlay"):
+        refused(run("--socket", path, "--disk", new, "--create", "--size", "1M", option), 2, "leave out")
+    refused(run("--socket", path, "--disk", new, "--create", "--size", "8191P"), 1, "cannot make disk")
+    assert not new.exists()
+    refused(
+        run("--socket", path, "--disk", disk, "--create", "--size", "1M"), 1, "exists and has", "leave out --create"
+    )
+    assert disk.stat().st_size == 16 * MIB
+    refused(run("--socket", path, "--disk", folder / "none/new", "--create", "--size", "1M"), 1, "cannot create disk")
+
+
+def test_memory_disks_take_no_other_option(path: str) -> None:
+    for options in (["--read-only"], ["--overlay"], ["--create", "--size", "1M"], ["--size", "1M"]):
+        refused(run("--socket", path, "--disk", "mem:1M", *options), 2, "mem:1G")
+    refused(run("--socket", path, "--disk", "mem:8191P"), 1, "no room for a memory disk")
+
+
+def test_a_disk_has_one_writer_or_many_readers(folder: Path, disk: Path, serve: Serve) -> None:
+    writer = serve("--disk", disk, at=f"{folder}/1")
+    for options in ([], ["--read-only"], ["--overlay"]):
+        refused(run("--socket", f"{folder}/2", "--disk", disk, *options), 1, "is in use by another process")
+        assert not os.path.exists(f"{folder}/2")
+    link = folder / "link"
+    link.symlink_to(disk)
+    refused(run("--socket", f"{folder}/2", "--disk", link), 1, "is in use by another process")
+    assert writer.stop() == 0
+    serve("--disk", disk, "--read-only", at=f"{folder}/3")
+    serve("--disk", disk, "--read-only", at=f"{folder}/4")
+    serve("--disk", disk, "--overlay", at=f"{folder}/5")
+    refused(run("--socket", f"{folder}/6", "--disk", disk), 1, "is in use by another process", "--read-only")
+
+
+def test_disks_are_given_once_and_not_too_many(path: str, disk: Path) -> None:
+    refused(run("--socket", path, "--disk", disk, "--disk", disk), 2, "given twice")
+    disks = [word for number in range(17) for word in ("--disk", f"mem:{number + 1}M")]
+    refused(run("--socket", path, *disks), 2, "at most 16 disks")
+
+
+# --- sockets
+
+
+def test_a_socket_path_that_cannot_be(folder: Path) -> None:
+    long = str(folder / ("s" * 108))
+    refused(run("--socket", long, "--disk", "mem:1M"), 1, "too long", "at most 107")
+    refused(run("--socket", folder / "none/s", "--disk", "mem:1M"), 1, f"there is no folder {folder}/none")
+    (folder / "file").touch()
+    refused(run("--socket", folder / "file", "--disk", "mem:1M"), 1, "exists and is not a socket")
+    assert (folder / "file").exists()
+    folder.chmod(0o555)
+    refused(run("--socket", folder / "s", "--disk", "mem:1M", command=PLAIN_USER), 1, "no permission")
+    folder.chmod(0o755)
+
+
+def test_the_longest_socket_path_works(folder: Path, serve: Serve) -> None:
+    path = f"{folder}/" + "s" * (107 - len(f"{folder}/"))
+    with Client(serve("--disk", "mem:1M", at=path).path):
+        pass
+
+
+def test_a_live_servers_socket_is_left_alone_and_a_stale_one_replaced(path: str, serve: Serve) -> None:
+    served = serve("--disk", "mem:1M")
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    for client in (None, Client(path)):
+        refused(run("--socket", path, "--disk", "mem:1M"), 1, "another server is listening")
+        if client:
+            assert len(client.read(BAR0, 0, 8)) == 8
+            client.close()
+    served.process.kill()
+    served.wait()
+    assert os.path.exists(path)
+    again = serve("--disk", "mem:1M")
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    Client(path).close()
+    assert again.stop() == 0
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(path)
+    Client(serve("--disk", "mem:1M").path).close()
+
+
+# --- the command line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--socket PATH is missing"),
+        (["--socket", "s"], "--disk SPEC is missing"),
+        (["--disk", "mem:1M"], "--socket PATH is missing"),
+        (["--sokcet", "s"], "unrecognized arguments"),
+        (["--read"], "unrecognized arguments"),  # an abbreviation today is two options tomorrow
+        (["--queues", "65"], "not a number from 1 to 64"),
+        (["--queues", "many"], "'many' is not a number"),
+        (["--block-size", "513"], "invalid choice"),
+        (["--vendor-id", "0x10000"], "not a number from 0 to 65535"),
+        (["--log-level", "loud"], "invalid choice"),
+        (["--ready-fd", "-3"], "not a number"),
+        (["--size"], "expected one argument"),
+    ],
+)
+def test_a_command_line_that_makes_no_sense(arguments: list[str], words: str) -> None:
+    assert "--help" in refused(run(*arguments), 2, words)
+
+
+def test_without_a_command_it_says_which_there_are() -> None:
+    result = run(command=(NVMEEMU,))
+    assert result.returncode == 2
+    assert result.stderr == "nvmeemu: give a command: serve (see nvmeemu --help)\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "text"), [("serial", ""), ("serial", "s" * 21), ("serial", "two\nlines"), ("model", "\udcff")]
+)
+def test_bad_names(path: str, option: str, text: str) -> None:
+    refused(run("--socket", path, "--disk", "mem:1M", f"--{option}={text}"), 2, f"bad {option}", "printable ASCII")
+
+
+def test_a_ready_fd_that_nobody_gave_us_is_not_ours(path: str, disk: Path) -> None:
+    """Its number may be the one that our own disk gets: the line must not be written to it."""
+    before = disk.read_bytes()
+    for fd in range(3, 10):
+        refused(run("--socket", path, "--disk", disk, "--ready-fd", fd), 2, f"--ready-fd {fd}: Bad file descriptor")
+        assert not os.path.exists(path)
+    assert disk.read_bytes() == before
+    reading, writing = os.pipe()
+    result = run("--socket", path, "--disk", disk, "--ready-fd", reading, pass_fds=[reading])
+    refused(result, 2, "not open for writing")
+    os.close(reading)
+    result = run("--socket", path, "--disk", disk, "--ready-fd", writing, pass_fds=[writing])
+    assert os.strerror(errno.EPIPE) in refused_late(result, path)
+    os.close(writing)
+
+
+def refused_late(result: subprocess.CompletedProcess[str], path: str) -> str:
+    """It had announced itself already; nothing may stay."""
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert not os.path.exists(path)
+    return result.stderr
+
+
+def test_a_pid_file_that_cannot_be_written(path: str, folder: Path) -> None:
+    refused(
+        run("--socket", path, "--disk", "mem:1M", "--pid-file", folder / "none/pid"), 1, "--pid-file", "No such file"
+    )
+    refused(run("--socket", path, "--disk", "mem:1M", "--pid-file", folder), 1, "--pid-file", "Is a directory")
+    assert not os.path.exists(path)
+
+
+def test_an_output_that_takes_nothing(path: str) -> None:
+    with open("/dev/full", "w") as full:
+        result = run("--socket", path, "--disk", "mem:1M", stdout=full, stderr=subprocess.PIPE, capture_output=False)
+    assert "cannot write to the standard output: No space left" in refused_late(result, path)
+    reading, writing = os.pipe()
+    os.close(reading)
+    result = run("--socket", path, "--disk", "mem:1M", stdout=writing, stderr=subprocess.PIPE, capture_output=False)
+    os.close(writing)
+    assert "Broken pipe" in refused_late(result, path)
+
+
+def test_started_with_closed_descriptors_it_writes_no_message_into_the_disk(path: str, disk: Path) -> None:
+    """A file takes the lowest number that is free: stdout's or stderr's, if they are closed."""
+    before = disk.read_bytes()
+    command = ("sh", "-c", 'exec "$0" serve "$@" <&- >&- 2>&- 3>&-', NVMEEMU)
+    process = subprocess.Popen([*command, "--socket", path, "--disk", disk, "--log-level", "debug"])
+    try:
+        while not os.path.exists(path):
+            assert process.poll() is None
+        with VfioBus(path) as bus:
+            Driver(bus).enable()
+    finally:
+        process.terminate()
+        assert process.wait() == 0
+    assert disk.read_bytes() == before
+
+
+# --- the installation, the guest
+
+
+def test_a_package_without_the_binding_says_what_is_missing(path: str, folder: Path) -> None:
+    shutil.copytree(SOURCE, folder / "nvmeemu", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    command = (sys.executable, "-m", "nvmeemu")
+    environment = {"PYTHONPATH": str(folder)}
+    result = run("--socket", path, "--disk", "mem:1M", command=(*command, "serve"), environment=environment)
+    refused(result, 1, "libvfio-user binding is not built", "scripts/setup.sh", "LIBVFIO_USER_SRC")
+    result = run("--print-capabilities", command=command, environment=environment)
+    assert result.returncode == 0
+    assert '"binding": false' in result.stdout
+
+
+def test_guest_memory_that_is_not_shared_is_named_with_its_cure(path: str, serve: Serve) -> None:
+    served = serve("--disk", "mem:1M")
+    with Client(path) as client:
+        client.map(0, 512 * MIB)  # a region without a file: what QEMU sends without share=on
+        client.write(BAR0, 0x14, bytes(4))
+        served.expect("no memory of the guest is shared")
+        assert "WARNING" in served.log
+        assert "share=on" in served.log
+        assert len(client.read(BAR0, 0, 8)) == 8
+    served.expect("detached")
+    assert served.stop() == 0
