@@ -112,7 +112,8 @@ qemu_command() {
     esac
 }
 
-has_vfio_user() { "$1" -device help 2>/dev/null | grep -q vfio-user-pci; }
+# No pipe: grep -q ends at its find, and QEMU would die of SIGPIPE with the rest of its list.
+has_vfio_user() { [[ $("$1" -device help 2>/dev/null) == *vfio-user-pci* ]]; }
 
 have_qemu() { [ -x "$CACHE/bin/$(qemu_command "$1")" ] && [ -x "$CACHE/bin/qemu-img" ]; }
 
@@ -129,7 +130,9 @@ make_qemu() {
     [ -d "$root" ] || fetch_qemu "$1" "$root"
     wrap_program "$root" qemu-img
     wrap_program "$root" "$command" -L "$root/usr/share/qemu" -L "$root/usr/share/seabios" -L "$root/usr/lib/ipxe/qemu"
-    has_vfio_user "$CACHE/bin/$command" || die "$CACHE/bin/$command has no vfio-user-pci"
+    has_vfio_user "$CACHE/bin/$command" && return
+    mv "$CACHE/bin/$command" "$CACHE/bin/$command.bad" # for a look; the next set-up makes it anew
+    die "$command does not run or has no vfio-user-pci: see $CACHE/bin/$command.bad -device help"
 }
 
 fetch_qemu() {
@@ -149,7 +152,8 @@ wrap_program() {
     local root=$1 name=$2 loader libraries
     shift 2
     loader=$(echo "$root"/usr/lib*/ld-linux*.so.?)
-    libraries=$(echo "$root"/usr/lib/*-linux-gnu*)
+    # The folder of QEMU's own libc: firmware for other architectures may have folders of theirs beside it.
+    libraries=$(dirname "$root"/usr/lib/*/libc.so.6)
     scratch
     cat >"$SCRATCH/$name" <<END
 #!/bin/sh
