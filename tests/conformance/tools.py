@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.spec import (
@@ -34,7 +35,7 @@ def fails(driver: Driver, queue: QueuePair, command: Command, status: Status, *,
     return completion
 
 
-def admin(driver: Driver, opcode: int, **fields: int) -> Completion:
+def admin(driver: Driver, opcode: int, **fields: Any) -> Completion:
     """Run an admin command given by its opcode and plain dwords."""
     return driver.execute(driver.admin, Command(opcode=opcode, **fields))
 
