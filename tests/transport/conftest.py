@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from transport.client import Client, SharedMemory
+from nvmeemu.testing.client import SharedMemory, VfioClient
 
 FAKE = Path(__file__).with_name("fake.py")
 PATIENCE = 20.0  # seconds; a test that has to wait so long has failed
@@ -107,8 +107,8 @@ def fake(serve: Callable[..., ServedFake]) -> ServedFake:
 
 
 @pytest.fixture
-def client(fake: ServedFake) -> Iterator[Client]:
-    with Client(fake.path) as client:
+def client(fake: ServedFake) -> Iterator[VfioClient]:
+    with VfioClient(fake.path) as client:
         yield client
 
 

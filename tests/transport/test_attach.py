@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from transport.client import BAR0, BAR4, CONFIG, INTX, MSIX, READABLE, Client, Refused, SharedMemory
+from nvmeemu.testing.client import BAR0, BAR4, CONFIG, INTX, MSIX, READABLE, Refused, SharedMemory, VfioClient
 from transport.conftest import ServedFake
 from transport.fake import BAR0_SIZE, DATA, DATA_SIZE, FAIL, FETCH, IDENTITY, STORE
 
@@ -17,7 +17,7 @@ def number(value: int) -> bytes:
     return value.to_bytes(8, "little")
 
 
-def test_the_device_has_two_bars_a_config_space_and_both_kinds_of_interrupts(client: Client) -> None:
+def test_the_device_has_two_bars_a_config_space_and_both_kinds_of_interrupts(client: VfioClient) -> None:
     assert client.version == (0, 1)
     regions, interrupts = client.device_info()
     assert regions >= 9
@@ -29,13 +29,13 @@ def test_the_device_has_two_bars_a_config_space_and_both_kinds_of_interrupts(cli
     assert client.interrupt_count(MSIX) == 5
 
 
-def test_config_space_says_who_it_is(client: Client) -> None:
+def test_config_space_says_who_it_is(client: VfioClient) -> None:
     vendor, device = struct.unpack("<HH", client.read(CONFIG, 0, 4))
     assert (vendor, device) == (IDENTITY.vendor_id, IDENTITY.device_id)
     assert client.read(CONFIG, 8, 4) == bytes([IDENTITY.revision, 0x02, 0x08, 0x01])
 
 
-def test_registers_take_posted_writes_and_accesses_of_any_size(client: Client) -> None:
+def test_registers_take_posted_writes_and_accesses_of_any_size(client: VfioClient) -> None:
     client.post(BAR0, 0x1000, b"\x01\x02\x03\x04")
     client.write(BAR0, 0x1004, b"\x05")
     assert client.read(BAR0, 0x1000, 8) == b"\x01\x02\x03\x04\x05\0\0\0"
@@ -44,7 +44,7 @@ def test_registers_take_posted_writes_and_accesses_of_any_size(client: Client) -
     assert client.read(BAR0, 0, BAR0_SIZE) == bytes(0x1000) + b"\x01\x02\x03\x04\x05" + bytes(BAR0_SIZE - 0x1005)
 
 
-def test_accesses_outside_of_a_region_are_refused(client: Client) -> None:
+def test_accesses_outside_of_a_region_are_refused(client: VfioClient) -> None:
     for region, offset, size in (
         (BAR0, BAR0_SIZE - 2, 4),
         (CONFIG, 4095, 2),
@@ -57,7 +57,7 @@ def test_accesses_outside_of_a_region_are_refused(client: Client) -> None:
     assert client.read(BAR4, 0x1000, 8) == bytes(8)  # the pending bits
 
 
-def test_guest_memory_is_seen_both_ways(fake: ServedFake, client: Client, memory: SharedMemory) -> None:
+def test_guest_memory_is_seen_both_ways(fake: ServedFake, client: VfioClient, memory: SharedMemory) -> None:
     client.map(0x10_0000, 0x10000, memory.fd)
     assert fake.wait_for("memory") == ["memory", 1]
     memory.data[0x1234 : 0x1234 + DATA_SIZE] = PATTERN
@@ -67,7 +67,9 @@ def test_guest_memory_is_seen_both_ways(fake: ServedFake, client: Client, memory
     assert memory.data[0x5678 : 0x5678 + DATA_SIZE] == PATTERN
 
 
-def test_a_range_over_adjacent_regions_comes_in_pieces(fake: ServedFake, client: Client, memory: SharedMemory) -> None:
+def test_a_range_over_adjacent_regions_comes_in_pieces(
+    fake: ServedFake, client: VfioClient, memory: SharedMemory
+) -> None:
     client.map(0x1000, 0x1000, memory.fd, offset=0x4000)
     client.map(0x2000, 0x1000, memory.fd, offset=0x2000)
     client.write(BAR0, DATA, PATTERN)
@@ -76,7 +78,7 @@ def test_a_range_over_adjacent_regions_comes_in_pieces(fake: ServedFake, client:
     assert memory.data[0x4FF0:0x5000] + memory.data[0x2000:0x20F0] == PATTERN
 
 
-def test_unmapped_memory_is_gone(fake: ServedFake, client: Client, memory: SharedMemory) -> None:
+def test_unmapped_memory_is_gone(fake: ServedFake, client: VfioClient, memory: SharedMemory) -> None:
     client.map(0x1000, 0x1000, memory.fd)
     client.map(0x8000, 0x1000, memory.fd)
     client.unmap(0x1000, 0x1000)
@@ -87,7 +89,7 @@ def test_unmapped_memory_is_gone(fake: ServedFake, client: Client, memory: Share
     assert fake.wait_for("no memory") == ["no memory", 0x8000]
 
 
-def test_read_only_memory_is_read_and_not_written(fake: ServedFake, client: Client, memory: SharedMemory) -> None:
+def test_read_only_memory_is_read_and_not_written(fake: ServedFake, client: VfioClient, memory: SharedMemory) -> None:
     client.map(0, 0x1000, memory.fd, flags=READABLE)
     memory.data[:DATA_SIZE] = PATTERN
     client.write(BAR0, FETCH, number(0))
@@ -96,7 +98,7 @@ def test_read_only_memory_is_read_and_not_written(fake: ServedFake, client: Clie
     assert fake.wait_for("no memory") == ["no memory", 0x100]
 
 
-def test_memory_without_a_file_is_ignored_and_named_in_the_log(fake: ServedFake, client: Client) -> None:
+def test_memory_without_a_file_is_ignored_and_named_in_the_log(fake: ServedFake, client: VfioClient) -> None:
     client.map(0, 64 << 20)
     client.write(BAR0, FETCH, number(0x1000))
     fake.wait_for("no memory")
@@ -104,7 +106,7 @@ def test_memory_without_a_file_is_ignored_and_named_in_the_log(fake: ServedFake,
     assert "WARNING the guest uses memory at 0x0 (65536 KiB)" in fake.read_log()
 
 
-def test_thousands_of_regions_can_be_mapped(fake: ServedFake, client: Client, memory: SharedMemory) -> None:
+def test_thousands_of_regions_can_be_mapped(fake: ServedFake, client: VfioClient, memory: SharedMemory) -> None:
     """The library's own limit is 16 regions; a guest with an IOMMU maps page by page."""
     pages = 3000
     for page in range(pages):
@@ -117,7 +119,7 @@ def test_thousands_of_regions_can_be_mapped(fake: ServedFake, client: Client, me
     assert memory.data[2999 % 256 * 0x1000 + 0x800 :][:DATA_SIZE] == PATTERN
 
 
-def test_a_fault_in_the_device_ends_the_server_with_its_traceback(fake: ServedFake, client: Client) -> None:
+def test_a_fault_in_the_device_ends_the_server_with_its_traceback(fake: ServedFake, client: VfioClient) -> None:
     """An exception in a callback must not vanish in C."""
     with pytest.raises((Refused, EOFError, ConnectionResetError)):
         client.write(BAR0, FAIL, number(1))

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from nvmeemu.testing.client import BAR0, CONFIG, ERR, INTX, MSIX, REQ, Refused, VfioClient
 from nvmeemu.vfio.pci import MSIX as MSIX_CAPABILITY
-from transport.client import BAR0, CONFIG, ERR, INTX, MSIX, REQ, Client, Refused
 from transport.conftest import ServedFake
 from transport.fake import INTERRUPT, PIN
 
@@ -34,11 +34,11 @@ def signalled(fds: list[int]) -> list[int]:
     return [fds.index(fd) for fd in ready]
 
 
-def enable_msix(client: Client, enable: bool = True) -> None:
+def enable_msix(client: VfioClient, enable: bool = True) -> None:
     client.write(CONFIG, MSIX_CAPABILITY + 2, (0x8000 if enable else 0).to_bytes(2, "little"))
 
 
-def test_a_vector_fires_its_own_eventfd(client: Client, eventfds: list[int]) -> None:
+def test_a_vector_fires_its_own_eventfd(client: VfioClient, eventfds: list[int]) -> None:
     enable_msix(client)
     client.set_interrupts(MSIX, 0, eventfds)
     for vector in (0, 3, 4):
@@ -46,7 +46,7 @@ def test_a_vector_fires_its_own_eventfd(client: Client, eventfds: list[int]) -> 
         assert signalled(eventfds) == [vector]
 
 
-def test_the_eventfd_is_looked_up_at_each_interrupt(client: Client, eventfds: list[int]) -> None:
+def test_the_eventfd_is_looked_up_at_each_interrupt(client: VfioClient, eventfds: list[int]) -> None:
     """Linux makes the completion queue before it enables the queue's vector."""
     enable_msix(client)
     client.write(BAR0, INTERRUPT, number(2))  # no route yet: no harm
@@ -63,14 +63,16 @@ def test_the_eventfd_is_looked_up_at_each_interrupt(client: Client, eventfds: li
     assert signalled(eventfds) == []
 
 
-def test_no_message_is_sent_while_msix_is_off(client: Client, eventfds: list[int]) -> None:
+def test_no_message_is_sent_while_msix_is_off(client: VfioClient, eventfds: list[int]) -> None:
     """Vector 0 would be taken for INTx."""
     client.set_interrupts(INTX, 0, eventfds[:1])
     client.write(BAR0, INTERRUPT, number(0))
     assert signalled(eventfds) == []
 
 
-def test_an_asserted_pin_fires_again_after_each_unmask(fake: ServedFake, client: Client, eventfds: list[int]) -> None:
+def test_an_asserted_pin_fires_again_after_each_unmask(
+    fake: ServedFake, client: VfioClient, eventfds: list[int]
+) -> None:
     client.set_interrupts(INTX, 0, eventfds[:1])
     client.write(BAR0, PIN, number(1))
     assert signalled(eventfds) == [0]
@@ -83,7 +85,7 @@ def test_an_asserted_pin_fires_again_after_each_unmask(fake: ServedFake, client:
     assert signalled(eventfds) == []
 
 
-def test_a_pin_asserted_without_a_route_fires_when_there_is_one(client: Client, eventfds: list[int]) -> None:
+def test_a_pin_asserted_without_a_route_fires_when_there_is_one(client: VfioClient, eventfds: list[int]) -> None:
     client.write(BAR0, PIN, number(1))
     client.set_interrupts(INTX, 0, eventfds[:1])
     client.read(BAR0, 0, 4)
@@ -91,7 +93,7 @@ def test_a_pin_asserted_without_a_route_fires_when_there_is_one(client: Client, 
     assert signalled(eventfds) == [0]
 
 
-def test_the_pin_is_not_driven_while_msix_is_on(client: Client, eventfds: list[int]) -> None:
+def test_the_pin_is_not_driven_while_msix_is_on(client: VfioClient, eventfds: list[int]) -> None:
     enable_msix(client)
     client.set_interrupts(MSIX, 0, eventfds)
     client.write(BAR0, PIN, number(1))
@@ -100,7 +102,7 @@ def test_the_pin_is_not_driven_while_msix_is_on(client: Client, eventfds: list[i
 
 @pytest.mark.parametrize("index", [ERR, REQ])
 def test_error_and_request_interrupts_do_not_take_the_route_of_vector_0(
-    client: Client, eventfds: list[int], index: int
+    client: VfioClient, eventfds: list[int], index: int
 ) -> None:
     """The library stores their eventfds in the table of vectors; QEMU stops the VM at an ERR."""
     client.set_interrupts(INTX, 0, eventfds[:1])

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from nvmeemu.testing.client import BAR0, CONFIG, HEADER, REGION_READ, VERSION, SharedMemory, VfioClient
 from nvmeemu.vfio import ServeError, check
 from nvmeemu.vfio.pci import EXPRESS
-from transport.client import BAR0, CONFIG, HEADER, REGION_READ, VERSION, Client, SharedMemory
 from transport.conftest import FAKE, ServedFake
 from transport.fake import BAR0_SIZE, BLOCK, BUSY, FETCH, LATER
 
@@ -28,7 +28,7 @@ def number(value: int) -> bytes:
     return value.to_bytes(8, "little")
 
 
-def test_resets_reach_the_function(fake: ServedFake, client: Client) -> None:
+def test_resets_reach_the_function(fake: ServedFake, client: VfioClient) -> None:
     client.write(BAR0, 0, b"\x01")
     client.write(CONFIG, 4, b"\x06\x00")
     client.reset()
@@ -43,23 +43,23 @@ def test_resets_reach_the_function(fake: ServedFake, client: Client) -> None:
 
 def test_the_next_client_finds_the_device_as_new(fake: ServedFake, memory: SharedMemory) -> None:
     for _ in range(3):
-        with Client(fake.path) as client:
+        with VfioClient(fake.path) as client:
             assert client.read(BAR0, 0, 1) == b"\0"
             client.write(BAR0, 0, b"\x01")
             client.map(0, 0x1000, memory.fd)
         fake.wait_for("reset")
         assert fake.wait_for("memory") == ["memory", 0]
-    with Client(fake.path) as client:
+    with VfioClient(fake.path) as client:
         client.write(BAR0, FETCH, number(0))
         fake.wait_for("no memory")
 
 
 def test_a_client_that_dies_in_the_middle_of_a_message_is_dropped(fake: ServedFake) -> None:
     for torn in (HEADER.pack(7, 9, 32, 0, 0)[:5], HEADER.pack(7, 9, 32, 0, 0), HEADER.pack(7, 9, 48, 0, 0) + b"body"):
-        with Client(fake.path) as client:
+        with VfioClient(fake.path) as client:
             client.socket.sendall(torn)
         fake.wait_for("reset")
-    with Client(fake.path) as client:
+    with VfioClient(fake.path) as client:
         assert client.read(BAR0, 0, 1) == b"\0"
 
 
@@ -78,27 +78,27 @@ def test_a_client_that_fails_the_handshake_leaves_the_server_ready(fake: ServedF
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.connect(fake.path)
         stranger.sendall(greeting)
-    with Client(fake.path) as client:
+    with VfioClient(fake.path) as client:
         assert client.read(BAR0, 0, 1) == b"\0"
 
 
 def test_messages_that_make_no_sense_are_refused_or_end_the_connection(fake: ServedFake) -> None:
     for command in range(16):
         for body in (b"", b"\0" * 3, b"\xff" * 40, b"\0" * 40):
-            with Client(fake.path) as client:
+            with VfioClient(fake.path) as client:
                 try:
                     client.call(command, body)
                     client.read(BAR0, 0, 1)
                 except (OSError, EOFError):
                     pass
-    with Client(fake.path) as client:
+    with VfioClient(fake.path) as client:
         assert client.read(BAR0, 0, 1) == b"\0"
     assert "Traceback" not in fake.read_log()
 
 
 def test_once_the_server_ends_with_its_first_client(serve: Serve) -> None:
     served = serve("--once")
-    Client(served.path).close()
+    VfioClient(served.path).close()
     assert served.wait() == 0
     assert not os.path.exists(served.path)
 
@@ -107,7 +107,7 @@ def test_once_the_server_ends_with_its_first_client(serve: Serve) -> None:
 def test_a_signal_stops_it_idle_or_attached(serve: Serve, number: signal.Signals) -> None:
     for attach in (False, True):
         served = serve()
-        client = Client(served.path) if attach else None
+        client = VfioClient(served.path) if attach else None
         served.process.send_signal(number)
         assert served.wait() == 0
         assert served.wait_for("stopped")
@@ -119,7 +119,7 @@ def test_a_signal_stops_it_idle_or_attached(serve: Serve, number: signal.Signals
             client.close()
 
 
-def test_a_signal_stops_it_under_load_and_with_blocked_work(fake: ServedFake, client: Client) -> None:
+def test_a_signal_stops_it_under_load_and_with_blocked_work(fake: ServedFake, client: VfioClient) -> None:
     client.write(BAR0, BLOCK, number(60_000))
     fake.wait_for("blocked")
     client.write(BAR0, BUSY, number(1 << 62))  # run() always has more to do
@@ -140,13 +140,13 @@ def test_a_signal_stops_it_while_a_stranger_holds_the_line(fake: ServedFake) -> 
         assert fake.terminate() == 0
 
 
-def test_a_signal_stops_it_in_the_middle_of_a_message(fake: ServedFake, client: Client) -> None:
+def test_a_signal_stops_it_in_the_middle_of_a_message(fake: ServedFake, client: VfioClient) -> None:
     client.socket.sendall(HEADER.pack(7, REGION_READ, 32, 0, 0))
     time.sleep(0.05)
     assert fake.terminate() == 0
 
 
-def test_a_signal_stops_it_when_the_client_takes_no_replies(fake: ServedFake, client: Client) -> None:
+def test_a_signal_stops_it_when_the_client_takes_no_replies(fake: ServedFake, client: VfioClient) -> None:
     client.socket.setblocking(False)
 
     def flood() -> None:
@@ -162,13 +162,15 @@ def test_a_signal_stops_it_when_the_client_takes_no_replies(fake: ServedFake, cl
 def test_a_stranger_who_says_nothing_is_sent_away(fake: ServedFake) -> None:
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.connect(fake.path)
-        with Client(fake.path) as client:  # waits until the server has lost its patience: 5 s
+        with VfioClient(fake.path) as client:  # waits until the server has lost its patience: 5 s
             assert client.read(BAR0, 0, 1) == b"\0"
         stranger.settimeout(0)
         assert stranger.recv(1) == b""
 
 
-def test_registers_are_served_while_work_blocks_and_while_run_has_more_to_do(fake: ServedFake, client: Client) -> None:
+def test_registers_are_served_while_work_blocks_and_while_run_has_more_to_do(
+    fake: ServedFake, client: VfioClient
+) -> None:
     """The order of events proves it: the accesses are answered before the work is done, and before run() is."""
     client.write(BAR0, BLOCK, number(1500))
     fake.wait_for("blocked")
@@ -184,19 +186,19 @@ def test_registers_are_served_while_work_blocks_and_while_run_has_more_to_do(fak
     assert slowest < 1.0  # of the order of 0.1 ms; a loaded machine may be slow, but not by the whole block
 
 
-def test_many_works_block_beside_each_other(fake: ServedFake, client: Client) -> None:
+def test_many_works_block_beside_each_other(fake: ServedFake, client: VfioClient) -> None:
     for _ in range(4):
         client.write(BAR0, BLOCK, number(300))
     events = [fake.next_event()[0] for _ in range(8)]
     assert events == ["blocked"] * 4 + ["unblocked"] * 4
 
 
-def test_a_timer_fires_in_an_idle_server(fake: ServedFake, client: Client) -> None:
+def test_a_timer_fires_in_an_idle_server(fake: ServedFake, client: VfioClient) -> None:
     client.write(BAR0, LATER, number(30))
     fake.wait_for("later")
 
 
-def test_an_idle_server_uses_no_cpu(fake: ServedFake, client: Client) -> None:
+def test_an_idle_server_uses_no_cpu(fake: ServedFake, client: VfioClient) -> None:
     client.read(BAR0, 0, 4)
 
     def switches() -> int:
@@ -218,7 +220,7 @@ def test_a_stale_socket_is_replaced(serve: Serve, path: str) -> None:
         stale.bind(path)
         stale.listen()
     served = serve()
-    Client(served.path).close()
+    VfioClient(served.path).close()
 
 
 def test_a_killed_server_can_be_started_again(serve: Serve) -> None:
@@ -226,7 +228,7 @@ def test_a_killed_server_can_be_started_again(serve: Serve) -> None:
     served.process.kill()
     served.wait()
     assert os.path.exists(served.path)
-    Client(serve().path).close()
+    VfioClient(serve().path).close()
 
 
 def test_a_live_server_is_not_disturbed(fake: ServedFake) -> None:
@@ -234,14 +236,14 @@ def test_a_live_server_is_not_disturbed(fake: ServedFake) -> None:
         second = subprocess.run([sys.executable, FAKE, fake.path], capture_output=True, text=True, check=False)
         assert second.returncode == 1
         assert second.stderr == f"{fake.path}: another server is listening there\n"
-    with Client(fake.path) as client:
+    with VfioClient(fake.path) as client:
         client.write(BAR0, 0, b"\x01")
         for _ in range(3):
             with pytest.raises(ServeError, match="another server"):
                 check(fake.path)
         assert client.read(BAR0, 0, 1) == b"\x01"
     fake.wait_for("reset")
-    Client(fake.path).close()
+    VfioClient(fake.path).close()
 
 
 def test_only_its_own_socket_is_removed(fake: ServedFake) -> None:

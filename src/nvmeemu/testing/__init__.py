@@ -5,10 +5,18 @@
     nvme.enable(); nvme.create_queues(1)
     nvme.write(slba=0, data=b"x" * 512); assert nvme.read(slba=0, blocks=1) == b"x" * 512
 
-``Driver`` needs only BAR0 accesses and guest memory (the ``Bus``), so that the same tests can judge any controller.
+``Driver`` needs only BAR0 accesses and guest memory (a ``Bus``), so that the same tests can judge any controller.
+A controller in a process of its own is driven through a ``VfioBus`` to its socket, still without a VM:
+
+    with VfioBus("/tmp/nvme.sock") as bus:  # nvmeemu serve --socket /tmp/nvme.sock --disk mem:1G
+        nvme = Driver(bus)
+
+and ``VfioClient`` does to it all that a VMM can do. No part of libvfio-user is needed for that.
 """
 
 from nvmeemu.testing.bench import Bench
+from nvmeemu.testing.bus import VfioBus
+from nvmeemu.testing.client import Refused, SharedMemory, VfioClient
 from nvmeemu.testing.driver import (
     ACQ,
     AQA,
@@ -45,6 +53,10 @@ __all__ = [
     "ManualWorker",
     "QueuePair",
     "Ram",
+    "Refused",
+    "SharedMemory",
     "Task",
+    "VfioBus",
+    "VfioClient",
     "VirtualClock",
 ]
