@@ -61,5 +61,10 @@ def script(own_tmp: Path) -> Script:
 
 @pytest.fixture(params=["nvmeemu", pytest.param("qemu-nvme", marks=pytest.mark.slow)])
 def drive(request: pytest.FixtureRequest) -> list[str]:
-    """The options for our drive, and for QEMU's own: with that the tests themselves are tested."""
-    return [] if request.param == "nvmeemu" else ["--peer", str(request.param)]
+    """The options for our drive, and for QEMU's own: with that the tests themselves are tested.
+
+    scripts/guest_matrix.sh sets GUEST_RECORDS: the runs of these tests are the matrix in docs/guests.md.
+    """
+    records = os.environ.get("GUEST_RECORDS")
+    recorded = ["--result-json", records] if records else []
+    return recorded if request.param == "nvmeemu" else [*recorded, "--peer", str(request.param)]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from nvmeemu.guest import arch, image, process
+from nvmeemu.guest import arch, image, process, record
 from nvmeemu.guest.console import Transcript
 from nvmeemu.guest.errors import GuestError, UsageError
 from nvmeemu.guest.jobs import JOBS
@@ -53,6 +53,7 @@ def run(settings: Settings) -> int:
     """Run the job in a folder of its own, and say how it ended; the folder stays if it failed."""
     folder = Path(tempfile.mkdtemp(prefix="nvmeemu-guest-"))
     keep = settings.keep
+    this = None
     try:
         this = Run(settings, folder)
         summary = JOBS[settings.job].run(this)
@@ -70,6 +71,8 @@ def run(settings: Settings) -> int:
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
+    if this and settings.result_json:
+        this.record(status == 0, verdict).append(settings.result_json)
     if keep:
         print(f"the files are kept in {folder}")
     print(verdict, flush=True)
@@ -87,6 +90,7 @@ def parse(words: Sequence[str]) -> Settings:
     custom = options.initrd or options.boot_disk or options.expect
     values["job"] = options.job or ("boot" if custom else "main")
     values["smp"] = options.smp or JOBS[values["job"]].smp
+    values["options"] = record.identity(_joined(words))
     settings = Settings(**values)
     _check(settings)
     return settings
@@ -120,8 +124,10 @@ def _check(settings: Settings) -> None:
         )
     for path in filter(None, (settings.disk, settings.boot_disk)):
         image.require_raw(path)
-    if settings.serial_log and not settings.serial_log.parent.is_dir():
-        raise UsageError(f"--serial-log {settings.serial_log}: no such folder")
+    for name in ("serial_log", "result_json"):
+        output: Path | None = getattr(settings, name)
+        if output and not output.parent.is_dir():
+            raise UsageError(f"--{name.replace('_', '-')} {output}: no such folder")
     if settings.peer and settings.nvme_args:
         raise UsageError("--nvme-arg is for nvmeemu serve, which --peer does not run")
     if settings.firmware not in settings.arch.firmware:
@@ -163,6 +169,7 @@ def _parser() -> Parser:
     add("--timeout", type=_seconds, default=600, metavar="SECONDS", help="for the whole run (default: 600)")
     add("--keep", action="store_true", help="keep the run's files also when it passes")
     add("--serial-log", type=Path, metavar="FILE", help="write what the console prints there")
+    add("--result-json", type=Path, metavar="FILE", help="add a line of JSON there that tells how it ended")
     add("--nvme-arg", action="append", default=[], dest="nvme_args", metavar="ARG",
         help="pass to nvmeemu serve (one word; several times for several)")  # fmt: skip
     add("--peer", choices=("qemu-nvme",), default="", help="QEMU's own controller instead of nvmeemu's")

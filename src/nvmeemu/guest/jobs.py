@@ -21,7 +21,11 @@ REBOOT_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Job:
-    """A job: what to run (returns its summary), one line about it, and what it needs."""
+    """A job: what to run (returns its summary), one line about it, and what it needs.
+
+    A job keeps `run.found` up to date (guest's name if it is no Linux with our agent, data verified, resets survived):
+    docs/guests.md's matrix is made from it. Tests with the fixture `drive` are in the matrix.
+    """
 
     run: Callable[[Run], str]
     about: str
@@ -72,6 +76,7 @@ def reboot_job(run: Run) -> str:
             raise GuestError(f"after the reboot the drive is another one: {after}, before: {before}")
         if guest.check(f"head -c {REBOOT_BYTES} {NAMESPACE} | sha256sum") != written:
             raise GuestError("after the reboot the drive holds other data")
+        run.found.verified, run.found.resets = True, 1
         quiet_end(guest)
         return f"Linux {guest.kernel_release} rebooted and found its {REBOOT_BYTES >> 10} KiB"
 
@@ -90,6 +95,7 @@ def uboot_job(run: Run) -> str:
     rom = cache.firmware(f"u-boot-{arch.name}", arch.uboot.rom)
     with run.boot(replace(run.machine, board=arch.uboot.machine, rom=rom)) as guest:
         version = guest.expect(r"^U-Boot (\d\S*)")[1]
+        run.found.guest = f"U-Boot {version}"
         guest.expect("Hit any key")
         guest.send(" ")
         guest.expect("^=> ")
@@ -111,6 +117,7 @@ def uboot_job(run: Run) -> str:
         disk.seek(target * 512)
         if disk.read(len(content)) != content:
             raise GuestError("host: what U-Boot wrote is not in the image")
+    run.found.verified = True
     run.say("host: found what U-Boot wrote in the image")
     return f"U-Boot {version} read and wrote {blocks} blocks, verified in the guest and on the host"
 

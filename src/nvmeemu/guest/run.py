@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nvmeemu.guest import cache, image, initramfs
+from nvmeemu.guest import cache, image, initramfs, record
 from nvmeemu.guest import machine as machines
 from nvmeemu.guest.arch import ARCHES, Arch
 from nvmeemu.guest.deadline import Deadline
@@ -41,6 +41,8 @@ class Settings:
     peer: str = ""
     qemu_args: tuple[str, ...] = ()
     qemu: Path | None = None
+    result_json: Path | None = None
+    options: str = ""  # all of the above as it was written, for the record
 
 
 class Run:
@@ -53,6 +55,9 @@ class Run:
         self.console_log = settings.serial_log or folder / "console.log"
         self.console_log.write_bytes(b"")
         self.boots = 0
+        self.found = record.Found()
+        self._last: Guest | None = None
+        self._cpu_seconds = record.children_cpu_seconds()
         self._began = time.monotonic()
         qemu = settings.qemu or cache.qemu(settings.arch.qemu)
         if not settings.peer:
@@ -86,7 +91,32 @@ class Run:
         """A new guest on the run's image, with a fresh drive; a context manager."""
         self.boots += 1
         folder = self.folder / f"boot-{self.boots}"
-        return Guest(machine, self._drive(), folder, self.deadline, complaints=complaints, console_log=self.console_log)
+        self._last = Guest(
+            machine, self._drive(), folder, self.deadline, complaints=complaints, console_log=self.console_log
+        )
+        return self._last
+
+    def record(self, passed: bool, verdict: str) -> record.Record:
+        """What there is to keep of this run."""
+        settings, found = self.settings, self.found
+        linux = f"Linux {self._last.kernel_release}" if self._last and self._last.kernel_release else ""
+        return record.Record(
+            options=settings.options,
+            job=settings.job,
+            drive=settings.peer or "nvmeemu",
+            guest=found.guest or linux,
+            arch=settings.arch.name,
+            firmware=settings.firmware,
+            smp=settings.smp,
+            accel=self.machine.accel,
+            passed=passed,
+            boots=self.boots,
+            verified=found.verified,
+            resets=found.resets,
+            seconds=round(self.seconds(), 1),
+            cpu_seconds=round(record.children_cpu_seconds() - self._cpu_seconds, 1),
+            verdict=verdict,
+        )
 
     def _drive(self) -> Drive:
         bootable = self.settings.boot_disk is not None
