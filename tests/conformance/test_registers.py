@@ -1,0 +1,178 @@
+"""Registers: widths, halves, what is read-only, reserved or fixed while enabled. Base 1.4, 3.1."""
+
+from __future__ import annotations
+
+import pytest
+
+from nvmeemu.spec import DOORBELLS, AdminQueueAttributes, Configuration, ControllerStatus
+from nvmeemu.testing import ACQ, AQA, ASQ, CAP, CC, CSTS, INTMC, INTMS, VS, Bench, Driver
+
+NSSR = 0x20
+END = 0x38  # of the registers that every controller has
+GONE = 0xFFFFFFFF
+
+
+@pytest.mark.fact("A10", clause="Base 1.4, 3.1.8 to 3.1.10", kills=("asq-reads-zero-while-enabled",))
+@pytest.mark.fact("B5", clause="Base 1.4, 3.1.9", kills=("asq-reads-zero-while-enabled",))
+def test_the_admin_queue_registers_read_back_while_the_controller_is_enabled(driver: Driver) -> None:
+    aqa = AdminQueueAttributes.of(driver.reg(AQA))
+    assert (aqa.asqs, aqa.acqs) == (driver.admin.sq_entries, driver.admin.cq_entries)
+    assert driver.reg(ASQ, 8) == driver.admin.sq
+    assert driver.reg(ACQ, 8) == driver.admin.cq
+    assert Configuration.of(driver.reg(CC)).en
+
+
+@pytest.mark.fact("A10", clause="Base 1.4, 3.1", kills=("eight-byte-reads-are-cut",))
+def test_a_register_reads_the_same_in_4_and_in_8_bytes(driver: Driver) -> None:
+    for offset in range(0, END, 8):
+        assert driver.reg(offset, 8) == driver.reg(offset) | driver.reg(offset + 4) << 32, hex(offset)
+
+
+@pytest.mark.fact("B7", clause="Base 1.4, 3.1.9", kills=("queue-base-halves-or-ed",))
+@pytest.mark.parametrize("register", [ASQ, ACQ])
+def test_either_half_of_a_queue_base_is_replaced_alone(driver: Driver, register: int) -> None:
+    """FEMU ORs the high half into what is there."""
+    driver.disable()
+    driver.set_reg(register, 0x12345678_9ABCD000, 8)
+    assert driver.reg(register, 8) == 0x12345678_9ABCD000
+    driver.set_reg(register + 4, 0x0F0F0F0F)
+    assert driver.reg(register, 8) == 0x0F0F0F0F_9ABCD000
+    driver.set_reg(register, 0x05050000)
+    assert driver.reg(register, 8) == 0x0F0F0F0F_05050000
+    driver.set_reg(register + 4, 0)  # the high half first, then the low one
+    driver.set_reg(register, 0x7000)
+    assert driver.reg(register, 8) == 0x7000
+
+
+@pytest.mark.fact("A10", clause="Base 1.4, 3.1", kills=("a-write-reaches-one-register",))
+def test_an_8_byte_write_reaches_both_registers_below_it(bench: Bench) -> None:
+    driver = bench.driver
+    driver.set_reg(AQA, 0x001F001F | 0xABCDE000 << 32, 8)
+    assert driver.reg(AQA) == 0x001F001F
+    assert driver.reg(ASQ, 8) == 0xABCDE000
+    driver.set_reg(INTMS, 0xFF, 8)  # sets these mask bits, clears none
+    assert driver.reg(INTMS) == 0xFF
+    driver.set_reg(INTMS, 0x0F << 32, 8)
+    assert driver.reg(INTMC) == 0xF0
+
+
+@pytest.mark.fact("A13", clause="Base 1.4, 3.1.7", kills=("csts-is-writable",))
+def test_read_only_registers_keep_their_values(driver: Driver) -> None:
+    """A subsystem reset by NSSR is only there if CAP.NSSRS says so."""
+    before = [driver.reg(offset) for offset in (CAP, CAP + 4, VS, CSTS)]
+    for offset in (CAP, CAP + 4, VS, CSTS):
+        for value in (0, GONE):
+            driver.set_reg(offset, value)
+    if not driver.capabilities.nssrs:
+        driver.set_reg(NSSR, 0x4E564D65)
+        assert driver.reg(NSSR) == 0
+    assert [driver.reg(offset) for offset in (CAP, CAP + 4, VS, CSTS)] == before
+    assert driver.status == ControllerStatus(rdy=True)
+    assert len(driver.identify(1)) == 4096
+
+
+@pytest.mark.fact("A10", clause="Base 1.4, 3.1", kills=("reserved-bits-are-stored",))
+def test_reserved_bits_cannot_be_set(bench: Bench) -> None:
+    driver = bench.driver
+    for offset in (AQA, ASQ, ASQ + 4, ACQ, ACQ + 4):
+        driver.set_reg(offset, GONE)
+    assert driver.reg(AQA) == 0x0FFF0FFF
+    assert driver.reg(ASQ, 8) == driver.reg(ACQ, 8) == 0xFFFFFFFF_FFFFF000
+    driver.set_reg(CC, GONE & ~(1 | 3 << 14))  # neither EN nor SHN
+    assert driver.reg(CC) == int(Configuration(css=7, mps=15, ams=7, iosqes=15, iocqes=15))
+
+
+@pytest.mark.fact("A4", clause="Base 1.4, 3.1.24", kills=("doorbells-read-back",))
+def test_reserved_registers_and_doorbells_read_as_zero(driver: Driver) -> None:
+    driver.create_queues(1)
+    driver.identify(1)
+    for offset in (0x18, *range(0xE20, 0x1000, 4), *range(DOORBELLS, DOORBELLS + 32, 4)):
+        assert driver.reg(offset) == 0, hex(offset)
+    assert driver.reg(DOORBELLS, 8) == 0
+
+
+def test_nothing_is_said_of_what_this_controller_does_not_have(bench: Bench) -> None:
+    """No controller memory buffer, boot partition, persistent memory region: their registers are zero."""
+    driver = bench.driver
+    driver.enable()
+    for offset in range(END, bench.controller.bar0_size, 4):
+        driver.set_reg(offset & 0xFFF | 0x800, GONE)
+        assert driver.reg(offset) == 0, hex(offset)
+    assert bench.controller.read(bench.controller.bar0_size - 4, 8) == bytes(8)
+
+
+@pytest.mark.fact("A10", clause="Base 1.4, 3.1.8", kills=("asq-is-writable-while-enabled",))
+def test_the_admin_queue_registers_cannot_be_changed_while_enabled(bench: Bench) -> None:
+    driver = bench.driver
+    driver.enable()
+    before = [driver.reg(offset, 8) for offset in (AQA & ~7, ASQ, ACQ)]
+    for offset in (AQA, ASQ, ASQ + 4, ACQ, ACQ + 4):
+        driver.set_reg(offset, 0x11111111)
+    assert [driver.reg(offset, 8) for offset in (AQA & ~7, ASQ, ACQ)] == before
+    assert len(driver.identify(1)) == 4096
+
+
+@pytest.mark.fact("A10", clause="Base 1.4, 3.1.5", kills=("cc-fields-taken-while-enabled",))
+def test_page_size_command_set_and_arbitration_cannot_be_changed_while_enabled(bench: Bench) -> None:
+    driver = bench.driver
+    driver.enable()
+    before = driver.reg(CC)
+    driver.set_reg(CC, before | int(Configuration(mps=1, css=1, ams=1)))
+    assert driver.reg(CC) == before
+    assert driver.status == ControllerStatus(rdy=True)
+
+
+@pytest.mark.fact("A10", clause="Base 1.4, 3.1.5", kills=("entry-sizes-frozen-by-enable",))
+def test_entry_sizes_may_be_given_after_enabling(driver: Driver) -> None:
+    """The fact says that only EN and SHN may be written; the specification forbids to change IOSQES and IOCQES only
+    once I/O queues exist, and is right."""
+    driver.enable(iosqes=0, iocqes=0)
+    driver.set_reg(CC, driver.reg(CC) | int(Configuration(iosqes=6, iocqes=4)))
+    driver.create_queues(1)
+
+
+@pytest.mark.fact("A10", clause="Base 1.4, 3.1.5", kills=("entry-sizes-change-under-queues",))
+def test_entry_sizes_stay_while_io_queues_exist(bench: Bench) -> None:
+    driver = bench.driver
+    driver.enable()
+    driver.create_cq(1)
+    before = driver.reg(CC)
+    driver.set_reg(CC, before & ~int(Configuration(iosqes=15, iocqes=15)))
+    assert driver.reg(CC) == before
+
+
+@pytest.mark.fact("A13", clause="Base 1.4, 3.1.1", kills=("cap-to-is-zero",))
+def test_the_time_to_become_ready_is_told(driver: Driver) -> None:
+    """In CAP.TO; or, with CAP.CRMS (Base 2.0), in CRTO."""
+    has_crms = driver.reg(CAP, 8) >> 59 & 3
+    assert driver.capabilities.to or (has_crms and driver.reg(0x68))
+    assert not has_crms or driver.reg(VS) >= 0x20000
+
+
+@pytest.mark.fact("A13", clause="Base 1.4, 7.3.2", kills=("flr-keeps-the-admin-queue",))
+def test_a_function_reset_clears_every_register(bench: Bench) -> None:
+    """Unlike a Controller Reset, which keeps AQA, ASQ and ACQ."""
+    driver = bench.driver
+    fresh = bench.controller.read(0, DOORBELLS)
+    driver.enable()
+    driver.set_reg(INTMS, 5)
+    bench.controller.reset()
+    assert bench.controller.read(0, DOORBELLS) == fresh
+    driver.enable()
+    assert len(driver.identify(1)) == 4096
+
+
+@pytest.mark.fact("A14", clause="PCI Express Base, 2.3.2", kills=("fatal-reads-as-gone",))
+def test_no_state_looks_like_a_device_that_is_gone(bench: Bench) -> None:
+    """Drivers take CSTS FFFFFFFFh for a removed device; reserved bits must be zero in every state."""
+    driver = bench.driver
+    seen = {driver.reg(CSTS)}
+    driver.enable()
+    seen.add(driver.reg(CSTS))
+    driver.set_reg(CC, driver.reg(CC) | 1 << 14)
+    seen.add(driver.reg(CSTS))
+    driver.disable()
+    driver.set_reg(AQA, 0)
+    driver.set_reg(CC, 1)
+    seen.add(driver.reg(CSTS))
+    assert seen == {0, 0b0001, 0b1001, 0b0010}  # fresh, ready, shut down, fatal
