@@ -6,6 +6,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 . "$CHECKOUT/scripts/lib/apt.sh"
 . "$CHECKOUT/scripts/lib/components.sh"
+. "$CHECKOUT/scripts/lib/systems.sh"
 
 DEFAULT="base qemu:x86 linux:trixie:amd64 tools:amd64 u-boot ovmf"
 
@@ -17,10 +18,13 @@ Sets up the named components, by default: $DEFAULT
 
   base               Debian packages, libvfio-user's source, .venv with nvmeemu
   qemu:NAME          QEMU with vfio-user-pci; NAME is x86, arm, riscv, s390x or misc
-  linux:SUITE:ARCH   a guest kernel; bookworm, trixie, trixie-backports, forky; amd64, arm64, riscv64, s390x
+  linux:SUITE:ARCH   a guest kernel; bullseye, bookworm, trixie, trixie-backports, forky; amd64, arm64, riscv64, s390x
   tools:ARCH         busybox, e2fsprogs, fdisk, nvme-cli for guests
   tools-fio:ARCH     fio for guests
-  ovmf, u-boot       firmware
+  tools-python:ARCH  Python for guests
+  ovmf, aavmf, u-boot  firmware
+  grub:ARCH          GRUB for guests; amd64, arm64
+  disk-tools         fdisk and mtools, to make disk images
 
 Everything but the Debian packages and .venv goes to $CACHE;
 delete a folder there to have it fetched anew, newest version. Logs: $LOGS.
@@ -37,9 +41,10 @@ component() {
 
 check_name() {
     case $1 in
-    base | ovmf | u-boot) ;;
+    base | ovmf | aavmf | u-boot | disk-tools) ;;
+    grub:amd64 | grub:arm64) ;;
     qemu:*) qemu_command "${1#qemu:}" >/dev/null ;;
-    linux:?*:?* | tools:?* | tools-fio:?*) [[ $1 =~ ^[a-z0-9:-]+$ ]] || usage_error "no such component: $1" ;;
+    linux:?*:?* | tools:?* | tools-fio:?* | tools-python:?*) [[ $1 =~ ^[a-z0-9:-]+$ ]] || usage_error "no such component: $1" ;;
     *) usage_error "no such component: $1" ;;
     esac
 }
@@ -49,7 +54,7 @@ list() {
     {
         for name in $DEFAULT; do echo "$name"; done
         cd "$CACHE" 2>/dev/null || return 0
-        for place in qemu-root-* linux/* tools/* tools-fio/*; do
+        for place in qemu-root-* linux/* tools/* tools-fio/* tools-python/*; do
             case $place in
             *\**) ;;
             qemu-root-*) echo "qemu:${place#qemu-root-}" ;;
