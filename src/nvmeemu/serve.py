@@ -71,6 +71,7 @@ def _serve(arguments: argparse.Namespace) -> None:
         pci = PciIdentity(identity.vendor_id, identity.device_id, identity.vendor_id, identity.device_id)
         server = stack.enter_context(Server(loop, host, controller, socket, pci))
         stack.enter_context(_pid_file(arguments.pid_file))
+        ending.pid_file = arguments.pid_file
         _announce(arguments, ending.backends)
         server.run(once=arguments.once)
         log.info("stopping")
@@ -185,6 +186,7 @@ class _Ending:
 
     def __init__(self, loop: Loop) -> None:
         self.backends: dict[str, Backend] = {}
+        self.pid_file: str | None = None  # once it is written
         self._unsynced: list[str] = []
         self._loop = loop
 
@@ -203,6 +205,9 @@ class _Ending:
             return
         disks = ", ".join(self._unsynced or self.backends)
         os.write(2, f"nvmeemu serve: ended by a second signal: not synced: {disks}\n".encode())
+        if self.pid_file is not None:
+            with suppress(OSError):
+                os.unlink(self.pid_file)
         os._exit(1)
 
     def sync(self, loop: Loop) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from nvmeemu.testing import Driver
-from server.bus import VfioBus
+from server.guest import Guest
 from server.process import Serve, Served
 from server.shim import Shim, compile_shim
 
 MIB = 1 << 20
+Attach = Callable[..., Guest]
 
 
 @pytest.fixture
@@ -54,25 +54,18 @@ def serve(path: str) -> Iterator[Serve]:
         served.close()
 
 
-Attach = Callable[..., Driver]
-
-
 @pytest.fixture
 def attach(path: str) -> Iterator[Attach]:
-    """Connect to the server and give it an enabled controller with one I/O queue pair."""
-    buses: list[VfioBus] = []
+    """Connect a guest to the server."""
+    guests: list[Guest] = []
 
-    def connect(at: str = path, *, entries: int = 64, **options: int) -> Driver:
-        bus = VfioBus(at, **options)
-        buses.append(bus)
-        driver = Driver(bus)
-        driver.enable()
-        driver.create_queues(1, entries)
-        return driver
+    def connect(at: str = path, **options: int) -> Guest:
+        guests.append(Guest(at, **options))
+        return guests[-1]
 
     yield connect
-    for bus in buses:
-        bus.close()
+    for guest in guests:
+        guest.leave()
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 import nvmeemu
-from nvmeemu.testing import Driver
-from server.bus import VfioBus
+from nvmeemu.testing import VfioClient
+from nvmeemu.testing.client import BAR0
+from server.guest import Guest
 from server.process import NVMEEMU, Serve, run
-from transport.client import BAR0, Client
 
 MIB = 1 << 20
 SOURCE = Path(nvmeemu.__file__).parent
@@ -162,14 +162,14 @@ def test_a_socket_path_that_cannot_be(folder: Path) -> None:
 
 def test_the_longest_socket_path_works(folder: Path, serve: Serve) -> None:
     path = f"{folder}/" + "s" * (107 - len(f"{folder}/"))
-    with Client(serve("--disk", "mem:1M", at=path).path):
+    with VfioClient(serve("--disk", "mem:1M", at=path).path):
         pass
 
 
 def test_a_live_servers_socket_is_left_alone_and_a_stale_one_replaced(path: str, serve: Serve) -> None:
     served = serve("--disk", "mem:1M")
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
-    for client in (None, Client(path)):
+    for client in (None, VfioClient(path)):
         refused(run("--socket", path, "--disk", "mem:1M"), 1, "another server is listening")
         if client:
             assert len(client.read(BAR0, 0, 8)) == 8
@@ -179,11 +179,11 @@ def test_a_live_servers_socket_is_left_alone_and_a_stale_one_replaced(path: str,
     assert os.path.exists(path)
     again = serve("--disk", "mem:1M")
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
-    Client(path).close()
+    VfioClient(path).close()
     assert again.stop() == 0
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(path)
-    Client(serve("--disk", "mem:1M").path).close()
+    VfioClient(serve("--disk", "mem:1M").path).close()
 
 
 # --- the command line
@@ -274,8 +274,7 @@ def test_started_with_closed_descriptors_it_writes_no_message_into_the_disk(path
     try:
         while not os.path.exists(path):
             assert process.poll() is None
-        with VfioBus(path) as bus:
-            Driver(bus).enable()
+        Guest(path).leave()
     finally:
         process.terminate()
         assert process.wait() == 0
@@ -298,7 +297,7 @@ def test_a_package_without_the_binding_says_what_is_missing(path: str, folder: P
 
 def test_guest_memory_that_is_not_shared_is_named_with_its_cure(path: str, serve: Serve) -> None:
     served = serve("--disk", "mem:1M")
-    with Client(path) as client:
+    with VfioClient(path) as client:
         client.map(0, 512 * MIB)  # a region without a file: what QEMU sends without share=on
         client.write(BAR0, 0x14, bytes(4))
         served.expect("no memory of the guest is shared")
