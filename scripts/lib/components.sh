@@ -202,12 +202,14 @@ arrange_kernel() {
         echo "$version" >"$2/version"
 }
 
-# --- tools:ARCH, tools-fio:ARCH: programs for the guests' initramfs, with their libraries
+# --- tools:ARCH, tools-fio:ARCH, tools-python:ARCH: programs for the guests' initramfs, with their libraries
 
 have_tools() { [ -d "$CACHE/tools/$1" ]; }
 make_tools() { make_tools_root "tools/$1" "$1" busybox-static e2fsprogs fdisk util-linux nvme-cli kmod; }
 have_tools_fio() { [ -d "$CACHE/tools-fio/$1" ]; }
 make_tools_fio() { make_tools_root "tools-fio/$1" "$1" fio; }
+have_tools_python() { [ -d "$CACHE/tools-python/$1" ]; }
+make_tools_python() { make_tools_root "tools-python/$1" "$1" libpython3-stdlib python3-minimal; }
 
 make_tools_root() {
     local place=$1 arch=$2 log=${1//\//-}

@@ -30,6 +30,8 @@ class Arch:
     console: str
     firmware: tuple[str, ...]  # the names --firmware takes; the first is the default
     uboot: UBoot | None = None
+    iommu: str = ""  # QEMU's device, if a guest can be given one
+    iommu_append: str = ""  # Linux then maps and unmaps each transfer by itself
 
     @property
     def qemu(self) -> str:
@@ -51,6 +53,8 @@ ARCHES = {
             console="ttyS0",
             firmware=("seabios", "ovmf"),
             uboot=UBoot(machine="pc", rom="u-boot.rom", buffer=0x4000000),
+            iommu="intel-iommu,caching-mode=on",
+            iommu_append="intel_iommu=on iommu=strict",
         ),
         Arch(
             name="arm64",
@@ -63,6 +67,29 @@ ARCHES = {
             console="ttyAMA0",
             firmware=("none",),
             uboot=UBoot(machine="virt", rom="u-boot.bin", buffer=0x48000000),
+        ),
+        Arch(
+            name="riscv64",
+            uname="riscv64",
+            debian="riscv64",
+            triplet="riscv64-linux-gnu",
+            qemu_package="riscv",
+            machine="virt",
+            cpu="rv64",
+            console="ttyS0",
+            firmware=("none",),
+            uboot=UBoot(machine="virt", rom="u-boot.bin", buffer=0x88000000),
+        ),
+        Arch(
+            name="s390x",  # big-endian; maps DMA in pieces of 4 KiB
+            uname="s390x",
+            debian="s390x",
+            triplet="s390x-linux-gnu",
+            qemu_package="s390x",
+            machine="s390-ccw-virtio",
+            cpu="max",
+            console="ttysclp0",
+            firmware=("none",),
         ),
     )
 }

@@ -33,6 +33,11 @@ def kernel(debian_arch: str, suite: str = DEFAULT_SUITE) -> Path:
     return present(root() / "linux" / f"{suite}-{debian_arch}" / "vmlinuz")
 
 
+def modules_of(kernel_image: Path) -> Path | None:
+    """The folder with the modules of a kernel, if it is one of set-up's."""
+    return kernel_image.parent if (kernel_image.parent / "modules").is_dir() else None
+
+
 def firmware(*parts: str) -> Path:
     """A firmware file."""
     return present(root().joinpath("firmware", *parts))
@@ -41,6 +46,11 @@ def firmware(*parts: str) -> Path:
 def tools(debian_arch: str) -> Path:
     """The unpacked root with the programs for the guest's initramfs."""
     return present(root() / "tools" / debian_arch)
+
+
+def python(debian_arch: str) -> Path:
+    """The unpacked root with Python for the guest."""
+    return present(root() / "tools-python" / debian_arch)
 
 
 def present(path: Path) -> Path:

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from nvmeemu.guest import arch, image, process, record
+from nvmeemu.guest import arch, cache, image, process, record
 from nvmeemu.guest.console import Transcript
 from nvmeemu.guest.errors import GuestError, UsageError
 from nvmeemu.guest.jobs import JOBS
 from nvmeemu.guest.run import Run, Settings
 
 PROGRAM = "run_qemu_guest.sh"
+SUITES = ("bullseye", "bookworm", "trixie", "trixie-backports", "forky")
 CONSOLE_LINES = 30
 LOG_LINES = 10
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -103,7 +104,8 @@ def components(settings: Settings) -> list[str]:
     if settings.qemu is None:
         names.append(f"qemu:{guest.qemu_package}")
     for kind in JOBS[settings.job].components:
-        names.append({"linux": f"linux:trixie:{guest.debian}", "tools": f"tools:{guest.debian}"}.get(kind, kind))
+        suite = f":{settings.linux}" if kind == "linux" else ""
+        names.append(f"{kind}{suite}:{guest.debian}" if kind in ("linux", "tools", "tools-python") else kind)
     if settings.firmware == "ovmf":
         names.append("ovmf")
     return names
@@ -132,6 +134,10 @@ def _check(settings: Settings) -> None:
         raise UsageError("--nvme-arg is for nvmeemu serve, which --peer does not run")
     if settings.firmware not in settings.arch.firmware:
         raise UsageError(f"no firmware {settings.firmware!r} for {settings.arch.name}")
+    if settings.iommu and not settings.arch.iommu:
+        raise UsageError(f"no --iommu for {settings.arch.name}")
+    if settings.kernel and settings.linux != cache.DEFAULT_SUITE:
+        raise UsageError("--kernel and --linux exclude each other")
     for pattern in settings.expect:
         try:
             re.compile(pattern)
@@ -140,7 +146,7 @@ def _check(settings: Settings) -> None:
 
 
 def _parser() -> Parser:
-    jobs = "\n".join(f"  {name:8}{job.about}" for name, job in JOBS.items())
+    jobs = "\n".join(f"  {name:10}{job.about}" for name, job in JOBS.items())
     parser = Parser(
         prog=PROGRAM,
         allow_abbrev=False,
@@ -153,6 +159,8 @@ def _parser() -> Parser:
     add("--job", choices=JOBS, metavar="NAME", help="what to do, see below")
     add("--disk", type=Path, metavar="FILE", help="the drive's raw image, kept (default: a throw-away one of 256 MiB);"
         " the main job wants an empty one")  # fmt: skip
+    add("--linux", default=cache.DEFAULT_SUITE, choices=SUITES, metavar="SUITE",
+        help=f"Debian's kernel of {', '.join(SUITES)} (default: {cache.DEFAULT_SUITE})")  # fmt: skip
     add("--kernel", type=Path, metavar="FILE", help="Linux image, NVMe and ext4 built in (default: Debian's)")
     add("--initrd", type=Path, metavar="FILE", help="boot this instead of doing the main job")
     add("--append", default="", metavar="TEXT", help="added to the kernel's command line")
@@ -165,6 +173,8 @@ def _parser() -> Parser:
     add("--arch", default="x86_64", metavar="NAME", help=f"the guest's: {', '.join(arch.ARCHES)} (default: x86_64)")
     add("--smp", type=_count, metavar="N", help="number of CPUs (default: 1)")
     add("--mem", type=_memory, default="512M", metavar="SIZE", help="memory (default: 512M)")
+    add("--hugepages", action="store_true", help="memory in huge pages (the host must have set some apart)")
+    add("--iommu", action="store_true", help="the guest has an IOMMU, and uses it for every transfer; x86_64 only")
     add("--accel", choices=("auto", "kvm", "tcg"), default="auto", help="auto: KVM if guests really run under it")
     add("--timeout", type=_seconds, default=600, metavar="SECONDS", help="for the whole run (default: 600)")
     add("--keep", action="store_true", help="keep the run's files also when it passes")

@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nvmeemu.guest import elf
+from nvmeemu.guest import elf, modules, verify_io
 from nvmeemu.guest.cpio import Archive
 from nvmeemu.guest.errors import GuestError
 
+PYTHON, VERIFY_IO = "python3 -I -S -B", "/verify_io.py"
+PYTHON_LIBRARY = (
+    "__future__.py",
+    "os.py",
+    "struct.py",
+    *(f"encodings/{name}.py" for name in ("__init__", "aliases", "utf_8")),
+)
 PROGRAMS = ("mkfs.ext4", "e2fsck", "sfdisk", "nvme")
 SEARCHED = ("usr/sbin", "sbin", "usr/bin", "bin")
 LIBRARY_FOLDERS = ("usr/lib/{triplet}", "lib/{triplet}", "usr/lib64", "lib64", "usr/lib", "lib")
@@ -38,13 +45,17 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 exec </dev/console >/dev/console 2>&1
+for module in /modules/*; do [ ! -e "$module" ] || insmod "$module"; done
 {agent}
 poweroff -f
 """
 
 
-def build(tools: Path, triplet: str) -> bytes:
-    """The archive, made from an unpacked root of Debian packages. Not compressed: unpacking it costs the guest more."""
+def build(tools: Path, triplet: str, kernel: Path | None = None, python: Path | None = None) -> bytes:
+    """The archive, made from an unpacked root of Debian packages. Not compressed: unpacking it costs the guest more.
+
+    `kernel` is the folder of set-up's with its modules, `python` a root with Python, both left out if None.
+    """
     archive = Archive()
     archive.character_device("dev/console", 5, 1)
     archive.file("bin/busybox", _find(tools, "busybox").read_bytes(), 0o755)
@@ -53,7 +64,24 @@ def build(tools: Path, triplet: str) -> bytes:
         program = _find(tools, name)
         archive.file(f"usr/sbin/{name}", program.read_bytes(), 0o755)
         _add_libraries(archive, tools, triplet, program)
+    for number, module in enumerate(modules.load_order(kernel) if kernel else ()):
+        archive.file(f"modules/{number:02}-{module.name.partition('.')[0]}.ko", modules.content(module))
+    if python:
+        _add_python(archive, python, triplet)
     return archive.finish()
+
+
+def _add_python(archive: Archive, root: Path, triplet: str) -> None:
+    """What verify_io.py needs of Python: the most of it is frozen into the program."""
+    program = _find(root, "python3").resolve()
+    version = program.name  # python3.13
+    archive.file("usr/bin/python3", program.read_bytes(), 0o755)
+    _add_libraries(archive, root, triplet, program)
+    library = root / "usr" / "lib" / version
+    (mmap,) = library.glob("lib-dynload/mmap.*.so")
+    for path in (*(library / name for name in PYTHON_LIBRARY), mmap):
+        archive.file(str(path.relative_to(root)), path.read_bytes())
+    archive.file(VERIFY_IO, Path(verify_io.__file__).read_bytes())
 
 
 def _add_libraries(archive: Archive, tools: Path, triplet: str, program: Path) -> None:

@@ -12,11 +12,15 @@ from nvmeemu.guest import cache
 from nvmeemu.guest.errors import GuestError, UsageError
 from nvmeemu.guest.guest import Guest
 from nvmeemu.guest.identify import NAMESPACE, identify
+from nvmeemu.guest.linux import io_job
 from nvmeemu.guest.main_job import main_job, quiet_end
 from nvmeemu.guest.run import Run
 
 READS_PER_CPU = 32
 REBOOT_BYTES = 1 << 20
+
+
+WITH_PYTHON = ("linux", "tools", "tools-python")
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,7 @@ def boot_job(run: Run) -> str:
 
 JOBS = {
     "main": Job(main_job, "Linux formats the drive, writes files, powers off, boots again and verifies them (default)"),
+    "io": Job(io_job, "Linux writes, reads back and compares on all CPUs at once", components=WITH_PYTHON),
     "smp": Job(smp_job, "Linux with 2 CPUs: one queue pair for each, used", smp=2),
     "reboot": Job(reboot_job, "Linux writes, reboots and reads it back"),
     "uboot": Job(uboot_job, "U-Boot's own driver reads and writes", components=("u-boot",)),

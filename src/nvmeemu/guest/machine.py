@@ -36,6 +36,8 @@ class Machine:
     kernel: Path | None = None
     initrd: Path | None = None
     append: str = ""
+    iommu: bool = False  # the guest maps each page that the drive may touch
+    hugepages: bool = False
     reboots: bool = False  # else QEMU ends when the guest does that
     extra: tuple[str, ...] = ()
 
@@ -47,10 +49,14 @@ class Machine:
         words += ["-machine", f"{self.board or self.arch.machine},memory-backend=m", "-accel", accel]
         words += ["-cpu", _cpu(self.arch, self.accel), "-smp", str(self.smp), "-m", self.mem]
         # vfio-user: the drive's process maps the guest's memory, so that must be a shared file
-        words += ["-object", f"memory-backend-memfd,id=m,size={self.mem},share=on"]
+        huge = ",hugetlb=on" if self.hugepages else ""
+        words += ["-object", f"memory-backend-memfd,id=m,size={self.mem},share=on{huge}"]
         words += ["-chardev", f"socket,id=console,fd={console_fd}", "-serial", "chardev:console"]
         words += ["-chardev", f"socket,id=monitor,fd={monitor_fd}", "-qmp", "chardev:monitor"]
-        return words + self._boot(folder) + list(drive) + list(self.extra)
+        words += self._boot(folder)
+        if self.iommu:
+            words += ["-device", self.arch.iommu]  # before the devices behind it
+        return words + list(drive) + list(self.extra)
 
     def _boot(self, folder: Path) -> list[str]:
         words = []

@@ -25,6 +25,7 @@ class Settings:
     job: str = "main"
     arch: Arch = ARCHES["x86_64"]
     disk: Path | None = None
+    linux: str = cache.DEFAULT_SUITE
     kernel: Path | None = None
     initrd: Path | None = None
     append: str = ""
@@ -32,6 +33,8 @@ class Settings:
     boot_disk: Path | None = None
     smp: int = 1
     mem: str = "512M"
+    iommu: bool = False
+    hugepages: bool = False
     accel: str = "auto"
     timeout: float = 600
     expect: tuple[str, ...] = ()
@@ -66,7 +69,16 @@ class Run:
         if not self.image.exists():
             image.create(self.image, DISK_SIZE)
         accel = machines.choose_accel(settings.accel, settings.arch, qemu)
-        self.machine = Machine(qemu, settings.arch, settings.smp, settings.mem, accel, extra=settings.qemu_args)
+        self.machine = Machine(
+            qemu,
+            settings.arch,
+            settings.smp,
+            settings.mem,
+            accel,
+            iommu=settings.iommu,
+            hugepages=settings.hugepages,
+            extra=settings.qemu_args,
+        )
 
     def seconds(self) -> float:
         """Since the run began."""
@@ -76,15 +88,16 @@ class Run:
         """Report progress."""
         print(f"[{self.seconds():5.1f} s] {text}", flush=True)
 
-    def linux(self) -> Machine:
-        """The machine with a Linux kernel and our own initramfs."""
-        settings = self.settings
-        kernel = settings.kernel or cache.kernel(settings.arch.debian)
-        return self.custom(kernel, self._initramfs())
+    def linux(self, *, python: bool = False) -> Machine:
+        """The machine with a Linux kernel and our own initramfs, with Python in it if wanted."""
+        kernel = self.settings.kernel or cache.kernel(self.settings.arch.debian, self.settings.linux)
+        return self.custom(kernel, self._initramfs(kernel, python))
 
     def custom(self, kernel: Path | None, initrd: Path | None) -> Machine:
         """The machine with the kernel and initrd given."""
-        append = f"console={self.settings.arch.console} {KERNEL_ARGUMENTS} {self.settings.append}".strip()
+        arch = self.settings.arch
+        words = (f"console={arch.console}", KERNEL_ARGUMENTS, arch.iommu_append if self.machine.iommu else "")
+        append = " ".join(word for word in (*words, self.settings.append) if word)
         return replace(self.machine, firmware=self.settings.firmware, kernel=kernel, initrd=initrd, append=append)
 
     def boot(self, machine: Machine, complaints: str = COMPLAINTS) -> Guest:
@@ -124,9 +137,11 @@ class Run:
             return PeerDrive(self.image, bootable=bootable)
         return ServedDrive(self.image, self.settings.nvme_args, bootable=bootable)
 
-    def _initramfs(self) -> Path:
+    def _initramfs(self, kernel: Path, python: bool) -> Path:
         path = self.folder / "initrd"
         if not path.exists():
             arch = self.settings.arch
-            path.write_bytes(initramfs.build(cache.tools(arch.debian), arch.triplet))
+            root = cache.python(arch.debian) if python else None
+            content = initramfs.build(cache.tools(arch.debian), arch.triplet, cache.modules_of(kernel), root)
+            path.write_bytes(content)
         return path
