@@ -24,12 +24,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.metadata import entry_points
 from importlib.util import spec_from_file_location
 from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
 
-import hypothesis  # noqa: F401  imported for the forks, like pytest's plugins
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -199,6 +199,16 @@ def _survey(root: Path) -> Outcome:
     return run_tests(root, None, [str(TESTS)])
 
 
+def _faults_of(survey: Outcome, mutants: Iterable[str]) -> list[str]:
+    """What is wrong before any mutant is tried."""
+    failed = {**survey.failed, **survey.broken}
+    faults = [f"{test} fails without any mutant: {why}" for test, why in failed.items() if test == _function(test)]
+    for name in sorted(survey.kills.keys() - set(mutants)):
+        faults.append(f"no mutant is named {name}: {', '.join(sorted(survey.kills[name]))}")
+    faults += [f"no test names the mutant {name}" for name in mutants if name not in survey.kills]
+    return faults
+
+
 def run(root: Path, only: Sequence[str] = (), verbose: bool = False) -> int:
     """Run the mutants and print a table; the number of faults found."""
     try:
@@ -206,18 +216,13 @@ def run(root: Path, only: Sequence[str] = (), verbose: bool = False) -> int:
     except BadMutant as error:
         print(f"mutants: {error}")
         return 1
+    for plugin in entry_points(group="pytest11"):
+        plugin.load()  # once for all the forks
     with get_context("fork").Pool(_JOBS, maxtasksperchild=1) as pool:
         survey = pool.apply(_survey, (root,))
-        faults = [
-            f"{test} fails without any mutant: {why}"
-            for test, why in {**survey.failed, **survey.broken}.items()
-            if test == _function(test)
-        ]
-        for name in sorted(survey.kills.keys() - mutants.keys()):
-            faults.append(f"no mutant is named {name}: {', '.join(sorted(survey.kills[name]))}")
-        for name in sorted(mutants.keys() - survey.kills.keys()):
-            faults.append(f"no test names the mutant {name}")
-        faults += [f"there is no mutant {name}" for name in only if name not in mutants]
+        faults = [f"there is no mutant {name}" for name in only if name not in mutants]
+        if not only:
+            faults += _faults_of(survey, mutants)
         tasks = [
             (root, mutant, survey.kills[name])
             for name, mutant in mutants.items()
