@@ -1,0 +1,133 @@
+"""A disk that does not answer: the guest's registers do. (QEMU drops a device after 5 s; a Flush may take longer.)"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nvmeemu.spec import Command, Completion, DatasetManagement, DsmRange, NvmOpcode, Status
+from nvmeemu.testing import CC, CSTS, PAGE, VS
+from server.conftest import Attach
+from server.guest import Guest
+from server.load import run_batch, transfer
+from server.process import Serve
+from server.shim import Op, Shim
+
+MORE_THAN_THREADS = 24
+ACCESSES = 2000
+LIMIT = 0.1  # seconds, the longest that a register access may take
+ROUNDS = 3  # one of which must be free of the machine's own hiccups
+
+Make = Callable[[Guest], Command]
+
+
+def reading(guest: Guest) -> Command:
+    return transfer(NvmOpcode.READ, guest.alloc(PAGE), 8)
+
+
+def writing(guest: Guest) -> Command:
+    return transfer(NvmOpcode.WRITE, guest.alloc(PAGE), 8)
+
+
+def writing_through(guest: Guest) -> Command:
+    return transfer(NvmOpcode.WRITE, guest.alloc(PAGE), 8, fua=True)
+
+
+def flushing(guest: Guest) -> Command:
+    return Command(opcode=NvmOpcode.FLUSH, nsid=1)
+
+
+def deallocating(guest: Guest) -> Command:
+    page = guest.alloc(PAGE)
+    guest.bus.write_memory(page, bytes(DsmRange(slba=0, length=8)))
+    return DatasetManagement(opcode=NvmOpcode.DATASET_MANAGEMENT, nsid=1, prp1=page, nr=1, ad=True)
+
+
+def longest_access(guest: Guest) -> float:
+    """Of many reads of a register, one write among a few of them."""
+    longest = 0.0
+    for number in range(ACCESSES):
+        begin = time.monotonic()
+        if number % 16 == 0:
+            guest.bus.client.write(0, 0x0C, bytes(4))  # INTMS, with a reply
+        assert guest.reg(VS) == 0x10400
+        longest = max(longest, time.monotonic() - begin)
+    return longest
+
+
+@pytest.mark.parametrize(
+    ("make", "op"),
+    [
+        (reading, Op.READ),
+        (writing, Op.WRITE),
+        (writing_through, Op.WRITE),
+        (flushing, Op.SYNC),
+        (deallocating, Op.PUNCH),
+    ],
+)
+def test_a_blocked_disk_delays_no_register_access(
+    disk: Path, serve: Serve, attach: Attach, shim: Shim, make: Make, op: Op
+) -> None:
+    """The disk is held for as long as the accesses take: that none waits for it does not depend on the clock."""
+    serve("--disk", disk, environment=shim.environment)
+    guest = attach()
+    shim.hold(op)
+    queue = guest.queues[1]
+    for _ in range(MORE_THAN_THREADS):
+        guest.submit(queue, make(guest))
+    shim.wait_for_held(op)
+    rounds = [longest_access(guest)]
+    while rounds[-1] >= LIMIT and len(rounds) < ROUNDS:
+        rounds.append(longest_access(guest))
+    assert min(rounds) < LIMIT
+    assert guest.poll(queue) is None
+    assert guest.identify(1)[:2]  # the admin queue is served, too
+    assert shim.held(op)
+    shim.release()
+    completions: list[Completion] = []
+    while len(completions) < MORE_THAN_THREADS:
+        guest.bus.settle()
+        completions += guest.drain(queue)
+    assert {completion.status for completion in completions} == {Status.SUCCESS}
+
+
+def test_a_reset_and_a_shutdown_answer_while_the_disk_is_blocked(
+    disk: Path, serve: Serve, attach: Attach, shim: Shim
+) -> None:
+    """CSTS says that they are not done yet, and is there to be read."""
+    serve("--disk", disk, environment=shim.environment)
+    guest = attach()
+    shim.hold(Op.WRITE, Op.SYNC)
+    guest.submit(guest.queues[1], writing(guest))
+    shim.wait_for_held(Op.WRITE)
+    guest.begin_shutdown()
+    for _ in range(100):
+        assert guest.status.shst == 1  # in progress
+    guest.set_reg(CC, guest.reg(CC) & ~1)
+    for _ in range(100):
+        assert guest.status.rdy  # a write of the past could still land on the disk
+    shim.release()
+    guest.enable()
+    guest.create_queues(1)
+    [completion] = run_batch(guest, [reading(guest)])
+    assert completion.status == Status.SUCCESS
+    assert guest.reg(CSTS) == 1
+
+
+def test_a_disk_that_blocks_one_command_serves_the_others(disk: Path, serve: Serve, attach: Attach, shim: Shim) -> None:
+    serve("--disk", disk, environment=shim.environment)
+    guest = attach()
+    shim.hold(Op.SYNC)
+    slow = guest.submit(guest.queues[1], flushing(guest))
+    shim.wait_for_held(Op.SYNC)
+    guest.create_queues(2)
+    guest.write(0, b"\x5a" * 512, qid=2)
+    assert guest.read(0, 1, qid=2) == b"\x5a" * 512
+    assert guest.poll(guest.queues[1]) is None
+    shim.release()
+    while (completion := guest.poll(guest.queues[1])) is None:
+        guest.bus.settle()
+    assert (completion.cid, completion.status) == (slow, Status.SUCCESS)

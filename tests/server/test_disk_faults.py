@@ -1,0 +1,153 @@
+"""What the disk cannot do becomes a status for the guest and one message for the user."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from nvmeemu.spec import Command, Completion, NvmOpcode, Status
+from nvmeemu.testing import PAGE
+from server.conftest import Attach
+from server.guest import Guest
+from server.load import run_batch, transfer
+from server.process import NVMEEMU, Serve
+from server.shim import Op, Shim
+
+MIB = 1 << 20
+
+
+def flush(guest: Guest) -> Completion:
+    return guest.execute(guest.queues[1], Command(opcode=NvmOpcode.FLUSH, nsid=1))
+
+
+def write(guest: Guest, slba: int, *, fua: bool = False) -> Completion:
+    return guest.execute(guest.queues[1], transfer(NvmOpcode.WRITE, guest.alloc(PAGE), slba, fua=fua))
+
+
+def complaints(log: str) -> list[str]:
+    return [line for line in log.splitlines() if " ERROR " in line or " WARNING " in line]
+
+
+def test_a_full_file_system_is_a_write_fault(folder: Path, serve: Serve, attach: Attach) -> None:
+    """A real one: 1 MiB of tmpfs below a sparse disk of 8 MiB, seen only by the server."""
+    small = folder / "small"
+    small.mkdir()
+    script = f'mount -t tmpfs -o size=1M none "{small}" && exec "$0" serve "$@"'
+    program = ("unshare", "--mount", *(() if os.getuid() == 0 else ("-r",)), "sh", "-c", script, NVMEEMU)
+    served = serve("--disk", small / "disk", "--create", "--size", "8M", command=program)
+    guest = attach()
+    place = guest.alloc(PAGE)
+    guest.bus.write_memory(place, b"\xa5" * PAGE)
+    done: list[int] = []
+    failed: list[Completion] = []
+    for start in range(0, 2 * MIB // PAGE, 32):
+        commands = [transfer(NvmOpcode.WRITE, place, 8 * page) for page in range(start, start + 32)]
+        for page, command in enumerate(commands, start):  # a CID that says which
+            command.cid = page + 1
+        for completion in run_batch(guest, commands):
+            if completion.status == Status.SUCCESS:
+                done.append(completion.cid - 1)
+            else:
+                failed.append(completion)
+    assert done
+    assert failed
+    assert {completion.status for completion in failed} == {Status.WRITE_FAULT}
+    assert all(completion.dnr for completion in failed)  # trying again makes no room
+    for page in done:
+        assert guest.read(8 * page, 8) == b"\xa5" * PAGE
+    assert len(complaints(served.log)) == 1
+    assert "No space left on device" in served.log
+    assert served.stop() == 0
+
+
+def test_an_input_output_error_is_a_status_and_one_message(
+    disk: Path, serve: Serve, attach: Attach, shim: Shim
+) -> None:
+    served = serve("--disk", disk, environment=shim.environment)
+    guest = attach()
+    shim.fail(Op.WRITE, errno.EIO)
+    for slba in range(20):
+        completion = write(guest, slba)
+        assert completion.status == Status.WRITE_FAULT
+        assert not completion.dnr  # the next try may work
+    assert len(complaints(served.log)) == 1
+    assert "Input/output error" in served.log
+    shim.fail(Op.WRITE, 0)
+    assert write(guest, 0).status == Status.SUCCESS
+    shim.fail(Op.READ, errno.EIO)
+    for slba in range(20):
+        command = transfer(NvmOpcode.READ, guest.alloc(PAGE), slba)
+        assert guest.execute(guest.queues[1], command).status == Status.UNRECOVERED_READ_ERROR
+    assert len(complaints(served.log)) == 2
+    shim.fail(Op.READ, 0)
+    assert guest.read(0, 1) == bytes(512)
+    assert int.from_bytes(guest.get_log(2, 512)[160:176], "little") == 40  # Media and Data Integrity Errors
+    assert served.stop() == 0
+
+
+def test_a_failed_sync_stays_failed(disk: Path, serve: Serve, attach: Attach, shim: Shim) -> None:
+    """The kernel reports a lost write once, and drops it: the next fdatasync succeeds without it."""
+    served = serve("--disk", disk, environment=shim.environment)
+    guest = attach()
+    assert write(guest, 0).status == Status.SUCCESS
+    assert flush(guest).status == Status.SUCCESS
+    shim.fail(Op.SYNC, errno.EIO)
+    assert flush(guest).status == Status.WRITE_FAULT
+    shim.fail(Op.SYNC, 0)
+    assert flush(guest).status == Status.WRITE_FAULT
+    guest.leave()
+    served.expect("detached")
+    assert flush(attach()).status == Status.WRITE_FAULT
+    assert served.stop() == 1
+    assert "not synced, data may be lost" in served.log
+
+
+def test_a_failed_fua_write_makes_flush_fail_too(disk: Path, serve: Serve, attach: Attach, shim: Shim) -> None:
+    """It may have been told of an earlier write's loss, which nobody hears of again."""
+    serve("--disk", disk, environment=shim.environment)
+    guest = attach()
+    shim.fail(Op.SYNC, errno.EIO)
+    assert write(guest, 0, fua=True).status == Status.WRITE_FAULT
+    shim.fail(Op.SYNC, 0)
+    assert flush(guest).status == Status.WRITE_FAULT
+
+
+def test_a_fua_write_without_room_says_nothing_of_the_others(
+    disk: Path, serve: Serve, attach: Attach, shim: Shim
+) -> None:
+    served = serve("--disk", disk, environment=shim.environment)
+    guest = attach()
+    shim.fail(Op.WRITE, errno.ENOSPC)
+    completion = write(guest, 0, fua=True)
+    assert (completion.status, completion.dnr) == (Status.WRITE_FAULT, True)
+    shim.fail(Op.WRITE, 0)
+    assert write(guest, 0, fua=True).status == Status.SUCCESS
+    assert flush(guest).status == Status.SUCCESS
+    assert served.stop() == 0
+
+
+def test_a_failed_flush_at_shutdown_is_told_and_does_not_hang_the_guest(
+    disk: Path, serve: Serve, attach: Attach, shim: Shim
+) -> None:
+    served = serve("--disk", disk, environment=shim.environment)
+    guest = attach()
+    write(guest, 0)
+    shim.fail(Op.SYNC, errno.EIO)
+    guest.shut_down()
+    served.expect("failed to flush at shutdown")
+    assert served.stop() == 1
+
+
+def test_an_image_that_became_shorter_is_a_read_error_and_no_hang(disk: Path, serve: Serve, attach: Attach) -> None:
+    served = serve("--disk", disk)
+    guest = attach()
+    guest.write(0, b"\x5a" * 512)
+    guest.write(16384, b"\x5a" * 512)
+    os.truncate(disk, MIB + 512)
+    assert guest.read(0, 1) == b"\x5a" * 512
+    for slba in (16384, 2047, 2049):  # behind the end, across it
+        command = transfer(NvmOpcode.READ, guest.alloc(PAGE), slba)
+        assert guest.execute(guest.queues[1], command).status == Status.UNRECOVERED_READ_ERROR
+    assert len(complaints(served.log)) == 1
+    assert served.stop() == 0

@@ -1,0 +1,179 @@
+"""What serving does to the disk below: holes, untouched bases, thrown away writes; several disks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nvmeemu.spec import Command, DatasetManagement, DsmRange, NvmOpcode, ReadWrite, Status
+from nvmeemu.testing import PAGE, CommandError
+from server.conftest import Attach
+from server.guest import Guest
+from server.load import BLOCK
+from server.process import Serve
+
+MIB = 1 << 20
+PATTERN = bytes(range(256)) * 16
+BASE = PATTERN * 512  # 2 MiB
+
+
+def fingerprint(path: Path) -> tuple[str, int, int, int]:
+    status = path.stat()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return digest, status.st_mtime_ns, status.st_size, status.st_blocks
+
+
+def fill(guest: Guest, blocks: int, byte: int) -> None:
+    piece = MIB // BLOCK
+    for slba in range(0, blocks, piece):
+        guest.write(slba, bytes([byte]) * MIB)
+
+
+def deallocate(guest: Guest, slba: int, blocks: int) -> None:
+    page = guest.alloc(PAGE)
+    guest.bus.write_memory(page, bytes(DsmRange(slba=slba, length=blocks)))
+    command = DatasetManagement(opcode=NvmOpcode.DATASET_MANAGEMENT, nsid=1, prp1=page, nr=1, ad=True)
+    guest.succeed(guest.queues[1], command)
+
+
+def write_zeroes(guest: Guest, slba: int, blocks: int, *, deac: bool) -> None:
+    command = ReadWrite(opcode=NvmOpcode.WRITE_ZEROES, nsid=1, slba=slba, nlb=blocks, deac=deac)
+    guest.succeed(guest.queues[1], command)
+
+
+def test_create_makes_a_sparse_disk_once(folder: Path, serve: Serve, attach: Attach) -> None:
+    new = folder / "new"
+    served = serve("--disk", new, "--create", "--size", "1G")
+    assert new.stat().st_size == 1 << 30
+    assert new.stat().st_blocks * 512 < MIB
+    attach().write(0, b"kept".ljust(512))
+    assert served.stop() == 0
+    serve("--disk", new, "--create", "--size", "1G")
+    assert attach().read(0, 1)[:4] == b"kept"
+
+
+def test_deallocating_punches_holes(disk: Path, serve: Serve, attach: Attach) -> None:
+    serve("--disk", disk)
+    guest = attach()
+    fill(guest, 4 * MIB // BLOCK, 0xA5)
+    full = disk.stat().st_blocks * 512
+    assert full >= 4 * MIB
+    deallocate(guest, 0, MIB // BLOCK)
+    assert disk.stat().st_blocks * 512 <= full - MIB + 65536
+    write_zeroes(guest, MIB // BLOCK, MIB // BLOCK // 2, deac=True)
+    assert disk.stat().st_blocks * 512 <= full - MIB * 3 // 2 + 131072
+    before = disk.stat().st_blocks
+    write_zeroes(guest, 2 * MIB // BLOCK, MIB // BLOCK // 2, deac=False)
+    assert disk.stat().st_blocks >= before - 256  # zeros that the file system may keep room for
+    content = disk.read_bytes()
+    assert content[:MIB] == bytes(MIB)
+    assert content[MIB : MIB * 3 // 2] == bytes(MIB // 2)
+    assert content[MIB * 3 // 2 : 2 * MIB] == b"\xa5" * (MIB // 2)
+    assert content[2 * MIB : MIB * 5 // 2] == bytes(MIB // 2)
+    assert content[MIB * 5 // 2 : 4 * MIB] == b"\xa5" * (MIB * 3 // 2)
+    assert disk.stat().st_size == 16 * MIB
+    assert guest.read(100, 8) == bytes(4096)
+
+
+def test_blocks_next_to_a_hole_stay(disk: Path, serve: Serve, attach: Attach) -> None:
+    """Ranges that are no whole pages of the file system."""
+    serve("--disk", disk)
+    guest = attach()
+    fill(guest, MIB // BLOCK, 0xA5)
+    deallocate(guest, 3, 100)
+    write_zeroes(guest, 203, 100, deac=True)
+    write_zeroes(guest, 403, 1, deac=False)
+    content = disk.read_bytes()
+    for start, end in ((203, 303), (403, 404)):
+        assert content[start * BLOCK : end * BLOCK] == bytes((end - start) * BLOCK)
+    zeros = {index for index in range(MIB // BLOCK) if content[index * BLOCK :][:BLOCK] == bytes(BLOCK)}
+    assert zeros == set(range(3, 103)) | set(range(203, 303)) | {403}
+
+
+def test_a_read_only_disk_is_never_written(disk: Path, serve: Serve, attach: Attach) -> None:
+    disk.write_bytes(BASE)
+    before = fingerprint(disk)
+    served = serve("--disk", disk, "--read-only")
+    guest = attach()
+    assert guest.read(3, 8) == (PATTERN * 2)[3 * BLOCK :][:PAGE]
+    attempts: tuple[Callable[[], None], ...] = (
+        lambda: guest.write(0, bytes(512)),
+        lambda: guest.write(0, bytes(512), fua=True),
+        lambda: write_zeroes(guest, 0, 8, deac=False),
+        lambda: write_zeroes(guest, 0, 8, deac=True),
+        lambda: deallocate(guest, 0, 8),
+    )
+    for attempt in attempts:
+        with pytest.raises(CommandError) as caught:
+            attempt()
+        assert caught.value.completion.status == Status.NAMESPACE_WRITE_PROTECTED
+    guest.succeed(guest.queues[1], Command(opcode=NvmOpcode.FLUSH, nsid=1))
+    assert guest.identify(0, 1)[99] & 1  # NSATTR: write protected
+    assert not guest.identify(1)[525] & 1  # VWC: nothing to lose
+    guest.shut_down()
+    assert served.stop() == 0
+    assert fingerprint(disk) == before
+
+
+def test_an_overlay_reads_back_and_leaves_its_base_alone(disk: Path, serve: Serve, attach: Attach) -> None:
+    disk.write_bytes(BASE)
+    before = fingerprint(disk)
+    served = serve("--disk", disk, "--overlay")
+    guest = attach()
+    guest.write(5, b"\xee" * 1536)
+    guest.write(2040, b"\xdd" * (16 * 512))  # across a MiB
+    deallocate(guest, 100, 8)
+    write_zeroes(guest, 200, 3, deac=False)
+    expected = bytearray(BASE)
+    for slba, data in ((5, b"\xee" * 1536), (2040, b"\xdd" * 8192), (100, bytes(4096)), (200, bytes(1536))):
+        expected[slba * BLOCK : slba * BLOCK + len(data)] = data
+    for slba in range(0, len(BASE) // BLOCK, 256):
+        assert guest.read(slba, 256) == expected[slba * BLOCK :][: 256 * BLOCK]
+    guest.shut_down()
+    guest.leave()
+    served.expect("detached")
+    assert attach().read(5, 3) == b"\xee" * 1536  # thrown away at exit, not with the client
+    assert served.stop() == 0
+    assert fingerprint(disk) == before
+    serve("--disk", disk, "--read-only")
+    assert attach().read(5, 3) == (PATTERN * 2)[5 * BLOCK :][:1536]
+
+
+def test_an_overlay_copies_nothing_and_leaves_no_file(folder: Path, disk: Path, serve: Serve) -> None:
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    with disk.open("r+b") as file:
+        file.truncate(1 << 40)  # a base of 1 TiB is served at once
+    served = serve("--disk", disk, "--overlay", environment={"TMPDIR": str(temporary)})
+    assert list(temporary.iterdir()) == []
+    assert served.stop() == 0
+
+
+def test_the_write_cache_is_reported_truthfully(disk: Path, serve: Serve, attach: Attach) -> None:
+    for arguments, expected in (
+        ((disk,), True),
+        ((disk, "--overlay"), False),
+        ((disk, "--read-only"), False),
+        (("mem:1M"), False),
+    ):
+        served = serve("--disk", *([arguments] if isinstance(arguments, str) else arguments))
+        guest = attach()
+        assert bool(guest.identify(1)[525] & 1) is expected
+        guest.leave()
+        assert served.stop() == 0
+
+
+def test_each_disk_is_a_namespace(folder: Path, disk: Path, serve: Serve, attach: Attach) -> None:
+    other = folder / "other"
+    other.write_bytes(bytes(MIB))
+    serve("--disk", disk, "--disk", "mem:2M", "--disk", other)
+    guest = attach()
+    for nsid, size in ((1, 16), (2, 2), (3, 1)):
+        assert int.from_bytes(guest.identify(0, nsid)[:8], "little") == size * MIB // BLOCK
+        guest.write(7, bytes([nsid]) * 512, nsid=nsid)
+    assert guest.identify(2)[:16] == b"".join(nsid.to_bytes(4, "little") for nsid in (1, 2, 3, 0))
+    assert [guest.read(7, 1, nsid=nsid)[0] for nsid in (1, 2, 3)] == [1, 2, 3]
+    assert (disk.read_bytes()[7 * BLOCK], other.read_bytes()[7 * BLOCK]) == (1, 3)

@@ -1,0 +1,154 @@
+"""What Flush, FUA and a shutdown promise: the data has been synced before the guest is told.
+
+Seen from below: the shim writes down each call that reaches the disk's file, in order, and before the server can tell
+anybody. ``Medium`` keeps of it only what a sync or RWF_DSYNC covered: what is there after a power cut at its worst.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nvmeemu.spec import Command, FeatureId, NvmOpcode, ReadWrite
+from server.conftest import MIB, Attach
+from server.guest import ABRUPT, NORMAL, Guest
+from server.load import BLOCK
+from server.process import Serve
+from server.shim import Event, Medium, Op, Record, Shim
+
+DATA = b"\x5a" * BLOCK
+SLBA = 77
+
+
+def flush(guest: Guest, nsid: int = 1) -> None:
+    guest.succeed(guest.queues[1], Command(opcode=NvmOpcode.FLUSH, nsid=nsid))
+
+
+def after_power_cut(shim: Shim) -> bytes:
+    medium = Medium(16 * MIB)
+    medium.take(shim.records())
+    return bytes(medium.durable[SLBA * BLOCK :][:BLOCK])
+
+
+@pytest.fixture
+def guest(disk: Path, serve: Serve, attach: Attach, shim: Shim) -> Guest:
+    serve("--disk", disk, environment=shim.environment)
+    return attach()
+
+
+def test_a_plain_write_promises_nothing(guest: Guest, disk: Path, shim: Shim) -> None:
+    """And so is not slowed down by a sync. It is in the page cache, which the server's death does not take away."""
+    guest.write(SLBA, DATA)
+    assert after_power_cut(shim) == bytes(BLOCK)
+    assert shim.calls(Op.SYNC) == 0
+    assert disk.read_bytes()[SLBA * BLOCK :][:BLOCK] == DATA
+
+
+@pytest.mark.parametrize("nsid", [1, 0xFFFFFFFF])
+def test_flush_makes_every_completed_write_durable(guest: Guest, shim: Shim, nsid: int) -> None:
+    guest.write(SLBA, DATA)
+    flush(guest, nsid)
+    assert after_power_cut(shim) == DATA
+    assert shim.calls(Op.SYNC) == 1
+
+
+def test_a_fua_write_is_durable_by_itself_and_alone(guest: Guest, shim: Shim) -> None:
+    guest.write(SLBA + 1, DATA)
+    guest.write(SLBA, DATA, fua=True)
+    medium = Medium(16 * MIB)
+    medium.take(shim.records())
+    assert medium.durable[SLBA * BLOCK :][: 2 * BLOCK] == DATA + bytes(BLOCK)
+    assert shim.calls(Op.SYNC) == 0
+
+
+def test_without_the_write_cache_every_write_is_durable(guest: Guest, shim: Shim) -> None:
+    guest.set_feature(FeatureId.VOLATILE_WRITE_CACHE, 0)
+    guest.write(SLBA, DATA)
+    assert after_power_cut(shim) == DATA
+
+
+def test_turning_the_write_cache_off_leaves_nothing_behind(guest: Guest, shim: Shim) -> None:
+    """What was written before has to be durable, or flushed, too: a driver that turns it off sends no Flush."""
+    guest.write(SLBA, DATA)
+    guest.set_feature(FeatureId.VOLATILE_WRITE_CACHE, 0)
+    assert after_power_cut(shim) == DATA
+
+
+@pytest.mark.parametrize("deac", [False, True])
+def test_write_zeroes_with_fua_is_durable(guest: Guest, shim: Shim, deac: bool) -> None:
+    guest.write(SLBA, DATA, fua=True)
+    command = ReadWrite(opcode=NvmOpcode.WRITE_ZEROES, nsid=1, slba=SLBA, nlb=1, fua=True, deac=deac)
+    guest.succeed(guest.queues[1], command)
+    assert after_power_cut(shim) == bytes(BLOCK)
+    assert shim.calls(Op.SYNC) == 1
+
+
+@pytest.mark.parametrize("shn", [NORMAL, ABRUPT])
+def test_a_shutdown_is_complete_when_all_is_durable(guest: Guest, shim: Shim, shn: int) -> None:
+    guest.write(SLBA, DATA)
+    shim.hold(Op.SYNC)
+    guest.begin_shutdown(shn)
+    shim.wait_for_held(Op.SYNC)
+    assert guest.status.shst == 1
+    shim.release()
+    guest.shut_down(shn)
+    assert after_power_cut(shim) == DATA
+
+
+@pytest.mark.parametrize("cut", ["leave", "stop"])
+def test_what_was_written_is_synced_when_the_server_ends(
+    disk: Path, serve: Serve, attach: Attach, shim: Shim, cut: str
+) -> None:
+    """The guest had no time to say anything."""
+    served = serve("--disk", disk, environment=shim.environment)
+    guest = attach()
+    guest.write(SLBA, DATA)
+    if cut == "leave":
+        guest.leave()
+        served.expect("detached")
+    assert served.stop(signal.SIGTERM) == 0
+    assert after_power_cut(shim) == DATA
+
+
+def test_several_disks_are_all_synced(folder: Path, disk: Path, serve: Serve, attach: Attach, shim: Shim) -> None:
+    """The shim watches the last of them."""
+    other = folder / "other"
+    other.write_bytes(bytes(MIB))
+    serve("--disk", other, "--disk", disk, environment=shim.environment)
+    guest = attach()
+    guest.write(SLBA, DATA, nsid=2)
+    flush(guest, 1)
+    assert shim.calls(Op.SYNC) == 0
+    flush(guest, 0xFFFFFFFF)
+    assert after_power_cut(shim) == DATA
+
+
+def test_the_medium_loses_what_was_not_synced() -> None:
+    """Of the model itself: it would prove nothing if it kept too much."""
+    medium = Medium(8)
+
+    def then(event: Event, data: bytes = b"", offset: int = 0, thread: int = 1) -> None:
+        medium.take(iter([Record(event, thread, offset, len(data), data)]))
+
+    def durable() -> bytes:
+        return bytes(medium.durable[:2])
+
+    expectations: list[tuple[Callable[[], None], bytes]] = [
+        (lambda: then(Event.WROTE, b"a"), b"\0\0"),
+        (lambda: then(Event.SYNC_BEGAN), b"\0\0"),
+        (lambda: then(Event.WROTE, b"b", 1), b"\0\0"),
+        (lambda: then(Event.SYNC_DONE), b"a\0"),  # the write came after it had begun
+        (lambda: then(Event.WROTE, b"c"), b"a\0"),
+        (lambda: then(Event.WROTE_DURABLY, b"d"), b"d\0"),
+        (lambda: then(Event.SYNC_BEGAN, thread=2), b"d\0"),
+        (lambda: then(Event.PUNCHED, b"\0"), b"d\0"),
+        (lambda: then(Event.SYNC_BEGAN, thread=3), b"d\0"),
+        (lambda: then(Event.SYNC_DONE, thread=3), b"\0b"),
+        (lambda: then(Event.SYNC_DONE, thread=2), b"\0b"),
+    ]
+    for step, (act, expected) in enumerate(expectations):
+        act()
+        assert durable() == expected, step
