@@ -25,7 +25,14 @@ OUR_WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 # The library's own files: no warnings of theirs in our builds; its asserts stay, because an abort is better than
 # corrupted memory; its functions are not exported from the module.
 THEIR_FLAGS = ["-w", "-UNDEBUG", "-fvisibility=hidden"]
-DMA_REGIONS = ("#define MAX_DMA_REGIONS 16\n", "#define MAX_DMA_REGIONS 65536\n")
+# What we change in our copy of them: file, line, replacement. A version that does not have the line needs no change.
+DMA_REGIONS = ("private.h", "#define MAX_DMA_REGIONS 16", "#define MAX_DMA_REGIONS 65536")
+FAULTS = (
+    # SET_IRQS without eventfds for vectors from ``start`` on must take the routes of ``count`` of them away.
+    ("irq.c", "for (i = start; i < count; i++)", "for (i = start; i < (size_t)start + count; i++)"),
+    # The mapping begins at a multiple of the file's block size (2 MiB for huge pages), so it has to be longer.
+    ("dma.c", "ROUND_UP(region->info.iova.iov_len,", "ROUND_UP(region->info.iova.iov_len + region->offset - offset,"),
+)
 
 
 def source_tree() -> Path | None:
@@ -100,7 +107,7 @@ class BuildBinding(build_ext):
         shutil.rmtree(copy, ignore_errors=True)
         for part in ("lib", "include"):
             shutil.copytree(tree / part, copy / part)
-        raise_dma_limit(copy)
+        change_library(copy)
         compiler: Any = self.compiler
         includes = [f"-I{copy / 'include'}", f"-I{copy / 'lib'}"]
         objects = compiler.compile(
@@ -114,15 +121,24 @@ class BuildBinding(build_ext):
         ext.extra_link_args = json_c[1]
 
 
-def raise_dma_limit(copy: Path) -> None:
-    """16 DMA regions do not do for guests with an IOMMU. Newer versions take the limit as an argument instead."""
-    if "LIBVFIO_USER_MAX_DMA_REGIONS" in (copy / "include" / "libvfio-user.h").read_text():
-        return
-    header = copy / "lib" / "private.h"
-    text = header.read_text()
-    if text.count(DMA_REGIONS[0]) != 1:
-        sys.exit(f"this libvfio-user is unknown to us: no single line {DMA_REGIONS[0].strip()!r} in lib/private.h")
-    header.write_text(text.replace(*DMA_REGIONS))
+def change_library(copy: Path) -> None:
+    """16 DMA regions do not do for guests with an IOMMU (newer versions take the limit as an argument); faults."""
+    knows_limit = "LIBVFIO_USER_MAX_DMA_REGIONS" in (copy / "include" / "libvfio-user.h").read_text()
+    if not knows_limit and not change(copy, *DMA_REGIONS):
+        sys.exit(f"this libvfio-user is unknown to us: no single line {DMA_REGIONS[1]!r} in lib/{DMA_REGIONS[0]}")
+    for fault in FAULTS:
+        if not change(copy, *fault):
+            print(f"nvmeemu: libvfio-user's lib/{fault[0]} is not as expected and is left as it is", file=sys.stderr)
+
+
+def change(copy: Path, name: str, old: str, new: str) -> bool:
+    """Replace the one place where ``old`` stands; False if there is none, or are several."""
+    file = copy / "lib" / name
+    text = file.read_text()
+    if text.count(old) != 1:
+        return False
+    file.write_text(text.replace(old, new))
+    return True
 
 
 def extensions() -> list[Extension]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nvmeemu.testing.client import BAR0, CONFIG, ERR, INTX, MSIX, REQ, Refused, VfioClient
+from nvmeemu.testing.client import BAR0, CONFIG, DATA_EVENTFD, ERR, INTX, MSIX, REQ, TRIGGER, Refused, VfioClient
 from nvmeemu.vfio.pci import MSIX as MSIX_CAPABILITY
 from transport.conftest import ServedFake
 from transport.fake import INTERRUPT, PIN
@@ -49,9 +49,7 @@ def test_a_vector_fires_its_own_eventfd(client: VfioClient, eventfds: list[int])
 def test_the_eventfd_is_looked_up_at_each_interrupt(client: VfioClient, eventfds: list[int]) -> None:
     """Linux makes the completion queue before it enables the queue's vector."""
     enable_msix(client)
-    client.write(BAR0, INTERRUPT, number(2))  # no route yet: no harm
     client.set_interrupts(MSIX, 2, eventfds[:1])
-    assert signalled(eventfds) == []
     client.write(BAR0, INTERRUPT, number(2))
     assert signalled(eventfds) == [0]
     client.set_interrupts(MSIX, 2, eventfds[1:2])
@@ -61,6 +59,34 @@ def test_the_eventfd_is_looked_up_at_each_interrupt(client: VfioClient, eventfds
     client.write(BAR0, INTERRUPT, number(2))
     client.write(BAR0, INTERRUPT, number(99))  # no such vector
     assert signalled(eventfds) == []
+
+
+def test_a_message_without_a_route_is_sent_when_there_is_one(client: VfioClient, eventfds: list[int]) -> None:
+    """A VMM takes all routes away and sets them anew when the guest enables one more vector."""
+    enable_msix(client)
+    client.set_interrupts(MSIX, 0, eventfds)
+    client.disable_interrupts(MSIX)
+    client.write(BAR0, INTERRUPT, number(2))
+    client.write(BAR0, INTERRUPT, number(3))
+    client.set_interrupts(MSIX, 0, eventfds[:3])
+    client.device_info()  # what waited for the routes is sent behind the reply to SET_IRQS
+    assert signalled(eventfds) == [2]
+    client.set_interrupts(MSIX, 3, eventfds[3:])
+    client.device_info()
+    assert signalled(eventfds) == [3]
+    client.set_interrupts(MSIX, 2, eventfds[2:4])
+    client.device_info()
+    assert signalled(eventfds) == []
+
+
+def test_a_route_in_the_middle_can_be_taken_away(client: VfioClient, eventfds: list[int]) -> None:
+    """No eventfds at all for vectors 2 and 3; the library used to take away none of them."""
+    enable_msix(client)
+    client.set_interrupts(MSIX, 0, eventfds)
+    client.set_irqs(DATA_EVENTFD | TRIGGER, MSIX, 2, 2)
+    for vector in range(5):
+        client.write(BAR0, INTERRUPT, number(vector))
+    assert signalled(eventfds) == [0, 1, 4]
 
 
 def test_no_message_is_sent_while_msix_is_off(client: VfioClient, eventfds: list[int]) -> None:
@@ -83,6 +109,45 @@ def test_an_asserted_pin_fires_again_after_each_unmask(
     fake.wait_for("unmasked")
     fake.wait_for("unmasked")
     assert signalled(eventfds) == []
+
+
+def test_a_pin_that_has_fired_waits_for_the_unmask(client: VfioClient, eventfds: list[int]) -> None:
+    client.set_interrupts(INTX, 0, eventfds[:1])
+    client.write(BAR0, PIN, number(1))
+    assert signalled(eventfds) == [0]
+    client.write(BAR0, PIN, number(0))
+    client.write(BAR0, PIN, number(1))
+    assert signalled(eventfds) == []
+    client.unmask_pin()
+    assert signalled(eventfds) == [0]
+
+
+def test_a_masked_pin_does_not_fire(client: VfioClient, eventfds: list[int]) -> None:
+    client.set_interrupts(INTX, 0, eventfds[:1])
+    client.mask_pin()
+    client.write(BAR0, PIN, number(1))
+    assert signalled(eventfds) == []
+    client.unmask_pin()
+    assert signalled(eventfds) == [0]
+
+
+def test_a_pin_fires_again_on_a_new_route(client: VfioClient, eventfds: list[int]) -> None:
+    """The VMM has forgotten that it is masked."""
+    client.set_interrupts(INTX, 0, eventfds[:1])
+    client.write(BAR0, PIN, number(1))
+    client.disable_interrupts(INTX)
+    client.set_interrupts(INTX, 0, eventfds[1:2])
+    client.device_info()
+    assert signalled(eventfds) == [0, 1]
+
+
+def test_interrupt_disable_in_the_command_register_holds_the_pin(client: VfioClient, eventfds: list[int]) -> None:
+    client.set_interrupts(INTX, 0, eventfds[:1])
+    client.write(CONFIG, 4, b"\x06\x04")
+    client.write(BAR0, PIN, number(1))
+    assert signalled(eventfds) == []
+    client.write(CONFIG, 4, b"\x06\x00")
+    assert signalled(eventfds) == [0]
 
 
 def test_a_pin_asserted_without_a_route_fires_when_there_is_one(client: VfioClient, eventfds: list[int]) -> None:

@@ -11,6 +11,7 @@ struct iovec {
 typedef struct vfu_dma_info {
     struct iovec iova;
     void *vaddr;
+    struct iovec mapping;
     uint32_t prot;
     ...;
 } vfu_dma_info_t;
@@ -82,7 +83,25 @@ int vfu_setup_device_nr_irqs(vfu_ctx_t *ctx, enum vfu_dev_irq_type type, uint32_
 int vfu_setup_irq_state_callback(vfu_ctx_t *ctx, enum vfu_dev_irq_type type, vfu_dev_irq_state_cb_t *callback);
 int vfu_irq_trigger(vfu_ctx_t *ctx, uint32_t vector);
 
-/* Ours, in shim.h. */
+/* Ours, in message.h and shim.h. */
+enum nvmeemu_look {
+    NVMEEMU_NOTHING,
+    NVMEEMU_WHOLE,
+    NVMEEMU_CHECK,
+    NVMEEMU_PARTIAL,
+    NVMEEMU_TORN,
+    NVMEEMU_NONSENSE,
+};
+
+struct nvmeemu_message {
+    uint16_t id, command;
+    uint32_t size, flags, error;
+    uint8_t body[32];
+    int64_t file_size;
+    bool descriptors_lost;
+};
+
+int nvmeemu_look(int fd, struct nvmeemu_message *message);
 int nvmeemu_setup_region(vfu_ctx_t *ctx, int region, size_t size, vfu_region_access_cb_t *callback, int flags);
 int nvmeemu_setup_dma(vfu_ctx_t *ctx, vfu_dma_register_cb_t *added, vfu_dma_unregister_cb_t *removed);
 void nvmeemu_barrier(void);

@@ -5,18 +5,20 @@ answered with an error, and the call that entered C raises it again (``Context._
 KeyboardInterrupt, too.
 
 The library is not thread safe: one thread makes all calls. It trusts its client, the VMM, more than is comfortable
-(read in revision 0b28d20); none of this can be reached by a guest, all of it ends this process or worse:
+(read in revision 0b28d20). No guest can reach any of this; ``messages`` keeps it from a VMM, too:
 
-- it waits without a limit for the rest of a message (the first one of a client, or the body after a header);
+- it waits without a limit for the rest of a message, and loses the file descriptors that come with a torn one;
 - SET_IRQS: ``start + count`` is checked in 32 bits, so a wrapped sum passes and the eventfd array is overrun;
-  an eventfd of -1 among the descriptors meets an ``assert``; disabling a range with ``start`` > 0 disables nothing
-  or too little; an eventfd for ERR or REQ lands in vector 0, so we offer neither of them;
-- DMA_MAP of a file shorter than the region: SIGBUS at the first access beyond its end;
-- an error in sending a reply (the client is gone) resets the context but is not reported by ``vfu_run_ctx``: watch
-  for the reset callback of type LOST_CONNECTION instead.
+- DMA_MAP of a file shorter than the region: SIGBUS at the first access beyond its end; of a region that is mapped
+  already: a descriptor is lost; at an odd file offset: the mapping is shorter than the region.
+
+What stays: a VMM that shortens its file *after* mapping it ends this process by SIGBUS (a sealed memfd cannot be
+shortened); the first message of a client is waited for, which ``server`` bounds in time; an eventfd may be anything
+that can be written to, even a full pipe that blocks until a signal; an error in sending a reply (the client is gone)
+resets the context but is not reported by ``vfu_run_ctx``: watch for the reset callback of type LOST_CONNECTION.
 
 Its own handling of the configuration space has more (overlong capability writes, rejected 4-byte writes to Device
-Control); ``pci.ConfigSpace`` replaces it.
+Control); ``pci.ConfigSpace`` replaces it. An eventfd for ERR or REQ would land in vector 0: we offer neither.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Protocol, TypeVar
 
-from nvmeemu.vfio.errors import BindingMissing
+from nvmeemu.vfio import messages
+from nvmeemu.vfio.errors import BindingMissing, ProtocolError
+from nvmeemu.vfio.messages import Message, Refusal
 
 try:
     from nvmeemu.vfio._libvfio_user import ffi, lib
@@ -40,6 +44,7 @@ else:
     _missing = None
 
 LOG_ERR, LOG_DEBUG = 3, 7  # syslog levels, the library's
+SENDING_TIME = 1  # seconds for a client to take a reply: a stop must not wait for longer
 
 
 class _Pending(threading.local):
@@ -56,6 +61,14 @@ class Reset(Enum):
 
     DEVICE = auto()
     LOST_CONNECTION = auto()
+
+
+class Turn(Enum):
+    """What ``Context.run`` has found."""
+
+    NOTHING = auto()
+    MESSAGE = auto()
+    PARTIAL = auto()  # a message whose rest has not come yet; it will be found again
 
 
 @dataclass(frozen=True)
@@ -78,13 +91,20 @@ class Device(Protocol):
     def quiesce(self) -> None:
         """The memory map or the interrupts are about to change: touch no guest memory until ``Context.run`` returns."""
 
+    def refuses(self, message: Message) -> Refusal | None:
+        """Whether this DMA_MAP or SET_IRQS must not be carried out."""
+        ...
+
     def reset(self, kind: Reset) -> None: ...
     def dma_added(self, region: DmaRegion) -> None: ...
 
     def dma_removed(self, iova: int) -> None:
         """The region that begins at ``iova`` is unmapped as soon as this returns."""
 
-    def pin_unmasked(self) -> None: ...
+    def routes_changed(self, index: int) -> None:
+        """The VMM has replaced eventfds of this kind of interrupts; called after the message."""
+
+    def pin_masked(self, masked: bool) -> None: ...
     def log(self, level: int, message: str) -> None: ...
 
 
@@ -106,6 +126,7 @@ class Context:
         require()
         self.device = device
         self._handle = ffi.new_handle(self)
+        self._message = ffi.new("struct nvmeemu_message *")
         self._ctx = lib.vfu_create_ctx(
             lib.VFU_TRANS_SOCK,
             os.fsencode(path),
@@ -152,13 +173,43 @@ class Context:
     def attach(self) -> None:
         """Accept a waiting client and agree on a version with it, or OSError."""
         self._check(lib.vfu_attach_ctx(self._ctx))
+        messages.limit_sending(self.poll_fd(), SENDING_TIME)
 
-    def run(self) -> bool:
-        """Handle one message if there is one; was there? OSError(ENOTCONN): the client is gone."""
+    def run(self) -> Turn:
+        """Handle one message if there is one. OSError(ENOTCONN): the client is gone; ProtocolError: hang up on it."""
+        fd = lib.vfu_get_poll_fd(self._ctx)
+        look = lib.nvmeemu_look(fd, self._message)
+        routes = None
+        if look == lib.NVMEEMU_CHECK:
+            message = self._copy()
+            refusal = self.device.refuses(message)
+            if refusal is not None:
+                messages.refuse(fd, message, refusal)
+                return Turn.MESSAGE
+            routes = message.routes
+        elif look == lib.NVMEEMU_NOTHING:
+            return Turn.NOTHING
+        elif look == lib.NVMEEMU_PARTIAL:
+            return Turn.PARTIAL
+        elif look == lib.NVMEEMU_TORN:
+            raise ProtocolError("it left in the middle of a message")
+        elif look == lib.NVMEEMU_NONSENSE:
+            raise ProtocolError("what it sent is no vfio-user command")
         handled = lib.vfu_run_ctx(self._ctx)
         if handled < 0 or _pending.failure is not None:
             self._check(handled)
-        return bool(handled)
+        if routes is not None:
+            self.device.routes_changed(routes)
+        return Turn.MESSAGE if handled else Turn.NOTHING
+
+    def _copy(self) -> Message:
+        look = self._message
+        body = bytes(ffi.buffer(look.body))
+        return Message(look.id, look.command, look.size, look.flags, body, look.file_size, look.descriptors_lost)
+
+    def hang_up(self) -> None:
+        """End the client's connection, if there is one; ``run`` will find its end."""
+        messages.hang_up(self.poll_fd())
 
     def trigger(self, vector: int) -> bool:
         """Send MSI-X message ``vector``, or INTx in place of vector 0; False if it has no route at this moment."""
@@ -252,11 +303,17 @@ def on_reset(ctx: Any, kind: int) -> int:
 def on_dma_added(ctx: Any, info: Any) -> None:
     iova, size = int(ffi.cast("uintptr_t", info.iova.iov_base)), int(info.iova.iov_len)
     memory = None
-    if info.vaddr != ffi.NULL and info.prot & lib.PROT_READ:
+    if info.vaddr != ffi.NULL and info.prot & lib.PROT_READ and _is_whole(info, size):
         memory = memoryview(ffi.buffer(info.vaddr, size))
         if not info.prot & lib.PROT_WRITE:
             memory = memory.toreadonly()
     _device(ctx).dma_added(DmaRegion(iova, size, memory))
+
+
+def _is_whole(info: Any, size: int) -> bool:
+    """The library maps in units of the file's preferred block, huge pages also, and may fall short of the region."""
+    start, mapping = (int(ffi.cast("uintptr_t", address)) for address in (info.vaddr, info.mapping.iov_base))
+    return start + size <= mapping + int(info.mapping.iov_len)
 
 
 @_callback(error=None)
@@ -266,8 +323,7 @@ def on_dma_removed(ctx: Any, info: Any) -> None:
 
 @_callback(error=None)
 def on_irq_state(ctx: Any, start: int, count: int, masked: bool) -> None:
-    if not masked:
-        _device(ctx).pin_unmasked()
+    _device(ctx).pin_masked(masked)
 
 
 @_callback(error=None)

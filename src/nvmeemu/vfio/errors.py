@@ -19,3 +19,7 @@ class BindingMissing(ServeError):
 
 class SocketUnusable(ServeError):
     """The socket's path cannot be served on."""
+
+
+class ProtocolError(Exception):
+    """A client has sent what is no vfio-user; the text says what, for the log."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from typing import Protocol
 
 from nvmeemu.vfio.binding import LOG_ERR, Context, DmaRegion, Reset, barrier
-from nvmeemu.vfio.memory import GuestMemory
+from nvmeemu.vfio.memory import GuestMemory, most_regions
+from nvmeemu.vfio.messages import INTX, Message, Refusal, judge
 from nvmeemu.vfio.pci import ConfigSpace, PciIdentity
 
 log = logging.getLogger(__name__)
@@ -69,10 +71,19 @@ class PciHost(GuestMemory):
         super().__init__()
         self._context: Context | None = None
         self._config: ConfigSpace | None = None
-        self.pin_waiting = False  # asserted, but the VMM had no route
+        self.reset_interrupts()
 
     def connect(self, context: Context, config: ConfigSpace) -> None:
         self._context, self._config = context, config
+
+    def reset_interrupts(self) -> None:
+        self._pending: set[int] = set()  # MSI-X messages that found no route; PCI calls them pending bits
+        self._is_pin_masked = False
+
+    def barrier(self) -> None:
+        barrier()
+
+    # --- MSI-X
 
     @property
     def msix_enabled(self) -> bool:
@@ -80,17 +91,27 @@ class PciHost(GuestMemory):
 
     def interrupt(self, vector: int) -> None:
         # Without MSI-X, vector 0 would be INTx: the library keeps both in one table.
-        if self._context is not None and self.msix_enabled:
-            self._context.trigger(vector)
+        if self._context is not None and self.msix_enabled and not self._context.trigger(vector):
+            self._pending.add(vector)
 
-    def barrier(self) -> None:
-        barrier()
+    def send_pending(self) -> None:
+        """The VMM has changed its routes: between taking old ones away and giving new ones nothing may get lost."""
+        pending, self._pending = self._pending, set()
+        for vector in pending:
+            self.interrupt(vector)
+
+    # --- INTx
 
     def pin(self, asserted: bool) -> None:
-        """An edge for each assertion: the VMM keeps the level, lowers it when the guest touches the device, and then
-        unmasks, which calls ``Function.pin_unmasked``."""
-        drive = asserted and self._context is not None and not self.msix_enabled
-        self.pin_waiting = drive and self._context is not None and not self._context.trigger(0)
+        """An event for an assertion, and then none until the VMM unmasks the pin: it keeps the level, ends it when
+        the guest touches the device, and asks with its UNMASK for another event if the pin is still asserted."""
+        config = self._config
+        if not asserted or self._is_pin_masked or config is None or config.msix_enabled or config.pin_disabled:
+            return
+        self._is_pin_masked = self._context is not None and self._context.trigger(0)
+
+    def mask_pin(self, masked: bool) -> None:
+        self._is_pin_masked = masked
 
 
 class PciFunction:
@@ -103,14 +124,14 @@ class PciFunction:
         self.lost = False  # the library has dropped the client; set back by whoever acts on it
         self._map_changed = False
         self._memory_checked = False
+        self._most_regions = most_regions()
+        self._told: set[int] = set()  # the errors that were answered to this client and have been logged
 
     def settle(self) -> None:
         """After each message, outside of the library: tell the function what has changed before it is asked again."""
         if self._map_changed:
             self._map_changed = False
             self.function.memory_changed()
-        if self.host.pin_waiting:
-            self.host.pin(True)
 
     # --- called by the library
 
@@ -126,7 +147,11 @@ class PciFunction:
         return self.config.read(offset, size)
 
     def config_write(self, offset: int, data: bytes) -> None:
-        self.config.write(offset, data)
+        config = self.config
+        before = config.msix_enabled, config.pin_disabled
+        config.write(offset, data)
+        if before != (config.msix_enabled, config.pin_disabled):
+            self.pin_masked(False)
 
     def quiesce(self) -> None:
         self.function.quiesce()
@@ -135,16 +160,17 @@ class PciFunction:
         if kind is Reset.LOST_CONNECTION:
             self.lost = True
             self._memory_checked = False
+            self._told.clear()
         else:
             log.info("reset by the VMM")
             self._check_memory()
-        self.host.pin_waiting = False
+        self.host.reset_interrupts()
         self.config.reset()
         self.function.reset()
 
     def _function_level_reset(self) -> None:
         log.info("function level reset")
-        self.host.pin_waiting = False
+        self.host.reset_interrupts()
         self.function.reset()
 
     def _check_memory(self) -> None:
@@ -164,8 +190,34 @@ class PciFunction:
         self.host.remove(iova)
         self._map_changed = True
 
-    def pin_unmasked(self) -> None:
-        self.function.pin_unmasked()
+    def routes_changed(self, index: int) -> None:
+        if index == INTX:
+            self.pin_masked(False)
+        else:
+            self.host.send_pending()
+
+    def pin_masked(self, masked: bool) -> None:
+        self.host.mask_pin(masked)
+        if not masked:
+            self.function.pin_unmasked()
+
+    def refuses(self, message: Message) -> Refusal | None:
+        refusal = judge(message) or self._has_no_place(message)
+        if refusal is not None and refusal.error not in self._told:
+            self._told.add(refusal.error)
+            log.warning("refused what the VMM asked for: %s (%s)", refusal.reason, errno.errorcode[refusal.error])
+        return refusal
+
+    def _has_no_place(self, message: Message) -> Refusal | None:
+        if message.mapping is None:
+            return None
+        address, size, _ = message.mapping
+        where = f"memory at {address:#x}, {size:#x} bytes"
+        if address in self.host:
+            return Refusal(errno.EEXIST, f"{where}: mapped already")
+        if len(self.host) >= self._most_regions:
+            return Refusal(errno.ENOSPC, f"{where}: it has {len(self.host)} regions already, the most there can be")
+        return None
 
     def log(self, level: int, message: str) -> None:
         harmless = level > LOG_ERR or any(text in message for text in HARMLESS)

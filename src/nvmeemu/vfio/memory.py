@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 from bisect import bisect_right, insort
 
 from nvmeemu.host import HostMemoryError
@@ -10,7 +11,22 @@ from nvmeemu.vfio.binding import DmaRegion
 
 log = logging.getLogger(__name__)
 
+LIBRARY_REGIONS = 65536  # NVMEEMU_DMA_REGIONS in shim.h
+DEFAULT_MAPPINGS = 65530  # vm.max_map_count where it cannot be read
+OUR_DESCRIPTORS, OUR_MAPPINGS = 512, 4096
 LARGE = 1 << 20  # a region of this size without a file may be guest RAM; firmware ROMs and BARs are mostly smaller
+
+
+def most_regions() -> int:
+    """How many regions a client may map: each takes a descriptor and a mapping of this process, which needs some
+    itself. The library's table has 65,536 places."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        with open("/proc/sys/vm/max_map_count") as file:
+            mappings = int(file.read())
+    except OSError:
+        mappings = DEFAULT_MAPPINGS
+    return max(16, min(LIBRARY_REGIONS, descriptors - OUR_DESCRIPTORS, mappings - OUR_MAPPINGS))
 
 
 class GuestMemory:
@@ -53,6 +69,10 @@ class GuestMemory:
             region.memory.release()
         if not self._regions:
             self._told = False
+
+    def __contains__(self, iova: int) -> bool:
+        """Whether a region begins there."""
+        return iova in self._regions
 
     def __len__(self) -> int:
         return len(self._regions)

@@ -132,6 +132,7 @@ class ConfigSpace:
         """Every register as after power-on."""
         self._data = bytearray(self._initial)
         self.msix_enabled = False
+        self.pin_disabled = False  # Interrupt Disable, in the Command register
 
     @staticmethod
     def _fill(identity: PciIdentity, vectors: int) -> bytes:
@@ -201,6 +202,7 @@ class ConfigSpace:
             self._data[position] = self._data[position] & ~mask | new & mask
         msix = MsixCapability(bytes(self._data[MSIX : MSIX + MsixCapability.SIZE]))
         self.msix_enabled = msix.id != 0 and msix.enable
+        self.pin_disabled = Header(bytes(self._data[: Header.SIZE])).interrupt_disable
         flr = EXPRESS + 9 - offset  # the byte of Device Control that holds Initiate Function Level Reset
         if 0 <= flr < len(data) and data[flr] & INITIATE_FLR >> 8:
             self.reset()

@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Self
 
 from nvmeemu.vfio import address
-from nvmeemu.vfio.binding import Context, require
-from nvmeemu.vfio.errors import SocketUnusable
+from nvmeemu.vfio.binding import Context, Turn, require
+from nvmeemu.vfio.errors import ProtocolError, SocketUnusable
 from nvmeemu.vfio.function import Function, PciFunction, PciHost, library_log
 from nvmeemu.vfio.loop import Loop
 from nvmeemu.vfio.pci import PciIdentity, msix_bar_size
@@ -23,8 +23,10 @@ from nvmeemu.vfio.pci import PciIdentity, msix_bar_size
 log = logging.getLogger(__name__)
 
 MESSAGES_PER_TURN = 64  # then the function and the timers have their turn
+DESCRIPTORS = 1 << 17  # that would be enough for the most regions
 BACKLOG = 8  # the library's own backlog of 0 turns a client away while another one is only looking
-HANDSHAKE_TIME = 5.0  # seconds for a client's first message; the library waits for it, and nothing else is served
+HANDSHAKE_TIME = 5.0  # seconds for a client's first message, for which the library waits, or for half a one's rest
+REST_TIME = 0.002  # seconds until we look for that rest again
 
 
 def check(path: str) -> None:
@@ -51,6 +53,7 @@ class Server:
             listening.listen(BACKLOG)
         self._client = ""  # how the log calls it
         self._once = False
+        self._patience: float | None = None  # until when half a message is waited for
         host.connect(self._context, self._pci.config)
         if library_log.level == logging.DEBUG:  # set on purpose, not inherited: it is several lines a message
             self._context.log_everything()
@@ -108,16 +111,40 @@ class Server:
     def _on_messages(self) -> None:
         try:
             for _ in range(MESSAGES_PER_TURN):
-                if not self._context.run() or self._pci.lost:
+                turn = self._context.run()
+                if turn is not Turn.MESSAGE or self._pci.lost:
                     break
+                self._patience = None
                 self._pci.settle()
+            if turn is Turn.PARTIAL:
+                self._await_rest()
+        except ProtocolError as error:
+            self._drop(str(error))
         except OSError as error:
             if error.errno not in (errno.ENOTCONN, errno.EINTR):
                 # Its message was not understood, so the next one's beginning is unknown.
-                log.warning("dropping the client: %s", error.strerror)
-                self._hang_up()
+                self._drop(error.strerror or str(error))
         if self._pci.lost:
             self._on_loss()
+
+    def _await_rest(self) -> None:
+        """Half a message has come. Look again soon: its descriptor would call at once, again and again."""
+        now = self._loop.now()
+        if self._patience is None:
+            self._patience = now + HANDSHAKE_TIME
+        if now >= self._patience:
+            self._drop("the rest of its message does not come")
+            return
+        self._loop.unwatch(self._watched_fd)
+        self._loop.call_later(REST_TIME, self._look_again)
+
+    def _look_again(self) -> None:
+        self._loop.watch(self._watched_fd, self._on_messages)
+
+    def _drop(self, reason: str) -> None:
+        log.warning("dropping the client: %s", reason)
+        self._patience = None
+        self._context.hang_up()
 
     def _on_loss(self) -> None:
         """The library has unmapped the guest's memory and reset the function already."""
@@ -130,11 +157,9 @@ class Server:
             self._loop.request_stop()
 
     def _hang_up(self) -> None:
-        """Make the library see the end of the connection, if there is one."""
-        fd = self._context.poll_fd()
-        if fd != self._listening_fd:
-            with suppress(OSError), _connection(fd) as connection:
-                connection.shutdown(socket.SHUT_RDWR)
+        """End the handshake of a client that says nothing. Called on another thread."""
+        if self._context.poll_fd() != self._listening_fd:
+            self._context.hang_up()
 
 
 def _listen(path: str, pci: PciFunction) -> Context:
@@ -174,5 +199,7 @@ def _peer(fd: int) -> str:
 def _raise_descriptor_limit() -> None:
     """Every DMA region comes with a file descriptor: thousands, if the guest has an IOMMU."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    for most in (max(hard, DESCRIPTORS), hard):  # the first needs a privilege, or nothing
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+            return

@@ -7,6 +7,8 @@
 
 #include "libvfio-user.h"
 
+#include "message.h"
+
 /* A guest behind an IOMMU maps its memory in pieces of 4 KiB, each a region. */
 #define NVMEEMU_DMA_REGIONS 65536
 

@@ -1,0 +1,81 @@
+/* A look at the next message on a vfio-user socket before libvfio-user takes it, because the library waits for the rest
+ * of a half message, loses the file descriptors of a torn one, and trusts what is in some. messages.py judges. */
+
+#include <errno.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define NVMEEMU_MOST_FDS 253         /* SCM_MAX_FD: the kernel sends no more with one message */
+#define NVMEEMU_LONGEST (64 * 1024)  /* bytes; no access to our regions needs more, and it fits in a socket's buffer */
+
+enum nvmeemu_look {
+    NVMEEMU_NOTHING,  /* no message */
+    NVMEEMU_WHOLE,    /* the library may take it; or it is the end of the connection */
+    NVMEEMU_CHECK,    /* the same if its contents, now in struct nvmeemu_message, are fit for it */
+    NVMEEMU_PARTIAL,  /* the rest has not come yet */
+    NVMEEMU_TORN,     /* the rest will never come */
+    NVMEEMU_NONSENSE, /* not the header of a command */
+};
+
+struct nvmeemu_message {
+    uint16_t id, command;
+    uint32_t size, flags, error;
+    uint8_t body[32];
+    /* What came with it: */
+    int64_t file_size;     /* of its first descriptor, if that is of a regular file, else -1 */
+    bool descriptors_lost; /* this process cannot have as many */
+};
+
+/* Closes what peeking has duplicated. */
+static void nvmeemu_look_at_descriptors(struct msghdr *header, struct nvmeemu_message *message)
+{
+    message->file_size = -1;
+    message->descriptors_lost = (header->msg_flags & MSG_CTRUNC) != 0;
+    for (struct cmsghdr *part = CMSG_FIRSTHDR(header); part != NULL; part = CMSG_NXTHDR(header, part)) {
+        if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS)
+            continue;
+        size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t i = 0; i < count; i++) {
+            struct stat status;
+            int fd;
+            memcpy(&fd, CMSG_DATA(part) + i * sizeof(int), sizeof(int));
+            if (i == 0 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode))
+                message->file_size = status.st_size;
+            close(fd);
+        }
+    }
+}
+
+static int nvmeemu_look(int fd, struct nvmeemu_message *message)
+{
+    enum { HEADER = 16, COMMAND = 0, TYPE = 0xf, DMA_MAP = 2, SET_IRQS = 8 };
+    union {
+        struct cmsghdr aligned;
+        char space[CMSG_SPACE(NVMEEMU_MOST_FDS * sizeof(int))];
+    } control;
+    struct iovec start = {message, HEADER + sizeof(message->body)};
+    struct msghdr header = {
+        .msg_iov = &start, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
+    struct pollfd end = {.fd = fd, .events = POLLRDHUP};
+    ssize_t there = recvmsg(fd, &header, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    int waiting = 0;
+
+    if (there <= 0)
+        return there < 0 && errno == EAGAIN ? NVMEEMU_NOTHING : NVMEEMU_WHOLE;
+    nvmeemu_look_at_descriptors(&header, message);
+    if (there >= HEADER) {
+        if ((message->flags & TYPE) != COMMAND || message->size < HEADER || message->size > NVMEEMU_LONGEST)
+            return NVMEEMU_NONSENSE;
+        if (there >= message->size || (ioctl(fd, FIONREAD, &waiting) == 0 && (uint32_t)waiting >= message->size)) {
+            bool risky = message->command == DMA_MAP || message->command == SET_IRQS;
+            return risky ? NVMEEMU_CHECK : NVMEEMU_WHOLE;
+        }
+    }
+    return poll(&end, 1, 0) > 0 ? NVMEEMU_TORN : NVMEEMU_PARTIAL;
+}

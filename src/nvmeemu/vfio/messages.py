@@ -1,0 +1,118 @@
+"""Which messages of a client libvfio-user may see, and what becomes of the others.
+
+The library trusts its client, the VMM, with the health of this process. ``message.h`` looks at each message before
+the library does; here is what must not reach it, and the answer that such a message gets instead.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from contextlib import suppress
+from dataclasses import dataclass
+
+DMA_MAP, SET_IRQS = 2, 8  # commands
+NO_REPLY, ERROR_REPLY = 1 << 4, 1 << 5 | 1  # header flags
+TRIGGER = 1 << 5  # of SET_IRQS
+INTX = 0  # interrupt index
+
+PAGE = 4096
+HEADER = struct.Struct("<HHIII")  # id, command, size, flags, error
+MAP = struct.Struct("<IIQQQ")  # argsz, flags, offset, address, size
+SET = struct.Struct("<5I")  # argsz, flags, index, start, count
+
+
+@dataclass(frozen=True)
+class Message:
+    """The header, the first 32 bytes of the body (with rubbish behind its end), and what came along."""
+
+    id: int
+    command: int
+    size: int
+    flags: int
+    body: bytes
+    file_size: int  # of its first descriptor's regular file, or -1
+    descriptors_lost: bool
+
+    @property
+    def mapping(self) -> tuple[int, int, int] | None:
+        """DMA_MAP's address, size and offset, if it is one and whole."""
+        if self.command != DMA_MAP or self.size < HEADER.size + MAP.size:
+            return None
+        _, _, offset, address, size = MAP.unpack_from(self.body)
+        return address, size, offset
+
+    @property
+    def routes(self) -> int | None:
+        """The kind of interrupts whose eventfds SET_IRQS replaces, if it is one and does."""
+        if self.command != SET_IRQS or self.size < HEADER.size + SET.size:
+            return None
+        _, flags, index, _, _ = SET.unpack_from(self.body)
+        return int(index) if flags & TRIGGER else None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The answer to a message that the library must not see. ``reason`` is for the log."""
+
+    error: int
+    reason: str
+
+
+def judge(message: Message) -> Refusal | None:
+    """What the library would not survive, or not without losing descriptors, whatever the state of the device."""
+    if message.descriptors_lost:
+        return Refusal(errno.EMFILE, "it came with more file descriptors than this process may open (ulimit -n)")
+    if message.command == SET_IRQS and message.size >= HEADER.size + SET.size:
+        _, _, _, start, count = SET.unpack_from(message.body)
+        if start + count > 0xFFFFFFFF:  # the library adds them in 32 bits
+            return Refusal(errno.EINVAL, f"interrupts {start} to {start + count}")
+    if message.mapping is not None:
+        return _judge_mapping(*message.mapping, message.file_size)
+    return None
+
+
+def _judge_mapping(address: int, size: int, offset: int, file_size: int) -> Refusal | None:
+    where = f"memory at {address:#x}, {size:#x} bytes"
+    if size == 0 or address + size > 1 << 64:
+        return Refusal(errno.EINVAL, f"{where}: no range")
+    if offset % PAGE:
+        return Refusal(errno.EINVAL, f"{where}: its file offset {offset:#x} is not a multiple of {PAGE}")
+    if file_size >= 0 and offset + size > file_size + -file_size % PAGE:
+        return Refusal(errno.EINVAL, f"{where}: its file ends before {offset + size:#x}")
+    return None
+
+
+def refuse(fd: int, message: Message, refusal: Refusal) -> None:
+    """Take the message off the socket and answer it. Raises OSError."""
+    with _socket(fd) as connection:
+        left = message.size
+        while left:
+            piece = connection.recv(left, socket.MSG_DONTWAIT)  # its descriptors are closed unseen
+            if not piece:
+                raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+            left -= len(piece)
+        if not message.flags & NO_REPLY:
+            reply = HEADER.pack(message.id, message.command, HEADER.size, ERROR_REPLY, refusal.error)
+            connection.send(reply, socket.MSG_DONTWAIT)
+
+
+def hang_up(fd: int) -> None:
+    """End the connection and throw away what has come, so that the library sees nothing but the end."""
+    with suppress(OSError), _socket(fd) as connection:
+        connection.shutdown(socket.SHUT_RDWR)
+        while connection.recv(1 << 16, socket.MSG_DONTWAIT):
+            pass
+
+
+def limit_sending(fd: int, seconds: int) -> None:
+    """Let the library give up when the client takes no replies for this long: it would wait for ever."""
+    with _socket(fd) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", seconds, 0))
+
+
+def _socket(fd: int) -> socket.socket:
+    """A socket of the library's, to be closed here without being closed there."""
+    return socket.socket(fileno=os.dup(fd))
