@@ -46,7 +46,7 @@ class Request:
 
     def abort(self, status: Status) -> bool:
         """Complete it with ``status`` now, if that is safe: False while a worker may still change the media."""
-        if self.job is not None and not self.droppable and not self.job.cancel():
+        if self.job is not None and not self.job.cancel() and not self.droppable:
             return False
         self.complete(0, status)
         return True

@@ -1,0 +1,117 @@
+"""Every opcode that is not there, and every way to transfer that is not offered. Base 1.4, 4.2 and 4.6.1."""
+
+from __future__ import annotations
+
+import pytest
+
+from conformance.tools import admin, fails, guarded, identify_controller, is_untouched
+from nvmeemu.spec import AdminOpcode, Command, LogId, NvmOpcode, Status
+from nvmeemu.structures import CommandEffectsLog
+from nvmeemu.testing import PAGE, Driver
+
+MANDATORY_ADMIN = (0x00, 0x01, 0x02, 0x04, 0x05, 0x06, 0x08, 0x09, 0x0A, 0x0C)
+MANDATORY_NVM = (0x00, 0x01, 0x02)
+FUSE_FIRST, FUSE_SECOND, FUSE_RESERVED = 0x01, 0x02, 0x03
+SGL, SGL_SEGMENT, PSDT_RESERVED = 0x40, 0x80, 0xC0
+NOBODY = 0xFFFFFF00
+
+
+def effects(driver: Driver) -> CommandEffectsLog:
+    assert identify_controller(driver).lpa & 1 << 1
+    return CommandEffectsLog(driver.get_log(LogId.COMMAND_EFFECTS, 4096))
+
+
+@pytest.mark.fact("A15", clause="Base 1.4, Figure 126", kills=("unknown-opcode-invalid-field", "dnr-never"))
+@pytest.mark.fact("A28", clause="Base 1.4, Figure 124, DNR", kills=("dnr-never",))
+@pytest.mark.fact("B3", clause="Base 1.4, Figure 124, DNR", kills=("dnr-never",))
+def test_an_admin_opcode_that_is_not_supported_is_invalid_and_not_retried(driver: Driver) -> None:
+    """OpenVMM never sets Do Not Retry, and Linux tries five times."""
+    log = effects(driver)
+    unsupported = [opcode for opcode in range(256) if not log.admin[opcode].csupp]
+    assert len(unsupported) > 200
+    for opcode in unsupported:
+        fails(driver, driver.admin, Command(opcode=opcode), Status.INVALID_OPCODE)
+
+
+@pytest.mark.fact("A15", clause="Base 1.4, Figure 126", kills=("unknown-opcode-invalid-field", "dnr-never"))
+def test_an_io_opcode_that_is_not_supported_is_invalid_and_not_retried(driver: Driver) -> None:
+    log = effects(driver)
+    queue = driver.create_queues()
+    unsupported = [opcode for opcode in range(256) if not log.io[opcode].csupp]
+    assert len(unsupported) > 200
+    for opcode in unsupported:
+        fails(driver, queue, Command(opcode=opcode, nsid=1), Status.INVALID_OPCODE)
+
+
+@pytest.mark.fact("A15", clause="Base 1.4, 5.14.1.5", kills=("effects-log-incomplete",))
+def test_what_the_effects_log_names_is_there(driver: Driver) -> None:
+    log = effects(driver)
+    assert all(log.admin[opcode].csupp for opcode in MANDATORY_ADMIN)
+    assert all(log.io[opcode].csupp for opcode in MANDATORY_NVM)
+    queue = driver.create_queues()
+    for opcode in range(256):
+        if log.admin[opcode].csupp and opcode != AdminOpcode.ASYNC_EVENT_REQUEST:
+            assert admin(driver, opcode, nsid=NOBODY, prp1=1, prp2=1).status != Status.INVALID_OPCODE, hex(opcode)
+        if log.io[opcode].csupp:
+            completion = driver.execute(queue, Command(opcode=opcode, nsid=NOBODY))
+            assert completion.status != Status.INVALID_OPCODE, hex(opcode)
+
+
+@pytest.mark.fact("A15", clause="Base 1.4, 5.14.1.5, LBCC", kills=("effects-hide-changes",))
+def test_the_effects_log_says_which_commands_change_the_media(driver: Driver) -> None:
+    log = effects(driver)
+    for opcode in (NvmOpcode.WRITE, NvmOpcode.WRITE_ZEROES, NvmOpcode.DATASET_MANAGEMENT):
+        assert log.io[opcode].lbcc == log.io[opcode].csupp
+    for opcode in (NvmOpcode.READ, NvmOpcode.COMPARE, NvmOpcode.FLUSH):
+        assert not log.io[opcode].lbcc
+
+
+@pytest.mark.fact("A15", clause="Base 1.4, Figure 104, FUSE and PSDT", kills=("flags-ignored",))
+@pytest.mark.parametrize("flags", [FUSE_FIRST, FUSE_SECOND, FUSE_RESERVED, SGL, SGL_SEGMENT, PSDT_RESERVED])
+def test_admin_commands_are_neither_fused_nor_given_sgls(driver: Driver, flags: int) -> None:
+    """Over PCIe an admin command has PRPs (Base 1.4, Figure 104)."""
+    place = guarded(driver, PAGE)
+    command = Command(opcode=AdminOpcode.IDENTIFY, prp1=place, cdw10=1, flags=flags)
+    fails(driver, driver.admin, command, Status.INVALID_FIELD)
+    assert is_untouched(driver, place, PAGE)
+
+
+@pytest.mark.fact("A30", clause="Base 1.4, 6.2 and Figure 247, FUSES", kills=("flags-ignored",))
+@pytest.mark.parametrize("flags", [FUSE_FIRST, FUSE_SECOND, FUSE_RESERVED])
+@pytest.mark.parametrize("opcode", [NvmOpcode.COMPARE, NvmOpcode.WRITE])
+def test_fused_commands_are_refused_where_they_are_not_offered(driver: Driver, opcode: int, flags: int) -> None:
+    if identify_controller(driver).fuses & 1:
+        return
+    queue = driver.create_queues()
+    place = guarded(driver, PAGE)
+    command = Command(opcode=opcode, nsid=1, prp1=place, flags=flags)
+    fails(driver, queue, command, Status.INVALID_FIELD)
+    assert driver.read(0, 1) == bytes(512)
+
+
+@pytest.mark.fact("A30", clause="Base 1.4, 6.2", kills=("flags-ignored",))
+def test_a_refused_pair_compares_and_writes_nothing(driver: Driver) -> None:
+    """Compare and Write: if the pair cannot be one operation, neither half may happen."""
+    if identify_controller(driver).fuses & 1:
+        return
+    queue = driver.create_queues()
+    page = driver.alloc(PAGE)
+    driver.bus.write_memory(page, b"\x55" * 512)
+    driver.submit(queue, Command(opcode=NvmOpcode.COMPARE, nsid=1, prp1=page, flags=FUSE_FIRST), ring=False)
+    driver.submit(queue, Command(opcode=NvmOpcode.WRITE, nsid=1, prp1=page, flags=FUSE_SECOND))
+    statuses = [completion.status for completion in driver.drain(queue)]
+    assert statuses == [Status.INVALID_FIELD, Status.INVALID_FIELD]
+    assert driver.read(0, 1) == bytes(512)
+
+
+@pytest.mark.fact("A24", clause="Base 1.4, Figure 104, PSDT and Figure 247, SGLS", kills=("flags-ignored",))
+@pytest.mark.parametrize("flags", [SGL, SGL_SEGMENT, PSDT_RESERVED])
+@pytest.mark.parametrize("opcode", [NvmOpcode.READ, NvmOpcode.WRITE])
+def test_sgls_are_refused_where_they_are_not_offered(driver: Driver, opcode: int, flags: int) -> None:
+    if identify_controller(driver).sgls & 3 and flags != PSDT_RESERVED:
+        return
+    queue = driver.create_queues()
+    place = guarded(driver, PAGE)
+    fails(driver, queue, Command(opcode=opcode, nsid=1, prp1=place, flags=flags), Status.INVALID_FIELD)
+    assert is_untouched(driver, place, PAGE)
+    assert driver.read(0, 1) == bytes(512)
