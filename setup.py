@@ -25,13 +25,40 @@ OUR_WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 # The library's own files: no warnings of theirs in our builds; its asserts stay, because an abort is better than
 # corrupted memory; its functions are not exported from the module.
 THEIR_FLAGS = ["-w", "-UNDEBUG", "-fvisibility=hidden"]
-# What we change in our copy of them: file, line, replacement. A version that does not have the line needs no change.
+# What we change in our copy of them: file, text, replacement. A version without that text is left as it is.
 DMA_REGIONS = ("private.h", "#define MAX_DMA_REGIONS 16", "#define MAX_DMA_REGIONS 65536")
-FAULTS = (
+CHANGES = (
     # SET_IRQS without eventfds for vectors from ``start`` on must take the routes of ``count`` of them away.
     ("irq.c", "for (i = start; i < count; i++)", "for (i = start; i < (size_t)start + count; i++)"),
     # The mapping begins at a multiple of the file's block size (2 MiB for huge pages), so it has to be longer.
     ("dma.c", "ROUND_UP(region->info.iova.iov_len,", "ROUND_UP(region->info.iova.iov_len + region->offset - offset,"),
+    # A mapping needs no descriptor once it is made, and a process may have fewer of these than a guest has pages.
+    (
+        "dma.c",
+        "    dma->nregions++;\n",
+        "    if (fd != -1)\n        close(fd);\n    region->fd = -1;\n    dma->nregions++;\n",
+    ),
+    ("dma.c", "    assert(region->fd != -1);\n\n    if (close(", "    if (region->fd != -1 && close("),
+    # DMA_UNMAP takes back all regions in a range, as with Linux' VFIO: for guests with an IOMMU QEMU asks so, of ranges
+    # with no, one or many regions. Only the very same range was known; what was in others stayed mapped.
+    (
+        "dma.c",
+        """
+        if (region->info.iova.iov_base != dma_addr ||
+            region->info.iova.iov_len != size) {
+            continue;
+""",
+        """
+        size_t start = (uintptr_t)region->info.iova.iov_base - (uintptr_t)dma_addr;
+        if (start >= size || region->info.iova.iov_len > size - start) {
+            continue;
+""",
+    ),
+    (
+        "dma.c",
+        "idx, &dma->nregions);\n        return 0;\n    }\n    return ERROR_INT(ENOENT);\n",
+        "idx, &dma->nregions);\n        idx--;\n    }\n    return 0;\n",
+    ),
 )
 
 
@@ -126,9 +153,9 @@ def change_library(copy: Path) -> None:
     knows_limit = "LIBVFIO_USER_MAX_DMA_REGIONS" in (copy / "include" / "libvfio-user.h").read_text()
     if not knows_limit and not change(copy, *DMA_REGIONS):
         sys.exit(f"this libvfio-user is unknown to us: no single line {DMA_REGIONS[1]!r} in lib/{DMA_REGIONS[0]}")
-    for fault in FAULTS:
-        if not change(copy, *fault):
-            print(f"nvmeemu: libvfio-user's lib/{fault[0]} is not as expected and is left as it is", file=sys.stderr)
+    for wanted in CHANGES:
+        if not change(copy, *wanted):
+            print(f"nvmeemu: libvfio-user's lib/{wanted[0]} is not as expected and is left as it is", file=sys.stderr)
 
 
 def change(copy: Path, name: str, old: str, new: str) -> bool:
