@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import resource
 from bisect import bisect_right, insort
 
 from nvmeemu.host import HostMemoryError
@@ -13,20 +12,19 @@ log = logging.getLogger(__name__)
 
 LIBRARY_REGIONS = 65536  # NVMEEMU_DMA_REGIONS in shim.h
 DEFAULT_MAPPINGS = 65530  # vm.max_map_count where it cannot be read
-OUR_DESCRIPTORS, OUR_MAPPINGS = 512, 4096
+OUR_MAPPINGS = 4096
 LARGE = 1 << 20  # a region of this size without a file may be guest RAM; firmware ROMs and BARs are mostly smaller
 
 
 def most_regions() -> int:
-    """How many regions a client may map: each takes a descriptor and a mapping of this process, which needs some
-    itself. The library's table has 65,536 places."""
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    """How many regions a client may map: each is a mapping of this process, which needs some itself, and the
+    library's table has 65,536 places. (A library that is not our copy keeps a descriptor of each, too.)"""
     try:
         with open("/proc/sys/vm/max_map_count") as file:
             mappings = int(file.read())
-    except OSError:
+    except (OSError, ValueError):
         mappings = DEFAULT_MAPPINGS
-    return max(16, min(LIBRARY_REGIONS, descriptors - OUR_DESCRIPTORS, mappings - OUR_MAPPINGS))
+    return min(LIBRARY_REGIONS, max(mappings - OUR_MAPPINGS, 16))
 
 
 class GuestMemory:

@@ -23,7 +23,6 @@ from nvmeemu.vfio.pci import PciIdentity, msix_bar_size
 log = logging.getLogger(__name__)
 
 MESSAGES_PER_TURN = 64  # then the function and the timers have their turn
-DESCRIPTORS = 1 << 17  # that would be enough for the most regions
 BACKLOG = 8  # the library's own backlog of 0 turns a client away while another one is only looking
 HANDSHAKE_TIME = 5.0  # seconds for a client's first message, for which the library waits, or for half a one's rest
 REST_TIME = 0.002  # seconds until we look for that rest again
@@ -197,9 +196,7 @@ def _peer(fd: int) -> str:
 
 
 def _raise_descriptor_limit() -> None:
-    """Every DMA region comes with a file descriptor: thousands, if the guest has an IOMMU."""
+    """Every DMA region comes with a file descriptor, and a library that is not our copy keeps them."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for most in (max(hard, DESCRIPTORS), hard):  # the first needs a privilege, or nothing
-        with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-            return
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
