@@ -1,0 +1,149 @@
+"""Doorbells: what a value may be, and what happens when it may not. Base 1.4, 3.1.24, 3.1.25 and 5.2."""
+
+from __future__ import annotations
+
+import pytest
+from _pytest.mark import ParameterSet
+
+from conformance.tools import aer, flush_command
+from nvmeemu.spec import DOORBELLS, ErrorEvent, EventType, LogId
+from nvmeemu.testing import Bench, Driver, QueuePair
+
+REGISTER = ErrorEvent.INVALID_DOORBELL_REGISTER
+VALUE = ErrorEvent.INVALID_DOORBELL_VALUE
+ENTRIES = 8
+
+
+def event(info: ErrorEvent) -> int:
+    """DW0 of the Asynchronous Event Request that tells it."""
+    return EventType.ERROR | info << 8 | LogId.ERROR_INFORMATION << 16
+
+
+def ring(driver: Driver, qid: int, is_cq: bool, value: int) -> None:
+    driver.set_reg(DOORBELLS + (2 * qid + is_cq) * driver.stride, value)
+
+
+def events(driver: Driver) -> list[int]:
+    return [completion.dw0 for completion in driver.drain(driver.admin)]
+
+
+def wrong(name: str, kills: str, qid: int, is_cq: bool, value: int, info: ErrorEvent, *facts: str) -> ParameterSet:
+    marks = [pytest.mark.fact(fact, clause="Base 1.4, Figure 145", kills=(kills,)) for fact in ("A4", *facts)]
+    return pytest.param(qid, is_cq, value, info, id=name, marks=marks)
+
+
+WRONG = [
+    wrong("tail-of-no-queue", "missing-queue-is-silent", 2, False, 1, REGISTER),
+    wrong("head-of-no-queue", "missing-queue-is-a-wrong-value", 2, True, 1, REGISTER),
+    wrong("tail-beyond-size", "tail-beyond-size", 1, False, ENTRIES, VALUE, "B6"),
+    wrong("tail-far-beyond-size", "tail-beyond-size", 1, False, 0xFFFF, VALUE, "B6"),
+    wrong("tail-again", "same-tail-is-silent", 1, False, 3, VALUE, "B6"),
+    wrong("head-beyond-size", "head-beyond-size", 1, True, ENTRIES + 2, VALUE, "B6"),
+    wrong("head-again", "same-head-is-silent", 1, True, 1, VALUE, "B6"),
+    wrong("head-beyond-tail", "head-beyond-tail", 1, True, 4, VALUE, "B6"),
+]
+
+
+@pytest.mark.parametrize(("qid", "is_cq", "value", "info"), WRONG)
+def test_a_wrong_doorbell_is_told_and_ignored(
+    driver: Driver, qid: int, is_cq: bool, value: int, info: ErrorEvent
+) -> None:
+    """After three commands, one of whose completions has been consumed."""
+    pair = driver.create_queues(1, ENTRIES)
+    for _ in range(3):
+        driver.submit(pair, flush_command())
+    for _ in range(20):
+        driver.bus.settle()
+    assert driver.poll(pair) is not None
+    driver.submit(driver.admin, aer())
+    assert events(driver) == []
+    ring(driver, qid, is_cq, value)
+    assert events(driver) == [event(info)]
+    assert len(driver.drain(pair)) == 2
+    for _ in range(ENTRIES):
+        driver.succeed(pair, flush_command())
+
+
+@pytest.mark.fact("A4", clause="Base 1.4, Figure 145", kills=("tail-overruns-the-head",))
+def test_a_tail_that_overruns_the_head_is_told_and_ignored(bench: Bench) -> None:
+    """Commands are waiting, because there is no room for their completions."""
+    driver = bench.driver
+    driver.enable()
+    place = driver.create_cq(1, 2)
+    pair = QueuePair(1, driver.create_sq(1, ENTRIES), place, ENTRIES, 2)
+    driver.submit(driver.admin, aer())
+    for _ in range(ENTRIES - 1):
+        driver.submit(pair, flush_command())
+    ring(driver, 1, False, (pair.sq_tail + 2) % ENTRIES)  # one is free
+    assert events(driver) == [event(VALUE)]
+    found = []
+    while (completion := driver.poll(pair)) is not None:
+        found.append(completion.cid)
+    assert len(found) == ENTRIES - 1
+
+
+@pytest.mark.fact("A4", clause="Base 1.4, 5.2", kills=("doorbell-errors-are-kept",))
+def test_a_wrong_doorbell_is_told_only_to_a_request_that_waits(driver: Driver) -> None:
+    ring(driver, 1, False, 1)
+    driver.submit(driver.admin, aer())
+    assert events(driver) == []
+    ring(driver, 1, False, 1)
+    assert events(driver) == [event(REGISTER)]
+
+
+@pytest.mark.fact("A4", clause="Base 1.4, 3.1", kills=("an-8-byte-write-rings-one",))
+def test_an_8_byte_write_rings_both_doorbells(bench: Bench) -> None:
+    driver = bench.driver
+    driver.enable()
+    pair = driver.create_queues(1, 4)
+    for _ in range(3 * pair.sq_entries):
+        driver.submit(pair, flush_command(), ring=False)
+        driver.set_reg(DOORBELLS + 8, pair.sq_tail | pair.cq_head << 32, 8)
+        assert driver.poll(pair, ring=False) is not None
+        driver.set_reg(DOORBELLS + 8, pair.sq_tail | pair.cq_head << 32, 8)
+
+
+@pytest.mark.fact("A4", clause="Base 1.4, 3.1.24", kills=("doorbells-before-ready",))
+def test_doorbells_before_the_controller_is_ready_do_nothing(bench: Bench) -> None:
+    driver = bench.driver
+    for offset in range(DOORBELLS, DOORBELLS + 64, 4):
+        driver.set_reg(offset, 1)
+    driver.enable()
+    bench.worker.finish_all()
+    assert len(driver.identify(1)) == 4096
+    driver.disable()
+    for offset in range(DOORBELLS, DOORBELLS + 64, 4):
+        driver.set_reg(offset, 1)
+    assert not driver.status.cfs
+    driver.enable()
+    assert len(driver.identify(1)) == 4096
+
+
+@pytest.mark.fact("A4", clause="Base 1.4, 3.1", kills=("crooked-doorbells-ring",))
+def test_no_odd_offset_or_width_rings_anything(bench: Bench) -> None:
+    driver = bench.driver
+    driver.enable()
+    pair = driver.create_queues(1, ENTRIES)
+    driver.submit(pair, flush_command(), ring=False)
+    for offset in (1, 2, 3):
+        driver.submit(driver.admin, aer())
+        bench.write_bar(DOORBELLS + 8 + offset, b"\1\0\0\0")
+        bench.settle()
+        assert events(driver) == [event(REGISTER)]
+        driver.get_log(LogId.ERROR_INFORMATION, 64)
+    assert driver.poll(pair) is None
+    end = bench.controller.bar0_size
+    for offset in (DOORBELLS, end - 4, end - 1):
+        bench.write_bar(offset, b"")
+    driver.ring_sq(pair)
+    assert driver.poll(pair) is not None
+
+
+@pytest.mark.fact("A4", clause="Base 1.4, 3.1.24", kills=("missing-queue-is-silent",))
+def test_each_doorbell_without_a_queue_is_told(driver: Driver) -> None:
+    for qid in range(1, driver.io_queues() + 1):
+        for is_cq in (False, True):
+            driver.submit(driver.admin, aer())
+            ring(driver, qid, is_cq, 0)
+            assert events(driver) == [event(REGISTER)], (qid, is_cq)
+            driver.get_log(LogId.ERROR_INFORMATION, 64)
