@@ -40,15 +40,20 @@ CHANGES = (
     ),
     ("dma.c", "    assert(region->fd != -1);\n\n    if (close(", "    if (region->fd != -1 && close("),
     # DMA_UNMAP takes back all regions in a range, as with Linux' VFIO: for guests with an IOMMU QEMU asks so, of ranges
-    # with no, one or many regions. Only the very same range was known; what was in others stayed mapped.
+    # with no, one or many regions. Only the very same range was known; what was in others stayed mapped. From the end,
+    # because each removal moves what follows.
     (
         "dma.c",
         """
+    for (idx = 0; idx < dma->nregions; idx++) {
+        region = &dma->regions[idx];
         if (region->info.iova.iov_base != dma_addr ||
             region->info.iova.iov_len != size) {
             continue;
 """,
         """
+    for (idx = dma->nregions - 1; idx >= 0; idx--) {
+        region = &dma->regions[idx];
         size_t start = (uintptr_t)region->info.iova.iov_base - (uintptr_t)dma_addr;
         if (start >= size || region->info.iova.iov_len > size - start) {
             continue;
@@ -57,7 +62,7 @@ CHANGES = (
     (
         "dma.c",
         "idx, &dma->nregions);\n        return 0;\n    }\n    return ERROR_INT(ENOENT);\n",
-        "idx, &dma->nregions);\n        idx--;\n    }\n    return 0;\n",
+        "idx, &dma->nregions);\n    }\n    return 0;\n",
     ),
 )
 
