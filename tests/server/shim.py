@@ -136,7 +136,7 @@ class Medium:
         for record in records:
             if record.event is Event.WROTE_DURABLY:
                 self._keep(record)
-                self._cache.append(record)  # a later sync of an older write must not bring the older data back
+                self._cache.append(record)
             elif record.event is Event.SYNC_BEGAN:
                 self._syncing[record.thread] = len(self._cache)
             elif record.event is Event.SYNC_DONE:
@@ -152,6 +152,9 @@ class Medium:
         for record in self._cache[:number]:
             self._keep(record)
         del self._cache[:number]
+        for record in self._cache:  # what was older than these must not come back over them
+            if record.event is Event.WROTE_DURABLY:
+                self._keep(record)
         self._syncing = {thread: max(0, other - number) for thread, other in self._syncing.items()}
 
     def _keep(self, record: Record) -> None:

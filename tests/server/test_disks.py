@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from nvmeemu.testing import PAGE, CommandError
 from server.conftest import Attach
 from server.guest import Guest
 from server.load import BLOCK
-from server.process import Serve
+from server.process import Serve, run
 
 MIB = 1 << 20
 PATTERN = bytes(range(256)) * 16
@@ -89,7 +90,7 @@ def test_blocks_next_to_a_hole_stay(disk: Path, serve: Serve, attach: Attach) ->
     content = disk.read_bytes()
     for start, end in ((203, 303), (403, 404)):
         assert content[start * BLOCK : end * BLOCK] == bytes((end - start) * BLOCK)
-    zeros = {index for index in range(MIB // BLOCK) if content[index * BLOCK :][:BLOCK] == bytes(BLOCK)}
+    zeros = {start // BLOCK for start in range(0, MIB, BLOCK) if not any(content[start : start + BLOCK])}
     assert zeros == set(range(3, 103)) | set(range(203, 303)) | {403}
 
 
@@ -177,3 +178,40 @@ def test_each_disk_is_a_namespace(folder: Path, disk: Path, serve: Serve, attach
     assert guest.identify(2)[:16] == b"".join(nsid.to_bytes(4, "little") for nsid in (1, 2, 3, 0))
     assert [guest.read(7, 1, nsid=nsid)[0] for nsid in (1, 2, 3)] == [1, 2, 3]
     assert (disk.read_bytes()[7 * BLOCK], other.read_bytes()[7 * BLOCK]) == (1, 3)
+
+
+@pytest.fixture
+def block_device(folder: Path) -> Iterator[Path]:
+    """4 MiB, on a loop device."""
+    image = folder / "image"
+    image.write_bytes(bytes(4 * MIB))
+    try:
+        made = subprocess.run(["losetup", "--find", "--show", image], capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no loop device to be had here: {error}")
+    device = Path(made.stdout.strip())
+    yield device
+    subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def test_a_block_device_is_served_and_can_be_trimmed(
+    folder: Path, block_device: Path, serve: Serve, attach: Attach
+) -> None:
+    image = folder / "image"
+    served = serve("--disk", block_device)
+    assert "(4 MiB)" in served.announced
+    guest = attach()
+    fill(guest, 4 * MIB // BLOCK, 0xA5)
+    deallocate(guest, 0, 2 * MIB // BLOCK)
+    write_zeroes(guest, 2 * MIB // BLOCK, 8, deac=False)
+    guest.write(8191, b"\x5a" * 512, fua=True)
+    assert guest.read(8184, 8) == b"\xa5" * 7 * 512 + b"\x5a" * 512
+    guest.shut_down()
+    second = run("--socket", folder / "2", "--disk", block_device)
+    assert second.returncode == 1
+    assert "in use by another process" in second.stderr
+    assert served.stop() == 0
+    content = image.read_bytes()
+    assert content[: 2 * MIB + 4096] == bytes(2 * MIB + 4096)
+    assert content[2 * MIB + 4096 :] == b"\xa5" * (2 * MIB - 4096 - 512) + b"\x5a" * 512
+    assert image.stat().st_blocks * 512 <= 2 * MIB + 65536

@@ -142,10 +142,12 @@ def test_the_medium_loses_what_was_not_synced() -> None:
         (lambda: then(Event.WROTE, b"b", 1), b"\0\0"),
         (lambda: then(Event.SYNC_DONE), b"a\0"),  # the write came after it had begun
         (lambda: then(Event.WROTE, b"c"), b"a\0"),
+        (lambda: then(Event.SYNC_BEGAN), b"a\0"),
         (lambda: then(Event.WROTE_DURABLY, b"d"), b"d\0"),
-        (lambda: then(Event.SYNC_BEGAN, thread=2), b"d\0"),
-        (lambda: then(Event.PUNCHED, b"\0"), b"d\0"),
-        (lambda: then(Event.SYNC_BEGAN, thread=3), b"d\0"),
+        (lambda: then(Event.SYNC_DONE), b"db"),  # of what was before it
+        (lambda: then(Event.SYNC_BEGAN, thread=2), b"db"),
+        (lambda: then(Event.PUNCHED, b"\0"), b"db"),
+        (lambda: then(Event.SYNC_BEGAN, thread=3), b"db"),
         (lambda: then(Event.SYNC_DONE, thread=3), b"\0b"),
         (lambda: then(Event.SYNC_DONE, thread=2), b"\0b"),
     ]

@@ -66,11 +66,9 @@ class OverlayBackend(Backend):
         return run == length and backend.read_now(offset, views)
 
     def read(self, offset: int, views: Sequence[memoryview]) -> None:
-        for view in views:
-            start = offset
-            for backend, piece, length in self._runs(offset, len(view)):
-                backend.read(piece, [view[piece - start : piece - start + length]])
-            offset += len(view)
+        for backend, start, length in self._runs(offset, sum(map(len, views))):
+            piece, views = _split(views, length)
+            backend.read(start, piece)
 
     def write(self, offset: int, views: Sequence[memoryview], fua: bool = False) -> None:
         self._top.write(offset, views)
@@ -89,3 +87,14 @@ class OverlayBackend(Backend):
     def close(self) -> None:
         self._top.close()
         self._base.close()
+
+
+def _split(views: Sequence[memoryview], size: int) -> tuple[list[memoryview], Sequence[memoryview]]:
+    """The first ``size`` bytes of ``views``, and the others. A view may end anywhere in a sector."""
+    first: list[memoryview] = []
+    for index, view in enumerate(views):
+        if size < len(view):
+            return [*first, view[:size]], [view[size:], *views[index + 1 :]]
+        first.append(view)
+        size -= len(view)
+    return first, []
