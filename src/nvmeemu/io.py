@@ -26,7 +26,7 @@ def read(device: Device, command: ReadWrite) -> Result:
     device.health.reads += 1
     device.health.bytes_read += length
     backend = namespace.backend
-    fua = command.fua and backend.volatile_cache
+    fua = _is_from_media(command, backend)
     if not fua and backend.read_now(offset, views):
         return 0
 
@@ -40,7 +40,7 @@ def read(device: Device, command: ReadWrite) -> Result:
 
 
 def _reading(backend: Backend, offset: int, length: int, fua: bool) -> Callable[[], bytearray]:
-    """Work that reads; with FUA what is returned has been made durable before (Base 1.4, 6.9, FUA)."""
+    """Work that reads; with ``fua`` what is returned has been made durable before (Base 1.4, 6.9)."""
 
     def work() -> bytearray:
         if fua:
@@ -80,7 +80,7 @@ def compare(device: Device, command: ReadWrite) -> Result:
             raise CommandFailed(Status.COMPARE_FAILURE, lba=command.slba)
         return 0
 
-    work = _reading(backend, offset, length, command.fua and backend.volatile_cache)
+    work = _reading(backend, offset, length, _is_from_media(command, backend))
     return Background(work, then, Status.UNRECOVERED_READ_ERROR, size=length, droppable=True)
 
 
@@ -90,7 +90,7 @@ def verify(device: Device, command: ReadWrite) -> Result:
     offset, length = namespace.extent(command.slba, command.nlb)
     device.health.bytes_read += length
     backend = namespace.backend
-    fua = command.fua and backend.volatile_cache
+    fua = _is_from_media(command, backend)
 
     def work() -> None:
         if fua:
@@ -162,6 +162,11 @@ def _transfer(device: Device, command: ReadWrite) -> tuple[Namespace, int, int, 
 
 
 _fields = ReadWrite.unpacker("nsid", "prp1", "prp2", "slba")
+
+
+def _is_from_media(command: ReadWrite, backend: Backend) -> bool:
+    """FUA of a command that reads: what only the cache holds has to be made durable first."""
+    return command.fua and backend.volatile_cache
 
 
 def _is_durable(device: Device, command: ReadWrite, backend: Backend) -> bool:
