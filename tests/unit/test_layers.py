@@ -1,0 +1,177 @@
+"""Imports point downwards only: the layers of docs/design.md, as they are; and what the core must not know."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import nvmeemu
+
+SOURCE = Path(nvmeemu.__file__).parent
+
+# From the top; those in one layer do not know each other. A name is a module or a whole package.
+LAYERS = [
+    ["__main__"],
+    ["cli"],
+    ["serve"],
+    ["guest", "logs", "testing", "vfio"],
+    ["controller"],
+    ["executor"],
+    ["admin", "io"],
+    ["identify", "log_pages"],
+    ["features"],
+    ["device"],
+    ["events", "health", "namespace", "prp", "queues"],
+    ["doorbells", "requests"],
+    ["backend", "errors", "host", "regs"],
+    ["spec", "structures"],
+    ["layout"],
+    ["__init__"],
+]
+
+# What these know of the rest, and no more than that.
+KNOWS: dict[str, set[str]] = {
+    "__init__": set(),
+    "layout": set(),
+    "host": set(),
+    "backend": set(),  # so a backend can be written and tested without any NVMe
+    "logs": set(),
+    "guest": set(),  # runs on a machine without the package's binding, too
+    "vfio": {"host", "layout"},  # no NVMe: any PCI function can be served
+    "testing.client": set(),
+    "testing.driver": {"spec"},  # judges any controller, also one that is not ours
+    "testing.ports": {"host"},
+}
+
+# Sans-IO: nothing below the controller, and not it either, knows a file, a thread, a clock or the system.
+CORE = [name for layer in LAYERS[LAYERS.index(["controller"]) :] for name in layer if name != "backend"]
+WORLD = {
+    *("asyncio", "builtins", "ctypes", "fcntl", "io", "mmap", "multiprocessing", "os", "pathlib", "queue", "random"),
+    *("resource", "select", "selectors", "shutil", "signal", "socket", "subprocess", "sys", "tempfile", "threading"),
+    *("concurrent", "time", "cffi"),
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    """``by`` and ``of`` are modules, without the package's name; ``is_late``: done in a function."""
+
+    by: str
+    of: str
+    is_late: bool
+
+
+def module_of(path: Path) -> str:
+    name = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+    return name if name == "__init__" else name.removesuffix(".__init__")
+
+
+def sources() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(SOURCE.rglob("*.py")):
+        yield module_of(path), ast.parse(path.read_text(), str(path))
+
+
+COMPILED = "vfio._libvfio_user"
+MODULES = {name for name, _ in sources()} | {COMPILED}
+
+
+def statements(node: ast.AST, is_late: bool = False) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
+    """The imports that are carried out; what is imported for a type checker is no dependency."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            yield child, is_late
+        yield from statements(child, is_late or isinstance(child, ast.FunctionDef | ast.Lambda))
+
+
+def names(statement: ast.Import | ast.ImportFrom) -> Iterator[str]:
+    """Every dotted name that it may mean."""
+    if isinstance(statement, ast.Import):
+        yield from (alias.name for alias in statement.names)
+    else:
+        assert statement.level == 0, "imports are absolute"
+        for alias in statement.names:
+            yield f"{statement.module}.{alias.name}"
+
+
+def own(name: str) -> str | None:
+    """The module of ours that this name is in."""
+    parts = name.split(".")
+    if parts[0] != "nvmeemu":
+        return None
+    while parts := parts[1:] if parts[0] == "nvmeemu" else parts[:-1]:
+        if ".".join(parts) in MODULES:
+            return ".".join(parts)
+    return "__init__"
+
+
+def imports() -> list[Import]:
+    return [
+        Import(by, of, is_late)
+        for by, tree in sources()
+        for statement, is_late in statements(tree)
+        for name in names(statement)
+        if (of := own(name)) is not None and of != by
+    ]
+
+
+def unit(module: str) -> str:
+    return module.partition(".")[0]
+
+
+IMPORTS = imports()
+
+
+def test_every_module_has_its_layer() -> None:
+    placed = [name for layer in LAYERS for name in layer]
+    assert len(placed) == len(set(placed))
+    assert set(placed) == {unit(module) for module in MODULES}
+
+
+def test_imports_point_downwards_only() -> None:
+    level = {name: index for index, layer in enumerate(LAYERS) for name in layer}
+    wrong = [one for one in IMPORTS if unit(one.by) != unit(one.of) and level[unit(one.by)] >= level[unit(one.of)]]
+    assert not wrong
+
+
+def test_no_module_waits_for_one_that_waits_for_it() -> None:
+    """Within a package, too. A late import is none of these: ``open_backend`` makes what is built upon it."""
+    graph: dict[str, set[str]] = {}
+    for one in IMPORTS:
+        if not one.is_late:
+            graph.setdefault(one.by, set()).add(one.of)
+    TopologicalSorter(graph).prepare()  # CycleError names the cycle
+
+
+@pytest.mark.parametrize("name", KNOWS)
+def test_it_knows_no_more_than_it_needs(name: str) -> None:
+    known = {
+        unit(one.of)
+        for one in IMPORTS
+        if (one.by == name or one.by.startswith(f"{name}.")) and unit(one.of) != unit(name)
+    }
+    assert known <= KNOWS[name]
+    assert name in MODULES
+
+
+def test_the_core_knows_nothing_of_the_world() -> None:
+    for module, tree in sources():
+        if unit(module) in CORE:
+            outside = {unit(name) for statement, _ in statements(tree) for name in names(statement)}
+            assert not outside & WORLD, module
+
+
+def test_one_module_only_knows_the_library() -> None:
+    """The cffi edge: ``vfio.binding`` is typed, what it wraps is not."""
+    assert {one.by for one in IMPORTS if one.of == COMPILED} == {"vfio.binding"}
+
+
+def test_the_command_line_is_quick_to_help() -> None:
+    """``--help`` and shell completion load nothing of the device."""
+    assert not [one for one in IMPORTS if one.by == "cli" and not one.is_late and one.of != "__init__"]
