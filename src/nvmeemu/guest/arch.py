@@ -65,7 +65,7 @@ ARCHES = {
             machine="virt",
             cpu="max,pauth-impdef=on",  # pointer authentication as the architecture has it only slows TCG down
             console="ttyAMA0",
-            firmware=("none",),
+            firmware=("none", "edk2"),
             uboot=UBoot(machine="virt", rom="u-boot.bin", buffer=0x48000000),
         ),
         Arch(

@@ -22,6 +22,8 @@ PROGRAM = "run_qemu_guest.sh"
 SUITES = ("bullseye", "bookworm", "trixie", "trixie-backports", "forky")
 CONSOLE_LINES = 30
 LOG_LINES = 10
+PER_ARCH = ("linux", "tools", "tools-python", "grub")  # components that set-up makes for one architecture
+FIRMWARE_COMPONENTS = {"ovmf": "ovmf", "edk2": "aavmf"}
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -87,9 +89,10 @@ def parse(words: Sequence[str]) -> Settings:
     for name in ("expect", "nvme_args", "qemu_args"):
         values[name] = tuple(values[name])
     values["arch"] = arch.find(options.arch)
-    values["firmware"] = options.firmware or values["arch"].firmware[0]
     custom = options.initrd or options.boot_disk or options.expect
     values["job"] = options.job or ("boot" if custom else "main")
+    usable = [name for name in values["arch"].firmware if name in JOBS[values["job"]].firmware]
+    values["firmware"] = options.firmware or next(iter(usable), "none")
     values["smp"] = options.smp or JOBS[values["job"]].smp
     values["options"] = record.identity(_joined(words))
     settings = Settings(**values)
@@ -105,9 +108,9 @@ def components(settings: Settings) -> list[str]:
         names.append(f"qemu:{guest.qemu_package}")
     for kind in JOBS[settings.job].components:
         suite = f":{settings.linux}" if kind == "linux" else ""
-        names.append(f"{kind}{suite}:{guest.debian}" if kind in ("linux", "tools", "tools-python") else kind)
-    if settings.firmware == "ovmf":
-        names.append("ovmf")
+        names.append(f"{kind}{suite}:{guest.debian}" if kind in PER_ARCH else kind)
+    if settings.firmware in FIRMWARE_COMPONENTS:
+        names.append(FIRMWARE_COMPONENTS[settings.firmware])
     return names
 
 
@@ -134,6 +137,8 @@ def _check(settings: Settings) -> None:
         raise UsageError("--nvme-arg is for nvmeemu serve, which --peer does not run")
     if settings.firmware not in settings.arch.firmware:
         raise UsageError(f"no firmware {settings.firmware!r} for {settings.arch.name}")
+    if settings.firmware not in JOBS[settings.job].firmware:
+        raise UsageError(f"--job {settings.job} needs another firmware: {', '.join(JOBS[settings.job].firmware)}")
     if settings.iommu and not settings.arch.iommu:
         raise UsageError(f"no --iommu for {settings.arch.name}")
     if settings.kernel and settings.linux != cache.DEFAULT_SUITE:
@@ -166,7 +171,8 @@ def _parser() -> Parser:
     add("--append", default="", metavar="TEXT", help="added to the kernel's command line")
     add("--boot-disk", type=Path, metavar="IMAGE", help="boot from this raw image on the NVMe drive; it is written to"
         " (--nvme-arg --overlay: it is not)")  # fmt: skip
-    add("--firmware", choices=("seabios", "ovmf"), help="x86_64 only (default: seabios)")
+    add("--firmware", choices=("seabios", "ovmf", "edk2", "none"), help="x86_64: seabios (default) or ovmf;"
+        " arm64: none (default) or edk2")  # fmt: skip
     add("--expect", action="append", default=[], metavar="REGEX",
         help="succeed once the console has printed this; several: in this order."
         " Without it, success is a guest that powers itself off")  # fmt: skip

@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 
 from nvmeemu.guest import cache
 from nvmeemu.guest.errors import GuestError, UsageError
+from nvmeemu.guest.firmware import grub_job, uefi_shell_job
 from nvmeemu.guest.guest import Guest
 from nvmeemu.guest.identify import NAMESPACE, identify
+from nvmeemu.guest.lifecycle import hotplug_job, reboots_job, resets_job, restarts_job
 from nvmeemu.guest.linux import io_job
 from nvmeemu.guest.main_job import main_job, quiet_end
 from nvmeemu.guest.run import Run
@@ -35,6 +37,7 @@ class Job:
     about: str
     smp: int = 1
     components: tuple[str, ...] = ("linux", "tools")
+    firmware: tuple[str, ...] = ("seabios", "ovmf", "edk2", "none")  # those that it works with
 
 
 def smp_job(run: Run) -> str:
@@ -158,8 +161,24 @@ def boot_job(run: Run) -> str:
 JOBS = {
     "main": Job(main_job, "Linux formats the drive, writes files, powers off, boots again and verifies them (default)"),
     "io": Job(io_job, "Linux writes, reads back and compares on all CPUs at once", components=WITH_PYTHON),
+    "resets": Job(resets_job, "every reset and removal that a guest can do, under I/O", 2, WITH_PYTHON),
+    "reboots": Job(reboots_job, "20 reboots in the middle of I/O", components=WITH_PYTHON),
+    "restarts": Job(restarts_job, "QEMU is killed in the middle of I/O and started again", components=WITH_PYTHON),
+    "hotplug": Job(hotplug_job, "the drive is plugged in (with --nvme-arg --no-msix: and out)", 2, WITH_PYTHON),
     "smp": Job(smp_job, "Linux with 2 CPUs: one queue pair for each, used", smp=2),
     "reboot": Job(reboot_job, "Linux writes, reboots and reads it back"),
     "uboot": Job(uboot_job, "U-Boot's own driver reads and writes", components=("u-boot",)),
+    "uefi-shell": Job(
+        uefi_shell_job,
+        "EDK2's shell copies and compares files on a FAT",
+        components=("disk-tools",),
+        firmware=("ovmf", "edk2"),
+    ),
+    "grub": Job(
+        grub_job,
+        "GRUB on the drive loads Linux from it; writes, reboots, reads back",
+        components=("linux", "tools", "disk-tools", "grub"),
+        firmware=("seabios", "ovmf", "edk2"),
+    ),
     "boot": Job(boot_job, "what --kernel, --initrd, --boot-disk give; chosen by --initrd, --boot-disk or --expect"),
 }

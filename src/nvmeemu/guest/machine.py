@@ -18,6 +18,7 @@ from nvmeemu.guest.arch import ARCHES, Arch
 from nvmeemu.guest.errors import GuestError
 
 OLDEST_QEMU = "10.1"
+UEFI = {"ovmf": "OVMF", "edk2": "AAVMF"}  # by the name that --firmware takes: how Debian's files begin
 PROBE_SECONDS = 10.0
 
 
@@ -62,11 +63,12 @@ class Machine:
         words = []
         if self.rom:
             words += ["-bios", str(self.rom)]
-        elif self.firmware == "ovmf":
-            variables = folder / "ovmf-vars.fd"
+        elif self.firmware in UEFI:
+            name = UEFI[self.firmware]
+            variables = folder / "uefi-vars.fd"
             if not variables.exists():
-                shutil.copyfile(cache.firmware("OVMF_VARS.fd"), variables)
-            code = cache.firmware("OVMF_CODE.fd")
+                shutil.copyfile(cache.firmware(f"{name}_VARS.fd"), variables)
+            code = cache.firmware(f"{name}_CODE.fd")
             words += ["-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={_quoted(code)}"]
             words += ["-drive", f"if=pflash,format=raw,unit=1,file={_quoted(variables)}"]
         if self.kernel:
