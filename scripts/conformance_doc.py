@@ -1,0 +1,142 @@
+"""Make docs/conformance.md of the marks of the conformance tests: each fact, what proves it, by which clause, and
+which mutants show that the proof can fail.
+
+.venv/bin/python scripts/conformance_doc.py [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+import tomllib
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TESTS = ROOT / "tests" / "conformance"
+TARGET = ROOT / "docs" / "conformance.md"
+FACTS = [*(f"A{number}" for number in range(1, 34)), *(f"B{number}" for number in range(1, 10))]
+
+INTRODUCTION = """\
+# Conformance
+
+What the NVMe specification demands and emulators miss, and the tests that prove it here: A1 to A33 are facts, B1 to
+B9 faults of other emulators that we must not have. The tests see the controller as a host driver does, through BAR0
+and guest memory (`nvmeemu.testing`); many of them also run against QEMU's own controller (judge.md). A mutant is a
+fault put into our code on purpose: every test that names it fails with it (`tests/conformance/mutants.py`). Made by
+`scripts/conformance_doc.py` from the tests; their docstrings say more.
+"""
+
+
+@dataclass
+class Proof:
+    """A test of a fact: its clauses and mutants, each once, in order."""
+
+    file: str
+    test: str
+    clauses: dict[str, None] = field(default_factory=dict)
+    kills: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def sentence(self) -> str:
+        words = self.test.removeprefix("test_").replace("_", " ")
+        return words[0].upper() + words[1:]
+
+
+class _Collector:
+    """A pytest plugin: the marks of all tests, those of a parametrized test's cases together."""
+
+    def __init__(self) -> None:
+        self.proofs: dict[str, dict[str, Proof]] = defaultdict(dict)  # fact -> test -> proof
+        self.tests: set[str] = set()
+        self.cases = 0
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        for item in session.items:
+            marks = list(item.iter_markers("fact"))
+            self.cases += bool(marks)
+            test = item.name.partition("[")[0]
+            for mark in reversed(marks):
+                for fact in mark.args:
+                    proof = self.proofs[fact].setdefault(f"{item.path}::{test}", Proof(item.path.name, test))
+                    proof.clauses[mark.kwargs.get("clause", "")] = None
+                    proof.kills.update(dict.fromkeys(mark.kwargs.get("kills", ())))
+                    self.tests.add(f"{item.path}::{test}")
+
+
+def collect() -> _Collector:
+    """The marks of the tests. Raises SystemExit if they cannot be collected."""
+    collector = _Collector()
+    said = io.StringIO()
+    options = ["--collect-only", "-q", "-n0", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
+    os.chdir(ROOT)
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        code = pytest.main([*options, str(TESTS)], plugins=[collector])
+    if code != pytest.ExitCode.OK:
+        raise SystemExit(f"the tests cannot be collected:\n{said.getvalue()}")
+    return collector
+
+
+def mutants() -> dict[str, str]:
+    """What each mutant stands for."""
+    entries = (
+        entry
+        for path in sorted(TESTS.glob("mutants*.toml"))
+        for entry in tomllib.loads(path.read_text()).get("mutant", ())
+    )
+    return {entry["name"]: entry["why"] for entry in entries}
+
+
+def page(found: _Collector, why: dict[str, str]) -> str:
+    """The page, in Markdown."""
+    unknown = sorted(found.proofs.keys() - set(FACTS))
+    if unknown:
+        raise SystemExit(f"tests name facts that are not there: {', '.join(unknown)}")
+    proven = [fact for fact in FACTS if found.proofs.get(fact)]
+    open_facts = [fact for fact in FACTS if fact not in proven]
+    bare = [fact for fact in proven if not any(proof.kills for proof in found.proofs[fact].values())]
+    lines = [
+        INTRODUCTION,
+        f"{len(proven)} of {len(FACTS)} facts are proven, by {len(found.tests)} tests ({found.cases} cases), which "
+        f"kill {len(why)} mutants.",
+        *([f"Without a test: {', '.join(open_facts)}."] if open_facts else []),
+        *([f"Without a mutant: {', '.join(bare)}."] if bare else []),
+        "",
+        "| fact | test | file | clause | mutants killed |",
+        "|---|---|---|---|---|",
+    ]
+    for fact in proven:
+        for proof in found.proofs[fact].values():
+            kills = ", ".join(f"`{name}`" for name in proof.kills)
+            file = f"[{proof.file}](../tests/conformance/{proof.file})"
+            lines.append(_row(fact, proof.sentence, file, "; ".join(proof.clauses), kills))
+    lines += ["", "## The mutants", "", "| mutant | what it stands for |", "|---|---|"]
+    lines += [_row(f"`{name}`", reason) for name, reason in sorted(why.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--check", action="store_true", help="only say whether the page is up to date")
+    is_check = parser.parse_args().check
+    text = page(collect(), mutants())
+    if is_check:
+        is_current = TARGET.exists() and TARGET.read_text() == text
+        print("up to date" if is_current else f"{TARGET} is out of date: run scripts/conformance_doc.py")
+        return 0 if is_current else 1
+    TARGET.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
