@@ -65,16 +65,20 @@ class PeerDrive:
 class ServedDrive:
     """A drive served by `nvmeemu serve`, in a process of its own."""
 
-    def __init__(self, image: Path, arguments: Sequence[str] = (), *, bootable: bool = False) -> None:
+    def __init__(
+        self, image: Path, arguments: Sequence[str] = (), *, bootable: bool = False, once: bool = True
+    ) -> None:
         self.image = image
+        self.device: dict[str, object] = {}  # QEMU's, once started
         self.serial = _last_value(arguments, "--serial") or SERIAL
-        self._arguments = ["--serial", SERIAL, *arguments]
+        self._arguments = ["--serial", SERIAL, *arguments, *(["--once"] if once else [])]
         self._boot = {"bootindex": 0} if bootable else {}
         self._server: subprocess.Popen[bytes] | None = None
         self._log = Path()
 
     def start(self, folder: Path, deadline: Deadline) -> list[str]:
         """Start the server and wait until it listens."""
+        folder.mkdir(exist_ok=True)
         socket = folder / "nvme.sock"
         self._log = folder / "server.log"
         ready, ready_here = os.pipe()
@@ -88,7 +92,6 @@ class ServedDrive:
                 socket,
                 "--disk",
                 self.image,
-                "--once",
             ]
             command += ["--ready-fd", str(ready_here), *self._arguments]
             self._server = process.spawn(command, self._log, pass_fds=[ready_here])
@@ -99,13 +102,19 @@ class ServedDrive:
                 raise GuestError("nvmeemu serve did not say that it listens")
             if not pipe.readline():
                 raise self._ended_badly(process.end(self._server))
-        device = {"driver": "vfio-user-pci", "socket": {"type": "unix", "path": str(socket)}, **self._boot}
-        return ["-device", json.dumps(device)]
+        self.device = {"driver": "vfio-user-pci", "socket": {"type": "unix", "path": str(socket)}, **self._boot}
+        return ["-device", json.dumps(self.device)]
 
     def check(self) -> None:
         """Status 0 is no death: the server may see the guest's end before we do."""
         if self._server is not None and self._server.poll():
             raise self._ended_badly(self._server.returncode)
+
+    @property
+    def server(self) -> subprocess.Popen[bytes]:
+        """Its process."""
+        assert self._server is not None
+        return self._server
 
     def finish(self) -> None:
         """The guest is gone: the server must end by itself (--once), well, and without a traceback in its log."""

@@ -23,8 +23,8 @@ from nvmeemu.guest.monitor import POWER_OFF, Monitor
 
 # Kernel messages that mean that the drive, or what lies on it, has misbehaved.
 COMPLAINTS = (
-    r"nvme\S*: .*(?:time-?out|I/O [Ee]rror|controller is down|Device not ready|reset controller|completion polled"
-    r"|Removing after probe failure|failed|Abort status|invalid)"
+    r"nvme\S*: (?!Shutdown timeout set).*(?:time-?out|I/O [Ee]rror|controller is down|Device not ready"
+    r"|reset controller|completion polled|Removing after probe failure|failed|Abort status|invalid)"
     r"|I/O error|(?:critical|protection|medium|target) .*error, dev|lost async page write|EXT4-fs (?:error|warning)"
     r"|JBD2: .*[Ee]rror|Kernel panic|Oops|BUG: |WARNING: CPU|blocked for more than|hung_task"
 )
@@ -141,6 +141,18 @@ class Guest:
         assert self._qemu is not None
         process.end(self._qemu)
         self.drive.finish()
+
+    def kill_qemu(self) -> None:
+        """End QEMU as a crash would; the drive stays as it is."""
+        assert self._qemu is not None
+        self._qemu.kill()
+        self._qemu.wait()
+
+    @property
+    def monitor(self) -> Monitor:
+        """QEMU's control connection."""
+        assert self._monitor is not None
+        return self._monitor
 
     def reboot(self) -> None:
         """Let Linux restart the machine, with the same drive; commands then go to the new Linux."""

@@ -67,12 +67,13 @@ class Load:
         self.look(guest)
 
     def check(self, guest: Guest, *, exact: bool = True) -> None:
-        """Read everything back in the guest. Not exact: it was killed, so more may have been written than we know."""
+        """Read everything back in the guest. Not exact: after a crash; then we learn what had been done."""
         how = "exact" if exact else "later"
         words = f"{PYTHON} {VERIFY_IO} check {self.device} {self.seed} {self.blocks} {how} {self._rounds()}"
         result = guest.run(words)
         if result.status:
             raise GuestError(f"in the guest: {result.output.strip()} (seed {self.seed})")
+        self.rounds = [int(number) for number in result.output.split()[1:]]
 
     def check_on_host(self, image: Path, *, exact: bool = True) -> None:
         """The same in the raw image."""

@@ -100,8 +100,8 @@ class Run:
         append = " ".join(word for word in (*words, self.settings.append) if word)
         return replace(self.machine, firmware=self.settings.firmware, kernel=kernel, initrd=initrd, append=append)
 
-    def boot(self, machine: Machine, complaints: str = COMPLAINTS) -> Guest:
-        """A new guest on the run's image, with a fresh drive; a context manager."""
+    def boot(self, machine: Machine, complaints: str = COMPLAINTS, drive: Drive | None = None) -> Guest:
+        """A new guest on the run's image, with a fresh drive or the one given; a context manager."""
         self.boots += 1
         folder = self.folder / f"boot-{self.boots}"
         self._last = Guest(

@@ -26,6 +26,7 @@ SIZES = (1, 1, 2, 7, 16, 33, 64, 128, 256, 512)  # blocks; the larger ones need 
 FLUSH_EVERY = 16  # rounds
 COMES_BACK_SECONDS = 120.0
 CHECKED_AT_ONCE = 256  # blocks
+AHEAD = 100000  # no worker does so many rounds without being asked how far it is
 
 
 class Mismatch(Exception):
@@ -76,9 +77,18 @@ class Worker:
                     f"and not round {held} of seed {self.seed:#x}, block {self.first + block}"
                 )
 
+    def catch_up(self, share: bytes) -> None:
+        """After a crash: take the rounds for done that must be, because one after them has begun."""
+        numbers = [struct.unpack_from("<IIQ", share, block * BLOCK)[1] for block in range(self.blocks)]
+        begun = [number for block, number in enumerate(numbers) if self._has_begun(block, number, share)]
+        self.advance(max(begun, default=0) - 1)
+
+    def _has_begun(self, block: int, number: int, share: bytes) -> bool:
+        return number > self.round and self._is_later(block, self.round, share[block * BLOCK : (block + 1) * BLOCK])
+
     def _is_later(self, block: int, held: int, found: bytes) -> bool:
         number = struct.unpack_from("<IIQ", found)[1]
-        if number <= held or found != self.content(block, number):
+        if not held < number <= self.round + AHEAD or found != self.content(block, number):
             return False
         start, count = self.place(number)
         return start <= block < start + count
@@ -170,7 +180,9 @@ def _report(path: str, text: str) -> None:
 
 
 def check(device: Device, worker: Worker, *, exact: bool) -> None:
-    """Read the worker's whole share and compare."""
+    """Read the worker's whole share and compare. Not exact: after a crash; the worker then knows what had been done."""
+    if not exact:
+        worker.catch_up(b"".join(device.read(worker.first + block, BLOCK) for block in range(worker.blocks)))
     for start in range(0, worker.blocks, CHECKED_AT_ONCE):
         count = min(CHECKED_AT_ONCE, worker.blocks - start)
         worker.compare(start, device.read(worker.first + start, count * BLOCK), exact=exact)
@@ -212,6 +224,7 @@ def main(arguments: list[str]) -> int:
     try:
         for worker in team:
             check(Device(path), worker, exact=how == "exact")
+        print("rounds", *(worker.round for worker in team))
     except Mismatch as error:
         print(error)
         return 1

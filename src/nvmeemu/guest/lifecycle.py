@@ -1,0 +1,210 @@
+"""What may happen to a drive in its life, while it is in use: nothing that was acknowledged may be lost or wrong."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nvmeemu.guest.deadline import Deadline
+from nvmeemu.guest.drive import ServedDrive
+from nvmeemu.guest.errors import GuestError, UsageError
+from nvmeemu.guest.guest import Guest
+from nvmeemu.guest.identify import NAMESPACE, identify, wait_for_device
+from nvmeemu.guest.load import Load
+from nvmeemu.guest.main_job import quiet_end
+from nvmeemu.guest.process import end, tail
+from nvmeemu.guest.run import Run
+
+# A drive that goes away under load gives I/O errors; nothing may hang, time out or fail to come back.
+COMPLAINTS = (
+    r"nvme\S*: (?!Shutdown timeout set).*(?:time-?out|controller is down|Device not ready|completion polled"
+    r"|Removing after probe failure|Abort status)|Kernel panic|Oops|BUG: |WARNING: CPU|blocked for more than|hung_task"
+)
+TIMES = 3  # each event
+STOPPED_SECONDS = 3.0  # QEMU gives a server up after 5
+REBOOTS = 20
+KILLS = 3
+ADDRESS = "$(basename $(readlink -f /sys/class/nvme/nvme*/device))"
+PORT = "pcie-root-port,id=port,slot=1,chassis=1"
+
+
+class LastingDrive(ServedDrive):
+    """A server that outlives its guests, until `end`; with `late`, guests start without it."""
+
+    def __init__(self, run: Run, *arguments: str, late: bool = False) -> None:
+        super().__init__(run.image, [*run.settings.nvme_args, *arguments], once=False)
+        self._late = late
+        self._arguments_for_qemu: list[str] = []
+
+    def start(self, folder: Path, deadline: Deadline) -> list[str]:
+        if not self._arguments_for_qemu:
+            self._arguments_for_qemu = super().start(folder, deadline)
+        return [] if self._late else self._arguments_for_qemu
+
+    def finish(self) -> None:
+        """The guest is gone, the server stays."""
+        self.check()
+        if self.server.poll() is not None:
+            raise GuestError("nvmeemu serve has ended with its guest, though it was not started with --once")
+
+    def kill(self) -> None:
+        """It is ended by `end` or, if the run fails, together with it."""
+
+    def end(self) -> None:
+        """Ask it to end; it must do that well."""
+        self.server.send_signal(signal.SIGTERM)
+        super().finish()
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happens to the drive. `harmless`: the guest's programs must not notice."""
+
+    name: str
+    happen: Callable[[Guest], None]
+    harmless: bool = True
+
+
+def _in_guest(command: str) -> Callable[[Guest], None]:
+    def happen(guest: Guest) -> None:
+        guest.check(f"device={ADDRESS}; {command}")
+
+    return happen
+
+
+def _stop_server(guest: Guest) -> None:
+    assert isinstance(guest.drive, ServedDrive)
+    guest.drive.server.send_signal(signal.SIGSTOP)
+    time.sleep(STOPPED_SECONDS)
+    guest.drive.server.send_signal(signal.SIGCONT)
+
+
+EVENTS = (
+    Event("nvme reset", _in_guest("nvme reset /dev/nvme0")),
+    Event("function-level reset", _in_guest("echo 1 >/sys/bus/pci/devices/$device/reset")),
+    Event("server stopped for 3 s", _stop_server),
+    Event(
+        "driver unbound and bound",
+        _in_guest("cd /sys/bus/pci/drivers/nvme; echo $device >unbind; sleep 1; echo $device >bind"),
+        harmless=False,
+    ),
+    Event(
+        "PCI function removed and found again",
+        _in_guest("echo 1 >/sys/bus/pci/devices/$device/remove; sleep 1; echo 1 >/sys/bus/pci/rescan"),
+        harmless=False,
+    ),
+)
+
+
+def resets_job(run: Run) -> str:
+    """Everything that a running guest can do to its drive, under load."""
+    events = [event for event in EVENTS if not (run.settings.peer and event.happen is _stop_server)]
+    load = Load()
+    with run.boot(run.linux(python=True), complaints=COMPLAINTS) as guest:
+        run.say(f"{identify(guest)}")
+        load.start(guest)
+        for event in events * TIMES:
+            before = load.errors
+            event.happen(guest)
+            load.progress(guest)
+            if event.harmless and load.errors != before:
+                raise GuestError(f"{event.name}: {load.errors - before} I/O error(s) in the guest")
+            run.say(f"{event.name}: {load}, {load.errors - before} I/O error(s)")
+        load.stop(guest)
+        load.check(guest)
+        quiet_end(guest)
+    load.check_on_host(run.image)
+    return f"Linux {guest.kernel_release}: {len(events)} kinds of events, {TIMES} times each; {load}"
+
+
+def reboots_job(run: Run) -> str:
+    """Many reboots in the middle of I/O, one connection."""
+    load = Load()
+    with run.boot(replace(run.linux(python=True), reboots=True)) as guest:
+        before = identify(guest)
+        for number in range(REBOOTS):
+            load.start(guest)
+            load.progress(guest)
+            guest.reboot()
+            if identify(guest) != before:
+                raise GuestError("after the reboot the drive is another one")
+            load.check(guest, exact=False)
+            run.say(f"reboot {number + 1}: {load}")
+        quiet_end(guest)
+    load.check_on_host(run.image, exact=False)
+    return f"Linux {guest.kernel_release}: {REBOOTS} reboots in the middle of I/O; {load}"
+
+
+def restarts_job(run: Run) -> str:
+    """QEMU is killed in the middle of I/O; the same server takes the next one."""
+    drive = LastingDrive(run)
+    load = Load()
+    machine = run.linux(python=True)
+    try:
+        for number in range(KILLS + 1):
+            with run.boot(machine, drive=drive) as guest:
+                identify(guest)
+                if number:
+                    load.check(guest, exact=False)
+                    run.say(f"QEMU killed and started again: {load}")
+                if number == KILLS:
+                    quiet_end(guest)
+                else:
+                    load.start(guest)
+                    load.progress(guest)
+                    guest.kill_qemu()
+        drive.end()
+    finally:
+        end(drive.server)
+    load.check_on_host(run.image, exact=False)
+    return f"Linux {guest.kernel_release}: QEMU killed {KILLS} times in the middle of I/O, one server; {load}"
+
+
+def hotplug_job(run: Run) -> str:
+    """The drive is plugged into a running guest; with --no-msix also unplugged, and plugged in again."""
+    if run.settings.peer:
+        raise UsageError("--job hotplug is for nvmeemu's drive")
+    pin_only = "--no-msix" in run.settings.nvme_args
+    load = Load()
+    drive = LastingDrive(run, late=True)
+    machine = run.linux(python=True)
+    machine = replace(machine, extra=(*machine.extra, "-device", PORT))
+    try:
+        with run.boot(machine, complaints=COMPLAINTS, drive=drive) as guest:
+            guest.check("ls /sys/class/nvme 2>/dev/null | wc -l | grep -qx 0")
+            for number in range(TIMES if pin_only else 1):
+                if number:
+                    _unplug(guest)
+                    run.say("unplugged")
+                _plug_in(guest, drive)
+                run.say(f"plugged in: {identify(guest)}")
+                load.check(guest)
+                load.start(guest)
+                load.progress(guest)
+                load.stop(guest)
+            quiet_end(guest)
+        drive.end()
+    finally:
+        end(drive.server)
+    load.check_on_host(run.image)
+    how = f"plugged in {TIMES} times and unplugged in between" if pin_only else "plugged in while running"
+    return f"Linux {guest.kernel_release}: {how}; {load}"
+
+
+def _plug_in(guest: Guest, drive: ServedDrive) -> None:
+    guest.monitor.execute("device_add", {**drive.device, "id": "drive", "bus": "port"}, guest.deadline)
+    wait_for_device(guest, NAMESPACE)
+
+
+def _unplug(guest: Guest) -> None:
+    guest.monitor.execute("device_del", {"id": "drive"}, guest.deadline)
+    try:
+        while guest.monitor.await_event("DEVICE_DELETED", guest.deadline.within(60)).get("device") != "drive":
+            pass
+    except GuestError as error:
+        said = " ".join(line for line in tail(guest.folder / "qemu.log", 3) if "Assertion" in line)
+        raise GuestError(f"{error}{': ' + said if said else ''}") from None
+    guest.check(f"[ ! -e {NAMESPACE} ]")
