@@ -1,0 +1,209 @@
+"""MSI-X messages and the interrupt pin. Base 1.4, 7.5 and 3.1.3."""
+
+from __future__ import annotations
+
+import pytest
+
+from conformance.tools import TellingBackend, flush_command, write_command
+from nvmeemu.spec import FeatureId
+from nvmeemu.testing import CC, INTMC, INTMS, PAGE, Bench, QueuePair
+
+CLAUSE = "Base 1.4, 7.5"
+PIN = "Base 1.4, 7.5.1"
+
+
+@pytest.fixture
+def pinned() -> Bench:
+    """An enabled controller whose host has no MSI-X, with two queue pairs."""
+    bench = Bench()
+    bench.ram.msix_enabled = False
+    bench.driver.enable()
+    bench.driver.create_queues(1)
+    bench.driver.create_queues(2)
+    assert not bench.ram.pin_level
+    return bench
+
+
+def messages(bench: Bench) -> list[int]:
+    """The vectors of the messages sent since the last call."""
+    found = list(bench.ram.interrupts)
+    bench.ram.interrupts.clear()
+    return found
+
+
+@pytest.mark.fact("A31", clause=CLAUSE, kills=("vector-is-qid",))
+def test_a_message_goes_to_the_vector_of_its_completion_queue(bench: Bench) -> None:
+    driver = bench.driver
+    driver.enable()
+    one, two = driver.create_queues(1, vector=7), driver.create_queues(2, vector=7)
+    three = driver.create_queues(3, vector=bench.controller.vectors - 1)
+    assert set(messages(bench)) == {0}
+    for pair, vector in ((one, 7), (two, 7), (three, bench.controller.vectors - 1), (driver.admin, 0)):
+        driver.submit(pair, flush_command())
+        assert messages(bench) == [vector]
+
+
+@pytest.mark.fact("A31", clause="Base 1.4, 5.3 IEN", kills=("ien-ignored",))
+def test_a_queue_without_interrupts_sends_none(bench: Bench) -> None:
+    driver = bench.driver
+    driver.enable()
+    place = driver.create_cq(1, vector=1, ien=False)
+    pair = QueuePair(1, driver.create_sq(1), place, 64, 64)
+    messages(bench)
+    driver.succeed(pair, flush_command())
+    assert messages(bench) == []
+    bench.ram.msix_enabled = False
+    driver.submit(pair, flush_command())
+    assert not bench.ram.pin_level
+
+
+@pytest.mark.fact("A31", clause=CLAUSE, kills=("a-message-for-each-completion",))
+def test_a_batch_of_completions_is_one_message(bench: Bench) -> None:
+    driver = bench.driver
+    driver.enable()
+    pair = driver.create_queues(1, vector=1)
+    messages(bench)
+    for _ in range(20):
+        driver.submit(pair, flush_command(), ring=False)
+    driver.ring_sq(pair)
+    assert messages(bench) == [1]
+    assert len(driver.drain(pair)) == 20
+
+
+@pytest.mark.fact("A31", clause="Base 1.4, 7.5 and 5.21.1.8", kills=("no-message-for-the-waiting",))
+def test_completions_that_waited_for_room_are_announced() -> None:
+    bench = Bench(TellingBackend(), manual=True)
+    driver = bench.driver
+    driver.enable()
+    place = driver.create_cq(1, 2, vector=1)
+    pair = QueuePair(1, driver.create_sq(1, 8), place, 8, 2)
+    for _ in range(3):
+        driver.submit(pair, write_command(driver.alloc(PAGE)))
+    bench.worker.finish_all()
+    bench.settle()
+    messages(bench)
+    assert driver.poll(pair) is not None
+    assert messages(bench) == [1]
+
+
+@pytest.mark.fact("A31", clause="Base 1.4, 5.21.1.8", kills=("admin-queue-is-coalesced",))
+def test_the_admin_queue_is_never_coalesced(bench: Bench) -> None:
+    driver = bench.driver
+    driver.enable()
+    driver.set_feature(FeatureId.INTERRUPT_COALESCING, 0xFFFF)  # 256 entries or 25.5 ms
+    messages(bench)
+    for _ in range(3):
+        driver.execute(driver.admin, flush_command())
+        assert messages(bench) == [0]
+
+
+@pytest.mark.fact("A31", clause="Base 1.4, 3.1.3", kills=("intms-masks-messages",))
+def test_the_mask_registers_have_no_effect_on_messages(bench: Bench) -> None:
+    """FreeBSD writes them with MSI-X too."""
+    driver = bench.driver
+    driver.enable()
+    pair = driver.create_queues(1, vector=1)
+    messages(bench)
+    driver.set_reg(INTMS, 0xFFFFFFFF)
+    driver.succeed(pair, flush_command())
+    assert messages(bench) == [1]
+
+
+@pytest.mark.fact("A32", clause="PCI Express Base, 7.7.2", kills=("too-many-vectors",))
+def test_windows_can_have_all_vectors(bench: Bench) -> None:
+    """It takes at most 128 messages (fact A32)."""
+    assert 2 <= bench.controller.vectors <= 128
+    assert bench.controller.vectors > bench.controller.device.limits.io_queues
+
+
+@pytest.mark.fact("A31", clause=PIN, kills=("pin-of-the-admin-queue-only", "pin-falls-with-the-first"))
+def test_the_pin_is_asserted_while_any_queue_has_completions(pinned: Bench) -> None:
+    driver = pinned.driver
+    one, two = driver.queues[1], driver.queues[2]
+    driver.submit(one, flush_command())
+    assert pinned.ram.pin_level
+    driver.submit(one, flush_command())
+    driver.submit(two, flush_command())
+    driver.submit(driver.admin, flush_command())
+    for pair in (driver.admin, one, one, two):
+        assert pinned.ram.pin_level
+        assert driver.poll(pair) is not None
+    assert not pinned.ram.pin_level
+    assert messages(pinned) == []
+
+
+@pytest.mark.fact("A31", clause=PIN, kills=("pin-without-admin",))
+def test_the_admin_queue_asserts_the_pin_too(pinned: Bench) -> None:
+    pinned.driver.submit(pinned.driver.admin, flush_command())
+    assert pinned.ram.pin_level
+    pinned.driver.drain(pinned.driver.admin)
+    assert not pinned.ram.pin_level
+
+
+@pytest.mark.fact("A31", clause="Base 1.4, 3.1.3 and 3.1.4", kills=("pin-ignores-mask", "intmc-sets"))
+def test_the_mask_registers_hold_the_pin_down(pinned: Bench) -> None:
+    driver = pinned.driver
+    driver.submit(driver.queues[1], flush_command())
+    driver.set_reg(INTMS, 0b11)
+    assert driver.reg(INTMS) == driver.reg(INTMC) == 0b11
+    assert not pinned.ram.pin_level
+    driver.submit(driver.queues[2], flush_command())
+    assert not pinned.ram.pin_level
+    driver.set_reg(INTMC, 0b10)
+    assert driver.reg(INTMS) == driver.reg(INTMC) == 0b01
+    assert not pinned.ram.pin_level
+    driver.set_reg(INTMC, 0b01)
+    assert pinned.ram.pin_level
+    driver.drain(driver.queues[1])
+    driver.drain(driver.queues[2])
+    assert not pinned.ram.pin_level
+
+
+@pytest.mark.fact("A31", clause="vfio: INTx is masked automatically when it fires", kills=("unmask-forgets-the-level",))
+def test_the_pin_is_raised_again_at_unmask_while_it_is_needed(pinned: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = pinned.driver
+    levels: list[bool] = []
+    monkeypatch.setattr(pinned.ram, "pin", levels.append)
+    driver.submit(driver.queues[1], flush_command())
+    driver.submit(driver.queues[1], flush_command())
+    assert levels == [True]
+    pinned.controller.pin_unmasked()
+    assert levels == [True, True]
+    driver.poll(driver.queues[1])
+    pinned.controller.pin_unmasked()
+    assert levels == [True, True, True]
+    driver.poll(driver.queues[1])
+    assert levels == [True, True, True, False]
+    pinned.controller.pin_unmasked()
+    assert True not in levels[4:]
+    driver.submit(driver.queues[1], flush_command())
+    driver.set_reg(INTMS, 1)
+    del levels[:]
+    pinned.controller.pin_unmasked()
+    assert True not in levels
+
+
+@pytest.mark.fact("A31", clause=PIN, kills=("pin-survives-reset",))
+@pytest.mark.fact("A9", clause="Base 1.4, 7.3.2", kills=("pin-survives-reset",))
+def test_a_reset_lets_the_pin_go(pinned: Bench) -> None:
+    driver = pinned.driver
+    for is_function_reset in (False, True):
+        driver.enable()
+        driver.submit(driver.admin, flush_command())
+        assert pinned.ram.pin_level
+        if is_function_reset:
+            pinned.controller.reset()
+        else:
+            driver.set_reg(CC, 0)
+        assert not pinned.ram.pin_level
+
+
+@pytest.mark.fact("A31", clause=PIN, kills=("pin-and-messages",))
+def test_msix_takes_over_from_the_pin(pinned: Bench) -> None:
+    driver = pinned.driver
+    driver.submit(driver.queues[1], flush_command())
+    assert pinned.ram.pin_level
+    pinned.ram.msix_enabled = True
+    driver.submit(driver.queues[1], flush_command())
+    assert not pinned.ram.pin_level
+    assert messages(pinned) == [0]
