@@ -24,6 +24,7 @@ Sets up the named components, by default: $DEFAULT
   tools-python:ARCH  Python for guests
   ovmf, aavmf, u-boot  firmware
   grub:ARCH          GRUB for guests; amd64, arm64
+  debian             a whole Debian system on a disk image
   disk-tools         fdisk and mtools, to make disk images
 
 Everything but the Debian packages and .venv goes to $CACHE;
@@ -41,7 +42,7 @@ component() {
 
 check_name() {
     case $1 in
-    base | ovmf | aavmf | u-boot | disk-tools) ;;
+    base | ovmf | aavmf | u-boot | disk-tools | debian) ;;
     grub:amd64 | grub:arm64) ;;
     qemu:*) qemu_command "${1#qemu:}" >/dev/null ;;
     linux:?*:?* | tools:?* | tools-fio:?* | tools-python:?*) [[ $1 =~ ^[a-z0-9:-]+$ ]] || usage_error "no such component: $1" ;;

@@ -46,3 +46,74 @@ make_grub_mkimage() {
     publish "$SCRATCH/root" "$CACHE/grub-tools"
     wrap_program "$CACHE/grub-tools" grub-mkimage
 }
+
+# --- debian: a whole Debian system for x86_64 on a bootable disk: systemd, ext4, GRUB for BIOS and for UEFI
+
+DEBIAN_SUITE=trixie
+DEBIAN_PACKAGES=systemd-sysv,udev,dbus,libpam-systemd,login,passwd,kmod,util-linux,procps,e2fsprogs
+DEBIAN_PASSWORD=nvmeemu # root's; the runner types it
+DEBIAN_ROOT_SIZE=768M
+
+have_debian() { [ -e "$CACHE/debian/disk.img" ]; }
+
+make_debian() {
+    local component
+    for component in disk-tools grub:amd64 "linux:$DEBIAN_SUITE:amd64"; do
+        component have "$component" || component make "$component"
+    done
+    install_packages mmdebstrap
+    say "building a Debian system (a minute)"
+    scratch
+    mkdir "$SCRATCH/debian"
+    write_debian_config "$SCRATCH"
+    logged debian as_root mmdebstrap --variant=minbase --include="$DEBIAN_PACKAGES" --architectures=amd64 \
+        --aptopt='Acquire::Languages "none"' --dpkgopt='path-exclude=/usr/share/doc/*' \
+        --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+        "$DEBIAN_SUITE" "$SCRATCH/root" "deb $(debian_mirror) $DEBIAN_SUITE main"
+    logged debian as_root bash -c "$(declare -f configure_debian); configure_debian \"\$@\"" configure \
+        "$SCRATCH" "$CACHE/linux/$DEBIAN_SUITE-amd64" "$DEBIAN_PASSWORD"
+    logged debian as_root mkfs.ext4 -q -L root -d "$SCRATCH/root" "$SCRATCH/root.img" "$DEBIAN_ROOT_SIZE"
+    as_root rm -rf "$SCRATCH/root"
+    logged debian env PYTHONPATH="$CHECKOUT/src" python3 -m nvmeemu.guest.bootdisk "$SCRATCH/debian/disk.img" \
+        --config "$SCRATCH/grub.cfg" --root "$SCRATCH/root.img"
+    publish "$SCRATCH/debian" "$CACHE/debian"
+}
+
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+
+# write_debian_config DIR: grub.cfg, and etc/ for the system. No initrd: NVMe and ext4 are built into the cloud kernel.
+write_debian_config() {
+    mkdir -p "$1/etc/systemd/system.conf.d"
+    cat >"$1/grub.cfg" <<'END'
+if [ $grub_platform = pc ]; then
+    serial --unit=0 --speed=115200
+    terminal_input serial console
+    terminal_output serial console
+fi
+set timeout=1
+search --label root --set=root
+menuentry "Debian" {
+    echo "loading Linux"
+    linux /boot/vmlinuz root=PARTLABEL=root ro console=tty0 console=ttyS0 loglevel=5
+}
+END
+    echo nvmeemu >"$1/etc/hostname"
+    printf '%s\n' "LABEL=root / ext4 errors=remount-ro 0 1" "LABEL=ESP /boot/efi vfat umask=0077 0 2" >"$1/etc/fstab"
+    # Under emulation on a busy machine, systemd's usual patience does not last.
+    printf '%s\n' "[Manager]" "DefaultTimeoutStartSec=900" "DefaultDeviceTimeoutSec=900" \
+        >"$1/etc/systemd/system.conf.d/patience.conf"
+}
+
+# configure_debian DIR KERNEL PASSWORD: run as root, in a shell of its own.
+configure_debian() {
+    set -e
+    local root=$1/root kernel=$2
+    cp -r "$1/etc/." "$root/etc/"
+    chown -R 0:0 "$root/etc/systemd/system.conf.d" "$root/etc/hostname" "$root/etc/fstab"
+    mkdir -p "$root/boot/efi" "$root/usr/lib/modules"
+    cp "$kernel/vmlinuz" "$root/boot/vmlinuz"
+    cp -r --no-preserve=ownership "$kernel/modules/." "$root/usr/lib/modules/"
+    chroot "$root" chpasswd <<<"root:$3"
+    rm -f "$root/etc/machine-id"
+    chroot "$root" systemd-machine-id-setup
+}

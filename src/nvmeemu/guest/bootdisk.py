@@ -89,8 +89,8 @@ def _partition(path: Path, esp: int) -> None:
     table = (
         f"label: gpt\n"
         f"start={BIOS_BOOT_START // SECTOR}, size={MIB // SECTOR}, type={BIOS_BOOT_TYPE}\n"
-        f"start={ESP_START // SECTOR}, size={esp // SECTOR}, type=U\n"
-        f"start={(ESP_START + esp) // SECTOR}, type=L\n"
+        f"start={ESP_START // SECTOR}, size={esp // SECTOR}, type=U, name=esp\n"
+        f"start={(ESP_START + esp) // SECTOR}, type=L, name=root\n"
     )
     _tool("sfdisk", "--quiet", path, input_=table.encode())
 
