@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from nvmeemu.device import Device
 from nvmeemu.doorbells import ShadowDoorbells
 from nvmeemu.errors import CommandFailed
@@ -48,16 +50,15 @@ def create_sq(device: Device, command: CreateSq) -> int:
         raise CommandFailed(Status.INVALID_QUEUE_ID, location=(46, 0))
     if command.cqid not in device.cqs:
         raise CommandFailed(Status.INVALID_CQ, location=(46, 0))
-    _check_new_queue(device, command.qid, command.qsize, device.sqs, device.entry_sizes.sq == SQE_SIZE)
+    used = set(device.sqs).union(*(cq.sqs for cq in device.cqs.values()))  # the latter: also while a deletion waits
+    _check_new_queue(device, command.qid, command.qsize, used, device.entry_sizes.sq == SQE_SIZE)
     _check_memory(device, command)
     cq = device.cqs[command.cqid]
     device.add_sq(SubmissionQueue(device.host, command.qid, command.prp1, command.qsize, cq))
     return 0
 
 
-def _check_new_queue(
-    device: Device, qid: int, qsize: int, existing: dict[int, CompletionQueue] | dict[int, SubmissionQueue], fits: bool
-) -> None:
+def _check_new_queue(device: Device, qid: int, qsize: int, existing: Collection[int], fits: bool) -> None:
     if not 1 <= qid <= device.limits.io_queues or qid in existing:
         raise CommandFailed(Status.INVALID_QUEUE_ID, location=(40, 0))
     if not 2 <= qsize <= device.limits.entries or not fits:
@@ -90,6 +91,7 @@ def delete_cq(device: Device, command: DeleteQueue) -> int:
         raise CommandFailed(Status.INVALID_QUEUE_ID, location=(40, 0))
     if cq.sqs:
         raise CommandFailed(Status.INVALID_QUEUE_DELETION, location=(40, 0))
+    cq.ring.forget()
     del device.cqs[command.qid]
     return 0
 

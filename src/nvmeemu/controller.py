@@ -203,9 +203,11 @@ class Controller:
                 self._fail(f"the guest enabled the controller badly: {problem}")
                 return
         self._executor.is_paused = False
+        self._flushing = None  # of a shutdown while disabled
         self._set_status(rdy=False, shst=SHST_NORMAL)  # a driver that did not wait for RDY=0 waits for RDY=1
         self.device.page_size = page_size
         cq = CompletionQueue(self.device.host, 0, bases[1], aqa.acqs, vector=0, ien=True)
+        cq.sqs.add(0)
         self.device.cqs[0] = cq
         self.device.sqs[0] = SubmissionQueue(self.device.host, 0, bases[0], aqa.asqs, cq)
         self._settle()
@@ -253,6 +255,8 @@ class Controller:
             if error is not None:
                 log.error("the disk failed to flush at shutdown: %s: written data may be lost", error)
             if self._flushing is token:  # no reset since
+                self._executor.signal()
+                self._executor.drop_all()  # nothing may complete from here on
                 self._set_status(shst=SHST_COMPLETE)
                 log.info("shutdown complete")
 
@@ -296,5 +300,4 @@ class Controller:
 
     def _doorbell_error(self, what: ErrorEvent, offset: int, value: int) -> None:
         log.warning("the guest wrote %#x to the doorbell at %#x: %s", value, DOORBELLS + offset, what.name.lower())
-        if not self._executor.is_paused:
-            self.device.events.report(Event(EventType.ERROR, what, LogId.ERROR_INFORMATION), keep=False)
+        self.device.events.report(Event(EventType.ERROR, what, LogId.ERROR_INFORMATION), keep=False)

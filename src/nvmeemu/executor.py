@@ -53,6 +53,7 @@ class Executor:
         self._gaps: dict[SubmissionQueue | CompletionQueue, float] = {}
         self._timer: Timer | None = None
         self._pin = False
+        self._had_msix = False
         self._complaints: set[tuple[Status, int | None]] = set()
 
     # --- what the controller asks for --------------------------------------------------------------------------
@@ -90,6 +91,12 @@ class Executor:
         return any(not running.background.droppable for running in self._running)
 
     def stop(self) -> None:
+        """Drop every command without a completion, and lower the pin."""
+        self.drop_all()
+        self.is_paused = False
+        self._set_pin(False)
+
+    def drop_all(self) -> None:
         """Drop every command without a completion. What a worker has begun goes on to its end, unheard."""
         for sq in {*self._device.sqs.values(), *(running.request.sq for running in self._running)}:
             for request in tuple(sq.outstanding):
@@ -102,8 +109,6 @@ class Executor:
         self._posted.clear()
         self._held.clear()
         self._gaps.clear()
-        self.is_paused = False
-        self._set_pin(False)
 
     def memory_changed(self) -> None:
         """Guest memory has been mapped or unmapped: go on with what waits for it."""
@@ -124,8 +129,9 @@ class Executor:
             for vector in {cq.vector for cq in self._posted if cq.ien}:
                 host.interrupt(vector)
             self._set_pin(False)
-        elif self._posted or self._pin:
+        elif self._posted or self._pin or self._had_msix:
             self.update_pin()
+        self._had_msix = host.msix_enabled
         self._posted.clear()
 
     def update_pin(self) -> None:

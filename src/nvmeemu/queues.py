@@ -192,7 +192,7 @@ class SubmissionQueue:
         """Fetch nothing more; call ``when_idle`` once nothing is outstanding."""
         self.tail = self.head
         self.shadow = None
-        self.cq.sqs.discard(self.qid)
+        self.ring.forget()
         self._on_idle = when_idle
         self.settled()
 
@@ -200,5 +200,6 @@ class SubmissionQueue:
         """A request has ended."""
         if self._on_idle and not self.outstanding:
             self.cq.drop_waiting(self)  # nothing of a deleted queue may follow
+            self.cq.sqs.discard(self.qid)  # not before: until here completions go into the completion queue
             on_idle, self._on_idle = self._on_idle, None
             on_idle()
