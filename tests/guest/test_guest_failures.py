@@ -20,7 +20,7 @@ PEER = ("--peer", "qemu-nvme")
 def damage(run: Run) -> None:
     """Change one bit in the middle of the largest file, in the raw image."""
     folder = run.folder / "to-damage"
-    image.extract(run.image, image.first_partition(run.image), folder)
+    image.extract(run.image, image.partition(run.image), folder)
     largest = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     content = largest.read_bytes()
     middle = len(content) // 2 // 4096 * 4096

@@ -121,9 +121,9 @@ class Guest:
             if self._complaints and self._complaints.search(message):
                 raise GuestError(f"the guest's kernel says: {message}")
 
-    def power_off(self) -> None:
-        """Shut the kernel down in good order, and see that QEMU and the drive end well."""
-        self._type("sync; poweroff -f")
+    def power_off(self, command: str = "sync; poweroff -f") -> None:
+        """Shut the guest down in good order, and see that QEMU and the drive end well."""
+        self._type(command)
         self.wait_for_end()
 
     def wait_for_end(self) -> None:

@@ -43,15 +43,15 @@ def require_raw(path: Path) -> None:
             )
 
 
-def first_partition(path: Path) -> int:
-    """Where the first partition of a GPT begins, in bytes. Format: UEFI 2.10, 5.3."""
+def partition(path: Path, number: int = 1) -> int:
+    """Where a partition of a GPT begins, in bytes; the first is 1. Format: UEFI 2.10, 5.3."""
     with path.open("rb") as image:
         for block_size in BLOCK_SIZES:
             image.seek(block_size)
             header = image.read(92)
             if header[:8] == b"EFI PART":
                 (entries,) = struct.unpack_from("<Q", header, 72)
-                image.seek(entries * block_size)
+                image.seek(entries * block_size + (number - 1) * 128)
                 (first,) = struct.unpack_from("<Q", image.read(128), 32)
                 return int(first * block_size)
     raise GuestError(f"host: {path} holds no GPT: what the guest wrote is not in the image")
@@ -60,19 +60,34 @@ def first_partition(path: Path) -> int:
 def extract(path: Path, offset: int, folder: Path) -> None:
     """Copy all files of the ext4 file system at `offset` into `folder`, with debugfs."""
     folder.mkdir()
+    _debugfs(path, offset, f"rdump / {folder}")
+
+
+def read_file(path: Path, offset: int, name: str) -> bytes:
+    """One file of the ext4 file system at `offset`; nothing if it is not there."""
+    return _debugfs(path, offset, f"cat {name}")
+
+
+def _debugfs(path: Path, offset: int, request: str) -> bytes:
     program = shutil.which("debugfs", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if program is None:
         raise GuestError("host: no debugfs: install e2fsprogs (scripts/setup.sh)")
-    command = [program, "-R", f"rdump / {folder}", f"{path}?offset={offset}"]
-    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    command = [program, "-R", request, f"{path}?offset={offset}"]
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
     if result.returncode != 0:  # it rarely says so: the caller compares what came out
-        raise GuestError(f"host: debugfs failed: {result.stderr.strip()}")
+        raise GuestError(f"host: debugfs failed: {result.stderr.decode(errors='replace').strip()}")
+    return result.stdout
 
 
 def checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of each file below `folder`, by its path there."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {str(path.relative_to(folder)): sha256(path.read_bytes()) for path in files}
+
+
+def sha256(content: bytes) -> str:
+    """As the guest's sha256sum prints it."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def compare(expected: Mapping[str, str], found: Mapping[str, str], where: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from nvmeemu.guest import cache
+from nvmeemu.guest.debian import debian_job
 from nvmeemu.guest.errors import GuestError, UsageError
 from nvmeemu.guest.firmware import grub_job, uefi_shell_job
 from nvmeemu.guest.guest import Guest
@@ -179,6 +180,12 @@ JOBS = {
         "GRUB on the drive loads Linux from it; writes, reboots, reads back",
         components=("linux", "tools", "disk-tools", "grub"),
         firmware=("seabios", "ovmf", "edk2"),
+    ),
+    "debian": Job(
+        debian_job,
+        "a whole Debian system, systemd and all, booted twice to a login",
+        components=("debian",),
+        firmware=("seabios", "ovmf"),
     ),
     "boot": Job(boot_job, "what --kernel, --initrd, --boot-disk give; chosen by --initrd, --boot-disk or --expect"),
 }
