@@ -142,8 +142,9 @@ class Device:
 
     def reset(self) -> None:
         """Back to what a Controller Reset leaves (Base 1.4, 7.3.2): no queues, default features, no events."""
-        for queue in (*self.sqs.values(), *self.cqs.values()):
-            queue.ring.forget()  # a worker may keep it for long
+        rings = [*(sq.ring for sq in self.sqs.values()), *(cq.ring for cq in self.cqs.values())]
+        for ring in rings:
+            ring.forget()  # a worker may keep the queue for long
         self.sqs.clear()
         self.cqs.clear()
         self.features = {}
