@@ -62,7 +62,7 @@ def test_the_effects_log_says_which_commands_change_the_media(driver: Driver) ->
     log = effects(driver)
     for opcode in (NvmOpcode.WRITE, NvmOpcode.WRITE_ZEROES, NvmOpcode.DATASET_MANAGEMENT):
         assert log.io[opcode].lbcc == log.io[opcode].csupp
-    for opcode in (NvmOpcode.READ, NvmOpcode.COMPARE, NvmOpcode.FLUSH):
+    for opcode in (NvmOpcode.READ, NvmOpcode.COMPARE):
         assert not log.io[opcode].lbcc
 
 
