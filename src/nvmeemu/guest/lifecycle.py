@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import TracebackType
 
 from nvmeemu.guest.deadline import Deadline
 from nvmeemu.guest.drive import ServedDrive
@@ -15,7 +16,7 @@ from nvmeemu.guest.guest import Guest
 from nvmeemu.guest.identify import NAMESPACE, identify, wait_for_device
 from nvmeemu.guest.load import Load
 from nvmeemu.guest.main_job import quiet_end
-from nvmeemu.guest.process import end, tail
+from nvmeemu.guest.process import tail
 from nvmeemu.guest.run import Run
 
 # A drive that goes away under load gives I/O errors; nothing may hang, time out or fail to come back.
@@ -28,11 +29,11 @@ STOPPED_SECONDS = 3.0  # QEMU gives a server up after 5
 REBOOTS = 20
 KILLS = 3
 ADDRESS = "$(basename $(readlink -f /sys/class/nvme/nvme*/device))"
-PORT = "pcie-root-port,id=port,slot=1,chassis=1"
+PORT = "pcie-root-port,id=slot-1,slot=1,chassis=1"
 
 
 class LastingDrive(ServedDrive):
-    """A server that outlives its guests, until `end`; with `late`, guests start without it."""
+    """A server that outlives its guests; as a context manager. With `late`, guests start without it."""
 
     def __init__(self, run: Run, *arguments: str, late: bool = False) -> None:
         super().__init__(run.image, [*run.settings.nvme_args, *arguments], once=False)
@@ -51,12 +52,21 @@ class LastingDrive(ServedDrive):
             raise GuestError("nvmeemu serve has ended with its guest, though it was not started with --once")
 
     def kill(self) -> None:
-        """It is ended by `end` or, if the run fails, together with it."""
+        """The guest is killed, the server stays."""
 
-    def end(self) -> None:
-        """Ask it to end; it must do that well."""
-        self.server.send_signal(signal.SIGTERM)
-        super().finish()
+    def __enter__(self) -> LastingDrive:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Asked to end, it must do that well; if the run has failed already, anyhow."""
+        try:
+            if error is None:
+                self.server.send_signal(signal.SIGTERM)
+                super().finish()
+        finally:
+            super().kill()
 
 
 @dataclass(frozen=True)
@@ -140,10 +150,9 @@ def reboots_job(run: Run) -> str:
 
 def restarts_job(run: Run) -> str:
     """QEMU is killed in the middle of I/O; the same server takes the next one."""
-    drive = LastingDrive(run)
     load = Load()
     machine = run.linux(python=True)
-    try:
+    with LastingDrive(run) as drive:
         for number in range(KILLS + 1):
             with run.boot(machine, drive=drive) as guest:
                 identify(guest)
@@ -156,9 +165,6 @@ def restarts_job(run: Run) -> str:
                     load.start(guest)
                     load.progress(guest)
                     guest.kill_qemu()
-        drive.end()
-    finally:
-        end(drive.server)
     load.check_on_host(run.image, exact=False)
     return f"Linux {guest.kernel_release}: QEMU killed {KILLS} times in the middle of I/O, one server; {load}"
 
@@ -169,33 +175,28 @@ def hotplug_job(run: Run) -> str:
         raise UsageError("--job hotplug is for nvmeemu's drive")
     pin_only = "--no-msix" in run.settings.nvme_args
     load = Load()
-    drive = LastingDrive(run, late=True)
     machine = run.linux(python=True)
     machine = replace(machine, extra=(*machine.extra, "-device", PORT))
-    try:
-        with run.boot(machine, complaints=COMPLAINTS, drive=drive) as guest:
-            guest.check("ls /sys/class/nvme 2>/dev/null | wc -l | grep -qx 0")
-            for number in range(TIMES if pin_only else 1):
-                if number:
-                    _unplug(guest)
-                    run.say("unplugged")
-                _plug_in(guest, drive)
-                run.say(f"plugged in: {identify(guest)}")
-                load.check(guest)
-                load.start(guest)
-                load.progress(guest)
-                load.stop(guest)
-            quiet_end(guest)
-        drive.end()
-    finally:
-        end(drive.server)
+    with LastingDrive(run, late=True) as drive, run.boot(machine, complaints=COMPLAINTS, drive=drive) as guest:
+        guest.check("ls /sys/class/nvme 2>/dev/null | wc -l | grep -qx 0")
+        for number in range(TIMES if pin_only else 1):
+            if number:
+                _unplug(guest)
+                run.say("unplugged")
+            _plug_in(guest, drive)
+            run.say(f"plugged in: {identify(guest)}")
+            load.check(guest)
+            load.start(guest)
+            load.progress(guest)
+            load.stop(guest)
+        quiet_end(guest)
     load.check_on_host(run.image)
     how = f"plugged in {TIMES} times and unplugged in between" if pin_only else "plugged in while running"
     return f"Linux {guest.kernel_release}: {how}; {load}"
 
 
 def _plug_in(guest: Guest, drive: ServedDrive) -> None:
-    guest.monitor.execute("device_add", {**drive.device, "id": "drive", "bus": "port"}, guest.deadline)
+    guest.monitor.execute("device_add", {**drive.device, "id": "drive", "bus": "slot-1"}, guest.deadline)
     wait_for_device(guest, NAMESPACE)
 
 

@@ -104,9 +104,8 @@ class Run:
         """A new guest on the run's image, with a fresh drive or the one given; a context manager."""
         self.boots += 1
         folder = self.folder / f"boot-{self.boots}"
-        self._last = Guest(
-            machine, self._drive(), folder, self.deadline, complaints=complaints, console_log=self.console_log
-        )
+        drive = drive or self._drive()
+        self._last = Guest(machine, drive, folder, self.deadline, complaints=complaints, console_log=self.console_log)
         return self._last
 
     def record(self, passed: bool, verdict: str) -> record.Record:

@@ -181,11 +181,13 @@ def _report(path: str, text: str) -> None:
 
 def check(device: Device, worker: Worker, *, exact: bool) -> None:
     """Read the worker's whole share and compare. Not exact: after a crash; the worker then knows what had been done."""
+    share = b"".join(
+        device.read(worker.first + start, min(CHECKED_AT_ONCE, worker.blocks - start) * BLOCK)
+        for start in range(0, worker.blocks, CHECKED_AT_ONCE)
+    )
     if not exact:
-        worker.catch_up(b"".join(device.read(worker.first + block, BLOCK) for block in range(worker.blocks)))
-    for start in range(0, worker.blocks, CHECKED_AT_ONCE):
-        count = min(CHECKED_AT_ONCE, worker.blocks - start)
-        worker.compare(start, device.read(worker.first + start, count * BLOCK), exact=exact)
+        worker.catch_up(share)
+    worker.compare(0, share, exact=exact)
 
 
 def workers(seed: int, blocks: int, rounds: list[int]) -> list[Worker]:
