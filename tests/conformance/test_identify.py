@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 
 import pytest
-from conformance.tools import admin, fails, guarded, identify_controller, identify_namespace, is_untouched
 
+from conformance.tools import admin, fails, guarded, identify_controller, identify_namespace, is_untouched
 from nvmeemu.spec import BROADCAST, AdminOpcode, Cns, Command, Identify, Status
 from nvmeemu.structures import IndependentNamespace
 from nvmeemu.testing import CAP, CC, PAGE, VS, Driver
