@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,6 +19,7 @@ BAR = 0xE0000000
 MEMORY = 512  # MiB
 _ADDRESS, _DATA = 0xCF8, 0xCFC  # PCI configuration mechanism #1
 _STEP = 1_000_000  # nanoseconds
+_PATIENCE = 3  # settlings in a row before the disk, which works in real time, is waited for
 
 
 class QemuNvme:
@@ -36,6 +38,7 @@ class QemuNvme:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self._settled = 0  # in a row
         self._slot = self._find()
         self._config(0x10, BAR)
         self._config(0x14, 0)
@@ -81,6 +84,7 @@ class QemuNvme:
         return int(self._ask(f"read{word} {BAR + offset:#x}"), 16).to_bytes(size, "little")
 
     def write_bar(self, offset: int, data: bytes) -> None:
+        self._settled = 0
         word = {1: "b", 2: "w", 4: "l", 8: "q"}[len(data)]
         self._ask(f"write{word} {BAR + offset:#x} {int.from_bytes(data, 'little'):#x}")
 
@@ -92,4 +96,7 @@ class QemuNvme:
             self._ask(f"write {iova:#x} {len(data):#x} 0x{data.hex()}")
 
     def settle(self) -> None:
+        self._settled += 1
+        if self._settled > _PATIENCE:
+            time.sleep(0.002)
         self._ask(f"clock_step {_STEP}")
