@@ -41,15 +41,15 @@ class Drive(Protocol):
 class PeerDrive:
     """QEMU's own NVMe controller on a raw image."""
 
-    def __init__(self, image: Path, *, bootable: bool = False) -> None:
+    def __init__(self, image: Path, *, bootable: bool = False, serial: str = SERIAL) -> None:
         self.image = image
-        self.serial = SERIAL
+        self.serial = serial
         self._boot = {"bootindex": 0} if bootable else {}
 
     def start(self, folder: Path, deadline: Deadline) -> list[str]:
         """Nothing to start."""
-        node = {"driver": "raw", "node-name": "disk", "file": {"driver": "file", "filename": str(self.image)}}
-        device = {"driver": "nvme", "drive": "disk", "serial": self.serial, **self._boot}
+        node = {"driver": "raw", "node-name": self.serial, "file": {"driver": "file", "filename": str(self.image)}}
+        device = {"driver": "nvme", "drive": self.serial, "serial": self.serial, **self._boot}
         return ["-blockdev", json.dumps(node), "-device", json.dumps(device)]
 
     def check(self) -> None:

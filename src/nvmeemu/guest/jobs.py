@@ -14,8 +14,8 @@ from nvmeemu.guest.errors import GuestError, UsageError
 from nvmeemu.guest.firmware import grub_job, uefi_shell_job
 from nvmeemu.guest.guest import Guest
 from nvmeemu.guest.identify import NAMESPACE, identify
-from nvmeemu.guest.lifecycle import hotplug_job, reboots_job, resets_job, restarts_job
-from nvmeemu.guest.linux import io_job
+from nvmeemu.guest.lifecycle import hotplug_job, reboots_job, resets_job, restarts_job, unplug_job
+from nvmeemu.guest.linux import io_job, two_job
 from nvmeemu.guest.main_job import main_job, quiet_end
 from nvmeemu.guest.run import Run
 
@@ -162,10 +162,12 @@ def boot_job(run: Run) -> str:
 JOBS = {
     "main": Job(main_job, "Linux formats the drive, writes files, powers off, boots again and verifies them (default)"),
     "io": Job(io_job, "Linux writes, reads back and compares on all CPUs at once", components=WITH_PYTHON),
+    "two": Job(two_job, "two drives on two servers in one guest", components=WITH_PYTHON),
     "resets": Job(resets_job, "every reset and removal that a guest can do, under I/O", 2, WITH_PYTHON),
     "reboots": Job(reboots_job, "20 reboots in the middle of I/O", components=WITH_PYTHON),
     "restarts": Job(restarts_job, "QEMU is killed in the middle of I/O and started again", components=WITH_PYTHON),
-    "hotplug": Job(hotplug_job, "the drive is plugged in (with --nvme-arg --no-msix: and out)", 2, WITH_PYTHON),
+    "hotplug": Job(hotplug_job, "the drive is plugged into a running guest", 2, WITH_PYTHON),
+    "unplug": Job(unplug_job, "it is also unplugged (with --nvme-arg --no-msix: QEMU's fault)", 2, WITH_PYTHON),
     "smp": Job(smp_job, "Linux with 2 CPUs: one queue pair for each, used", smp=2),
     "reboot": Job(reboot_job, "Linux writes, reboots and reads it back"),
     "uboot": Job(uboot_job, "U-Boot's own driver reads and writes", components=("u-boot",)),

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
+from nvmeemu.guest import image
+from nvmeemu.guest.deadline import Deadline
+from nvmeemu.guest.drive import Drive
 from nvmeemu.guest.errors import GuestError
-from nvmeemu.guest.identify import identify
+from nvmeemu.guest.identify import identify, wait_for_device
 from nvmeemu.guest.load import Load
 from nvmeemu.guest.main_job import quiet_end
-from nvmeemu.guest.run import Run
+from nvmeemu.guest.run import DISK_SIZE, Run
 
 ROUNDS = 40  # of each worker
+SECOND_SERIAL = "GUEST-0002"
 
 
 def io_job(run: Run) -> str:
@@ -31,3 +38,50 @@ def io_job(run: Run) -> str:
     load.check_on_host(run.image)
     run.say("host: the same data is in the raw image")
     return f"Linux {guest.kernel_release}, {run.settings.arch.name}, {cpus} CPU(s): {load} in the guest and on the host"
+
+
+class TwoDrives:
+    """Two drives as one; `image` and `serial` are the first one's."""
+
+    def __init__(self, drives: Sequence[Drive]) -> None:
+        self.drives = drives
+        self.image, self.serial = drives[0].image, drives[0].serial
+
+    def start(self, folder: Path, deadline: Deadline) -> list[str]:
+        return [word for drive in self.drives for word in drive.start(folder / drive.serial, deadline)]
+
+    def check(self) -> None:
+        for drive in self.drives:
+            drive.check()
+
+    def finish(self) -> None:
+        for drive in self.drives:
+            drive.finish()
+
+    def kill(self) -> None:
+        for drive in self.drives:
+            drive.kill()
+
+
+def two_job(run: Run) -> str:
+    """Two servers, each with a disk of its own: both are used at once, and neither gets what is the other's."""
+    second = run.folder / "second.img"
+    image.create(second, DISK_SIZE)
+    drives = [run.drive(), run.drive(second, SECOND_SERIAL)]
+    with run.boot(run.linux(python=True), drive=TwoDrives(drives)) as guest:
+        for number in range(2):
+            wait_for_device(guest, f"/dev/nvme{number}n1")
+        loads = {}
+        for number in range(2):  # the kernel probes them in any order
+            serial = guest.check(f"cat /sys/class/nvme/nvme{number}/serial").strip()
+            loads[serial] = Load(workers=2, device=f"/dev/nvme{number}n1")
+        if set(loads) != {drive.serial for drive in drives}:
+            raise GuestError(f"the guest sees drives {', '.join(sorted(loads))}")
+        for step in (Load.start, Load.progress, Load.stop, Load.check):
+            for load in loads.values():
+                step(load, guest)
+        quiet_end(guest)
+    for drive in drives:
+        loads[drive.serial].check_on_host(drive.image)
+        run.say(f"{drive.serial}: {loads[drive.serial]}")
+    return f"Linux {guest.kernel_release}: each drive holds its own data, written at once"

@@ -10,7 +10,7 @@ from nvmeemu.guest import cache, image, initramfs, record
 from nvmeemu.guest import machine as machines
 from nvmeemu.guest.arch import ARCHES, Arch
 from nvmeemu.guest.deadline import Deadline
-from nvmeemu.guest.drive import Drive, PeerDrive, ServedDrive
+from nvmeemu.guest.drive import SERIAL, Drive, PeerDrive, ServedDrive
 from nvmeemu.guest.guest import COMPLAINTS, Guest
 from nvmeemu.guest.machine import Machine
 
@@ -104,7 +104,7 @@ class Run:
         """A new guest on the run's image, with a fresh drive or the one given; a context manager."""
         self.boots += 1
         folder = self.folder / f"boot-{self.boots}"
-        drive = drive or self._drive()
+        drive = drive or self.drive()
         self._last = Guest(machine, drive, folder, self.deadline, complaints=complaints, console_log=self.console_log)
         return self._last
 
@@ -130,11 +130,14 @@ class Run:
             verdict=verdict,
         )
 
-    def _drive(self) -> Drive:
-        bootable = self.settings.boot_disk is not None
-        if self.settings.peer:
-            return PeerDrive(self.image, bootable=bootable)
-        return ServedDrive(self.image, self.settings.nvme_args, bootable=bootable)
+    def drive(self, disk: Path | None = None, serial: str = SERIAL) -> Drive:
+        """A drive as it was asked for, with the run's image or another one."""
+        settings = self.settings
+        bootable = settings.boot_disk is not None
+        if settings.peer:
+            return PeerDrive(disk or self.image, bootable=bootable, serial=serial)
+        arguments = (*settings.nvme_args, *(("--serial", serial) if disk else ()))
+        return ServedDrive(disk or self.image, arguments, bootable=bootable)
 
     def _initramfs(self, kernel: Path, python: bool) -> Path:
         path = self.folder / "initrd"

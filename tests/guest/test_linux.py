@@ -1,0 +1,70 @@
+"""Linux of many versions, on many machines: I/O that is verified in the guest and on the host."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from guest.conftest import Script
+
+HUGE_PAGES = Path("/proc/sys/vm/nr_hugepages")
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param("--smp 2", id="6.12-2-cpus"),
+        pytest.param("--iommu", id="6.12-iommu"),
+        pytest.param("--linux bullseye", id="5.10", marks=slow),
+        pytest.param("--linux bookworm", id="6.1", marks=slow),
+        pytest.param("--linux trixie-backports", id="7.x-backports", marks=slow),
+        pytest.param("--linux forky", id="7.x-forky", marks=slow),
+        pytest.param("--smp 4", id="6.12-4-cpus", marks=slow),
+        pytest.param("--smp 4 --iommu", id="6.12-4-cpus-iommu", marks=slow),
+        pytest.param("--mem 6G", id="6.12-6G", marks=slow),
+        pytest.param("--arch arm64 --smp 2", id="arm64", marks=slow),
+        pytest.param("--arch riscv64 --smp 2", id="riscv64", marks=slow),
+        pytest.param("--arch s390x", id="s390x", marks=slow),  # big-endian, and behind an IOMMU
+    ],
+)
+def test_linux_reads_what_it_wrote(script: Script, drive: list[str], options: str) -> None:
+    ended = script(*drive, "--job", "io", *options.split())
+    assert ended.status == 0
+    assert ended.verdict.startswith("guest: PASS (io: ")
+    assert "verified in the guest and on the host" in ended.verdict
+
+
+@pytest.fixture
+def huge_pages() -> Iterator[None]:
+    """300 huge pages set apart."""
+    before = HUGE_PAGES.read_text()
+    try:
+        HUGE_PAGES.write_text("300")
+        got = HUGE_PAGES.read_text().strip()
+    except OSError as error:
+        got = str(error)
+    if got != "300":
+        pytest.skip(f"no huge pages on this machine: wrote 300 to {HUGE_PAGES}, got {got}")
+    yield
+    HUGE_PAGES.write_text(before)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("huge_pages")
+def test_guest_memory_may_be_in_huge_pages(script: Script, drive: list[str]) -> None:
+    ended = script(*drive, "--job", "io", "--hugepages")
+    assert ended.status == 0
+
+
+def test_two_drives_on_two_servers_serve_one_guest(script: Script, drive: list[str]) -> None:
+    ended = script(*drive, "--job", "two")
+    assert ended.status == 0
+    assert "each drive holds its own data" in ended.verdict
+
+
+@pytest.mark.parametrize("arch", ["arm64", "riscv64"])
+def test_u_boot_of_other_architectures_reads_and_writes(script: Script, drive: list[str], arch: str) -> None:
+    ended = script(*drive, "--job", "uboot", "--arch", arch)
+    assert ended.status == 0
+    assert ended.verdict.startswith("guest: PASS (uboot: ")
