@@ -114,9 +114,8 @@ class VfioBus:
     def settle(self) -> None:
         """A round trip, behind which everything posted has been taken; when that was not enough, an interrupt."""
         self._looks += 1
-        if self._looks > _EAGER:
-            if self.wait_for_interrupt(_MOMENT) and not self.has_msix:
-                self.client.unmask_pin()
+        if self._looks > _EAGER and self.wait_for_interrupt(_MOMENT) and not self.has_msix:
+            self.client.unmask_pin()
         self.client.read(BAR0, CSTS, 4)
 
     def wait_for_interrupt(self, milliseconds: int) -> list[int]:
