@@ -59,7 +59,7 @@ def test_the_first_partition_is_found(tmp_path: Path, block_size: int) -> None:
     header = b"EFI PART" + bytes(64) + struct.pack("<Q", 2) + bytes(12)
     entry = bytes(32) + struct.pack("<Q", 256) + bytes(88)
     path.write_bytes(bytes(block_size) + header.ljust(block_size, b"\0") + entry)
-    assert image.first_partition(path) == 256 * block_size
+    assert image.partition(path) == 256 * block_size
 
 
 def test_an_image_without_partition_table_is_a_failure(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_an_image_without_partition_table_is_a_failure(tmp_path: Path) -> None:
     assert image.size(path) == 1 << 20
     assert image.is_empty(path)
     with pytest.raises(GuestError, match="holds no GPT"):
-        image.first_partition(path)
+        image.partition(path)
 
 
 def test_a_qcow2_image_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from nvmeemu.guest import cache, image
 from nvmeemu.guest.errors import GuestError, UsageError
 from nvmeemu.guest.guest import Guest
-from nvmeemu.guest.identify import identify
 from nvmeemu.guest.initramfs import AGENT
 from nvmeemu.guest.run import Run
 
@@ -22,7 +21,7 @@ IDENTIFY_FILE = f"sha256sum <{FILE}"
 
 
 def debian_job(run: Run) -> str:
-    """Two boots to a login; the first writes a file, the second and the host find it. The cached image is not changed."""
+    """Two boots to a login; the first writes a file, the second and the host find it. On a copy of the image."""
     if run.settings.disk:
         raise UsageError("--job debian brings its own disk: no --disk")
     run.image.unlink()
