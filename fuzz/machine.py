@@ -8,7 +8,8 @@ is a program, and a changed byte changes one instruction, so hypothesis, Atheris
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import commands
@@ -30,7 +31,7 @@ from nvmeemu.spec import (
     Configuration,
 )
 from nvmeemu.testing import ACQ, AQA, ASQ, CC, ManualWorker, Ram, VirtualClock
-from operations import ENTRIES, OPERATIONS
+from operations import ENTRIES, OPERATIONS, Operation
 
 WIDTH = 8
 MOST_INSTRUCTIONS = 400
@@ -56,7 +57,7 @@ class Trap(logging.Handler):
 class Machine:
     """One controller, its host and its judge. ``is_wild``: PRPs may point at the queues, nobody judges the memory."""
 
-    def __init__(self, header: bytes) -> None:
+    def __init__(self, header: bytes, tell: Callable[[str], None] | None = None) -> None:
         flags, more = header[0], header[1]
         self.is_wild = self._is_always_wild = flags >> 4 & 7 == 7
         self.ram = Ram(0)
@@ -77,15 +78,21 @@ class Machine:
         self.controller = Controller(
             self.ram, self.clock, self.worker, namespaces, Identity(serial="FUZZ0001"), self.limits
         )
-        self.judge = Judge(self.controller, self.guest, self.disk, self.is_wild)
+        self.tell = tell
+        self.judge = Judge(self.controller, self.guest, self.disk, self.is_wild, tell)
         self.builder = commands.Builder(self.guest, self.judge, self.limits, self.is_wild)
         self.trap = Trap()
         self._interrupts = 0
         self._first = header[2]
+        self.is_verbose = bool(header[3] & 0x80)  # every message of the log is formatted, too
+
+    def begin(self) -> None:
+        """How far the host is at first."""
+        self.start(self._first % 4, shadow=bool(self._first & 0x80))
 
     def run(self, program: bytes) -> None:
         """All of a program, and the end."""
-        self.start(self._first % 4, shadow=bool(self._first & 0x80))
+        self.begin()
         for start in range(0, len(program) - WIDTH + 1, WIDTH):
             self.execute(program[start : start + WIDTH])
         self.finish()
@@ -94,8 +101,15 @@ class Machine:
 
     def execute(self, instruction: bytes) -> None:
         """One instruction, all that the controller does then, and the judgement."""
-        OPERATIONS[instruction[0] % len(OPERATIONS)](self, instruction[1:])
+        self.do(OPERATIONS[instruction[0] % len(OPERATIONS)], instruction[1:])
+
+    def do(self, operation: Operation, args: bytes) -> None:
+        if self.tell is not None:
+            self.tell(f"{operation.__name__} {args.hex(' ')}")
+        operation(self, args)
         self.settle()
+        if self.tell is not None:
+            self.tell(f"    {self.controller.status!r}, {len(self.worker.tasks)} tasks at the worker")
 
     def settle(self) -> None:
         runs = 0
@@ -121,6 +135,8 @@ class Machine:
         elif offset <= CC < offset + len(data):
             was_enabled, is_enabled = self.controller.read(CC, 1)[0] & 1, data[CC - offset] & 1
             if was_enabled and not is_enabled:
+                self.controller.write(offset, data[: CC - offset])  # what comes first still sees the queues
+                self.judge.accept_shadows()
                 self.judge.reset()
             elif is_enabled and not was_enabled:
                 self._before_enable()
@@ -301,23 +317,32 @@ class Machine:
 
 
 @contextmanager
-def trapped(trap: Trap, is_verbose: bool) -> Iterator[None]:
-    """The controller's log goes to ``trap`` and nowhere else; ``is_verbose``: every message is formatted."""
+def watched(machine: Machine) -> Iterator[None]:
+    """The judge sees what the controller fetches, and the controller's log goes to the trap and nowhere else."""
     old = log.level, log.propagate
-    log.setLevel(logging.DEBUG if is_verbose else logging.ERROR)
+    log.setLevel(logging.DEBUG if machine.is_verbose else logging.ERROR)
     log.propagate = False
-    log.addHandler(trap)
+    log.addHandler(machine.trap)
     try:
-        yield
+        with watch_fetches(machine.judge.fetched):
+            yield
     finally:
-        log.removeHandler(trap)
+        log.removeHandler(machine.trap)
         log.setLevel(old[0])
         log.propagate = old[1]
 
 
-def run_program(program: bytes) -> None:
-    """Run a program; raises Violation, or whatever else the controller lets out."""
-    header, rest = program[:WIDTH].ljust(WIDTH, b"\0"), program[WIDTH : WIDTH * (MOST_INSTRUCTIONS + 1)]
-    machine = Machine(header)
-    with trapped(machine.trap, bool(header[3] & 0x80)), watch_fetches(machine.judge.fetched):
-        machine.run(rest)
+def run_program(program: bytes, tell: Callable[[str], None] | None = None) -> None:
+    """Run a program; raises Violation, or whatever else the controller lets out. ``tell`` hears of each step."""
+    machine = Machine(program[:WIDTH].ljust(WIDTH, b"\0"), tell)
+    with watched(machine):
+        machine.run(program[WIDTH : WIDTH * (MOST_INSTRUCTIONS + 1)])
+
+
+def outcome_of(program: bytes) -> str:
+    """What is wrong after a program, numbers left out so that the same fault reads the same; empty if nothing is."""
+    try:
+        run_program(program)
+    except Exception as error:
+        return re.sub(r"[0-9]+", "#", f"{type(error).__name__}: {error}".partition("(")[0])
+    return ""

@@ -7,6 +7,8 @@ been fetched.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from books import Cq, Fetched, Sq
 from disk import Disk
 from memory import Guest, Violation, walk
@@ -18,6 +20,7 @@ from nvmeemu.spec import (
     SHST_COMPLETE,
     SQE_SIZE,
     AdminOpcode,
+    Command,
     Completion,
     CreateCq,
     CreateSq,
@@ -30,15 +33,17 @@ from nvmeemu.spec import (
 from nvmeemu.testing import ACQ, AQA, ASQ
 
 STATUSES = frozenset(Status) - {Status.INTERNAL_ERROR}  # that one hides an exception
+Tell = Callable[[str], None] | None
 TIMESTAMP, HOST_BEHAVIOR = 0x0E, 0x16
 
 
 class Judge:
     """Call ``doorbell`` before a write to one, ``reset`` before a reset, and ``check`` after each step."""
 
-    def __init__(self, controller: Controller, guest: Guest, disk: Disk, is_wild: bool) -> None:
+    def __init__(self, controller: Controller, guest: Guest, disk: Disk, is_wild: bool, tell: Tell) -> None:
         self.controller = controller
         self.is_wild = is_wild
+        self._tell = tell
         self.device = controller.device
         self.guest = guest
         self.disk = disk
@@ -99,6 +104,8 @@ class Judge:
             if self.guest.read(sq.iova + sq.head * SQE_SIZE, SQE_SIZE) != entry:
                 raise Violation(f"queue {sq.qid}: what was fetched is not the entry at {sq.head}")
         self.progress += 1
+        if self._tell is not None:
+            self._tell(f"    queue {sq.qid}: {Command(entry)!r}")
         sq.head = (sq.head + 1) % sq.entries
         sq.fetched += 1
         command = Fetched(sq, entry, sq.fetched, self.step, self.disk.version)
@@ -192,6 +199,8 @@ class Judge:
             self._completed(cq, completion)
 
     def _completed(self, cq: Cq, completion: Completion) -> None:
+        if self._tell is not None:
+            self._tell(f"    queue {cq.qid}: {completion!r}")
         found = [
             command
             for command in self._waiting(completion.sqid)
@@ -247,6 +256,9 @@ class Judge:
             if length := self._incoming(command):
                 for iova, number in self._walk(command, length) or ():
                     self.guest.accept(iova, number)
+        self.accept_shadows()
+
+    def accept_shadows(self) -> None:
         for page in self.shadow_pages:
             self.guest.accept(page, 8 * (self.device.limits.io_queues + 1))
 
