@@ -116,4 +116,7 @@ configure_debian() {
     chroot "$root" chpasswd <<<"root:$3"
     rm -f "$root/etc/machine-id"
     chroot "$root" systemd-machine-id-setup
+    # A minute under emulation, and only of use with LVM.
+    chroot "$root" systemctl mask e2scrub_reap.service
+    sed -i 's/^LOGIN_TIMEOUT.*/LOGIN_TIMEOUT 900/' "$root/etc/login.defs"
 }

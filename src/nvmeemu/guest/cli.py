@@ -10,16 +10,19 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from nvmeemu.guest import arch, cache, image, process, record
+from nvmeemu.guest import arch, cache, image, process, record, user_image
 from nvmeemu.guest.console import Transcript
 from nvmeemu.guest.errors import GuestError, UsageError
 from nvmeemu.guest.jobs import JOBS
 from nvmeemu.guest.run import Run, Settings
+from nvmeemu.guest.systems import SYSTEMS, System
 
 PROGRAM = "run_qemu_guest.sh"
 SUITES = ("bullseye", "bookworm", "trixie", "trixie-backports", "forky")
+# Options that are for the job "boot", and choose it.
+OF_BOOT = ("os", "boot_disk", "sata_disk", "iso", "initrd", "expect", "power_button", "screenshot")
 CONSOLE_LINES = 30
 LOG_LINES = 10
 PER_ARCH = ("linux", "tools", "tools-python", "grub")  # components that set-up makes for one architecture
@@ -89,15 +92,28 @@ def parse(words: Sequence[str]) -> Settings:
     for name in ("expect", "nvme_args", "qemu_args"):
         values[name] = tuple(values[name])
     values["arch"] = arch.find(options.arch)
-    custom = options.initrd or options.boot_disk or options.expect
+    custom = any(getattr(options, name) for name in OF_BOOT)
     values["job"] = options.job or ("boot" if custom else "main")
+    if options.os:
+        _apply_system(SYSTEMS[options.os], values)
+    values["mem"] = values["mem"] or "512M"
+    values["display"] = values["display"] or "none"
     usable = [name for name in values["arch"].firmware if name in JOBS[values["job"]].firmware]
-    values["firmware"] = options.firmware or next(iter(usable), "none")
-    values["smp"] = options.smp or JOBS[values["job"]].smp
+    values["firmware"] = values["firmware"] or next(iter(usable), "none")
+    values["smp"] = values["smp"] or JOBS[values["job"]].smp
     values["options"] = record.identity(_joined(words))
     settings = Settings(**values)
     _check(settings)
     return settings
+
+
+def _apply_system(system: System, values: dict[str, Any]) -> None:
+    """Its defaults, where nothing else was asked for."""
+    for name in ("firmware", "mem", "smp", "display"):
+        values[name] = values[name] or getattr(system, name)
+    attended = values["iso"] or values["power_button"] is not None or values["display"] != "none"
+    if not values["expect"] and not attended:
+        values["expect"] = system.expect
 
 
 def components(settings: Settings) -> list[str]:
@@ -115,21 +131,17 @@ def components(settings: Settings) -> list[str]:
 
 
 def _check(settings: Settings) -> None:
-    for name in ("disk", "kernel", "initrd", "boot_disk", "qemu"):
+    for name in ("disk", "kernel", "initrd", "boot_disk", "sata_disk", "iso", "qemu"):
         path: Path | None = getattr(settings, name)
         if path and (path.is_dir() or not path.exists()):
             raise UsageError(f"--{name.replace('_', '-')} {path}: no such file")
-    if settings.job == "boot" and not (settings.kernel or settings.initrd or settings.boot_disk or settings.expect):
-        raise UsageError("--job boot needs --kernel, --initrd, --boot-disk or --expect")
-    if settings.job != "boot" and (settings.initrd or settings.boot_disk or settings.expect):
-        raise UsageError(f"--job {settings.job} takes no --initrd, --boot-disk or --expect")
-    if settings.boot_disk and (settings.disk or settings.kernel or settings.initrd or settings.append):
-        raise UsageError(
-            "--boot-disk is the only drive and brings its own kernel: no --disk, --kernel, --initrd, --append"
-        )
-    for path in filter(None, (settings.disk, settings.boot_disk)):
-        image.require_raw(path)
-    for name in ("serial_log", "result_json"):
+    asked = [name for name in OF_BOOT if getattr(settings, name)]
+    if settings.job == "boot" and not (asked or settings.kernel):
+        raise UsageError("--job boot needs --kernel, --initrd, --boot-disk, --sata-disk, --iso or --expect")
+    if settings.job != "boot" and asked:
+        raise UsageError(f"--job {settings.job} takes no --{asked[0].replace('_', '-')}")
+    _check_disks(settings)
+    for name in ("serial_log", "result_json", "screenshot"):
         output: Path | None = getattr(settings, name)
         if output and not output.parent.is_dir():
             raise UsageError(f"--{name.replace('_', '-')} {output}: no such folder")
@@ -148,6 +160,28 @@ def _check(settings: Settings) -> None:
             re.compile(pattern)
         except re.error as error:
             raise UsageError(f"--expect {pattern!r}: {error}") from None
+
+
+def _check_disks(settings: Settings) -> None:
+    own = settings.boot_disk or settings.sata_disk or settings.iso
+    if own and (settings.kernel or settings.initrd or settings.append):
+        raise UsageError("what boots from a disk brings its own kernel: no --kernel, --initrd, --append")
+    if settings.boot_disk and (settings.disk or settings.sata_disk):
+        raise UsageError("--boot-disk is the only drive: no --disk, --sata-disk")
+    if settings.os and not own:
+        raise UsageError("--os needs --boot-disk, --sata-disk or --iso")
+    if settings.screenshot and settings.display == "none":
+        raise UsageError("--screenshot needs a screen: --display vnc")
+    if settings.display != "none" and settings.arch.name != "x86_64":
+        raise UsageError(f"no --display for {settings.arch.name}")
+    if settings.write and not (settings.boot_disk or settings.sata_disk):
+        raise UsageError("--write needs --boot-disk or --sata-disk")
+    if settings.disk:
+        image.require_raw(settings.disk)
+    if settings.boot_disk:
+        form = user_image.format_of(settings.boot_disk)
+        if settings.write and form != "raw":
+            raise UsageError(f"--write wants a raw image: qemu-img convert -O raw makes one of {form}")
 
 
 def _parser() -> Parser:
@@ -169,8 +203,17 @@ def _parser() -> Parser:
     add("--kernel", type=Path, metavar="FILE", help="Linux image, NVMe and ext4 built in (default: Debian's)")
     add("--initrd", type=Path, metavar="FILE", help="boot this instead of doing the main job")
     add("--append", default="", metavar="TEXT", help="added to the kernel's command line")
-    add("--boot-disk", type=Path, metavar="IMAGE", help="boot from this raw image on the NVMe drive; it is written to"
-        " (--nvme-arg --overlay: it is not)")  # fmt: skip
+    add("--boot-disk", type=Path, metavar="IMAGE", help="boot from this image on the NVMe drive; raw, qcow2, vhdx, ...;"
+        " it is not changed (--write: a raw one is)")  # fmt: skip
+    add("--sata-disk", type=Path, metavar="IMAGE", help="boot from this image on a SATA disk of QEMU's, the NVMe drive"
+        " is the second disk; not changed (--write: it is)")  # fmt: skip
+    add("--write", action="store_true", help="keep what is written to --boot-disk or --sata-disk")
+    add("--os", choices=SYSTEMS, default="", help="what is on the image: sets firmware, memory, CPUs, screen and what"
+        " to expect; see docs/")  # fmt: skip
+    add("--iso", type=Path, metavar="FILE", help="a CD, booted from if the disk does not boot; a key is pressed for it")
+    add("--display", choices=("none", "vnc"), help="a screen: VNC on a UNIX socket (default: none)")
+    add("--screenshot", type=Path, metavar="FILE", help="at the end, a PNG of the screen")
+    add("--power-button", type=_seconds, metavar="SECONDS", help="press it after that time: the system shuts down")
     add("--firmware", choices=("seabios", "ovmf", "edk2", "none"), help="x86_64: seabios (default) or ovmf;"
         " arm64: none (default) or edk2")  # fmt: skip
     add("--expect", action="append", default=[], metavar="REGEX",
@@ -178,7 +221,7 @@ def _parser() -> Parser:
         " Without it, success is a guest that powers itself off")  # fmt: skip
     add("--arch", default="x86_64", metavar="NAME", help=f"the guest's: {', '.join(arch.ARCHES)} (default: x86_64)")
     add("--smp", type=_count, metavar="N", help="number of CPUs (default: 1)")
-    add("--mem", type=_memory, default="512M", metavar="SIZE", help="memory (default: 512M)")
+    add("--mem", type=_memory, metavar="SIZE", help="memory (default: 512M)")
     add("--hugepages", action="store_true", help="memory in huge pages (the host must have set some apart)")
     add("--iommu", action="store_true", help="the guest has an IOMMU, and uses it for every transfer; x86_64 only")
     add("--accel", choices=("auto", "kvm", "tcg"), default="auto", help="auto: KVM if guests really run under it")

@@ -39,16 +39,17 @@ class Drive(Protocol):
 
 
 class PeerDrive:
-    """QEMU's own NVMe controller on a raw image."""
+    """QEMU's own NVMe controller on an image of the format `form`."""
 
-    def __init__(self, image: Path, *, bootable: bool = False, serial: str = SERIAL) -> None:
+    def __init__(self, image: Path, *, bootable: bool = False, serial: str = SERIAL, form: str = "raw") -> None:
         self.image = image
+        self._form = form
         self.serial = serial
         self._boot = {"bootindex": 0} if bootable else {}
 
     def start(self, folder: Path, deadline: Deadline) -> list[str]:
         """Nothing to start."""
-        node = {"driver": "raw", "node-name": self.serial, "file": {"driver": "file", "filename": str(self.image)}}
+        node = {"driver": self._form, "node-name": self.serial, "file": {"driver": "file", "filename": str(self.image)}}
         device = {"driver": "nvme", "drive": self.serial, "serial": self.serial, **self._boot}
         return ["-blockdev", json.dumps(node), "-device", json.dumps(device)]
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from nvmeemu.guest import cache
+from nvmeemu.guest.boot import boot_job
 from nvmeemu.guest.debian import debian_job
 from nvmeemu.guest.errors import GuestError, UsageError
 from nvmeemu.guest.firmware import grub_job, uefi_shell_job
@@ -137,28 +138,6 @@ def _type_to_uboot(guest: Guest, command: str, answer: str) -> None:
         raise GuestError(f"U-Boot answered {command!r} with {printed.strip()!r}, without {answer!r}")
 
 
-def boot_job(run: Run) -> str:
-    """The user's own kernel or disk: the console prints what is expected, or the guest powers itself off."""
-    settings = run.settings
-    if settings.kernel or settings.boot_disk:
-        machine = run.custom(settings.kernel, settings.initrd)
-    else:
-        machine = (
-            run.linux() if settings.initrd is None else run.custom(cache.kernel(settings.arch.debian), settings.initrd)
-        )
-    if settings.boot_disk:
-        machine = replace(machine, append="")
-    with run.boot(machine, complaints="") as guest:
-        for pattern in settings.expect:
-            guest.expect(pattern)
-            run.say(f"the console printed {pattern!r}")
-        if not settings.expect:
-            guest.wait_for_end()
-            return "the guest has powered itself off"
-        guest.stop()
-    return f"the console printed all {len(settings.expect)} expected"
-
-
 JOBS = {
     "main": Job(main_job, "Linux formats the drive, writes files, powers off, boots again and verifies them (default)"),
     "io": Job(io_job, "Linux writes, reads back and compares on all CPUs at once", components=WITH_PYTHON),
@@ -189,5 +168,8 @@ JOBS = {
         components=("debian",),
         firmware=("seabios", "ovmf"),
     ),
-    "boot": Job(boot_job, "what --kernel, --initrd, --boot-disk give; chosen by --initrd, --boot-disk or --expect"),
+    "boot": Job(
+        boot_job,
+        "the user's own kernel, disk or installer; chosen by --initrd, --boot-disk, --os, --expect and the like",
+    ),
 }

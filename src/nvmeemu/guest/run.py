@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nvmeemu.guest import cache, image, initramfs, record
+from nvmeemu.guest import cache, image, initramfs, record, user_image
 from nvmeemu.guest import machine as machines
 from nvmeemu.guest.arch import ARCHES, Arch
 from nvmeemu.guest.deadline import Deadline
@@ -30,7 +30,14 @@ class Settings:
     initrd: Path | None = None
     append: str = ""
     firmware: str = ""
+    os: str = ""  # one of systems.SYSTEMS
     boot_disk: Path | None = None
+    sata_disk: Path | None = None
+    iso: Path | None = None
+    write: bool = False  # keep what is written to boot_disk or sata_disk
+    display: str = "none"
+    screenshot: Path | None = None
+    power_button: float | None = None  # seconds
     smp: int = 1
     mem: str = "512M"
     iommu: bool = False
@@ -65,7 +72,13 @@ class Run:
         qemu = settings.qemu or cache.qemu(settings.arch.qemu)
         if not settings.peer:
             machines.require_vfio_user(qemu)
-        self.image = settings.boot_disk or settings.disk or folder / "disk.img"
+        self.image = settings.disk or folder / "disk.img"
+        self._overlay = False
+        if settings.boot_disk:
+            self.image = user_image.as_raw(settings.boot_disk, folder)
+            self._overlay = self.image == settings.boot_disk and not settings.write
+            if self._overlay and settings.peer:
+                self.image = user_image.overlay(self.image, folder)
         if not self.image.exists():
             image.create(self.image, DISK_SIZE)
         accel = machines.choose_accel(settings.accel, settings.arch, qemu)
@@ -135,8 +148,11 @@ class Run:
         settings = self.settings
         bootable = settings.boot_disk is not None
         if settings.peer:
-            return PeerDrive(disk or self.image, bootable=bootable, serial=serial)
+            form = "qcow2" if self._overlay and not disk else "raw"
+            return PeerDrive(disk or self.image, bootable=bootable, serial=serial, form=form)
         arguments = (*settings.nvme_args, *(("--serial", serial) if disk else ()))
+        if self._overlay and not disk:
+            arguments += ("--overlay",)
         return ServedDrive(disk or self.image, arguments, bootable=bootable)
 
     def _initramfs(self, kernel: Path, python: bool) -> Path:
