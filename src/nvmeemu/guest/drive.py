@@ -7,7 +7,7 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -67,9 +67,16 @@ class ServedDrive:
     """A drive served by `nvmeemu serve`, in a process of its own."""
 
     def __init__(
-        self, image: Path, arguments: Sequence[str] = (), *, bootable: bool = False, once: bool = True
+        self,
+        image: Path,
+        arguments: Sequence[str] = (),
+        *,
+        bootable: bool = False,
+        once: bool = True,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.image = image
+        self._environment = environment
         self.device: dict[str, object] = {}  # QEMU's, once started
         self.serial = _last_value(arguments, "--serial") or SERIAL
         self._arguments = ["--serial", SERIAL, *arguments, *(["--once"] if once else [])]
@@ -95,7 +102,7 @@ class ServedDrive:
                 self.image,
             ]
             command += ["--ready-fd", str(ready_here), *self._arguments]
-            self._server = process.spawn(command, self._log, pass_fds=[ready_here])
+            self._server = process.spawn(command, self._log, pass_fds=[ready_here], environment=self._environment)
         finally:
             os.close(ready_here)
         with os.fdopen(ready, "rb") as pipe:

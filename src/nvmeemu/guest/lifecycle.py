@@ -28,6 +28,7 @@ TIMES = 3  # each event
 STOPPED_SECONDS = 3.0  # QEMU gives a server up after 5
 REBOOTS = 20
 KILLS = 3
+SHARE = 512  # blocks of a worker, where all are read back again and again
 ADDRESS = "$(basename $(readlink -f /sys/class/nvme/nvme*/device))"
 PORT = "pcie-root-port,id=slot-1,slot=1,chassis=1"
 
@@ -132,7 +133,7 @@ def resets_job(run: Run) -> str:
 
 def reboots_job(run: Run) -> str:
     """Many reboots in the middle of I/O, one connection."""
-    load = Load()
+    load = Load(blocks=SHARE)
     with run.boot(replace(run.linux(python=True), reboots=True)) as guest:
         before = identify(guest)
         for number in range(REBOOTS):
@@ -150,7 +151,7 @@ def reboots_job(run: Run) -> str:
 
 def restarts_job(run: Run) -> str:
     """QEMU is killed in the middle of I/O; the same server takes the next one."""
-    load = Load()
+    load = Load(blocks=SHARE)
     machine = run.linux(python=True)
     with LastingDrive(run) as drive:
         for number in range(KILLS + 1):

@@ -7,15 +7,17 @@ import ctypes
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)  # loaded here: nothing may be imported between fork and exec
 
 
-def spawn(command: Sequence[str | Path], log: Path, pass_fds: Sequence[int] = ()) -> subprocess.Popen[bytes]:
-    """Start a program in a session of its own, its output appended to `log`.
+def spawn(
+    command: Sequence[str | Path], log: Path, pass_fds: Sequence[int] = (), environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own, its output appended to `log`; `environment` is added to ours.
 
     A session of its own: Ctrl-C reaches only us, and we end QEMU before its drive. Should we be killed outright, the
     kernel ends the child.
@@ -27,6 +29,7 @@ def spawn(command: Sequence[str | Path], log: Path, pass_fds: Sequence[int] = ()
             stdout=output,
             stderr=subprocess.STDOUT,
             pass_fds=pass_fds,
+            env=os.environ | dict(environment or {}),
             start_new_session=True,
             preexec_fn=dies_with_us(),
         )

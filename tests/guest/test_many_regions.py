@@ -1,0 +1,86 @@
+"""A guest behind an IOMMU that has as many pages mapped as it can: a DMA region each."""
+
+import hashlib
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from guest.conftest import CHECKOUT
+from nvmeemu.guest import cli
+from nvmeemu.guest.drive import ServedDrive
+from nvmeemu.guest.guest import Guest
+from nvmeemu.guest.identify import NAMESPACE, identify
+from nvmeemu.guest.main_job import quiet_end
+from nvmeemu.guest.run import Run
+from server.shim import Op, Shim, compile_shim
+
+pytestmark = pytest.mark.slow
+
+REGIONS = 32768
+PIECE = 2 << 20
+# nvme_core: requests are held for as long as the guest needs to map so much.
+OPTIONS = ["--job", "io", "--iommu", "--mem", "1G", "--smp", "2", "--append", "nvme_core.io_timeout=600"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    settings = cli.parse(OPTIONS)
+    subprocess.run([CHECKOUT / "scripts" / "setup.sh", *cli.components(settings)], check=True)
+    return Run(settings, tmp_path)
+
+
+@pytest.fixture
+def shim(run: Run, tmp_path: Path) -> Iterator[Shim]:
+    """Between the server and the run's image."""
+    shim = Shim(compile_shim(tmp_path), tmp_path, run.image)
+    yield shim
+    shim.release()
+    shim.close()
+
+
+def regions(drive: ServedDrive) -> int:
+    """How many the server has mapped."""
+    return Path(f"/proc/{drive.server.pid}/maps").read_text().count("memfd:memory-backend-memfd")
+
+
+def read_all_at_once(guest: Guest, count: int) -> None:
+    """Start `count` reads of 2 MiB; their data goes to files."""
+    guest.check("echo 2048 >/sys/block/nvme0n1/queue/max_sectors_kb; mkdir /tmp/read")
+    read = f"dd if={NAMESPACE} of=/tmp/read/$i bs={PIECE} skip=$i count=1 iflag=direct 2>/tmp/read/$i.log"
+    guest.check(f"for i in $(seq 0 {count - 1}); do ({read}; echo $? >/tmp/read/$i.status) & done")
+
+
+def test_a_guest_uses_thirty_two_thousand_regions(run: Run, shim: Shim) -> None:
+    count = 72
+    content = os.urandom(count * PIECE)
+    with run.image.open("r+b") as disk:
+        disk.write(content)
+    drive = ServedDrive(run.image, environment=shim.environment)
+    with run.boot(run.linux(), drive=drive) as guest:
+        identify(guest)
+        shim.hold(Op.READ)
+        read_all_at_once(guest, count)
+        most = wait_for_regions(guest, drive, REGIONS)
+        print(f"{most} regions")
+        shim.release()
+        guest.check(f"while [ $(ls /tmp/read/*.status | wc -l) != {count} ]; do sleep 0.2; done")
+        digest = guest.check(f"for i in $(seq 0 {count - 1}); do cat /tmp/read/$i; done | sha256sum").split()[0]
+        assert digest == hashlib.sha256(content).hexdigest()
+        assert regions(drive) < 4096
+        quiet_end(guest)
+    assert most >= REGIONS
+
+
+def wait_for_regions(guest: Guest, drive: ServedDrive, wanted: int) -> int:
+    """The number that it has come to; gives up when it does not grow any more."""
+    most, since = 0, time.monotonic()
+    while most < wanted and time.monotonic() < since + 20:
+        guest.check("sleep 0.5")
+        now = regions(drive)
+        if now > most:
+            most, since = now, time.monotonic()
+    return most
