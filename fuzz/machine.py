@@ -17,6 +17,7 @@ from books import Cq, Sq, watch_fetches
 from disk import Disk
 from memory import PAGE, SLOT, Area, Guest, Violation
 from model import Judge
+from nvmeemu import executor
 from nvmeemu.controller import Controller
 from nvmeemu.device import Identity, Limits
 from nvmeemu.namespace import Namespace, Namespaces
@@ -84,6 +85,7 @@ class Machine:
         self.trap = Trap()
         self._interrupts = 0
         self._first = header[2]
+        self.outstanding = 4 if header[3] & 0x40 else executor.MOST_OUTSTANDING
         self.is_verbose = bool(header[3] & 0x80)  # every message of the log is formatted, too
 
     def begin(self) -> None:
@@ -121,6 +123,9 @@ class Machine:
                 break  # the host may keep the controller busy: data that it reads rings its shadow doorbells
         if self.trap.caught:
             raise Violation(self.trap.caught[0])
+        for sq in self.controller.device.sqs.values():
+            if len(sq.outstanding) > self.outstanding:
+                raise Violation(f"queue {sq.qid} has {len(sq.outstanding)} commands under way")
         interrupts = self.ram.interrupts[self._interrupts :]
         self._interrupts = len(self.ram.interrupts)
         if self.is_wild:
@@ -323,10 +328,12 @@ def watched(machine: Machine) -> Iterator[None]:
     log.setLevel(logging.DEBUG if machine.is_verbose else logging.ERROR)
     log.propagate = False
     log.addHandler(machine.trap)
+    most, executor.MOST_OUTSTANDING = executor.MOST_OUTSTANDING, machine.outstanding
     try:
         with watch_fetches(machine.judge.fetched):
             yield
     finally:
+        executor.MOST_OUTSTANDING = most
         log.removeHandler(machine.trap)
         log.setLevel(old[0])
         log.propagate = old[1]

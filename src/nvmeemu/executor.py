@@ -23,6 +23,7 @@ from nvmeemu.structures import CommandEffect
 log = logging.getLogger(__name__)
 
 BURST = 32  # commands that one queue may run before the next has its turn
+MOST_OUTSTANDING = 1024  # commands of one queue that have begun: a host may take no notice of its queues' depth
 MOST_BACKGROUND = 64 << 20  # bytes that workers may hold; I/O queues wait when there is more
 COMMAND_PATIENCE = 0.1  # seconds that a command waits for its memory to come back
 QUEUE_PATIENCE = 1.0  # seconds that a queue does
@@ -160,6 +161,8 @@ class Executor:
         cq = sq.cq
         commands = self._device.io_commands if sq.qid else self._device.admin_commands
         for _ in range(BURST):
+            if len(sq.outstanding) >= MOST_OUTSTANDING:
+                return False
             if cq.waiting or cq.is_full or (sq.qid and self._background_bytes >= MOST_BACKGROUND):
                 return False
             try:
@@ -208,6 +211,8 @@ class Executor:
 
     def _post_request(self, request: Request, dw0: int, field: int) -> None:
         self._post(request.sq, request.command.cid, dw0, field)
+        if len(request.sq.outstanding) == MOST_OUTSTANDING - 1:
+            self.wake(request.sq)
 
     def _post(self, sq: SubmissionQueue, cid: int, dw0: int, field: int) -> None:
         cq = sq.cq

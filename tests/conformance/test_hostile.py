@@ -6,6 +6,7 @@ import pytest
 
 from conformance.tools import flush_command, read_command
 from nvmeemu.backend.memory import MemoryBackend
+from nvmeemu.executor import MOST_OUTSTANDING
 from nvmeemu.spec import (
     SHST_COMPLETE,
     SHST_NORMAL,
@@ -137,3 +138,21 @@ def test_a_completion_queue_stays_while_the_deletion_of_its_submission_queue_wai
     assert deleted is not None
     assert deleted.status == Status.SUCCESS
     assert driver.delete_cq(1).status == Status.SUCCESS
+
+
+def test_a_host_cannot_make_the_controller_hold_commands_without_end(slow: Bench) -> None:
+    """The disk does not answer, and the host submits on and on: the rest stays in the queue, and is done later."""
+    driver, number = slow.driver, MOST_OUTSTANDING + 32
+    queue = driver.queues[1]
+    for _ in range(number // 32):
+        for _ in range(32):
+            driver.submit(queue, flush_command(), ring=False)
+        driver.ring_sq(queue)
+    assert len(slow.worker.tasks) == MOST_OUTSTANDING
+    done = 0
+    while slow.worker.tasks:
+        slow.worker.finish_all()
+        slow.settle()
+        done += len(driver.drain(queue))
+        slow.settle()
+    assert done == number
