@@ -24,3 +24,11 @@ def test_the_uefi_shell_reads_and_writes_a_fat(script: Script, drive: list[str],
     ended = script(*drive, "--job", "uefi-shell", "--arch", arch)
     assert ended.status == 0
     assert "verified after a power-off and on the host" in ended.verdict
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("firmware", ["seabios", "ovmf"])
+def test_a_whole_debian_system_keeps_its_files(script: Script, drive: list[str], firmware: str) -> None:
+    ended = script(*drive, "--job", "debian", "--firmware", firmware)
+    assert ended.status == 0
+    assert "booted twice to a login, found 4 MiB from the first boot; so did the host" in ended.verdict

@@ -100,6 +100,7 @@ def parse(words: Sequence[str]) -> Settings:
     values["display"] = values["display"] or "none"
     usable = [name for name in values["arch"].firmware if name in JOBS[values["job"]].firmware]
     values["firmware"] = values["firmware"] or next(iter(usable), "none")
+    values["timeout"] = options.timeout or JOBS[values["job"]].timeout
     values["smp"] = values["smp"] or JOBS[values["job"]].smp
     values["options"] = record.identity(_joined(words))
     settings = Settings(**values)
@@ -225,7 +226,7 @@ def _parser() -> Parser:
     add("--hugepages", action="store_true", help="memory in huge pages (the host must have set some apart)")
     add("--iommu", action="store_true", help="the guest has an IOMMU, and uses it for every transfer; x86_64 only")
     add("--accel", choices=("auto", "kvm", "tcg"), default="auto", help="auto: KVM if guests really run under it")
-    add("--timeout", type=_seconds, default=600, metavar="SECONDS", help="for the whole run (default: 600)")
+    add("--timeout", type=_seconds, metavar="SECONDS", help="for the whole run (default: 600; debian: 1800)")
     add("--keep", action="store_true", help="keep the run's files also when it passes")
     add("--serial-log", type=Path, metavar="FILE", help="write what the console prints there")
     add("--result-json", type=Path, metavar="FILE", help="add a line of JSON there that tells how it ended")

@@ -40,6 +40,7 @@ class Job:
     smp: int = 1
     components: tuple[str, ...] = ("linux", "tools")
     firmware: tuple[str, ...] = ("seabios", "ovmf", "edk2", "none")  # those that it works with
+    timeout: float = 600
 
 
 def smp_job(run: Run) -> str:
@@ -167,6 +168,7 @@ JOBS = {
         "a whole Debian system, systemd and all, booted twice to a login",
         components=("debian",),
         firmware=("seabios", "ovmf"),
+        timeout=1800,
     ),
     "boot": Job(
         boot_job,
