@@ -18,6 +18,7 @@ import contextlib
 import io
 import resource
 import sys
+import time
 import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -180,6 +181,7 @@ class Verdict:
     tests: int
     faults: list[str]  # why it is not killed; none: it is
     reasons: list[str]  # how each test failed
+    seconds: float  # of CPU time
 
 
 def _judge(task: tuple[Path, Mutant, set[str]]) -> Verdict:
@@ -188,11 +190,12 @@ def _judge(task: tuple[Path, Mutant, set[str]]) -> Verdict:
     try:
         outcome = run_tests(root, mutant, tests)
     except BadMutant as error:
-        return Verdict(mutant, len(tests), [str(error)], [])
+        return Verdict(mutant, len(tests), [str(error)], [], 0)
     faults = [f"breaks {test}: {why}" for test, why in outcome.broken.items()]
     if not faults:
         faults = [f"survives {test}" for test in sorted(tests - outcome.failed.keys())]
-    return Verdict(mutant, len(tests), faults, [outcome.failed[test] for test in sorted(tests & outcome.failed.keys())])
+    reasons = [outcome.failed[test] for test in sorted(tests & outcome.failed.keys())]
+    return Verdict(mutant, len(tests), faults, reasons, time.process_time())
 
 
 def _survey(root: Path) -> Outcome:
@@ -233,7 +236,8 @@ def run(root: Path, only: Sequence[str] = (), verbose: bool = False) -> int:
         for verdict in pool.imap(_judge, tasks, chunksize=1):
             result = "NOT KILLED" if verdict.faults else "killed"
             results[result] += 1
-            print(f"{verdict.mutant.name:{width}}  {result:10}  by {verdict.tests}  {verdict.mutant.why}")
+            numbers = f"by {verdict.tests}  {verdict.seconds:4.1f} s"
+            print(f"{verdict.mutant.name:{width}}  {result:10}  {numbers}  {verdict.mutant.why}")
             for reason in verdict.reasons if verbose else ():
                 print(f"{'':{width}}    {reason}")
             faults += [f"{verdict.mutant.name} {fault}" for fault in verdict.faults]
