@@ -1,5 +1,6 @@
 """The smallest operating system: a boot sector for SeaBIOS that prints a line, and does one more thing."""
 
+import struct
 from pathlib import Path
 
 GREETING = "booted from NVMe"
@@ -27,11 +28,34 @@ POWER_OFF = bytes.fromhex(  # q35: PM1a_CNT is port 604h; S5
 )
 RESET = bytes.fromhex("ea0000ffff").ljust(len(POWER_OFF), b"\x90")  # jmp FFFFh:0000h, the BIOS' start
 STAY = b"\x90" * len(POWER_OFF)
+ANY_KEY = bytes.fromhex("30e4cd16ba0406b80020ef90")  # xor ah, ah; int 16h: wait for a key; then power off
 HALT = bytes.fromhex("f4ebfd")  # hlt; jmp to itself
+
+
+def write_cd(path: Path, then: bytes = POWER_OFF) -> Path:
+    """A CD that boots the same ("El Torito" specification, no emulation)."""
+    descriptor, catalog, boot = 16, 19, 20  # sectors of 2 KiB
+    entry = struct.pack("<BBHBBHI", 0x88, 0, 0, 0, 0, 4, boot)
+    validation = bytearray(struct.pack("<BBH24sHBB", 1, 0, 0, b"", 0, 0x55, 0xAA))
+    struct.pack_into("<H", validation, 28, -sum(struct.unpack("<16H", validation)) & 0xFFFF)
+    sectors = {
+        descriptor: b"\x01CD001\x01",
+        descriptor + 1: b"\x00CD001\x01" + b"EL TORITO SPECIFICATION".ljust(64, b"\0") + struct.pack("<I", catalog),
+        descriptor + 2: b"\xffCD001\x01",
+        catalog: bytes(validation) + entry,
+        boot: sector(then),
+    }
+    path.write_bytes(b"".join(sectors.get(number, b"").ljust(2048, b"\0") for number in range(64)))
+    return path
 
 
 def write(path: Path, then: bytes = POWER_OFF) -> Path:
     """Make a bootable image of 1 MiB; `then` says what comes after the line."""
-    code = PRINT + then + HALT + f"\r\n{GREETING}\r\n".encode() + b"\0"
-    path.write_bytes((code.ljust(510, b"\0") + b"\x55\xaa").ljust(1 << 20, b"\0"))
+    path.write_bytes(sector(then).ljust(1 << 20, b"\0"))
     return path
+
+
+def sector(then: bytes) -> bytes:
+    """The boot sector alone."""
+    code = PRINT + then + HALT + f"\r\n{GREETING}\r\n".encode() + b"\0"
+    return code.ljust(510, b"\0") + b"\x55\xaa"

@@ -34,7 +34,7 @@ def boot_job(run: Run) -> str:
 
 def _attend(run: Run, guest: Guest) -> str:
     settings = run.settings
-    if settings.iso:
+    if settings.iso and settings.os and systems.SYSTEMS[settings.os].any_key:
         systems.press_for_the_cd(guest)
     for pattern in settings.expect:
         guest.expect(pattern)

@@ -211,7 +211,12 @@ def _parser() -> Parser:
     add("--write", action="store_true", help="keep what is written to --boot-disk or --sata-disk")
     add("--os", choices=SYSTEMS, default="", help="what is on the image: sets firmware, memory, CPUs, screen and what"
         " to expect; see docs/")  # fmt: skip
-    add("--iso", type=Path, metavar="FILE", help="a CD, booted from if the disk does not boot; a key is pressed for it")
+    add(
+        "--iso",
+        type=Path,
+        metavar="FILE",
+        help="a CD, booted from if the disk does not boot; windows: a key is pressed",
+    )
     add("--display", choices=("none", "vnc"), help="a screen: VNC on a UNIX socket (default: none)")
     add("--screenshot", type=Path, metavar="FILE", help="at the end, a PNG of the screen")
     add("--power-button", type=_seconds, metavar="SECONDS", help="press it after that time: the system shuts down")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from nvmeemu.guest.deadline import Deadline
-from nvmeemu.guest.errors import GuestError, GuestTimeout
+from nvmeemu.guest.errors import GuestEnded, GuestTimeout
 from nvmeemu.guest.guest import Guest
 
 NEVER = r"(?!)"  # matches nothing: to wait while the console, the drive and the kernel's complaints are watched
@@ -25,13 +25,14 @@ class System:
     display: str
     expect: tuple[str, ...]  # on the serial console; empty if it says nothing there
     words: tuple[str, ...] = ()  # for QEMU
+    any_key: bool = False  # its CD asks for one
 
 
 SYSTEMS = {
     # Without a screen its UEFI loader and its kernel take the serial line for their console.
     "freebsd": System("FreeBSD", "ovmf", "1G", 1, "none", (r"login: ",)),
     # It keeps local time in the clock. Nothing is said on the serial line: the screen tells.
-    "windows": System("Windows", "ovmf", "4G", 2, "vnc", (), ("-rtc", "base=localtime")),
+    "windows": System("Windows", "ovmf", "4G", 2, "vnc", (), ("-rtc", "base=localtime"), any_key=True),
 }
 
 # A tablet: its pointer is where the viewer's is.
@@ -70,9 +71,10 @@ def press(guest: Guest, key: str, deadline: Deadline) -> None:
 def press_for_the_cd(guest: Guest) -> None:
     """ "Press any key to boot from CD or DVD": a key each second, while that question can come."""
     end = Deadline(min(KEY_SECONDS, guest.deadline.left()))
-    while end.left() > 0:
-        press(guest, "spc", guest.deadline)
-        watch(guest, 1.0)
+    with contextlib.suppress(GuestEnded):  # what it has printed is still to be looked at
+        while end.left() > 0:
+            press(guest, "spc", guest.deadline)
+            watch(guest, 1.0)
 
 
 def press_power_button(guest: Guest) -> None:
@@ -80,15 +82,12 @@ def press_power_button(guest: Guest) -> None:
     guest.monitor.execute("system_powerdown", {}, guest.deadline)
 
 
-def watch(guest: Guest, seconds: float, when: Callable[[], None] = lambda: None) -> None:
+def watch(guest: Guest, seconds: float) -> None:
     """Let the guest run; raises if it ends, if the drive dies, or at the run's own time limit."""
     try:
         guest.expect(NEVER, seconds)
     except GuestTimeout:
         guest.deadline.check("the end of the guest")
-    except GuestError:
-        when()
-        raise
 
 
 def _quoted(path: Path) -> str:
