@@ -25,6 +25,7 @@ Sets up the named components, by default: $DEFAULT
   ovmf, aavmf, u-boot  firmware
   grub:ARCH          GRUB for guests; amd64, arm64
   debian             a whole Debian system on a disk image
+  xen                the hypervisor and its first domain's Linux
   disk-tools         fdisk and mtools, to make disk images
 
 Everything but the Debian packages and .venv goes to $CACHE;
@@ -42,7 +43,7 @@ component() {
 
 check_name() {
     case $1 in
-    base | ovmf | aavmf | u-boot | disk-tools | debian) ;;
+    base | ovmf | aavmf | u-boot | disk-tools | debian | xen) ;;
     grub:amd64 | grub:arm64) ;;
     qemu:*) qemu_command "${1#qemu:}" >/dev/null ;;
     linux:?*:?* | tools:?* | tools-fio:?* | tools-python:?*) [[ $1 =~ ^[a-z0-9:-]+$ ]] || usage_error "no such component: $1" ;;

@@ -120,3 +120,23 @@ configure_debian() {
     chroot "$root" systemctl mask e2scrub_reap.service
     sed -i 's/^LOGIN_TIMEOUT.*/LOGIN_TIMEOUT 900/' "$root/etc/login.defs"
 }
+
+# --- xen: the hypervisor, and the Linux for its first domain (the cloud flavour cannot be that)
+
+have_xen() { [ -e "$CACHE/xen/xen" ]; }
+
+make_xen() {
+    local hypervisor packages
+    use_suite "$TOOLS_SUITE" amd64
+    hypervisor=$(private_apt apt-cache depends xen-system-amd64 2>/dev/null | grep -oE 'xen-hypervisor-[0-9.]+-amd64') &&
+        packages=$(kernel_packages linux-image-amd64) || die "$TOOLS_SUITE has no Xen"
+    say "fetching Xen and a Linux for it"
+    scratch
+    # shellcheck disable=SC2086  # a list of words
+    fetch_alone xen "$SCRATCH/debs" $packages "$hypervisor"
+    logged xen unpack "$SCRATCH/linux" "$SCRATCH"/debs/linux-*.deb
+    logged xen unpack "$SCRATCH/root" "$SCRATCH"/debs/xen-*.deb
+    logged xen arrange_kernel "$SCRATCH/linux" "$SCRATCH/kernel"
+    gunzip -c "$SCRATCH"/root/boot/xen-*.gz >"$SCRATCH/kernel/xen"
+    publish "$SCRATCH/kernel" "$CACHE/xen"
+}

@@ -27,6 +27,13 @@ def test_the_uefi_shell_reads_and_writes_a_fat(script: Script, drive: list[str],
 
 
 @pytest.mark.slow
+def test_xen_s_first_domain_uses_the_drive(script: Script, drive: list[str]) -> None:
+    ended = script(*drive, "--job", "xen")
+    assert ended.status == 0
+    assert "loaded Xen, Linux" in ended.verdict
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("firmware", ["seabios", "ovmf"])
 def test_a_whole_debian_system_keeps_its_files(script: Script, drive: list[str], firmware: str) -> None:
     ended = script(*drive, "--job", "debian", "--firmware", firmware)

@@ -96,7 +96,7 @@ def parse(words: Sequence[str]) -> Settings:
     values["job"] = options.job or ("boot" if custom else "main")
     if options.os:
         _apply_system(SYSTEMS[options.os], values)
-    values["mem"] = values["mem"] or "512M"
+    values["mem"] = values["mem"] or JOBS[values["job"]].mem
     values["display"] = values["display"] or "none"
     usable = [name for name in values["arch"].firmware if name in JOBS[values["job"]].firmware]
     values["firmware"] = values["firmware"] or next(iter(usable), "none")
@@ -227,7 +227,7 @@ def _parser() -> Parser:
         " Without it, success is a guest that powers itself off")  # fmt: skip
     add("--arch", default="x86_64", metavar="NAME", help=f"the guest's: {', '.join(arch.ARCHES)} (default: x86_64)")
     add("--smp", type=_count, metavar="N", help="number of CPUs (default: 1)")
-    add("--mem", type=_memory, metavar="SIZE", help="memory (default: 512M)")
+    add("--mem", type=_memory, metavar="SIZE", help="memory (default: 512M; xen: 1536M)")
     add("--hugepages", action="store_true", help="memory in huge pages (the host must have set some apart)")
     add("--iommu", action="store_true", help="the guest has an IOMMU, and uses it for every transfer; x86_64 only")
     add("--accel", choices=("auto", "kvm", "tcg"), default="auto", help="auto: KVM if guests really run under it")

@@ -12,7 +12,7 @@ from nvmeemu.guest import cache
 from nvmeemu.guest.boot import boot_job
 from nvmeemu.guest.debian import debian_job
 from nvmeemu.guest.errors import GuestError, UsageError
-from nvmeemu.guest.firmware import grub_job, uefi_shell_job
+from nvmeemu.guest.firmware import grub_job, uefi_shell_job, xen_job
 from nvmeemu.guest.guest import Guest
 from nvmeemu.guest.identify import NAMESPACE, identify
 from nvmeemu.guest.lifecycle import hotplug_job, reboots_job, resets_job, restarts_job, unplug_job
@@ -41,6 +41,7 @@ class Job:
     components: tuple[str, ...] = ("linux", "tools")
     firmware: tuple[str, ...] = ("seabios", "ovmf", "edk2", "none")  # those that it works with
     timeout: float = 600
+    mem: str = "512M"
 
 
 def smp_job(run: Run) -> str:
@@ -162,6 +163,13 @@ JOBS = {
         "GRUB on the drive loads Linux from it; writes, reboots, reads back",
         components=("linux", "tools", "disk-tools", "grub"),
         firmware=("seabios", "ovmf", "edk2"),
+    ),
+    "xen": Job(
+        xen_job,
+        "the same with Xen between GRUB and Linux",
+        components=("tools", "disk-tools", "grub", "xen"),
+        firmware=("seabios",),
+        mem="1536M",
     ),
     "debian": Job(
         debian_job,

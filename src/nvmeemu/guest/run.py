@@ -101,9 +101,9 @@ class Run:
         """Report progress."""
         print(f"[{self.seconds():5.1f} s] {text}", flush=True)
 
-    def linux(self, *, python: bool = False) -> Machine:
+    def linux(self, *, python: bool = False, kernel: Path | None = None) -> Machine:
         """The machine with a Linux kernel and our own initramfs, with Python in it if wanted."""
-        kernel = self.settings.kernel or cache.kernel(self.settings.arch.debian, self.settings.linux)
+        kernel = kernel or self.settings.kernel or cache.kernel(self.settings.arch.debian, self.settings.linux)
         return self.custom(kernel, self._initramfs(kernel, python))
 
     def custom(self, kernel: Path | None, initrd: Path | None) -> Machine:
