@@ -100,7 +100,7 @@ def parse(words: Sequence[str]) -> Settings:
     values["display"] = values["display"] or "none"
     usable = [name for name in values["arch"].firmware if name in JOBS[values["job"]].firmware]
     values["firmware"] = values["firmware"] or next(iter(usable), "none")
-    values["timeout"] = options.timeout or JOBS[values["job"]].timeout
+    values["timeout"] = values["timeout"] or JOBS[values["job"]].timeout
     values["smp"] = values["smp"] or JOBS[values["job"]].smp
     values["options"] = record.identity(_joined(words))
     settings = Settings(**values)
@@ -110,7 +110,7 @@ def parse(words: Sequence[str]) -> Settings:
 
 def _apply_system(system: System, values: dict[str, Any]) -> None:
     """Its defaults, where nothing else was asked for."""
-    for name in ("firmware", "mem", "smp", "display"):
+    for name in ("firmware", "mem", "smp", "display", "timeout"):
         values[name] = values[name] or getattr(system, name)
     attended = values["iso"] or values["power_button"] is not None or values["display"] != "none"
     if not values["expect"] and not attended:
@@ -231,7 +231,12 @@ def _parser() -> Parser:
     add("--hugepages", action="store_true", help="memory in huge pages (the host must have set some apart)")
     add("--iommu", action="store_true", help="the guest has an IOMMU, and uses it for every transfer; x86_64 only")
     add("--accel", choices=("auto", "kvm", "tcg"), default="auto", help="auto: KVM if guests really run under it")
-    add("--timeout", type=_seconds, metavar="SECONDS", help="for the whole run (default: 600; debian: 1800)")
+    add(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help="for the whole run (default: 600; more where the job or --os needs it)",
+    )
     add("--keep", action="store_true", help="keep the run's files also when it passes")
     add("--serial-log", type=Path, metavar="FILE", help="write what the console prints there")
     add("--result-json", type=Path, metavar="FILE", help="add a line of JSON there that tells how it ended")

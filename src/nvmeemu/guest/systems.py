@@ -24,15 +24,16 @@ class System:
     smp: int
     display: str
     expect: tuple[str, ...]  # on the serial console; empty if it says nothing there
+    timeout: float  # seconds, for an emulated CPU
     words: tuple[str, ...] = ()  # for QEMU
     any_key: bool = False  # its CD asks for one
 
 
 SYSTEMS = {
     # Without a screen its UEFI loader and its kernel take the serial line for their console.
-    "freebsd": System("FreeBSD", "ovmf", "1G", 1, "none", (r"login: ",)),
+    "freebsd": System("FreeBSD", "ovmf", "1G", 1, "none", (r"login: ",), 1800),
     # It keeps local time in the clock. Nothing is said on the serial line: the screen tells.
-    "windows": System("Windows", "ovmf", "4G", 2, "vnc", (), ("-rtc", "base=localtime"), any_key=True),
+    "windows": System("Windows", "ovmf", "4G", 2, "vnc", (), 7200, ("-rtc", "base=localtime"), any_key=True),
 }
 
 # A tablet: its pointer is where the viewer's is.
