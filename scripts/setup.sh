@@ -56,7 +56,7 @@ list() {
     {
         for name in $DEFAULT; do echo "$name"; done
         cd "$CACHE" 2>/dev/null || return 0
-        for place in qemu-root-* linux/* tools/* tools-fio/* tools-python/*; do
+        for place in qemu-root-* linux/* tools/* tools-fio/* tools-python/* grub/* debian xen; do
             case $place in
             *\**) ;;
             qemu-root-*) echo "qemu:${place#qemu-root-}" ;;

@@ -123,7 +123,8 @@ def components(settings: Settings) -> list[str]:
     names = ["base"]
     if settings.qemu is None:
         names.append(f"qemu:{guest.qemu_package}")
-    for kind in JOBS[settings.job].components:
+    own = settings.boot_disk or settings.sata_disk or settings.iso
+    for kind in () if own else JOBS[settings.job].components:
         suite = f":{settings.linux}" if kind == "linux" else ""
         names.append(f"{kind}{suite}:{guest.debian}" if kind in PER_ARCH else kind)
     if settings.firmware in FIRMWARE_COMPONENTS:
