@@ -71,7 +71,7 @@ def floor(path: str) -> Callable[[], None]:
 def choose_only() -> None:
     """What ``floor`` spends on choosing offsets: not part of a read."""
     for _ in range(COMMANDS):
-        random.randrange(DISK // 4096) * 4096  # noqa: B018
+        random.randrange(DISK // 4096) * 4096
 
 
 def cost(function: Callable[[], None]) -> float:
