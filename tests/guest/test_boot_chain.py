@@ -5,7 +5,7 @@ import pytest
 from guest.conftest import Script
 
 
-@pytest.mark.parametrize("firmware", ["seabios", "ovmf"])
+@pytest.mark.parametrize("firmware", ["seabios", pytest.param("ovmf", marks=pytest.mark.slow)])
 def test_grub_loads_linux_from_the_drive(script: Script, drive: list[str], firmware: str) -> None:
     ended = script(*drive, "--job", "grub", "--firmware", firmware)
     assert ended.status == 0
