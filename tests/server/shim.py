@@ -7,6 +7,7 @@ also sees a data path in C.
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 import subprocess
 import time
@@ -107,18 +108,25 @@ class Shim:
             time.sleep(0.001)
 
     def records(self) -> Iterator[Record]:
-        """What has been traced since the last call."""
+        """What has been traced since the last call. A record that is not whole yet is left for the next one."""
         with self._trace.open("rb") as file:
             file.seek(self._position)
             text = file.read()
         start = 0
-        while start < len(text):
+        while start + _RECORD.size <= len(text):
             event, thread, offset, length = _RECORD.unpack_from(text, start)
-            start += _RECORD.size
-            end = start + length if event in (Event.WROTE, Event.WROTE_DURABLY) else start
-            yield Record(Event(event), thread, offset, length, text[start:end])
+            body = start + _RECORD.size
+            end = body + length if event in (Event.WROTE, Event.WROTE_DURABLY) else body
+            if end > len(text):
+                break
+            yield Record(Event(event), thread, offset, length, text[body:end])
             start = end
         self._position += start
+
+    def drop_torn_record(self) -> None:
+        """The server was killed, maybe in the middle of telling: what the next one tells must not come behind half a
+        record. A write of more than one page ends early when its process is killed."""
+        os.truncate(self._trace, self._position)
 
 
 class Medium:

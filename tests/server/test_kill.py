@@ -197,6 +197,7 @@ def test_what_flush_or_fua_acknowledged_survives_kill_9_and_a_power_cut(
         finally:
             guest.leave()
         medium.take(shim.records())
+        shim.drop_torn_record()
         medium.restart()
         knowledge.check(disk.read_bytes(), knowledge.completed)
         knowledge.check(medium.durable, knowledge.durable)
