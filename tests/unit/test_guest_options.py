@@ -1,0 +1,61 @@
+"""The options for users' own images: what they set, and what is refused in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from nvmeemu.guest import cli
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> str:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(1024))
+    return str(path)
+
+
+def test_windows_gets_its_machine(disk: str) -> None:
+    settings = cli.parse(["--os", "windows", "--boot-disk", disk])
+    assert (settings.job, settings.firmware, settings.mem, settings.smp) == ("boot", "ovmf", "4G", 2)
+    assert (settings.display, settings.expect, settings.write) == ("vnc", (), False)
+
+
+def test_what_was_asked_for_goes_before_the_systems_own(disk: str) -> None:
+    words = ["--os", "windows", "--boot-disk", disk, "--firmware", "seabios", "--mem", "8G", "--display", "none"]
+    settings = cli.parse(words)
+    assert (settings.firmware, settings.mem, settings.display, settings.smp) == ("seabios", "8G", "none", 2)
+
+
+def test_a_login_is_expected_of_freebsd_unless_it_is_attended(disk: str) -> None:
+    assert cli.parse(["--os", "freebsd", "--boot-disk", disk]).expect == ("login: ",)
+    assert cli.parse(["--os", "freebsd", "--boot-disk", disk, "--display", "vnc"]).expect == ()
+    assert cli.parse(["--os", "freebsd", "--boot-disk", disk, "--power-button", "9"]).expect == ()
+
+
+def test_a_system_on_a_disk_needs_no_linux_of_ours(disk: str) -> None:
+    assert cli.components(cli.parse(["--os", "freebsd", "--boot-disk", disk])) == ["base", "qemu:x86", "ovmf"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--os windows", "--os needs --boot-disk, --sata-disk or --iso"),
+        ("--os solaris --boot-disk DISK", "invalid choice: 'solaris'"),
+        ("--boot-disk DISK --sata-disk DISK", "--boot-disk is the only drive"),
+        ("--boot-disk DISK --append x", "brings its own kernel"),
+        ("--boot-disk DISK --screenshot x.png", "--screenshot needs a screen"),
+        ("--boot-disk DISK --display vnc --arch arm64", "no --display for arm64"),
+        ("--boot-disk DISK --firmware edk2", "no firmware 'edk2' for x86_64"),
+        ("--write", "--write needs --boot-disk or --sata-disk"),
+        ("--iso /no/such.iso", "--iso /no/such.iso: no such file"),
+        ("--job grub --boot-disk DISK", "--job grub takes no --boot-disk"),
+        ("--job uefi-shell --firmware seabios", "--job uefi-shell needs another firmware"),
+        ("--boot-disk DISK --power-button 0", "--power-button"),
+    ],
+)
+def test_bad_use_is_one_line(words: str, told: str, disk: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words.replace("DISK", disk).split()) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert told in printed.err
