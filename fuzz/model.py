@@ -122,6 +122,10 @@ class Judge:
                 cq = Cq(device_cq.qid, device_cq.ring.iova, device_cq.entries, vector, ien)
                 if not self.is_wild and (cq.iova, cq.entries, vector, ien) not in self._asked_cqs(cq.qid):
                     raise Violation(f"completion queue {cq.qid} is not what was asked for")
+                # A host clears a queue before it creates it; a Create command that it left in the admin queue and
+                # rang again by mistake finds the entries of the last time, which would look like completions.
+                stale = CQE_SIZE * (cq.entries - device_cq.tail)
+                self.guest.write(cq.iova + CQE_SIZE * device_cq.tail, bytes(stale))
                 self.cqs[device_cq] = cq
         for device_sq in self.device.sqs.values():
             if device_sq not in self.sqs:
