@@ -1,8 +1,12 @@
-"""Builds nvmeemu.vfio._libvfio_user: libvfio-user and our cffi binding in one module. The rest is in pyproject.toml.
+"""Builds the two cffi modules; the rest is in pyproject.toml.
 
-The library comes from, in this order: LIBVFIO_USER_SRC (an unpacked tree), the cache that scripts/setup.sh fills, a
-system library that pkg-config knows and that passes a compile-and-link check. With none of them the package is built
-without the binding; `nvmeemu serve` then says what is missing.
+nvmeemu.native._engine is the native engine. It is built where there is a C compiler, and uses liburing where that is
+installed; without it `nvmeemu serve` works, slower.
+
+nvmeemu.vfio._libvfio_user is libvfio-user and our binding. The library comes from, in this order: LIBVFIO_USER_SRC (an
+unpacked tree), the cache that scripts/setup.sh fills, a system library that pkg-config knows and that passes a
+compile-and-link check. With none of them the package is built without the binding; `nvmeemu serve` then says what is
+missing.
 """
 
 from __future__ import annotations
@@ -18,8 +22,10 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 MODULE = "nvmeemu.vfio._libvfio_user"
+ENGINE = "nvmeemu.native._engine"
 HERE = Path(__file__).resolve().parent
 VFIO = HERE / "src" / "nvmeemu" / "vfio"
+NATIVE = HERE / "src" / "nvmeemu" / "native"
 SOURCES = ("dma", "irq", "libvfio-user", "migration", "pci", "pci_caps", "tran", "tran_sock")
 OUR_WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 # The library's own files: no warnings of theirs in our builds; its asserts stay, because an abort is better than
@@ -111,26 +117,36 @@ def system_library() -> tuple[list[str], list[str]] | None:
     return None
 
 
-class BuildBinding(build_ext):
-    """Generates the binding, and compiles the library's sources, when there are some, into the same module."""
+class BuildModules(build_ext):
+    """Generates the binding of each module, and compiles it together with what it binds."""
 
     def build_extension(self, ext: Any) -> None:
-        from cffi import FFI
-
-        ffi = FFI()
-        ffi.cdef((VFIO / "api.h").read_text())
-        ffi.set_source(MODULE, '#include "shim.h"')
         work = Path(self.build_temp).resolve()
         work.mkdir(parents=True, exist_ok=True)
-        generated = work / "_libvfio_user.c"
-        ffi.emit_c_code(str(generated))
-
-        ext.sources = [str(generated)]
-        self.force = True  # it takes seconds, and the library's place or our shim may have changed
-        ext.extra_compile_args = [*ext.extra_compile_args, f"-I{VFIO}", *OUR_WARNINGS]
-        if tree := source_tree():
-            self._compile_library(ext, tree, work / "libvfio-user")
+        self.force = True  # it takes seconds, and a header or the library's place may have changed
+        if ext.name == ENGINE:
+            self._prepare_engine(ext, work)
+        else:
+            ext.sources = [_bind(MODULE, VFIO / "api.h", "shim.h", work)]
+            ext.extra_compile_args = [*ext.extra_compile_args, f"-I{VFIO}", *OUR_WARNINGS]
+            if tree := source_tree():
+                self._compile_library(ext, tree, work / "libvfio-user")
         super().build_extension(ext)
+
+    def _prepare_engine(self, ext: Any, work: Path) -> None:
+        sys.path.insert(0, str(HERE / "src"))
+        from nvmeemu.native.generate import header
+
+        (work / "nvme_spec.h").write_text(header())
+        ext.sources = [
+            _bind(ENGINE, NATIVE / "api.h", "engine.h", work),
+            *(os.path.relpath(source, HERE) for source in sorted(NATIVE.glob("*.c"))),
+        ]
+        liburing = pkg_config("liburing")
+        macros = ["-DHAVE_LIBURING", *liburing[0]] if liburing else []
+        flags = ["-std=gnu11", "-D_FILE_OFFSET_BITS=64", "-pthread", "-fvisibility=hidden", *macros, *OUR_WARNINGS]
+        ext.extra_compile_args = [f"-I{work}", f"-I{NATIVE}", *flags]
+        ext.extra_link_args = ["-pthread", *(liburing[1] if liburing else [])]
 
     def _compile_library(self, ext: Any, tree: Path, copy: Path) -> None:
         json_c = pkg_config("json-c")
@@ -149,8 +165,20 @@ class BuildBinding(build_ext):
             extra_postargs=[*includes, *json_c[0], *THEIR_FLAGS],
         )
         ext.extra_objects = objects
-        ext.extra_compile_args = [includes[0], *ext.extra_compile_args]
+        ext.extra_compile_args = [*includes, "-DNVMEEMU_OWN_LIBRARY", *ext.extra_compile_args]
         ext.extra_link_args = json_c[1]
+
+
+def _bind(module: str, api: Path, header: str, work: Path) -> str:
+    """Generates the C source of a cffi module; its path."""
+    from cffi import FFI
+
+    ffi = FFI()
+    ffi.cdef(api.read_text())
+    ffi.set_source(module, f'#include "{header}"')
+    generated = work / f"{module.rpartition('.')[2]}.c"
+    ffi.emit_c_code(str(generated))
+    return str(generated)
 
 
 def change_library(copy: Path) -> None:
@@ -174,13 +202,14 @@ def change(copy: Path, name: str, old: str, new: str) -> bool:
 
 
 def extensions() -> list[Extension]:
-    """The binding, if the library is there."""
+    """The engine, and the binding if the library is there."""
+    engine = Extension(ENGINE, sources=[], optional=True)
     if source_tree():
-        return [Extension(MODULE, sources=[])]
+        return [engine, Extension(MODULE, sources=[])]
     if flags := system_library():
-        return [Extension(MODULE, sources=[], extra_compile_args=flags[0], extra_link_args=flags[1])]
+        return [engine, Extension(MODULE, sources=[], extra_compile_args=flags[0], extra_link_args=flags[1])]
     print("nvmeemu: no libvfio-user found (LIBVFIO_USER_SRC=DIR): built without its binding", file=sys.stderr)
-    return []
+    return [engine]
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildBinding})
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildModules})

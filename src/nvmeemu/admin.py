@@ -93,6 +93,7 @@ def delete_cq(device: Device, command: DeleteQueue) -> int:
         raise CommandFailed(Status.INVALID_QUEUE_DELETION, location=(40, 0))
     cq.ring.forget()
     del device.cqs[command.qid]
+    cq.close()
     return 0
 
 
@@ -123,13 +124,15 @@ def doorbell_buffer_config(device: Device, command: DoorbellBufferConfig) -> int
         raise CommandFailed(Status.INVALID_FIELD, location=(24, 0))
     buffers = ShadowDoorbells(device.host, shadow, event)
     for qid, sq in device.sqs.items():
+        sq.look()
         buffers.tail(qid).clear(sq.tail)
     for qid, cq in device.cqs.items():
+        cq.look()
         buffers.head(qid).clear(cq.head)
     for qid in device.sqs.keys() - {0}:
-        device.sqs[qid].shadow = buffers.tail(qid)
+        device.sqs[qid].use_shadow(buffers.tail(qid))
     for qid in device.cqs.keys() - {0}:
-        device.cqs[qid].shadow = buffers.head(qid)
+        device.cqs[qid].use_shadow(buffers.head(qid))
     device.shadow = buffers
     return 0
 

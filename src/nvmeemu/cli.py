@@ -20,6 +20,12 @@ QEMU needs shared guest memory and the device; `serve` prints the exact argument
 """
 
 
+_FEATURES = [
+    *("create", "read-only", "overlay", "block-size", "once", "pid-file", "ready-fd", "no-msix"),
+    *("engine", "io-threads"),
+]
+
+
 class _Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line, and whose options have one name."""
 
@@ -50,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def capabilities() -> dict[str, object]:
     """What this build can do, for managers of VMs (the convention of QEMU's vhost-user back-ends)."""
     from nvmeemu.namespace import Namespaces
+    from nvmeemu.native.engine import EngineMissing
+    from nvmeemu.native.engine import require as require_engine
     from nvmeemu.vfio import BindingMissing
     from nvmeemu.vfio.binding import require
 
@@ -58,13 +66,19 @@ def capabilities() -> dict[str, object]:
         is_built = True
     except BindingMissing:
         is_built = False
+    try:
+        require_engine()
+        engines = ["native", "python"]
+    except EngineMissing:
+        engines = ["python"]
     return {
         "type": "nvme",
         "version": __version__,
         "protocol": "vfio-user",
         "binding": is_built,
+        "engines": engines,
         "backends": ["raw", "mem"],
-        "features": ["create", "read-only", "overlay", "block-size", "once", "pid-file", "ready-fd", "no-msix"],
+        "features": _FEATURES,
         "nvme": {"version": "1.4", "max_io_queues": 64, "max_namespaces": Namespaces.nn},
     }
 
@@ -110,6 +124,13 @@ def _add_device(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_process(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--engine",
+        choices=("auto", "native", "python"),
+        default="auto",
+        help="who serves reads and writes: native (C, fast), python, or auto: native if it was built",
+    )
+    group.add_argument("--io-threads", metavar="N", type=_number(1, 16), help="of the native engine (half the CPUs)")
     group.add_argument("--once", action="store_true", help="exit when the first client has left")
     group.add_argument("--pid-file", metavar="F", help="written when it listens, removed at exit")
     group.add_argument("--ready-fd", metavar="N", type=_number(0, 1 << 20), help="gets a line when it listens")

@@ -12,6 +12,7 @@ import logging
 
 from nvmeemu import admin, io, regs
 from nvmeemu.device import Device, EntrySizes, Identity, Limits
+from nvmeemu.engine import Engine
 from nvmeemu.events import Event
 from nvmeemu.executor import Executor
 from nvmeemu.features import report_warnings
@@ -56,8 +57,10 @@ class Controller:
         namespaces: Namespaces,
         identity: Identity,
         limits: Limits | None = None,
+        engine: Engine | None = None,
     ) -> None:
-        self.device = Device(host, clock, identity, namespaces, limits or Limits(), admin.COMMANDS, io.COMMANDS)
+        limits = limits or Limits()
+        self.device = Device(host, clock, identity, namespaces, limits, admin.COMMANDS, io.COMMANDS, engine)
         self.vectors = self.device.limits.vectors
         self._worker = worker
         self._executor = Executor(self.device, worker, self._fail, self._settle)
@@ -86,7 +89,9 @@ class Controller:
         return self._executor.run()
 
     def quiesce(self) -> None:
-        """The memory map is about to change: let go of every view of guest memory."""
+        """The memory map is about to change: let go of guest memory, until ``memory_changed``."""
+        if self.device.engine is not None:
+            self.device.engine.pause()
         for sq in self.device.sqs.values():
             sq.ring.forget()
         for cq in self.device.cqs.values():
@@ -95,7 +100,17 @@ class Controller:
     def memory_changed(self) -> None:
         """The memory map has changed."""
         self.quiesce()
+        if self.device.engine is not None:
+            self.device.engine.resume()
         self._executor.memory_changed()
+
+    def interrupts_changed(self) -> None:
+        """MSI-X was enabled or disabled, or the VMM takes its messages at another place."""
+        engine = self.device.engine
+        if engine is not None:
+            for vector in range(self.vectors):
+                engine.set_vector(vector, self.device.host.interrupt_fd(vector))
+            engine.signal_all()
 
     def pin_unmasked(self) -> None:
         """The VMM has unmasked the interrupt pin."""
@@ -202,10 +217,11 @@ class Controller:
             if is_so:
                 self._fail(f"the guest enabled the controller badly: {problem}")
                 return
-        self._executor.is_paused = False
+        self._executor.resume()
         self._flushing = None  # of a shutdown while disabled
         self._set_status(rdy=False, shst=SHST_NORMAL)  # a driver that did not wait for RDY=0 waits for RDY=1
         self.device.page_size = page_size
+        self.device.configure_engine(write_cache=True)
         cq = CompletionQueue(self.device.host, 0, bases[1], aqa.acqs, vector=0, ien=True)
         cq.sqs.add(0)
         self.device.cqs[0] = cq
@@ -238,7 +254,7 @@ class Controller:
             return
         log.info("shutdown (%s)", "normal" if self._cc.shn == SHN_NORMAL else "abrupt")
         self._set_status(shst=SHST_OCCURRING)
-        self._executor.is_paused = True
+        self._executor.pause()
         self._settle()
 
     def _flush_and_finish(self) -> None:
@@ -266,7 +282,7 @@ class Controller:
         """Controller Fatal Status: nothing is served until a reset (Base 1.4, 9.5)."""
         log.error("controller fatal status: %s", reason)
         self._executor.stop()
-        self._executor.is_paused = True
+        self._executor.pause()
         self._set_status(cfs=True)
 
     # --- doorbells ---------------------------------------------------------------------------------------------------
@@ -284,14 +300,10 @@ class Controller:
             return
         try:
             if isinstance(queue, CompletionQueue):
-                if queue.shadow is None:
-                    queue.ring_head(value)
-                else:
-                    queue.look()
+                queue.ring_head(value)
                 self._executor.head_moved(queue)
             else:
-                if queue.shadow is None:
-                    queue.ring_tail(value)
+                queue.ring_tail(value)
                 self._executor.wake(queue)
         except DoorbellError:
             self._doorbell_error(ErrorEvent.INVALID_DOORBELL_VALUE, offset, value)

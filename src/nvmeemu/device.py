@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from nvmeemu.doorbells import ShadowDoorbells
+from nvmeemu.engine import Disk, Engine
 from nvmeemu.events import Events
 from nvmeemu.health import ErrorLog, Health
 from nvmeemu.host import Clock, Host, HostMemoryError
@@ -92,6 +93,7 @@ class Device:
     limits: Limits = field(default_factory=Limits)
     admin_commands: Mapping[int, CommandEntry] = field(default_factory=dict)
     io_commands: Mapping[int, CommandEntry] = field(default_factory=dict)
+    engine: Engine | None = None
     page_size: int = PAGE_MIN
     shadow: ShadowDoorbells | None = None
     interrupt_mask: int = 0  # INTMS and INTMC: a bit for each vector
@@ -121,6 +123,8 @@ class Device:
         if self.shadow is not None:
             cq.shadow = self.shadow.head(cq.qid)
             cq.shadow.clear(0)
+        if self.engine is not None:
+            cq.owned = self.engine.add_cq(cq)
         self.cqs[cq.qid] = cq
         self.had_io_queues = True
 
@@ -129,9 +133,33 @@ class Device:
         if self.shadow is not None:
             sq.shadow = self.shadow.tail(sq.qid)
             sq.shadow.clear(0)
+        if self.engine is not None:
+            sq.owned = self.engine.add_sq(sq)
         sq.cq.sqs.add(sq.qid)
         self.sqs[sq.qid] = sq
         self.had_io_queues = True
+
+    def configure_engine(self, write_cache: bool) -> None:
+        """Tell the engine what the namespaces are. Without ``write_cache`` every write has to become durable, which
+        is Python's."""
+        if self.engine is None:
+            return
+        disks = {}
+        for namespace in self.namespaces:
+            backend = namespace.backend
+            if backend.direct is not None:
+                writable = not backend.read_only and (write_cache or not backend.volatile_cache)
+                disks[namespace.nsid] = Disk(backend.direct, namespace.block_size, namespace.blocks, writable)
+        self.engine.configure(self.page_size, self.limits.transfer, disks)
+
+    def collect_counts(self) -> None:
+        """Add what the engine has done to the SMART counters."""
+        if self.engine is not None:
+            counts = self.engine.take_counts()
+            self.health.reads += counts.reads
+            self.health.writes += counts.writes
+            self.health.bytes_read += counts.bytes_read
+            self.health.bytes_written += counts.bytes_written
 
     def echo_admin_doorbells(self) -> None:
         """Ask for the admin queue's next doorbell, whatever it is: its shadows are not looked at."""

@@ -16,23 +16,23 @@ class Slot:
 
     def __init__(self, host: Host, shadow: int, event: int) -> None:
         self._host = host
-        self._shadow = shadow
-        self._event = event
+        self.shadow = shadow  # guest addresses
+        self.event = event
 
     @property
     def value(self) -> int:
         """What the host last wrote. Raises HostMemoryError."""
-        return int(self._host.view(self._shadow, _WIDTH).cast("I")[0])
+        return int(self._host.view(self.shadow, _WIDTH).cast("I")[0])
 
     def clear(self, value: int) -> None:
         """Begin with ``value`` on both sides: nobody else writes yet. Raises HostMemoryError."""
-        self._host.view(self._shadow, _WIDTH).cast("I")[0] = value
-        self._host.view(self._event, _WIDTH).cast("I")[0] = value
+        self._host.view(self.shadow, _WIDTH).cast("I")[0] = value
+        self._host.view(self.event, _WIDTH).cast("I")[0] = value
 
     def await_change(self, value: int) -> int:
         """Ask the host to ring once it goes beyond ``value``; what it has written by then. It may have written just
         before it could see the question: so ask, then look again, with a barrier between. Raises HostMemoryError."""
-        self._host.view(self._event, _WIDTH).cast("I")[0] = value
+        self._host.view(self.event, _WIDTH).cast("I")[0] = value
         self._host.barrier()
         return self.value
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -43,6 +43,7 @@ class Executor:
     ) -> None:
         self.is_paused = False
         self._device = device
+        self._engine = device.engine
         self.worker = worker
         self._on_fatal = on_fatal
         self._on_settled = on_settled
@@ -61,8 +62,19 @@ class Executor:
 
     def wake(self, sq: SubmissionQueue) -> None:
         """The queue may have something to do."""
-        if sq.shadow is not None or not sq.is_empty:
+        if sq.owned is None and (sq.shadow is not None or not sq.is_empty):
             self._ready[sq] = None
+
+    def pause(self) -> None:
+        """Fetch no more commands."""
+        self.is_paused = True
+        if self._engine is not None:
+            self._engine.hold(True)
+
+    def resume(self) -> None:
+        self.is_paused = False
+        if self._engine is not None:
+            self._engine.hold(False)
 
     def head_moved(self, cq: CompletionQueue) -> None:
         """The host has made room in a completion queue."""
@@ -74,6 +86,10 @@ class Executor:
 
     def run(self) -> bool:
         """Do a batch; True if more is waiting that can be done now."""
+        if self._engine is not None and self._engine.has_news and self._background_bytes < MOST_BACKGROUND:
+            self._engine.deliver(self)
+            if self.is_paused:
+                self._on_settled()
         if not self.is_paused:
             for sq in tuple(self._ready):
                 if not self._serve(sq):
@@ -83,12 +99,17 @@ class Executor:
 
     @property
     def is_busy(self) -> bool:
-        """A command is being worked on, on a worker or waiting for memory."""
+        """A command is being worked on, on a worker, by the engine or waiting for memory."""
+        engine = self._engine
+        if engine is not None and (engine.has_news or engine.is_busy):
+            return True
         return bool(self._running) or any(request.live for _, request, _ in self._held)
 
     @property
     def is_changing_media(self) -> bool:
-        """A worker may still write, also for a command that nobody waits for any more."""
+        """A worker or the engine may still write, also for a command that nobody waits for any more."""
+        if self._engine is not None and self._engine.is_changing_media:
+            return True
         return any(not running.background.droppable for running in self._running)
 
     def stop(self) -> None:
@@ -104,6 +125,8 @@ class Executor:
                 request.drop()
         for running in tuple(self._running):
             running.cancel()
+        if self._engine is not None:
+            self._engine.drop()
         for cq in self._device.cqs.values():
             cq.drop_waiting()
         self._ready.clear()
@@ -172,12 +195,15 @@ class Executor:
             except HostMemoryError:
                 self._miss(sq)
                 return False
-            found = commands.get(entry[0], UNKNOWN)
-            if entry[1] & _FUSE_AND_PSDT:
-                found = UNSERVED
-            command = found.kind(entry)
-            self._proceed(sq, command, None, partial(found.run, self._device, command))
+            self._begin(sq, commands, entry)
         return True
+
+    def _begin(self, sq: SubmissionQueue, commands: Mapping[int, CommandEntry], entry: bytes) -> None:
+        found = commands.get(entry[0], UNKNOWN)
+        if entry[1] & _FUSE_AND_PSDT:
+            found = UNSERVED
+        command = found.kind(entry)
+        self._proceed(sq, command, None, partial(found.run, self._device, command))
 
     def _proceed(self, sq: SubmissionQueue, command: Command, request: Request | None, stage: Stage) -> None:
         """Run one stage of a command; it ends, waits for memory, or goes to a worker."""
@@ -212,6 +238,8 @@ class Executor:
     def _post_request(self, request: Request, dw0: int, field: int) -> None:
         self._post(request.sq, request.command.cid, dw0, field)
         if len(request.sq.outstanding) == MOST_OUTSTANDING - 1:
+            if request.sq.owned is not None:
+                request.sq.owned.hold(False)
             self.wake(request.sq)
 
     def _post(self, sq: SubmissionQueue, cid: int, dw0: int, field: int) -> None:
@@ -277,6 +305,26 @@ class Executor:
         for sq in self._device.sqs.values():
             self.wake(sq)
 
+    # --- the engine's Listener -------------------------------------------------------------------------------------
+
+    def punted(self, sq: SubmissionQueue, entry: bytes) -> None:
+        self._begin(sq, self._device.io_commands, entry)
+        if sq.owned is not None and len(sq.outstanding) == MOST_OUTSTANDING:
+            sq.owned.hold(True)
+
+    def posted(self, cq: CompletionQueue) -> None:
+        self._posted.add(cq)
+
+    def missed(self, queue: CompletionQueue | SubmissionQueue) -> None:
+        self._miss(queue)
+
+    def stopped(self, sq: SubmissionQueue) -> None:
+        self.wake(sq)
+        sq.settled()
+
+    def settled(self) -> None:
+        self._on_settled()
+
     # --- memory that is gone for a moment, or for good -----------------------------------------------------------
 
     def _hold(self, request: Request, stage: Stage, gap: HostMemoryError) -> None:
@@ -302,7 +350,7 @@ class Executor:
             elif request.live:
                 failure = CommandFailed(Status.DATA_TRANSFER_ERROR)
                 request.complete(0, self._failed(request.sq, request.command, failure))
-        self._gaps = {queue: deadline for queue, deadline in self._gaps.items() if _is_stuck(queue)}
+        self._gaps = {queue: deadline for queue, deadline in self._gaps.items() if queue.is_stuck}
         if any(deadline <= now for deadline in self._gaps.values()):
             self._on_fatal("the memory of a queue is gone")
         if self._held or self._gaps:
@@ -332,18 +380,6 @@ class _Running:
             self._executor.ended(self)
             return True
         return False
-
-
-def _is_stuck(queue: SubmissionQueue | CompletionQueue) -> bool:
-    """Whether the memory that a queue needs next is still missing."""
-    if isinstance(queue, CompletionQueue):
-        return bool(queue.waiting) and not queue.is_full
-    try:
-        if not queue.is_empty or queue.refresh():
-            queue.ring[queue.head]
-    except HostMemoryError:
-        return True
-    return False
 
 
 def _unknown(device: Device, command: Command) -> Result:

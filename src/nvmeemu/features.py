@@ -105,8 +105,10 @@ def set_features(device: Device, command: SetFeatures) -> Result:
         device.features[fid, 0] = _decode(device, fid, data)
         return 0
     device.features[fid, feature.select(device, command.cdw11)] = command.cdw11
-    if fid == FeatureId.VOLATILE_WRITE_CACHE and not command.cdw11 & 1:
-        return _flush_all(device)  # what the cache holds becomes durable before it is said to be off
+    if fid == FeatureId.VOLATILE_WRITE_CACHE:
+        device.configure_engine(write_cache=bool(command.cdw11 & 1))
+        if not command.cdw11 & 1:
+            return _flush_all(device)  # what the cache holds becomes durable before it is said to be off
     if fid == FeatureId.ASYNC_EVENT_CONFIGURATION:
         report_warnings(device)
     return 0

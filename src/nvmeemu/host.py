@@ -53,9 +53,24 @@ class Host(Protocol):
         """Send MSI-X message ``vector`` (edge). No effect if the VMM has no route for it at this moment."""
         ...
 
+    def interrupt_fd(self, vector: int) -> int:
+        """An eventfd that sends MSI-X message ``vector`` when it is written, for the native engine to copy; -1 if
+        there is none at this moment. ``Controller.interrupts_changed`` tells when it changes."""
+        ...
+
     def pin(self, asserted: bool) -> None:
         """Drive INTA# to this level. Called when the level changes, and again after ``Controller.pin_unmasked``."""
         ...
+
+
+class MemoryMirror(Protocol):
+    """Wants to know where guest memory lies. Told between ``Controller.quiesce`` and ``memory_changed``."""
+
+    def add_region(self, iova: int, memory: memoryview) -> None:
+        """Mapped from now on; it stays where it is until ``remove_region``."""
+        ...
+
+    def remove_region(self, iova: int) -> None: ...
 
 
 class Clock(Protocol):

@@ -46,6 +46,7 @@ def _errors(device: Device) -> bytes:
 
 
 def _smart(device: Device) -> bytes:
+    device.collect_counts()
     return device.health.page(device.errors.count, critical_warnings(device))
 
 

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 from nvmeemu.doorbells import Slot
+from nvmeemu.engine import OwnedCq, OwnedSq
 from nvmeemu.host import Host, HostMemoryError
 from nvmeemu.requests import Request
 from nvmeemu.spec import CQE_SIZE, SQE_SIZE
@@ -66,6 +67,7 @@ class CompletionQueue:
         self.ring = Ring(host, iova, entries, CQE_SIZE)
         self.sqs: set[int] = set()
         self.shadow: Slot | None = None
+        self.owned: OwnedCq | None = None  # by the native engine, which then does all of this
         self._phase = 1
 
     @property
@@ -74,12 +76,23 @@ class CompletionQueue:
 
     @property
     def is_full(self) -> bool:
+        if self.owned is not None:
+            return not self.owned.has_room
         if (self.tail + 1) % self.entries != self.head:
             return False
         return self.shadow is None or not self._refresh(self.shadow)
 
+    @property
+    def is_stuck(self) -> bool:
+        """A completion waits for the queue's memory."""
+        if self.owned is not None:
+            return self.owned.is_stuck
+        return bool(self.waiting) and not self.is_full
+
     def post(self, sq: SubmissionQueue, cid: int, dw0: int, field: int) -> bool:
         """Write a completion with the Status Field ``field``; False if it has to wait."""
+        if self.owned is not None:
+            return self.owned.post(sq.qid, sq.head if sq.owned is None else sq.owned.head, cid, dw0, field)
         if self.waiting or not self._write(sq, cid, dw0, field):
             self.waiting.append((sq, cid, dw0, field))
             return False
@@ -87,6 +100,8 @@ class CompletionQueue:
 
     def drop_waiting(self, sq: SubmissionQueue | None = None) -> None:
         """Forget the completions that wait, all or those of one submission queue."""
+        if self.owned is not None and sq is not None:
+            self.owned.drop_waiting(sq.qid)
         self.waiting = deque(entry for entry in self.waiting if sq is not None and entry[0] is not sq)
 
     def post_waiting(self) -> bool:
@@ -118,8 +133,23 @@ class CompletionQueue:
 
     def look(self) -> None:
         """Take the head from the shadow doorbell, if there is one."""
-        if self.shadow is not None:
+        if self.owned is not None:
+            self.owned.look()
+            self.head, self.tail = self.owned.head, self.owned.tail
+        elif self.shadow is not None:
             self._refresh(self.shadow)
+
+    def use_shadow(self, slot: Slot) -> None:
+        """From now on the host writes its head there."""
+        self.shadow = slot
+        if self.owned is not None:
+            self.owned.use_shadow(slot)
+
+    def close(self) -> None:
+        """The queue is deleted."""
+        if self.owned is not None:
+            self.owned.remove()
+            self.owned = None
 
     def _refresh(self, shadow: Slot) -> bool:
         """True if the host has consumed more than was known; otherwise it will ring when it does."""
@@ -135,7 +165,15 @@ class CompletionQueue:
         return is_news
 
     def ring_head(self, value: int) -> None:
-        """The host has consumed up to ``value``. Raises DoorbellError."""
+        """The host has rung: it has consumed up to ``value``, or to what the shadow doorbell says. Raises
+        DoorbellError."""
+        if self.owned is not None:
+            if not self.owned.ring(value):
+                raise DoorbellError
+            return
+        if self.shadow is not None:
+            self._refresh(self.shadow)
+            return
         consumed = (value - self.head) % self.entries
         if value >= self.entries or consumed == 0 or consumed > (self.tail - self.head) % self.entries:
             raise DoorbellError
@@ -154,6 +192,7 @@ class SubmissionQueue:
         self.outstanding: set[Request] = set()
         self.ring = Ring(host, iova, entries, SQE_SIZE)
         self.shadow: Slot | None = None
+        self.owned: OwnedSq | None = None  # by the native engine, which then fetches
         self._on_idle: Callable[[], None] | None = None
 
     @property
@@ -181,8 +220,45 @@ class SubmissionQueue:
             self.tail = value
         return is_news
 
+    @property
+    def is_stuck(self) -> bool:
+        """The memory of the next entry, or of the shadow doorbell, is missing."""
+        if self.owned is not None:
+            return self.owned.is_stuck
+        try:
+            if not self.is_empty or self.refresh():
+                self.ring[self.head]
+        except HostMemoryError:
+            return True
+        return False
+
+    def use_shadow(self, slot: Slot) -> None:
+        """From now on the host writes its tail there."""
+        self.shadow = slot
+        if self.owned is not None:
+            self.owned.use_shadow(slot)
+
+    def disown(self) -> None:
+        """The engine has let go of it: go on from there, unless it is to be closed."""
+        self.look()
+        if self._on_idle:
+            self.tail = self.head
+        self.owned = None
+
+    def look(self) -> None:
+        """Take head and tail from the engine."""
+        if self.owned is not None:
+            self.head, self.tail = self.owned.head, self.owned.tail
+
     def ring_tail(self, value: int) -> None:
-        """The host has added entries up to ``value``. Raises DoorbellError."""
+        """The host has rung: there are entries up to ``value``, or what the shadow doorbell says. Raises
+        DoorbellError."""
+        if self.owned is not None:
+            if not self.owned.ring(value):
+                raise DoorbellError
+            return
+        if self.shadow is not None:
+            return
         added = (value - self.tail) % self.entries
         if value >= self.entries or added == 0 or added + (self.tail - self.head) % self.entries >= self.entries:
             raise DoorbellError
@@ -194,11 +270,13 @@ class SubmissionQueue:
         self.shadow = None
         self.ring.forget()
         self._on_idle = when_idle
+        if self.owned is not None:
+            self.owned.stop()
         self.settled()
 
     def settled(self) -> None:
         """A request has ended."""
-        if self._on_idle and not self.outstanding:
+        if self._on_idle and not self.outstanding and self.owned is None:
             self.cq.drop_waiting(self)  # nothing of a deleted queue may follow
             self.cq.sqs.discard(self.qid)  # not before: until here completions go into the completion queue
             on_idle, self._on_idle = self._on_idle, None

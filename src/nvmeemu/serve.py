@@ -19,6 +19,7 @@ from nvmeemu.backend import Backend, BackendError, BadRequest, describe, open_ba
 from nvmeemu.controller import Controller
 from nvmeemu.device import DEVICE_ID, VENDOR_ID, Identity, Limits, serial_of
 from nvmeemu.namespace import Namespace, Namespaces
+from nvmeemu.native.engine import EngineMissing, NativeEngine
 from nvmeemu.vfio import Loop, PciHost, PciIdentity, ServeError, Server, check
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,9 @@ def _serve(arguments: argparse.Namespace) -> None:
         for disk in arguments.disk:
             ending.backends[disk] = _open(disk, arguments, taken=disk in ending.backends)
         host = PciHost()
-        controller = _controller(arguments, host, loop, list(ending.backends.values()))
+        engine = _engine(arguments, loop, stack)
+        host.mirror = engine
+        controller = _controller(arguments, host, loop, list(ending.backends.values()), engine)
         identity = controller.device.identity
         pci = PciIdentity(identity.vendor_id, identity.device_id, identity.vendor_id, identity.device_id)
         server = stack.enter_context(Server(loop, host, controller, socket, pci))
@@ -97,7 +100,30 @@ def _open(disk: str, arguments: argparse.Namespace, taken: bool) -> Backend:
     )
 
 
-def _controller(arguments: argparse.Namespace, host: PciHost, loop: Loop, backends: list[Backend]) -> Controller:
+def _engine(arguments: argparse.Namespace, loop: Loop, stack: ExitStack) -> NativeEngine | None:
+    """The native engine, unless it is not wanted or, with ``auto``, not there."""
+    if arguments.engine == "python":
+        if arguments.io_threads is not None:
+            raise Failure("--io-threads is for the native engine, not for --engine python", 2)
+        return None
+    try:
+        engine = NativeEngine(arguments.io_threads or max(1, (os.cpu_count() or 1) // 2))
+    except EngineMissing as missing:
+        if arguments.engine == "native":
+            raise Failure(str(missing)) from None
+        log.info("reads and writes are served in Python: %s", missing)
+        return None
+    except OSError as error:
+        raise Failure(f"the native engine does not start: {describe(error)}") from None
+    stack.callback(engine.close)
+    loop.watch(engine.fd, engine.drain_fd)  # the news are delivered in the controller's ``run``
+    stack.callback(loop.unwatch, engine.fd)
+    return engine
+
+
+def _controller(
+    arguments: argparse.Namespace, host: PciHost, loop: Loop, backends: list[Backend], engine: NativeEngine | None
+) -> Controller:
     namespaces = Namespaces()
     if len(backends) > namespaces.nn:
         raise Failure(f"at most {namespaces.nn} disks", 2)
@@ -114,7 +140,8 @@ def _controller(arguments: argparse.Namespace, host: PciHost, loop: Loop, backen
     for nsid, (backend, name) in enumerate(zip(backends, names, strict=True), 1):
         namespaces.add(Namespace(nsid, backend, arguments.block_size, name))
     vectors = 0 if arguments.no_msix else arguments.queues + 1
-    return Controller(host, loop, loop, namespaces, identity, Limits(io_queues=arguments.queues, vectors=vectors))
+    limits = Limits(io_queues=arguments.queues, vectors=vectors)
+    return Controller(host, loop, loop, namespaces, identity, limits, engine)
 
 
 def _identity(backend: Backend, socket: str) -> str:

@@ -10,6 +10,7 @@ import inspect
 import os
 import tomllib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -48,20 +49,35 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = kept
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test of our controller runs on both data paths."""
+    chosen = any(mark.args[0] == "engine" for mark in metafunc.definition.iter_markers("parametrize"))
+    if "engine" in metafunc.fixturenames and not chosen and not metafunc.config.getoption("--judge", default=False):
+        metafunc.parametrize("engine", ["python", "native"], indirect=True)
+
+
 @pytest.fixture
-def bench() -> Bench:
+def engine(request: pytest.FixtureRequest) -> str:
+    """Who serves reads and writes: ``python`` or ``native``."""
+    return str(getattr(request, "param", "python"))
+
+
+@pytest.fixture
+def bench(engine: str) -> Iterator[Bench]:
     """Our controller on virtual ports: for what a plain bus cannot do (time, slow disks, memory that goes away)."""
-    return Bench()
+    with closing(Bench(engine=engine)) as bench:
+        yield bench
 
 
 @pytest.fixture
-def manual() -> Bench:
+def manual(engine: str) -> Iterator[Bench]:
     """The same with a disk whose work the test begins and finishes by hand (``manual.worker.tasks``)."""
-    return Bench(manual=True)
+    with closing(Bench(manual=True, engine=engine)) as bench:
+        yield bench
 
 
 @pytest.fixture
-def driver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Driver]:
+def driver(request: pytest.FixtureRequest, engine: str, tmp_path: Path) -> Iterator[Driver]:
     """A driver of an enabled controller, without I/O queues."""
     if not request.config.getoption("--judge", default=False):
         bench: Bench = request.getfixturevalue("bench")

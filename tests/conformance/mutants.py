@@ -133,6 +133,8 @@ class _Watcher:
         kept = []
         for item in items:
             callspec = getattr(item, "callspec", None)
+            if callspec and callspec.params.get("engine") == "native":
+                continue  # the mutants are those of the Python path
             of_case = list(callspec.marks) if callspec else []
             marks = list(item.iter_markers("fact"))
             for mark in marks:

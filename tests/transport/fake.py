@@ -108,6 +108,9 @@ class Fake:
         self.quiet = 0
         report("memory", len(self.host))
 
+    def interrupts_changed(self) -> None:
+        pass
+
     def pin_unmasked(self) -> None:
         report("unmasked")
         if self.asserted:

@@ -6,6 +6,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
 SECTOR = 512
@@ -18,6 +19,16 @@ class BackendError(Exception):
 
 class BadRequest(BackendError):
     """What is asked for makes no sense, whatever disks there are: bad use, not bad luck."""
+
+
+@dataclass(frozen=True)
+class Direct:
+    """How the native engine reaches a disk itself: its memory, or its file with plain reads and writes at offsets."""
+
+    memory: memoryview | None = None
+    fd: int = -1
+    never_waits: bool = False  # a file that lies in memory
+    can_read_now: bool = False  # RWF_NOWAIT works for reads
 
 
 class Backend(ABC):
@@ -34,6 +45,8 @@ class Backend(ABC):
     read_only = False
     volatile_cache = True
     """Whether a completed write may still be lost by a power cut until ``flush``."""
+    direct: Direct | None = None
+    """For the native engine; None: every command is Python's."""
     identity: str
     """A text that is the same at each start for the same disk and differs between disks: serials come from it."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Sequence
 
-from nvmeemu.backend import Backend, BackendError
+from nvmeemu.backend import Backend, BackendError, Direct
 
 _MAP_NORESERVE = 0x4000  # linux/mman.h; Python 3.11 does not name it
 
@@ -24,6 +24,7 @@ class MemoryBackend(Backend):
         except (OSError, OverflowError):
             raise BackendError(f"no room for a memory disk of {size} bytes: make it smaller, or use a file") from None
         self._bytes = memoryview(self._map)
+        self.direct = Direct(memory=self._bytes)
 
     def read_now(self, offset: int, views: Sequence[memoryview]) -> bool:
         for view in views:

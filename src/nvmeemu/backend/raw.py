@@ -10,7 +10,7 @@ import stat
 import struct
 from collections.abc import Sequence
 
-from nvmeemu.backend import Backend, BackendError, describe
+from nvmeemu.backend import Backend, BackendError, Direct, describe
 
 _FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE, _FALLOC_ZERO_RANGE = 0x01, 0x02, 0x10  # linux/falloc.h
 _FOREIGN_FORMATS = {b"QFI\xfb": "qcow2", b"KDMV": "vmdk", b"conectix": "vhd", b"vhdxfile": "vhdx", b"QED\0": "qed"}
@@ -72,6 +72,9 @@ class RawBackend(Backend):
             os.close(self._fd)
             raise
         self._writes_now = self._reads_now and not read_only
+        self.direct = Direct(
+            fd=self._fd, never_waits=self._reads_now and not self._now_flags, can_read_now=self._reads_now
+        )
 
     def _probe(self) -> tuple[bool, int]:
         """Whether cached data can be had without blocking, and the flags for it."""

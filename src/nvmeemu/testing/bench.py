@@ -7,12 +7,17 @@ from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.controller import Controller
 from nvmeemu.device import Identity, Limits
 from nvmeemu.namespace import Namespace, Namespaces
+from nvmeemu.native.engine import NativeEngine
 from nvmeemu.testing.driver import Driver
 from nvmeemu.testing.ports import ManualWorker, Ram, VirtualClock
 
 
 class Bench:
-    """A controller on virtual ports, and a driver for it. ``manual`` leaves the worker's tasks to the test."""
+    """A controller on virtual ports, and a driver for it. ``manual`` leaves the worker's tasks to the test.
+
+    With ``engine="native"`` the native engine serves its I/O queues, on a thread that ``settle`` waits for; ``close``
+    ends it.
+    """
 
     def __init__(
         self,
@@ -22,8 +27,11 @@ class Bench:
         block_size: int = 512,
         ram: int = 16 << 20,
         manual: bool = False,
+        engine: str = "python",
+        lanes: int = 1,
     ) -> None:
-        self.ram = Ram(ram)
+        self.engine = NativeEngine(lanes) if engine == "native" else None
+        self.ram = Ram(ram, mirror=self.engine)
         self.clock = VirtualClock()
         self.worker = ManualWorker()
         self.is_manual = manual
@@ -31,9 +39,13 @@ class Bench:
         self.namespaces = Namespaces()
         self.namespaces.add(Namespace(1, self.backend, block_size))
         self.controller = Controller(
-            self.ram, self.clock, self.worker, self.namespaces, Identity(serial="TEST0001"), limits
+            self.ram, self.clock, self.worker, self.namespaces, Identity(serial="TEST0001"), limits, self.engine
         )
         self.driver = Driver(self)
+
+    def close(self) -> None:
+        if self.engine is not None:
+            self.engine.close()
 
     def unmap(self, iova: int) -> bytearray:
         """The VMM takes a region away; its bytes."""
@@ -62,6 +74,14 @@ class Bench:
         self.ram.write(iova, data)
 
     def settle(self) -> None:
-        while self.controller.run() or (self.worker.tasks and not self.is_manual):
+        """Let all be done that can be done now. It ends with the engine idle and its news delivered."""
+        while self.controller.run() or self._has_more():
             if not self.is_manual:
                 self.worker.finish_all()
+
+    def _has_more(self) -> bool:
+        if self.engine is not None:
+            self.engine.settle()
+            if self.engine.has_news:
+                return True
+        return bool(self.worker.tasks) and not self.is_manual

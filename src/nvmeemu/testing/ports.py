@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from nvmeemu.host import HostMemoryError
+from nvmeemu.host import HostMemoryError, MemoryMirror
 
 
 @dataclass
@@ -24,23 +24,28 @@ class Ram:
     ``unmap`` fails with BufferError if anybody still holds a view of the region: on a real host that is a crash.
     """
 
-    def __init__(self, size: int = 16 << 20, base: int = 0) -> None:
+    def __init__(self, size: int = 16 << 20, base: int = 0, mirror: MemoryMirror | None = None) -> None:
         self._starts: list[int] = []
         self._regions: dict[int, _Region] = {}
         self.msix_enabled = True
         self.interrupts: list[int] = []
         self.pin_level = False
         self.on_barrier: Callable[[], None] | None = None  # what the host does at that very moment
+        self.mirror = mirror
         if size:
             self.map(base, size)
 
     def map(self, iova: int, size: int, *, data: bytearray | None = None, writable: bool = True) -> None:
-        self._regions[iova] = _Region(bytearray(size) if data is None else data, writable)
+        region = self._regions[iova] = _Region(bytearray(size) if data is None else data, writable)
         self._starts = sorted(self._regions)
+        if self.mirror is not None:
+            self.mirror.add_region(iova, memoryview(region.data) if writable else memoryview(region.data).toreadonly())
 
     def unmap(self, iova: int) -> bytearray:
         """Take a region away; its bytes."""
         region = self._regions.pop(iova)
+        if self.mirror is not None:
+            self.mirror.remove_region(iova)
         self._starts = sorted(self._regions)
         region.data.append(0)  # BufferError while a view exists
         del region.data[-1]
@@ -75,6 +80,9 @@ class Ram:
     def barrier(self) -> None:
         if self.on_barrier is not None:
             self.on_barrier()
+
+    def interrupt_fd(self, vector: int) -> int:
+        return -1
 
     def interrupt(self, vector: int) -> None:
         self.interrupts.append(vector)

@@ -211,6 +211,10 @@ class Context:
         """End the client's connection, if there is one; ``run`` will find its end."""
         messages.hang_up(self.poll_fd())
 
+    def interrupt_fd(self, vector: int) -> int:
+        """The library's eventfd for an MSI-X message, or -1. It may close it with the next SET_IRQS or loss."""
+        return int(lib.nvmeemu_interrupt_fd(self._ctx, vector))
+
     def trigger(self, vector: int) -> bool:
         """Send MSI-X message ``vector``, or INTx in place of vector 0; False if it has no route at this moment."""
         return bool(lib.vfu_irq_trigger(self._ctx, vector) == 0)

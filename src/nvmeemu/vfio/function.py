@@ -59,6 +59,10 @@ class Function(Protocol):
         """Guest memory was mapped or unmapped; the map is already the new one."""
         ...
 
+    def interrupts_changed(self) -> None:
+        """The VMM has changed the way of MSI-X messages, or the guest has enabled or disabled them."""
+        ...
+
     def pin_unmasked(self) -> None:
         """The VMM takes INTx again: drive the pin again if it is still asserted."""
         ...
@@ -93,6 +97,9 @@ class PciHost(GuestMemory):
         # Without MSI-X, vector 0 would be INTx: the library keeps both in one table.
         if self._context is not None and self.msix_enabled and not self._context.trigger(vector):
             self._pending.add(vector)
+
+    def interrupt_fd(self, vector: int) -> int:
+        return self._context.interrupt_fd(vector) if self._context is not None and self.msix_enabled else -1
 
     def send_pending(self) -> None:
         """The VMM has changed its routes: between taking old ones away and giving new ones nothing may get lost."""
@@ -152,8 +159,11 @@ class PciFunction:
         config.write(offset, data)
         if before != (config.msix_enabled, config.pin_disabled):
             self.pin_masked(False)
+        if before[0] != config.msix_enabled:
+            self.function.interrupts_changed()
 
     def quiesce(self) -> None:
+        self._map_changed = True  # perhaps; in any case the function waits to hear that it may go on
         self.function.quiesce()
 
     def reset(self, kind: Reset) -> None:
@@ -167,11 +177,13 @@ class PciFunction:
         self.host.reset_interrupts()
         self.config.reset()
         self.function.reset()
+        self.function.interrupts_changed()
 
     def _function_level_reset(self) -> None:
         log.info("function level reset")
         self.host.reset_interrupts()
         self.function.reset()
+        self.function.interrupts_changed()
 
     def _check_memory(self) -> None:
         """By its first reset or register write the VMM has mapped all the memory it has."""
@@ -195,6 +207,7 @@ class PciFunction:
             self.pin_masked(False)
         else:
             self.host.send_pending()
+            self.function.interrupts_changed()
 
     def pin_masked(self, masked: bool) -> None:
         self.host.mask_pin(masked)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right, insort
 
-from nvmeemu.host import HostMemoryError
+from nvmeemu.host import HostMemoryError, MemoryMirror
 from nvmeemu.vfio.binding import DmaRegion
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ class GuestMemory:
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._regions: dict[int, DmaRegion] = {}
+        self.mirror: MemoryMirror | None = None
         self._forget()
         self._told = False
 
@@ -55,6 +56,8 @@ class GuestMemory:
             insort(self._starts, region.iova)
         self._regions[region.iova] = region
         self._forget()
+        if self.mirror is not None and region.memory is not None:
+            self.mirror.add_region(region.iova, region.memory)
 
     def remove(self, iova: int) -> None:
         """The region that begins at ``iova`` is about to be unmapped: its views must be gone."""
@@ -63,6 +66,8 @@ class GuestMemory:
             return
         del self._starts[bisect_right(self._starts, iova) - 1]
         self._forget()
+        if self.mirror is not None and region.memory is not None:
+            self.mirror.remove_region(iova)
         if region.memory is not None:
             region.memory.release()
         if not self._regions:

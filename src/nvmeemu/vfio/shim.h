@@ -6,6 +6,9 @@
 #include <sys/mman.h>
 
 #include "libvfio-user.h"
+#ifdef NVMEEMU_OWN_LIBRARY /* compiled together with us: its private parts are known */
+#include "private.h"
+#endif
 
 #include "message.h"
 
@@ -30,4 +33,16 @@ static int nvmeemu_setup_region(vfu_ctx_t *ctx, int region, size_t size, vfu_reg
 static void nvmeemu_barrier(void)
 {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+/* Where MSI-X message `vector` goes; -1 if nowhere, or if this library does not let us know. */
+static int nvmeemu_interrupt_fd(vfu_ctx_t *ctx, uint32_t vector)
+{
+#ifdef NVMEEMU_OWN_LIBRARY
+    return ctx->irqs != NULL && vector < ctx->irqs->max_ivs ? ctx->irqs->efds[vector] : -1;
+#else
+    (void)ctx;
+    (void)vector;
+    return -1;
+#endif
 }

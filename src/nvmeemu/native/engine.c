@@ -1,0 +1,421 @@
+/* What main calls: guest memory, queues, news. */
+
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "engine.h"
+
+#define STOP_TIME 1 /* seconds for a lane to end */
+#define MAX_REPORTS(lanes) (MAX_PUNTS + (lanes) * MAX_OPS) /* commands that may wait for main at the most */
+
+static void enter_all(struct engine *engine)
+{
+    for (uint32_t i = 0; i < engine->lane_count; i++)
+        lane_enter(&engine->lanes[i]);
+}
+
+static void leave_all(struct engine *engine)
+{
+    for (uint32_t i = 0; i < engine->lane_count; i++)
+        lane_leave(&engine->lanes[i]);
+}
+
+static void wake_all(struct engine *engine)
+{
+    for (uint32_t i = 0; i < engine->lane_count; i++)
+        lane_wake(&engine->lanes[i]);
+}
+
+/* --- its life ------------------------------------------------------------------------------------------------------ */
+
+static bool lane_start(struct engine *engine, struct lane *lane)
+{
+    sigset_t all, before;
+
+    lane->engine = engine;
+    lane->guest.memory = &engine->memory;
+    pthread_mutex_init(&lane->lock, NULL);
+    pthread_cond_init(&lane->resumed, NULL);
+    pthread_cond_init(&lane->quiet, NULL);
+    lane->eventfd = eventfd(0, EFD_CLOEXEC);
+    if (lane->eventfd < 0)
+        return false;
+    lane->ring = ring_open(lane->eventfd);
+    sigfillset(&all); /* signals are for Python's thread */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    errno = pthread_create(&lane->thread, NULL, lane_main, lane);
+    lane->is_running = errno == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return lane->is_running;
+}
+
+/* False: it waits for a disk that does not answer. */
+static bool lane_stop(struct lane *lane)
+{
+    struct timespec end;
+
+    if (lane->is_running) {
+        lane_enter(lane);
+        lane->stop = true;
+        pthread_cond_broadcast(&lane->resumed);
+        lane_leave(lane);
+        eventfd_write(lane->eventfd, 1);
+        clock_gettime(CLOCK_REALTIME, &end);
+        end.tv_sec += STOP_TIME;
+        if (pthread_timedjoin_np(lane->thread, NULL, &end) != 0)
+            return false;
+    }
+    if (lane->ring)
+        ring_close(lane->ring);
+    if (lane->eventfd >= 0)
+        close(lane->eventfd);
+    free(lane->sqs.items);
+    free(lane->cqs.items);
+    return true;
+}
+
+struct engine *engine_new(uint32_t lanes)
+{
+    struct engine *engine = calloc(1, sizeof(*engine));
+
+    if (!engine)
+        return NULL;
+    pthread_mutex_init(&engine->punt_lock, NULL);
+    engine->page_size = NVME_PAGE_MIN;
+    for (int i = 0; i <= MAX_NSID; i++)
+        engine->disks[i].fd = -1;
+    for (int i = 0; i < MAX_VECTORS; i++)
+        engine->vectors[i].fd = -1;
+    engine->eventfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    engine->lanes = calloc(lanes, sizeof(*engine->lanes));
+    engine->punt_room = MAX_REPORTS(lanes);
+    engine->punts = calloc(engine->punt_room, sizeof(*engine->punts));
+    bool is_good = engine->eventfd >= 0 && engine->lanes && engine->punts;
+    for (uint32_t i = 0; is_good && i < lanes; i++) {
+        engine->lane_count++;
+        engine->lanes[i].eventfd = -1;
+        is_good = lane_start(engine, &engine->lanes[i]);
+    }
+    if (is_good)
+        return engine;
+    int error = errno;
+    engine_free(engine);
+    errno = error;
+    return NULL;
+}
+
+void engine_free(struct engine *engine)
+{
+    if (engine->lane_count)
+        engine_drop(engine);
+    for (uint32_t i = 0; i < engine->lane_count; i++)
+        if (!lane_stop(&engine->lanes[i]))
+            return; /* the thread still needs all of it */
+    for (uint32_t i = 0; i < engine->sqs.count; i++)
+        free(engine->sqs.items[i]);
+    for (int i = 0; i < MAX_VECTORS; i++)
+        if (engine->vectors[i].fd >= 0)
+            close(engine->vectors[i].fd);
+    if (engine->eventfd >= 0)
+        close(engine->eventfd);
+    free(engine->sqs.items);
+    free(engine->cqs.items);
+    free(engine->memory.regions);
+    free(engine->punts);
+    free(engine->lanes);
+    free(engine);
+}
+
+/* --- guest memory -------------------------------------------------------------------------------------------------- */
+
+void engine_pause(struct engine *engine)
+{
+    if (engine->is_paused)
+        return;
+    engine->is_paused = true;
+    for (uint32_t i = 0; i < engine->lane_count; i++) {
+        struct lane *lane = &engine->lanes[i];
+        lane_enter(lane);
+        pthread_mutex_unlock(&lane->lock); /* it goes on once `wanted` is 0: after engine_resume */
+    }
+}
+
+void engine_resume(struct engine *engine)
+{
+    if (!engine->is_paused)
+        return;
+    engine->is_paused = false;
+    for (uint32_t i = 0; i < engine->lane_count; i++) {
+        struct lane *lane = &engine->lanes[i];
+        pthread_mutex_lock(&lane->lock);
+        for (uint32_t j = 0; j < lane->sqs.count; j++)
+            lane->sqs.items[j]->gap = false;
+        for (uint32_t j = 0; j < lane->cqs.count; j++)
+            lane->cqs.items[j]->gap = false;
+        lane_leave(lane);
+        lane_wake(lane);
+    }
+}
+
+static void forget_regions(struct engine *engine)
+{
+    for (uint32_t i = 0; i < engine->lane_count; i++)
+        engine->lanes[i].guest.hit = NULL;
+}
+
+bool engine_map(struct engine *engine, uint64_t iova, uint64_t size, void *memory, bool writable)
+{
+    struct region region = {iova, size, memory, writable};
+
+    if ((((uintptr_t)memory ^ iova) & 15) != 0)
+        return false;
+    enter_all(engine);
+    forget_regions(engine);
+    bool is_added = memory_add(&engine->memory, region);
+    leave_all(engine);
+    return is_added;
+}
+
+bool engine_unmap(struct engine *engine, uint64_t iova)
+{
+    enter_all(engine);
+    forget_regions(engine);
+    bool is_removed = memory_remove(&engine->memory, iova);
+    leave_all(engine);
+    return is_removed;
+}
+
+/* --- what the controller is ------------------------------------------------------------------------------------------ */
+
+void engine_set_limits(struct engine *engine, uint64_t page_size, uint64_t transfer)
+{
+    enter_all(engine);
+    engine->page_size = page_size;
+    engine->transfer = transfer;
+    leave_all(engine);
+}
+
+bool engine_set_disk(struct engine *engine, uint32_t nsid, const struct disk *disk)
+{
+    if (nsid == 0 || nsid > MAX_NSID)
+        return false;
+    enter_all(engine);
+    engine->disks[nsid] = *disk;
+    atomic_store(&engine->writes_wait[nsid], false);
+    leave_all(engine);
+    return true;
+}
+
+bool engine_set_vector(struct engine *engine, uint32_t vector, int eventfd)
+{
+    if (vector >= MAX_VECTORS)
+        return eventfd < 0;
+    int copy = eventfd < 0 ? -1 : fcntl(eventfd, F_DUPFD_CLOEXEC, 3);
+    enter_all(engine);
+    int before = atomic_exchange(&engine->vectors[vector].fd, copy);
+    leave_all(engine);
+    if (before >= 0)
+        close(before);
+    return copy >= 0 || eventfd < 0;
+}
+
+void engine_signal_all(struct engine *engine)
+{
+    for (uint32_t i = 0; i < engine->cqs.count; i++) {
+        struct cq *cq = engine->cqs.items[i];
+        lane_enter(cq->lane);
+        if (cq->posted == 0 && atomic_load(&cq->head) != atomic_load(&cq->tail))
+            cq->posted = 1;
+        lane_leave(cq->lane);
+    }
+    for (uint32_t i = 0; i < engine->lane_count; i++)
+        eventfd_write(engine->lanes[i].eventfd, 1); /* also to those who sleep with nothing to run */
+}
+
+void engine_set_coalescing(struct engine *engine, uint64_t nanoseconds, uint32_t completions)
+{
+    atomic_store(&engine->coalesce_time, nanoseconds);
+    atomic_store(&engine->coalesce_count, completions);
+}
+
+void engine_coalesce_vector(struct engine *engine, uint32_t vector, bool is_coalesced)
+{
+    if (vector < MAX_VECTORS)
+        atomic_store(&engine->vectors[vector].is_coalesced, is_coalesced);
+}
+
+/* --- towards main ---------------------------------------------------------------------------------------------------- */
+
+void engine_notify(struct engine *engine)
+{
+    if (!atomic_exchange(&engine->notified, true))
+        eventfd_write(engine->eventfd, 1);
+}
+
+bool engine_punt(struct engine *engine, struct sq *sq, const struct nvme_read_write *command, bool always)
+{
+    pthread_mutex_lock(&engine->punt_lock);
+    bool has_room = engine->punt_count < (always ? engine->punt_room : MAX_PUNTS);
+    if (has_room) {
+        engine->punts[(engine->punt_first + engine->punt_count++) % engine->punt_room] = (struct punt){sq, *command};
+        atomic_fetch_add(&sq->under_way, 1);
+    } else {
+        atomic_store(&engine->punts_full, true);
+    }
+    pthread_mutex_unlock(&engine->punt_lock);
+    engine_notify(engine);
+    return has_room;
+}
+
+static bool take_punt(struct engine *engine, struct event *event)
+{
+    struct sq *sq = NULL;
+
+    pthread_mutex_lock(&engine->punt_lock);
+    if (engine->punt_count > 0) {
+        const struct punt *punt = &engine->punts[engine->punt_first];
+        sq = punt->sq;
+        *event = (struct event){EVENT_PUNT, sq->id, {0}};
+        memcpy(event->entry, &punt->command, sizeof(event->entry));
+        engine->punt_first = (engine->punt_first + 1) % engine->punt_room;
+        engine->punt_count--;
+    }
+    bool was_full = engine->punt_count < MAX_PUNTS / 2 && atomic_exchange(&engine->punts_full, false);
+    pthread_mutex_unlock(&engine->punt_lock);
+    if (was_full)
+        wake_all(engine);
+    if (sq && atomic_fetch_sub(&sq->under_way, 1) == 1)
+        atomic_fetch_or(&sq->notices, NOTICE_IDLE); /* looked at if it is stopped */
+    return sq != NULL;
+}
+
+int engine_fd(struct engine *engine)
+{
+    return engine->eventfd;
+}
+
+void engine_drain_fd(struct engine *engine)
+{
+    eventfd_t value;
+
+    eventfd_read(engine->eventfd, &value);
+}
+
+bool engine_has_news(struct engine *engine)
+{
+    return atomic_load(&engine->notified);
+}
+
+/* The first notice of a queue, taken. */
+static bool take_notice(_Atomic uint32_t *notices, enum notice notice)
+{
+    return (atomic_load(notices) & notice) && (atomic_fetch_and(notices, ~(uint32_t)notice) & notice);
+}
+
+static bool sq_event(struct sq *sq, struct event *event)
+{
+    event->id = sq->id;
+    event->kind = EVENT_SQ_GAP;
+    if (take_notice(&sq->notices, NOTICE_GAP))
+        return true;
+    event->kind = EVENT_IDLE;
+    return take_notice(&sq->notices, NOTICE_IDLE) && sq->stopped && atomic_load(&sq->under_way) == 0;
+}
+
+static bool cq_event(struct cq *cq, struct event *event)
+{
+    event->id = cq->id;
+    event->kind = EVENT_CQ_GAP;
+    if (take_notice(&cq->notices, NOTICE_GAP))
+        return true;
+    event->kind = EVENT_POSTED;
+    return take_notice(&cq->notices, NOTICE_POSTED);
+}
+
+/* Queues of before a reset go when the last disk has answered. */
+static void free_dropped(struct engine *engine)
+{
+    for (uint32_t i = engine->sqs.count; i-- > 0;) {
+        struct sq *sq = engine->sqs.items[i];
+        if (sq->dropped && atomic_load(&sq->under_way) == 0) {
+            engine->sqs.items[i] = engine->sqs.items[--engine->sqs.count];
+            free(sq);
+        }
+    }
+}
+
+uint32_t engine_events(struct engine *engine, struct event *events, uint32_t most)
+{
+    uint32_t number = 0;
+
+    if (!atomic_load(&engine->notified))
+        return 0;
+    engine_drain_fd(engine);
+    atomic_store(&engine->notified, false); /* what comes from now on notifies again */
+    while (number < most && take_punt(engine, &events[number]))
+        number++;
+    for (uint32_t i = 0; i < engine->sqs.count; i++)
+        while (number < most && !engine->sqs.items[i]->dropped && sq_event(engine->sqs.items[i], &events[number]))
+            number++;
+    for (uint32_t i = 0; i < engine->cqs.count; i++)
+        while (number < most && cq_event(engine->cqs.items[i], &events[number]))
+            number++;
+    if (number < most && atomic_exchange(&engine->settled, false))
+        events[number++] = (struct event){EVENT_SETTLED, 0, {0}};
+    free_dropped(engine);
+    if (number == most)
+        engine_notify(engine); /* there may be more */
+    return number;
+}
+
+uint32_t engine_in_flight(struct engine *engine, bool only_writes)
+{
+    uint32_t number = 0;
+
+    atomic_store(&engine->anxious, true);
+    for (uint32_t i = 0; i < engine->lane_count; i++) {
+        struct lane *lane = &engine->lanes[i];
+        lane_enter(lane);
+        number += only_writes ? atomic_load(&lane->writing) : lane->ops;
+        lane_leave(lane);
+    }
+    if (number == 0)
+        atomic_store(&engine->anxious, false);
+    return number;
+}
+
+void engine_settle(struct engine *engine)
+{
+    for (uint32_t i = 0; i < engine->lane_count; i++) {
+        struct lane *lane = &engine->lanes[i];
+        pthread_mutex_lock(&lane->lock);
+        while (!(atomic_load(&lane->asleep) && lane->ops == 0 && lane->deadline == 0) && !engine->is_paused)
+            pthread_cond_wait(&lane->quiet, &lane->lock);
+        pthread_mutex_unlock(&lane->lock);
+    }
+}
+
+bool engine_can_wait(struct engine *engine)
+{
+    return engine->lanes[0].ring != NULL;
+}
+
+struct counts engine_counts(struct engine *engine)
+{
+    struct counts counts = {0, 0, 0, 0};
+
+    for (uint32_t i = 0; i < engine->lane_count; i++) {
+        const struct counters *counters = &engine->lanes[i].counters;
+        counts.reads += atomic_load(&counters->reads);
+        counts.writes += atomic_load(&counters->writes);
+        counts.bytes_read += atomic_load(&counters->bytes_read);
+        counts.bytes_written += atomic_load(&counters->bytes_written);
+    }
+    return counts;
+}

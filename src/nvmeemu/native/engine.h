@@ -1,0 +1,266 @@
+/* The native engine: serves ordinary reads and writes of the queues that it is given, on threads of its own.
+
+   It never decides a status. Whatever is not an ordinary Read or Write that succeeds is handed to Python ("punted"),
+   as the entry that was copied, before anything has happened to the disk that doing it again would not do as well.
+   It is the only writer of the completion queues that it has; Python completes commands through it.
+
+   A lane is a thread, its lock and the queues that it serves. It holds the lock unless it sleeps, and never waits for
+   a disk: what is not in the page cache goes to io_uring, which works on private memory, or to Python. Calls of the
+   controller's thread ("main" here) announce themselves and get the lock between two commands; so a new memory map
+   waits for no disk. */
+
+#ifndef NVMEEMU_ENGINE_H
+#define NVMEEMU_ENGINE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "nvme_spec.h"
+
+#include "api.h"
+
+#define BURST 32 /* commands that one queue may run before the next has its turn */
+#define MAX_LANES 16
+#define MAX_QUEUES 65536
+#define MAX_NSID 64
+#define MAX_VECTORS 128
+#define MAX_PIECES 1024 /* IOV_MAX: what one system call takes */
+#define MAX_PUNTS 256 /* fetched commands that may wait for main before lanes stop fetching */
+#define MAX_OPS 128 /* commands of a lane that may wait for a disk */
+#define MAX_OP_BYTES (64u << 20)
+
+/* --- memory.c: guest memory ------------------------------------------------------------------------------------ */
+
+struct region {
+    uint64_t iova, size;
+    uint8_t *memory;
+    bool writable;
+};
+
+/* Sorted by iova, never overlapping. */
+struct memory {
+    struct region *regions;
+    size_t count, room;
+};
+
+/* One reader of a map, and the region that it used last. */
+struct guest {
+    const struct memory *memory;
+    const struct region *hit;
+};
+
+bool memory_add(struct memory *memory, struct region region);
+bool memory_remove(struct memory *memory, uint64_t iova);
+
+/* Where iova lies; *size is cut to what the region holds from there on. NULL: nothing (writable) is there. */
+uint8_t *guest_at(struct guest *guest, uint64_t iova, uint64_t *size, bool writable);
+/* The same for what must lie in one writable region as a whole: queue entries, shadow doorbells. */
+uint8_t *guest_whole(struct guest *guest, uint64_t iova, uint64_t size);
+
+/* --- prp.c: the data of a command ------------------------------------------------------------------------------ */
+
+struct transfer {
+    unsigned count;
+    struct iovec pieces[MAX_PIECES];
+};
+
+/* The pieces of guest memory that PRP1 and PRP2 describe. False: Python has to say what is wrong. */
+bool prp_walk(struct transfer *transfer, struct guest *guest, uint64_t prp1, uint64_t prp2, uint64_t length,
+              uint64_t page_size, bool writable);
+void transfer_scatter(const struct transfer *transfer, const uint8_t *data);
+void transfer_gather(const struct transfer *transfer, uint8_t *data);
+
+/* --- queues ------------------------------------------------------------------------------------------------------ */
+
+struct lane;
+struct engine;
+
+/* What main is to be told of a queue. */
+enum notice {
+    NOTICE_POSTED = 1 << 0, /* completions whose interrupt main must raise */
+    NOTICE_GAP = 1 << 1, /* the memory that the queue needs next is not there */
+    NOTICE_IDLE = 1 << 2, /* a stopped queue has nothing under way any more */
+};
+
+/* A completion that found no room or no memory. */
+struct completion {
+    uint64_t low, high; /* high without the phase */
+};
+
+/* The head's and the tail's place in the shadow doorbell buffers; no shadow: event is 0, never a buffer's end. */
+struct shadow {
+    uint64_t value, event;
+    bool used;
+};
+
+struct cq {
+    uint64_t id; /* main's name for it */
+    struct lane *lane;
+    uint64_t iova;
+    uint32_t entries, vector;
+    bool ien;
+    struct shadow shadow;
+    _Atomic uint32_t head; /* the host's; main or, with a shadow doorbell, the lane writes it */
+    _Atomic uint32_t tail;
+    uint32_t phase;
+    _Atomic bool starved; /* full: a new head has to wake the lane */
+    bool gap;
+    uint32_t posted; /* completions since the last interrupt */
+    uint64_t posted_at; /* of the first of them, nanoseconds; only with coalescing */
+    struct completion *waiting;
+    uint32_t waiting_first, waiting_count, waiting_room;
+    _Atomic uint32_t notices;
+};
+
+struct sq {
+    uint64_t id;
+    struct lane *lane;
+    struct cq *cq;
+    uint64_t iova;
+    uint32_t entries, qid;
+    struct shadow shadow;
+    _Atomic uint32_t head;
+    _Atomic uint32_t tail; /* the host's; main or, with a shadow doorbell, the lane writes it */
+    bool gap;
+    bool held; /* main has enough of it at the moment */
+    bool stopped; /* fetches nothing more */
+    bool dropped; /* its commands' completions go nowhere: a reset */
+    _Atomic uint32_t under_way; /* commands that wait for a disk, or for main to take them */
+    _Atomic uint32_t notices;
+};
+
+/* queue.c; all with the lane's lock */
+void sq_tell(struct sq *sq, enum notice notice);
+void cq_tell(struct cq *cq, enum notice notice);
+bool cq_has_room(struct cq *cq);
+bool cq_post(struct cq *cq, uint64_t low, uint64_t high);
+bool cq_post_waiting(struct cq *cq);
+void cq_drop_waiting(struct cq *cq, uint32_t sqid);
+bool cq_can_post_waiting(struct cq *cq);
+void cq_refresh(struct cq *cq);
+uint64_t completion_high(uint32_t sqhd, uint32_t sqid, uint16_t cid, uint16_t field);
+/* A command of ours has succeeded. */
+void sq_complete(struct sq *sq, uint16_t cid);
+/* There is a command, and nothing that it has to wait for. */
+bool sq_is_runnable(struct sq *sq);
+/* Run the next command. False: there is none, or it has to wait. */
+bool sq_step(struct sq *sq);
+
+/* --- disks and commands ------------------------------------------------------------------------------------------ */
+
+/* A command that waits for a disk. It has a copy of all it needs; nothing in it points into guest memory. */
+struct op {
+    struct sq *sq;
+    struct nvme_read_write command;
+    bool is_write;
+    int fd;
+    uint64_t offset;
+    uint32_t length;
+    uint8_t *buffer;
+};
+
+enum verdict { DONE, PENDING, PUNT };
+
+/* command.c: what can be done with the lane's lock */
+enum verdict command_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command);
+/* The disk has answered `result`, as pread does. */
+void op_finish(struct lane *lane, struct op *op, long result);
+
+/* uring.c: waiting for many disks at once. False: it cannot be done here. */
+struct ring;
+struct ring *ring_open(int eventfd);
+void ring_close(struct ring *ring);
+bool ring_start(struct ring *ring, struct op *op);
+void ring_submit(struct ring *ring);
+struct op *ring_reap(struct ring *ring, long *result);
+
+/* --- engine.c ------------------------------------------------------------------------------------------------------ */
+
+struct counters {
+    _Atomic uint64_t reads, writes, bytes_read, bytes_written;
+};
+
+struct sq_list {
+    struct sq **items;
+    uint32_t count, room;
+};
+
+struct cq_list {
+    struct cq **items;
+    uint32_t count, room;
+};
+
+struct lane {
+    struct engine *engine;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t resumed, quiet;
+    _Atomic uint32_t wanted; /* calls of main that want the lock, and pauses */
+    _Atomic bool asleep;
+    bool stop;
+    bool is_running; /* the thread was started */
+    int eventfd; /* wakes it */
+    struct sq_list sqs;
+    struct cq_list cqs;
+    struct guest guest;
+    struct transfer transfer; /* of the command that is being run */
+    uint32_t ops, op_bytes; /* that wait for a disk */
+    _Atomic uint32_t writing; /* writes among them */
+    struct ring *ring;
+    uint64_t deadline; /* when it must wake by itself; 0: never */
+    struct counters counters;
+};
+
+struct punt {
+    struct sq *sq;
+    struct nvme_read_write command;
+};
+
+struct vector {
+    _Atomic int fd; /* -1: main raises the interrupt */
+    _Atomic bool is_coalesced;
+};
+
+struct engine {
+    struct lane *lanes;
+    uint32_t lane_count;
+    struct memory memory;
+    uint64_t page_size, transfer; /* bytes */
+    struct disk disks[MAX_NSID + 1];
+    _Atomic bool writes_wait[MAX_NSID + 1]; /* RWF_NOWAIT does not work for writes: seen by trying */
+    struct vector vectors[MAX_VECTORS];
+    _Atomic uint64_t coalesce_time; /* nanoseconds */
+    _Atomic uint32_t coalesce_count; /* completions */
+    _Atomic bool held; /* lanes fetch nothing */
+    bool is_paused; /* main's */
+
+    /* Towards main. */
+    int eventfd;
+    _Atomic bool notified;
+    _Atomic bool anxious; /* main wants to know when nothing is in flight any more */
+    _Atomic bool settled;
+    pthread_mutex_t punt_lock;
+    struct punt *punts;
+    uint32_t punt_first, punt_count, punt_room;
+    _Atomic bool punts_full;
+
+    /* Main's own lists of all queues, for notices. */
+    struct sq_list sqs;
+    struct cq_list cqs;
+};
+
+/* lane.c */
+void *lane_main(void *lane);
+void lane_wake(struct lane *lane);
+/* The lock, for main: with the next command's end. */
+void lane_enter(struct lane *lane);
+void lane_leave(struct lane *lane);
+
+bool engine_punt(struct engine *engine, struct sq *sq, const struct nvme_read_write *command, bool always);
+void engine_notify(struct engine *engine);
+
+#endif

@@ -1,0 +1,305 @@
+"""The native engine, typed: the only importer of the raw cffi module. What its calls mean is said in ``engine``."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from nvmeemu.doorbells import Slot
+from nvmeemu.engine import Counts, Disk, Listener
+from nvmeemu.queues import CompletionQueue, SubmissionQueue
+
+try:
+    from nvmeemu.native._engine import ffi, lib
+except ImportError as error:
+    _missing: str | None = error.msg if error.name != "nvmeemu.native._engine" else "not compiled"
+    ffi = lib = None
+else:
+    _missing = None
+
+EVENTS = 64  # taken at once
+MAX_NSID = 64
+
+
+class EngineMissing(Exception):
+    """The package was built without the engine; the text is one line for the user."""
+
+
+def require() -> None:
+    """Raise EngineMissing if this build has no engine."""
+    if _missing is not None:
+        raise EngineMissing(f"this nvmeemu has no native engine ({_missing}): build it where a C compiler is")
+
+
+class NativeEngine:
+    """An ``engine.Engine`` with ``lanes`` threads, and the mirror of a host's memory. Close it when done."""
+
+    def __init__(self, lanes: int = 1) -> None:
+        require()
+        self._engine = lib.engine_new(lanes)
+        if self._engine == ffi.NULL:
+            raise OSError(ffi.errno, os.strerror(ffi.errno))
+        self._ids = itertools.count(1)
+        self._cqs: dict[int, _Cq] = {}
+        self._sqs: dict[int, _Sq] = {}
+        self._events = ffi.new("struct event[]", EVENTS)
+        self._counted = Counts(0, 0, 0, 0)
+        self._nsids: set[int] = set()
+
+    def close(self) -> None:
+        """End its threads, once the disks that they wait for have answered."""
+        if self._engine != ffi.NULL:
+            self.drop()
+            engine, self._engine = self._engine, ffi.NULL
+            lib.engine_free(engine)
+
+    @property
+    def fd(self) -> int:
+        """Can be read when there is news."""
+        return int(lib.engine_fd(self._engine))
+
+    def drain_fd(self) -> None:
+        """It has been seen; the news stay until they are delivered."""
+        lib.engine_drain_fd(self._engine)
+
+    # --- guest memory
+
+    def add_region(self, iova: int, memory: memoryview) -> None:
+        """Guest memory that is mapped from now on. The engine must be paused, also while one is removed."""
+        address = ffi.from_buffer(memory)
+        lib.engine_map(self._engine, iova, len(memory), address, not memory.readonly)
+
+    def remove_region(self, iova: int) -> None:
+        lib.engine_unmap(self._engine, iova)
+
+    def pause(self) -> None:
+        lib.engine_pause(self._engine)
+
+    def resume(self) -> None:
+        lib.engine_resume(self._engine)
+
+    # --- the controller
+
+    def configure(self, page_size: int, transfer: int, disks: Mapping[int, Disk]) -> None:
+        lib.engine_set_limits(self._engine, page_size, transfer)
+        for nsid in self._nsids - disks.keys():
+            lib.engine_set_disk(self._engine, nsid, ffi.new("struct disk *", {"fd": -1}))
+        self._nsids = {nsid for nsid in disks if nsid <= MAX_NSID}
+        for nsid in self._nsids:
+            lib.engine_set_disk(self._engine, nsid, _disk(disks[nsid]))
+
+    def set_vector(self, vector: int, eventfd: int) -> None:
+        lib.engine_set_vector(self._engine, vector, eventfd)
+
+    def signal_all(self) -> None:
+        lib.engine_signal_all(self._engine)
+
+    def hold(self, held: bool) -> None:
+        lib.engine_hold(self._engine, held)
+
+    def take_counts(self) -> Counts:
+        counts = lib.engine_counts(self._engine)
+        now = Counts(counts.reads, counts.writes, counts.bytes_read, counts.bytes_written)
+        before, self._counted = self._counted, now
+        return Counts(*(new - old for new, old in zip(now, before, strict=True)))
+
+    # --- queues
+
+    def add_cq(self, cq: CompletionQueue) -> _Cq:
+        owned = _Cq(self, next(self._ids), cq)
+        self._cqs[owned.id] = owned
+        return owned
+
+    def add_sq(self, sq: SubmissionQueue) -> _Sq:
+        owned = _Sq(self, next(self._ids), sq)
+        self._sqs[owned.id] = owned
+        return owned
+
+    def drop(self) -> None:
+        lib.engine_drop(self._engine)
+        for cq in self._cqs.values():
+            cq.queue.owned = None
+        for sq in self._sqs.values():
+            sq.queue.owned = None
+        self._cqs.clear()
+        self._sqs.clear()
+
+    # --- news
+
+    @property
+    def has_news(self) -> bool:
+        return bool(lib.engine_has_news(self._engine))
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(lib.engine_in_flight(self._engine, False))
+
+    @property
+    def is_changing_media(self) -> bool:
+        return bool(lib.engine_in_flight(self._engine, True))
+
+    def deliver(self, listener: Listener) -> None:
+        for index in range(lib.engine_events(self._engine, self._events, EVENTS)):
+            event = self._events[index]
+            self._tell(listener, event.kind, event.id, event)
+
+    def _tell(self, listener: Listener, kind: int, id: int, event: Any) -> None:
+        sq, cq = self._sqs.get(id), self._cqs.get(id)
+        if kind == lib.EVENT_SETTLED:
+            listener.settled()
+        elif sq is not None:  # not dropped meanwhile
+            if kind == lib.EVENT_PUNT:
+                listener.punted(sq.queue, bytes(ffi.buffer(event.entry)))
+            elif kind == lib.EVENT_SQ_GAP:
+                listener.missed(sq.queue)
+            elif kind == lib.EVENT_IDLE:
+                sq.release()
+                listener.stopped(sq.queue)
+        elif cq is not None:
+            if kind == lib.EVENT_POSTED:
+                listener.posted(cq.queue)
+            else:
+                listener.missed(cq.queue)
+
+    @property
+    def can_wait(self) -> bool:
+        """Commands wait for disks here, with io_uring; otherwise Python's threads do."""
+        return bool(lib.engine_can_wait(self._engine))
+
+    def settle(self) -> None:
+        """Wait until there is nothing to do and no disk is waited for: for tests."""
+        lib.engine_settle(self._engine)
+
+    def forget(self, owned: _Cq | _Sq) -> None:
+        """It is no longer ours."""
+        (self._cqs if isinstance(owned, _Cq) else self._sqs).pop(owned.id, None)
+
+    @property
+    def raw(self) -> Any:
+        return self._engine
+
+
+class _Cq:
+    """An ``engine.OwnedCq``."""
+
+    def __init__(self, engine: NativeEngine, id: int, queue: CompletionQueue) -> None:
+        self.id = id
+        self.queue = queue
+        self._engine = engine
+        self.raw = lib.engine_add_cq(engine.raw, id, queue.ring.iova, queue.entries, queue.vector, queue.ien)
+        if self.raw == ffi.NULL:
+            raise MemoryError
+        self._has_shadow = False
+        if queue.shadow is not None:
+            self.use_shadow(queue.shadow)
+
+    @property
+    def head(self) -> int:
+        return int(lib.cq_head(self.raw))
+
+    @property
+    def tail(self) -> int:
+        return int(lib.cq_tail(self.raw))
+
+    @property
+    def is_stuck(self) -> bool:
+        return bool(lib.engine_cq_gap(self.raw))
+
+    @property
+    def has_room(self) -> bool:
+        return bool(lib.engine_has_room(self.raw))
+
+    def look(self) -> None:
+        if self._has_shadow:
+            lib.cq_look(self.raw)
+
+    def ring(self, value: int) -> bool:
+        if self._has_shadow:
+            lib.cq_rung(self.raw)
+            return True
+        return bool(lib.cq_ring(self.raw, value))
+
+    def use_shadow(self, slot: Slot) -> None:
+        self._has_shadow = True
+        lib.cq_set_shadow(self.raw, slot.shadow, slot.event)
+
+    def post(self, sqid: int, sqhd: int, cid: int, dw0: int, field: int) -> bool:
+        return bool(lib.engine_post(self.raw, sqid, sqhd, cid, dw0, field))
+
+    def drop_waiting(self, sqid: int) -> None:
+        lib.engine_drop_waiting(self.raw, sqid)
+
+    def remove(self) -> None:
+        self._engine.forget(self)
+        lib.engine_remove_cq(self._engine.raw, self.raw)
+
+
+class _Sq:
+    """An ``engine.OwnedSq``."""
+
+    def __init__(self, engine: NativeEngine, id: int, queue: SubmissionQueue) -> None:
+        self.id = id
+        self.queue = queue
+        self._engine = engine
+        cq = queue.cq.owned
+        assert isinstance(cq, _Cq)
+        self.raw = lib.engine_add_sq(
+            engine.raw, id, cq.raw, queue.qid, queue.ring.iova, queue.entries, queue.head, queue.tail
+        )
+        if self.raw == ffi.NULL:
+            raise MemoryError
+        self._has_shadow = False
+        if queue.shadow is not None:
+            self.use_shadow(queue.shadow)
+
+    @property
+    def head(self) -> int:
+        return int(lib.sq_head(self.raw))
+
+    @property
+    def tail(self) -> int:
+        return int(lib.sq_tail(self.raw))
+
+    @property
+    def is_stuck(self) -> bool:
+        return bool(lib.engine_sq_gap(self.raw))
+
+    def ring(self, value: int) -> bool:
+        if self._has_shadow:
+            lib.sq_rung(self.raw)
+            return True
+        return bool(lib.sq_ring(self.raw, value))
+
+    def use_shadow(self, slot: Slot) -> None:
+        self._has_shadow = True
+        lib.sq_set_shadow(self.raw, slot.shadow, slot.event)
+
+    def hold(self, held: bool) -> None:
+        lib.engine_hold_sq(self.raw, held)
+
+    def stop(self) -> None:
+        lib.engine_stop_sq(self._engine.raw, self.raw)
+
+    def release(self) -> None:
+        """Nothing is under way: give the queue back."""
+        self.queue.disown()
+        self._engine.forget(self)
+        lib.engine_remove_sq(self._engine.raw, self.raw)
+
+
+def _disk(disk: Disk) -> Any:
+    direct = disk.direct
+    return ffi.new(
+        "struct disk *",
+        {
+            "memory": ffi.NULL if direct.memory is None else ffi.cast("uint8_t *", ffi.from_buffer(direct.memory)),
+            "fd": direct.fd,
+            "never_waits": direct.never_waits,
+            "can_read_now": direct.can_read_now,
+            "writable": disk.writable,
+            "block_shift": disk.block_size.bit_length() - 1,
+            "blocks": disk.blocks,
+        },
+    )

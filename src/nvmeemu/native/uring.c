@@ -1,0 +1,107 @@
+/* Waiting for many disks at once, with io_uring. Where liburing was not there at build time, or the kernel refuses it,
+   Python's threads wait instead. */
+
+#include <stdlib.h>
+
+#include "engine.h"
+
+#ifdef HAVE_LIBURING
+
+#include <liburing.h>
+
+struct ring {
+    struct io_uring uring;
+    bool has_new;
+};
+
+struct ring *ring_open(int eventfd)
+{
+    struct ring *ring = calloc(1, sizeof(*ring));
+
+    if (!ring)
+        return NULL;
+    if (io_uring_queue_init(MAX_OPS, &ring->uring, 0) < 0) {
+        free(ring);
+        return NULL;
+    }
+    if (io_uring_register_eventfd(&ring->uring, eventfd) < 0) {
+        ring_close(ring);
+        return NULL;
+    }
+    return ring;
+}
+
+void ring_close(struct ring *ring)
+{
+    io_uring_queue_exit(&ring->uring);
+    free(ring);
+}
+
+bool ring_start(struct ring *ring, struct op *op)
+{
+    struct io_uring_sqe *entry = io_uring_get_sqe(&ring->uring);
+
+    if (!entry)
+        return false;
+    if (op->is_write)
+        io_uring_prep_write(entry, op->fd, op->buffer, op->length, op->offset);
+    else
+        io_uring_prep_read(entry, op->fd, op->buffer, op->length, op->offset);
+    io_uring_sqe_set_data(entry, op);
+    ring->has_new = true;
+    return true;
+}
+
+void ring_submit(struct ring *ring)
+{
+    /* What the kernel does not take now (it may be short of memory) stays in the ring, for the next time. */
+    if (ring->has_new && io_uring_submit(&ring->uring) >= 0 && io_uring_sq_ready(&ring->uring) == 0)
+        ring->has_new = false;
+}
+
+struct op *ring_reap(struct ring *ring, long *result)
+{
+    struct io_uring_cqe *completion;
+
+    if (io_uring_peek_cqe(&ring->uring, &completion) != 0)
+        return NULL;
+    struct op *op = io_uring_cqe_get_data(completion);
+    *result = completion->res;
+    io_uring_cqe_seen(&ring->uring, completion);
+    return op;
+}
+
+
+#else
+
+struct ring *ring_open(int eventfd)
+{
+    (void)eventfd;
+    return NULL;
+}
+
+void ring_close(struct ring *ring)
+{
+    (void)ring;
+}
+
+bool ring_start(struct ring *ring, struct op *op)
+{
+    (void)ring;
+    (void)op;
+    return false;
+}
+
+void ring_submit(struct ring *ring)
+{
+    (void)ring;
+}
+
+struct op *ring_reap(struct ring *ring, long *result)
+{
+    (void)ring;
+    (void)result;
+    return NULL;
+}
+
+#endif
