@@ -81,7 +81,7 @@ def delete_sq(device: Device, command: DeleteQueue) -> Result:
     del device.sqs[command.qid]
     for request in tuple(sq.outstanding):
         request.abort(Status.ABORTED_SQ_DELETION)
-    return Parked(lambda request: sq.close(request.complete))
+    return Parked(lambda request: sq.close(request.complete), is_abortable=False)  # the queue is gone already
 
 
 def delete_cq(device: Device, command: DeleteQueue) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -38,8 +39,12 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
+    if argv is None:  # until somebody can end in order, Ctrl-C ends at once and without a traceback
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        (arguments.parser if arguments.command else parser).error(f"unknown: {' '.join(unknown)}")
     if arguments.print_capabilities:
         print(json.dumps(capabilities(), indent=2))
         return 0

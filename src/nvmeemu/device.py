@@ -57,7 +57,7 @@ def serial_of(text: str) -> str:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the controller can do; the defaults suit every driver known (see the facts in docs/design.md)."""
+    """What the controller can do; the defaults suit every driver known (the conformance tests say which needs what)."""
 
     io_queues: int = MAX_IO_QUEUES
     vectors: int = MAX_IO_QUEUES + 1  # MSI-X messages; 0: no MSI-X, the pin only

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 BURST = 32  # commands that one queue may run before the next has its turn
 MOST_OUTSTANDING = 1024  # commands of one queue that have begun: a host may take no notice of its queues' depth
+BATCH_BYTES = 8 << 20  # moved before the bus has its turn again: a few milliseconds
 MOST_BACKGROUND = 64 << 20  # bytes that workers may hold; I/O queues wait when there is more
 COMMAND_PATIENCE = 0.1  # seconds that a command waits for its memory to come back
 QUEUE_PATIENCE = 1.0  # seconds that a queue does
@@ -51,7 +52,7 @@ class Executor:
         self._posted: set[CompletionQueue] = set()
         self._running: set[_Running] = set()
         self._background_bytes = 0
-        self._held: list[tuple[float, Request, Stage]] = []
+        self._held: list[tuple[Request, Stage]] = []
         self._gaps: dict[SubmissionQueue | CompletionQueue, float] = {}
         self._timer: Timer | None = None
         self._pin = False
@@ -91,11 +92,21 @@ class Executor:
             if self.is_paused:
                 self._on_settled()
         if not self.is_paused:
-            for sq in tuple(self._ready):
-                if not self._serve(sq):
-                    self._ready.pop(sq, None)
+            self._serve_ready()
         self.signal()
         return bool(self._ready) and not self.is_paused
+
+    def _serve_ready(self) -> None:
+        """Give each queue its turn, the admin queue first, until enough has been moved: then the bus has its turn, and
+        the next batch goes on where this one has stopped."""
+        health = self._device.health
+        enough = health.bytes_read + health.bytes_written + BATCH_BYTES
+        for sq in sorted(self._ready, key=_is_io):
+            del self._ready[sq]
+            if self._serve(sq, enough):
+                self._ready[sq] = None  # behind all others
+            if health.bytes_read + health.bytes_written >= enough:
+                return
 
     @property
     def is_busy(self) -> bool:
@@ -103,7 +114,7 @@ class Executor:
         engine = self._engine
         if engine is not None and (engine.has_news or engine.is_busy):
             return True
-        return bool(self._running) or any(request.live for _, request, _ in self._held)
+        return bool(self._running) or any(request.live for request, _ in self._held)
 
     @property
     def is_changing_media(self) -> bool:
@@ -137,7 +148,7 @@ class Executor:
     def memory_changed(self) -> None:
         """Guest memory has been mapped or unmapped: go on with what waits for it."""
         held, self._held = self._held, []
-        for _, request, stage in held:
+        for request, stage in held:
             if request.live:
                 self._proceed(request.sq, request.command, request, stage)
         for cq in self._device.cqs.values():
@@ -179,9 +190,11 @@ class Executor:
 
     # --- the life of a command ---------------------------------------------------------------------------------
 
-    def _serve(self, sq: SubmissionQueue) -> bool:
-        """Run up to BURST commands of a queue; False once it is empty or cannot go on."""
+    def _serve(self, sq: SubmissionQueue, enough: int) -> bool:
+        """Run up to BURST commands of a queue, fewer once ``enough`` bytes have been moved in all; False once it is
+        empty or cannot go on."""
         cq = sq.cq
+        health = self._device.health
         commands = self._device.io_commands if sq.qid else self._device.admin_commands
         for _ in range(BURST):
             if len(sq.outstanding) >= MOST_OUTSTANDING:
@@ -196,6 +209,8 @@ class Executor:
                 self._miss(sq)
                 return False
             self._begin(sq, commands, entry)
+            if health.bytes_read + health.bytes_written >= enough:
+                break
         return True
 
     def _begin(self, sq: SubmissionQueue, commands: Mapping[int, CommandEntry], entry: bytes) -> None:
@@ -225,7 +240,9 @@ class Executor:
                 _Running(self, request or self._request(sq, command), result)
                 return
             else:
-                result.take(request or self._request(sq, command))
+                request = request or self._request(sq, command)
+                request.is_abortable = result.is_abortable
+                result.take(request)
                 return
         if request is None:
             self._post(sq, command.cid, dw0, field)
@@ -271,12 +288,20 @@ class Executor:
 
     def ended(self, running: _Running) -> None:
         """A worker has finished with a command."""
-        was_full = self._background_bytes >= MOST_BACKGROUND
         self._running.discard(running)
-        self._background_bytes -= running.background.size
-        if was_full:
-            self._wake_all()
+        size = running.background.size
+        if running.request.live:  # what the worker has read waits for guest memory
+            running.request.on_end = partial(self._give_back, size)
+        else:
+            self._give_back(size)
         self._on_settled()
+
+    def _give_back(self, size: int) -> None:
+        """Memory for workers is free again."""
+        was_full = self._background_bytes >= MOST_BACKGROUND
+        self._background_bytes -= size
+        if was_full and self._background_bytes < MOST_BACKGROUND:
+            self._wake_all()
 
     def conclude(self, running: _Running, value: Any, error: BaseException | None) -> None:
         """Take a command on from where its worker has brought it."""
@@ -286,6 +311,8 @@ class Executor:
             self._proceed(request.sq, request.command, request, stage)
 
     def _outcome(self, background: Background, value: Any, error: BaseException | None) -> int:
+        if error is not None:
+            background.undo()
         if isinstance(error, OSError):
             self._complain(background.failure, error)
             if background.failure in (Status.WRITE_FAULT, Status.UNRECOVERED_READ_ERROR):
@@ -329,7 +356,9 @@ class Executor:
 
     def _hold(self, request: Request, stage: Stage, gap: HostMemoryError) -> None:
         log.debug("queue %d: waiting for memory: %s", request.sq.qid, gap)
-        self._held.append((self._device.clock.now() + COMMAND_PATIENCE, request, stage))
+        if request.deadline is None:  # otherwise it has waited before: its patience does not begin anew
+            request.deadline = self._device.clock.now() + COMMAND_PATIENCE
+        self._held.append((request, stage))
         self._watch()
 
     def _miss(self, queue: SubmissionQueue | CompletionQueue) -> None:
@@ -344,9 +373,9 @@ class Executor:
         self._timer = None
         now = self._device.clock.now()
         held, self._held = self._held, []
-        for deadline, request, stage in held:
-            if now < deadline:
-                self._held.append((deadline, request, stage))
+        for request, stage in held:
+            if request.live and request.deadline is not None and now < request.deadline:
+                self._held.append((request, stage))
             elif request.live:
                 failure = CommandFailed(Status.DATA_TRANSFER_ERROR)
                 request.complete(0, self._failed(request.sq, request.command, failure))
@@ -367,6 +396,8 @@ class _Running:
         self._executor = executor
         request.job = self
         request.droppable = background.droppable
+        request.is_abortable = background.is_abortable
+        request.deadline = None
         executor.started(self)
         self._job: Job = executor.worker.submit(background.work, self._done)
 
@@ -380,6 +411,10 @@ class _Running:
             self._executor.ended(self)
             return True
         return False
+
+
+def _is_io(sq: SubmissionQueue) -> bool:
+    return sq.qid != 0
 
 
 def _unknown(device: Device, command: Command) -> Result:

@@ -104,11 +104,9 @@ def set_features(device: Device, command: SetFeatures) -> Result:
         data = prp.receive(device.host, command, feature.data, device.page_size)
         device.features[fid, 0] = _decode(device, fid, data)
         return 0
-    device.features[fid, feature.select(device, command.cdw11)] = command.cdw11
     if fid == FeatureId.VOLATILE_WRITE_CACHE:
-        device.configure_engine(write_cache=bool(command.cdw11 & 1))
-        if not command.cdw11 & 1:
-            return _flush_all(device)  # what the cache holds becomes durable before it is said to be off
+        return _set_write_cache(device, command.cdw11)
+    device.features[fid, feature.select(device, command.cdw11)] = command.cdw11
     if fid == FeatureId.ASYNC_EVENT_CONFIGURATION:
         report_warnings(device)
     return 0
@@ -122,12 +120,23 @@ def _set_for_namespaces(device: Device, fid: FeatureId, feature: Feature, comman
     return 0
 
 
-def _flush_all(device: Device) -> Result:
+def _set_write_cache(device: Device, cdw11: int) -> Result:
+    """Off: writes from now on are durable, and the command completes when those before are; if that fails, the cache
+    is as it was."""
+    before = value(device, FeatureId.VOLATILE_WRITE_CACHE)
+
+    def put(new: int) -> None:
+        device.features[FeatureId.VOLATILE_WRITE_CACHE, 0] = new
+        device.configure_engine(write_cache=bool(new & 1))
+
     def work() -> None:
         for namespace in device.namespaces:
             namespace.backend.flush()
 
-    return Background(work, failure=Status.WRITE_FAULT)
+    put(cdw11)
+    if cdw11 & 1:
+        return 0
+    return Background(work, failure=Status.WRITE_FAULT, is_abortable=False, undo=lambda: put(before))
 
 
 def critical_warnings(device: Device) -> CriticalWarning:

@@ -148,7 +148,7 @@ def dataset_management(device: Device, command: DatasetManagement) -> Result:
             if length:
                 backend.deallocate(offset, length)
 
-    return Background(work, failure=Status.WRITE_FAULT)
+    return Background(work, failure=Status.WRITE_FAULT, size=_EXTENT * len(extents))
 
 
 def _transfer(device: Device, command: ReadWrite) -> tuple[Namespace, int, int, int, int]:
@@ -161,6 +161,7 @@ def _transfer(device: Device, command: ReadWrite) -> tuple[Namespace, int, int, 
     return namespace, offset, length, prp1, prp2
 
 
+_EXTENT = 256  # bytes of memory that a pair of numbers takes, more or less
 _fields = ReadWrite.unpacker("nsid", "prp1", "prp2", "slba")
 
 

@@ -19,12 +19,13 @@ class Register:
     offset: int
     size: int
     writable: int = 0
+    is_command: bool = False  # ones that are written act; bytes that are not written are zeros
 
 
 CAP = Register("CAP", 0x00, 8)
 VS = Register("VS", 0x08, 4)
-INTMS = Register("INTMS", 0x0C, 4, 0xFFFFFFFF)
-INTMC = Register("INTMC", 0x10, 4, 0xFFFFFFFF)
+INTMS = Register("INTMS", 0x0C, 4, 0xFFFFFFFF, is_command=True)
+INTMC = Register("INTMC", 0x10, 4, 0xFFFFFFFF, is_command=True)
 CC = Register("CC", 0x14, 4, 0x00FFFFF1)
 CSTS = Register("CSTS", 0x1C, 4)
 NSSR = Register("NSSR", 0x20, 4)
@@ -56,7 +57,7 @@ class RegisterFile:
         for register in REGISTERS:
             first, last = max(offset, register.offset), min(end, register.offset + register.size)
             if first < last:
-                old = self[register]
+                old = 0 if register.is_command else self[register]
                 changed = bytearray(old.to_bytes(register.size, "little"))
                 changed[first - register.offset : last - register.offset] = data[first - offset : last - offset]
                 value = int.from_bytes(changed, "little")

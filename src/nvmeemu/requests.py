@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Request:
     """A fetched command that has not been completed. It can be completed once; whoever comes later does nothing."""
 
-    __slots__ = ("_post", "command", "droppable", "job", "live", "sq")
+    __slots__ = ("_post", "command", "deadline", "droppable", "is_abortable", "job", "live", "on_end", "sq")
 
     def __init__(self, sq: SubmissionQueue, command: Command, post: Callable[[Request, int, int], None]) -> None:
         self.sq = sq
@@ -29,6 +29,9 @@ class Request:
         self.live = True
         self.job: Job | None = None
         self.droppable = False
+        self.is_abortable = True
+        self.deadline: float | None = None  # of its wait for guest memory
+        self.on_end: Callable[[], None] | None = None
         self._post = post
         sq.outstanding.add(self)
 
@@ -42,11 +45,14 @@ class Request:
         """Give the right away without a completion (reset); False if it was gone already."""
         was_live, self.live = self.live, False
         self.sq.outstanding.discard(self)
+        if self.on_end is not None:
+            on_end, self.on_end = self.on_end, None
+            on_end()
         return was_live
 
     def abort(self, status: Status) -> bool:
         """Complete it with ``status`` now, if that is safe: False while a worker may still change the media."""
-        if self.job is not None and not self.job.cancel() and not self.droppable:
+        if not self.is_abortable or (self.job is not None and not self.job.cancel() and not self.droppable):
             return False
         self.complete(0, status)
         return True
@@ -56,8 +62,9 @@ class Request:
 class Background:
     """Run ``work`` on a worker thread, then ``then(result)`` on the controller's thread; that returns DW0 or raises.
 
-    ``failure`` is the status for an OSError of ``work``. ``size``: bytes of memory it holds until it has finished.
-    ``droppable``: nothing outside is changed by ``work``, so an abort or a reset need not wait for it.
+    ``failure`` is the status for an OSError of ``work``, after which ``undo`` is called. ``size``: bytes of memory
+    that the command holds until it ends. ``droppable``: nothing outside is changed by ``work``, so an abort or a reset
+    need not wait for it. What has changed the controller already is not ``is_abortable``.
     """
 
     work: Callable[[], Any]
@@ -65,6 +72,8 @@ class Background:
     failure: Status = Status.INTERNAL_ERROR
     size: int = 0
     droppable: bool = False
+    is_abortable: bool = True
+    undo: Callable[[], None] = lambda: None
 
 
 @dataclass(slots=True)
@@ -72,6 +81,7 @@ class Parked:
     """The command completes when whoever ``take`` gives the request to says so."""
 
     take: Callable[[Request], None]
+    is_abortable: bool = True
 
 
 Result = int | Background | Parked

@@ -194,16 +194,30 @@ def _pid_file(path: str | None) -> Iterator[None]:
     if path is None:
         yield
         return
+    ours = f"{os.getpid()}\n".encode()
     try:
-        with open(path, "w") as file:
-            file.write(f"{os.getpid()}\n")
+        if _read(path).strip().isdigit() or not os.path.exists(path):
+            with open(path, "wb") as file:
+                file.write(ours)
+        else:
+            raise Failure(f"--pid-file {path}: there is a file that is no pid file: give another name", 2)
     except OSError as error:
         raise Failure(f"--pid-file {path}: {describe(error)}") from None
     try:
         yield
     finally:
         with suppress(OSError):
-            os.unlink(path)
+            if _read(path) == ours:  # not that of a server that has taken it over
+                os.unlink(path)
+
+
+def _read(path: str) -> bytes:
+    """The beginning of a file, nothing if there is none."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(32)
+    except FileNotFoundError:
+        return b""
 
 
 class _Ending:

@@ -16,14 +16,16 @@ from nvmeemu.guest.guest import Guest
 from nvmeemu.guest.identify import NAMESPACE, identify
 from nvmeemu.guest.main_job import quiet_end
 from nvmeemu.guest.run import Run
+from nvmeemu.vfio.memory import most_regions
 from server.shim import Op, Shim, compile_shim
 
 pytestmark = pytest.mark.slow
 
 REGIONS = 32768
 PIECE = 2 << 20
+REFUSED = "the most there can be"
 # nvme_core: requests are held for as long as the guest needs to map so much.
-OPTIONS = ["--job", "io", "--iommu", "--mem", "1G", "--smp", "2", "--append", "nvme_core.io_timeout=600"]
+OPTIONS = ["--job", "io", "--iommu", "--mem", "2G", "--smp", "2", "--append", "nvme_core.io_timeout=600"]
 
 
 @pytest.fixture
@@ -84,3 +86,37 @@ def wait_for_regions(guest: Guest, drive: ServedDrive, wanted: int) -> int:
         if now > most:
             most, since = now, time.monotonic()
     return most
+
+
+def test_beyond_the_limit_one_message_and_a_clean_failure(run: Run, shim: Shim) -> None:
+    """Some reads fail, and say so; the others are right; when the guest has taken pages back, all is well again."""
+    count = most_regions() * 4096 // PIECE + 40
+    content = os.urandom(count * PIECE)
+    run.image.write_bytes(content)
+    drive = ServedDrive(run.image, environment=shim.environment)
+    with run.boot(run.linux(), drive=drive, complaints="") as guest:
+        identify(guest)
+        shim.hold(Op.READ)
+        read_all_at_once(guest, count)
+        server_log = guest.folder / "server.log"
+        while REFUSED not in server_log.read_text():
+            guest.check("sleep 0.5")
+        guest.check("sleep 30")  # until all that are wanted have been refused
+        most = regions(drive)
+        shim.release()
+        guest.check(f"while [ $(ls /tmp/read/*.status | wc -l) != {count} ]; do sleep 0.2; done", 300)
+        statuses = [int(guest.check(f"cat /tmp/read/{number}.status")) for number in range(count)]
+        print(f"{most} regions, {sum(map(bool, statuses))} of {count} reads failed")
+        print(regions(drive), "regions after the reads")
+        for number in [number for number in range(count) if not statuses[number]][::8]:
+            digest = guest.check(f"sha256sum </tmp/read/{number}").split()[0]
+            assert digest == hashlib.sha256(content[number * PIECE : (number + 1) * PIECE]).hexdigest()
+        guest.check("rm -rf /tmp/read")
+        print(regions(drive), "regions after rm", len((guest.folder / "qemu.log").read_text().splitlines()))
+        digest = guest.check(f"dd if={NAMESPACE} bs={PIECE} count=4 iflag=direct 2>/tmp/last | sha256sum").split()[0]
+        print(guest.check("cat /tmp/last; dmesg | tail -n 20"), (guest.folder / "server.log").read_text())
+        print(regions(drive), "regions", "".join(sorted(set((guest.folder / "qemu.log").read_text()))))
+        assert digest == hashlib.sha256(content[: 4 * PIECE]).hexdigest()
+        guest.power_off()
+    log = (guest.folder / "server.log").read_text()
+    assert log.count(REFUSED) == 1, log

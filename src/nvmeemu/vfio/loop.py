@@ -185,6 +185,9 @@ class _Timer:
         self.callback = None
 
 
+def _nothing(*_: Any) -> None: ...
+
+
 class _Job:
     """Work on its way through the pool. ``begun`` and ``cancelled`` are changed under the pool's lock."""
 
@@ -230,6 +233,7 @@ class _Pool:
                 return False
             if not job.cancelled:
                 job.cancelled = True
+                job.work = job.done = _nothing  # it stays in the queue, without the memory that it was for
                 self._forget_one()
             return True
 
