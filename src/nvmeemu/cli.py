@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
-        (arguments.parser if arguments.command else parser).error(f"unknown: {' '.join(unknown)}")
+        (arguments.parser if arguments.command else parser).error(f"unrecognized arguments: {' '.join(unknown)}")
     if arguments.print_capabilities:
         print(json.dumps(capabilities(), indent=2))
         return 0
@@ -132,8 +132,8 @@ def _add_process(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--engine",
         choices=("auto", "native", "python"),
-        default="auto",
-        help="who serves reads and writes: native (C, fast), python, or auto: native if it was built",
+        default="python",
+        help="who serves reads and writes: python (default), native (C, fast, new), auto: native if built",
     )
     group.add_argument("--io-threads", metavar="N", type=_number(1, 16), help="of the native engine (half the CPUs)")
     group.add_argument("--once", action="store_true", help="exit when the first client has left")
