@@ -83,6 +83,7 @@ inside() {
     # shellcheck disable=SC2016  # expanded in there
     unshare --mount --pid --fork --kill-child bash -c '
         root=$1 && shift &&
+        mount --bind "$root" "$root" && # a root directory that is no mount point has no propagation to change
         mount -t proc proc "$root/proc" &&
         mount --rbind /dev "$root/dev" &&
         mount -t tmpfs tmpfs "$root/dev/shm" &&

@@ -41,6 +41,7 @@ def serve(arguments: argparse.Namespace) -> int:
     logs.set_up(arguments.log_level)
     try:
         _serve(arguments)
+        _give_up_on_broken_pipes()
     except Failure as failure:
         print(f"nvmeemu serve: {failure}", file=sys.stderr)
         return failure.status
@@ -55,6 +56,15 @@ def _fill_standard_fds() -> None:
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(fd)
+
+
+def _give_up_on_broken_pipes() -> None:
+    """Nobody listens to our last words any more: that is no failure (Python would exit with 120)."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _serve(arguments: argparse.Namespace) -> None:

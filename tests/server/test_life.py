@@ -264,3 +264,16 @@ def test_without_msix_there_is_no_such_capability(path: str, serve: Serve, attac
         offset = client.read(CONFIG, offset + 1, 1)[0]
     assert found
     assert 0x11 not in found
+
+
+def test_it_ends_well_when_nobody_reads_its_log_any_more(path: str) -> None:
+    reading, writing = os.pipe()
+    arguments = [NVMEEMU, "serve", "--socket", path, "--disk", "mem:1M", "--ready-fd", str(writing)]
+    process = subprocess.Popen(arguments, pass_fds=[writing], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert os.read(reading, 100) == b"ready\n"
+    os.close(reading)
+    assert process.stderr is not None
+    process.stderr.close()
+    process.terminate()
+    assert process.wait(20) == 0
