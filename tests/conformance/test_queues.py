@@ -69,6 +69,20 @@ def test_a_full_completion_queue_holds_what_comes_and_goes_on_at_its_doorbell(dr
     assert sorted(seen) == cids
 
 
+@pytest.mark.fact("A7", clause="Base 1.4, 5.6", kills=("deletion-drops-what-waits-for-others",))
+def test_a_deletion_keeps_what_waits_in_a_shared_completion_queue_for_others(slow: Bench) -> None:
+    driver = slow.driver
+    place = driver.create_cq(2, 4)
+    deleted, kept = (QueuePair(qid, driver.create_sq(qid, 16, cqid=2), place, 16, 4) for qid in (2, 3))
+    cids = [driver.submit(kept, write_command(driver.alloc(PAGE))) for _ in range(5)]
+    driver.submit(deleted, write_command(driver.alloc(PAGE)))
+    slow.worker.finish_all()
+    slow.settle()
+    assert driver.delete_sq(2).status == Status.SUCCESS
+    found = [completion for completion in finish(driver, deleted, 5) if completion.sqid == 3]
+    assert [completion.cid for completion in found] == cids
+
+
 @pytest.mark.fact("A1", clause="Base 1.4, 4.1.2", kills=("full-cq-loses-completions",))
 def test_completions_that_found_no_room_come_in_their_order(slow: Bench) -> None:
     """The disk answers while the queue is full."""
