@@ -169,6 +169,7 @@ def run_tests(root: Path, mutant: Mutant | None, nodes: Iterable[str]) -> Outcom
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     outcome = Outcome()
     options = ["--rootdir", str(root), "-q", "-n0", "-p", "no:cacheprovider", "--tb=short", f"--timeout={_SECONDS}"]
+    options.append("--assert=plain")  # where CI is set, pytest would explain the difference of two megabytes: minutes
     said = io.StringIO()
     with contextlib.chdir(root), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         code = pytest.main([*options, *nodes], plugins=[_Watcher(outcome)])
