@@ -60,7 +60,7 @@ def _fill_standard_fds() -> None:
 
 def _give_up_on_broken_pipes() -> None:
     """Nobody listens to our last words any more: that is no failure (Python would exit with 120)."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed since before the start
         try:
             stream.flush()
         except OSError:
