@@ -11,7 +11,8 @@ usage: scripts/guest_matrix.sh [--help] [PYTEST ARGUMENT...]
 
 Runs all guest tests that have a drive to choose, the slow ones too, one after another (an hour or more); or those that
 the arguments choose, for example: -k "grub and nvmeemu". Newest results replace older ones of the same run in
-docs/guests.jsonl, and the table in docs/guests.md is made from these. Its exit status is the tests'.
+docs/guests.jsonl, and the table in docs/guests.md is made from these, also if it is interrupted. Its exit status is the
+tests'.
 END
 }
 
@@ -19,8 +20,6 @@ case ${1:-} in -h | --help) help && exit ;; esac
 cd "$CHECKOUT"
 scripts/setup.sh
 records=$(mktemp)
-trap 'rm -f "$records"' EXIT
-status=0
-GUEST_RECORDS=$records .venv/bin/python -m pytest -n0 -m "" --deselect tests/guest/test_guest_failures.py "$@" tests/guest || status=$?
-.venv/bin/python -m nvmeemu.guest.matrix "$records" docs/guests.jsonl docs/guests.md
-exit $status
+# Also when it is interrupted: what has run is kept.
+trap '.venv/bin/python -m nvmeemu.guest.matrix "$records" docs/guests.jsonl docs/guests.md; rm -f "$records"' EXIT
+GUEST_RECORDS=$records .venv/bin/python -m pytest -n0 -m "" --deselect tests/guest/test_guest_failures.py "$@" tests/guest

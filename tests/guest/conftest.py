@@ -59,12 +59,14 @@ def script(own_tmp: Path) -> Script:
     return run
 
 
-@pytest.fixture(params=["nvmeemu", pytest.param("qemu-nvme", marks=pytest.mark.slow)])
-def drive(request: pytest.FixtureRequest) -> list[str]:
-    """The options for our drive, and for QEMU's own: with that the tests themselves are tested.
-
-    scripts/guest_matrix.sh sets GUEST_RECORDS: the runs of these tests are the matrix in docs/guests.md.
-    """
+@pytest.fixture
+def recorded() -> list[str]:
+    """The options that put a run into the matrix in docs/guests.md: scripts/guest_matrix.sh sets GUEST_RECORDS."""
     records = os.environ.get("GUEST_RECORDS")
-    recorded = ["--result-json", records] if records else []
+    return ["--result-json", records] if records else []
+
+
+@pytest.fixture(params=["nvmeemu", pytest.param("qemu-nvme", marks=pytest.mark.slow)])
+def drive(request: pytest.FixtureRequest, recorded: list[str]) -> list[str]:
+    """The options for our drive, and for QEMU's own: with that the tests themselves are tested."""
     return recorded if request.param == "nvmeemu" else [*recorded, "--peer", str(request.param)]

@@ -9,8 +9,9 @@ ABORT = "memory_region_del_subregion: Assertion `subregion->container == mr' fai
 
 
 @pytest.mark.slow
-def test_resets_and_removals_lose_nothing(script: Script, drive: list[str]) -> None:
-    ended = script(*drive, "--job", "resets")
+@pytest.mark.parametrize("options", ["", "--iommu"], ids=["plain", "iommu"])
+def test_resets_and_removals_lose_nothing(script: Script, drive: list[str], options: str) -> None:
+    ended = script(*drive, "--job", "resets", *options.split())
     assert ended.status == 0
     assert "function-level reset" in ended.out
 
@@ -24,26 +25,26 @@ def test_twenty_reboots_in_the_middle_of_io_lose_nothing(script: Script, drive: 
 
 
 @pytest.mark.slow
-def test_a_killed_qemu_leaves_the_server_ready_for_the_next(script: Script) -> None:
-    ended = script("--job", "restarts")
+def test_a_killed_qemu_leaves_the_server_ready_for_the_next(script: Script, recorded: list[str]) -> None:
+    ended = script(*recorded, "--job", "restarts")
     assert ended.status == 0
 
 
-def test_the_drive_is_plugged_into_a_running_guest(script: Script) -> None:
-    ended = script("--job", "hotplug")
+def test_the_drive_is_plugged_into_a_running_guest(script: Script, recorded: list[str]) -> None:
+    ended = script(*recorded, "--job", "hotplug")
     assert ended.status == 0
 
 
 @pytest.mark.slow
-def test_the_drive_is_unplugged_and_plugged_in_again(script: Script) -> None:
-    ended = script("--job", "unplug", "--nvme-arg", "--no-msix")
+def test_the_drive_is_unplugged_and_plugged_in_again(script: Script, recorded: list[str]) -> None:
+    ended = script(*recorded, "--job", "unplug", "--nvme-arg", "--no-msix")
     assert ended.status == 0
     assert "plugged in 3 times and unplugged in between" in ended.verdict
 
 
 @pytest.mark.slow
-def test_unplugging_with_msix_aborts_qemu(script: Script) -> None:
+def test_unplugging_with_msix_aborts_qemu(script: Script, recorded: list[str]) -> None:
     """A fault of QEMU's that we tell users about."""
-    ended = script("--job", "unplug")
+    ended = script(*recorded, "--job", "unplug")
     assert ended.status == 1
     assert ABORT in ended.out

@@ -61,10 +61,3 @@ def test_two_drives_on_two_servers_serve_one_guest(script: Script, drive: list[s
     ended = script(*drive, "--job", "two")
     assert ended.status == 0
     assert "each drive holds its own data" in ended.verdict
-
-
-@pytest.mark.parametrize("arch", ["arm64", "riscv64"])
-def test_u_boot_of_other_architectures_reads_and_writes(script: Script, drive: list[str], arch: str) -> None:
-    ended = script(*drive, "--job", "uboot", "--arch", arch)
-    assert ended.status == 0
-    assert ended.verdict.startswith("guest: PASS (uboot: ")

@@ -32,7 +32,7 @@ class Job:
     """A job: what to run (returns its summary), one line about it, and what it needs.
 
     A job keeps `run.found` up to date (guest's name if it is no Linux with our agent, data verified, resets survived):
-    docs/guests.md's matrix is made from it. Tests with the fixture `drive` are in the matrix.
+    docs/guests.md's matrix is made from it. Tests with the fixture `drive` or `recorded` are in it.
     """
 
     run: Callable[[Run], str]

@@ -72,11 +72,12 @@ class LastingDrive(ServedDrive):
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happens to the drive. `harmless`: the guest's programs must not notice."""
+    """Something that happens to the drive. `harmless`: the guest's programs must not notice; `resets`: it does so."""
 
     name: str
     happen: Callable[[Guest], None]
     harmless: bool = True
+    resets: bool = True
 
 
 def _in_guest(command: str) -> Callable[[Guest], None]:
@@ -96,7 +97,7 @@ def _stop_server(guest: Guest) -> None:
 EVENTS = (
     Event("nvme reset", _in_guest("nvme reset /dev/nvme0")),
     Event("function-level reset", _in_guest("echo 1 >/sys/bus/pci/devices/$device/reset")),
-    Event("server stopped for 3 s", _stop_server),
+    Event("server stopped for 3 s", _stop_server, resets=False),
     Event(
         "driver unbound and bound",
         _in_guest("cd /sys/bus/pci/drivers/nvme; echo $device >unbind; sleep 1; echo $device >bind"),
@@ -123,11 +124,13 @@ def resets_job(run: Run) -> str:
             load.progress(guest)
             if event.harmless and load.errors != before:
                 raise GuestError(f"{event.name}: {load.errors - before} I/O error(s) in the guest")
+            run.found.resets += event.resets
             run.say(f"{event.name}: {load}, {load.errors - before} I/O error(s)")
         load.stop(guest)
         load.check(guest)
         quiet_end(guest)
     load.check_on_host(run.image)
+    run.found.verified = True
     return f"Linux {guest.kernel_release}: {len(events)} kinds of events, {TIMES} times each; {load}"
 
 
@@ -143,9 +146,11 @@ def reboots_job(run: Run) -> str:
             if identify(guest) != before:
                 raise GuestError("after the reboot the drive is another one")
             load.check(guest, exact=False)
+            run.found.resets += 1
             run.say(f"reboot {number + 1}: {load}")
         quiet_end(guest)
     load.check_on_host(run.image, exact=False)
+    run.found.verified = True
     return f"Linux {guest.kernel_release}: {REBOOTS} reboots in the middle of I/O; {load}"
 
 
@@ -159,6 +164,7 @@ def restarts_job(run: Run) -> str:
                 identify(guest)
                 if number:
                     load.check(guest, exact=False)
+                    run.found.resets += 1
                     run.say(f"QEMU killed and started again: {load}")
                 if number == KILLS:
                     quiet_end(guest)
@@ -167,6 +173,7 @@ def restarts_job(run: Run) -> str:
                     load.progress(guest)
                     guest.kill_qemu()
     load.check_on_host(run.image, exact=False)
+    run.found.verified = True
     return f"Linux {guest.kernel_release}: QEMU killed {KILLS} times in the middle of I/O, one server; {load}"
 
 
@@ -195,11 +202,13 @@ def _plug(run: Run, times: int, summary: str) -> str:
             _plug_in(guest, drive)
             run.say(f"plugged in: {identify(guest)}")
             load.check(guest)
+            run.found.resets = number
             load.start(guest)
             load.progress(guest)
             load.stop(guest)
         quiet_end(guest)
     load.check_on_host(run.image)
+    run.found.verified = True
     return f"Linux {guest.kernel_release}: {summary}; {load}"
 
 

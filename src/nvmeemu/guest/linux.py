@@ -36,6 +36,7 @@ def io_job(run: Run) -> str:
         load.check(guest)
         quiet_end(guest)
     load.check_on_host(run.image)
+    run.found.verified = True
     run.say("host: the same data is in the raw image")
     return f"Linux {guest.kernel_release}, {run.settings.arch.name}, {cpus} CPU(s): {load} in the guest and on the host"
 
@@ -87,4 +88,5 @@ def two_job(run: Run) -> str:
     for drive in drives:
         loads[drive.serial].check_on_host(drive.image)
         run.say(f"{drive.serial}: {loads[drive.serial]}")
+    run.found.verified = True
     return f"Linux {guest.kernel_release}: each drive holds its own data, written at once"
