@@ -317,7 +317,7 @@ class Machine:
         elif is_enabled and not status.cfs and status.shst != SHST_COMPLETE and (lost := self.judge.unfinished()):
             raise Violation("; ".join(lost))
         inside = self.controller._executor
-        if inside._running or inside._held or inside._background_bytes:
+        if inside._running or inside._gaps._held or inside._background_bytes:
             raise Violation("the executor keeps what has ended")
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from nvmeemu.device import Device
 from nvmeemu.errors import CommandFailed
-from nvmeemu.host import HostMemoryError, Job, Timer, Worker
+from nvmeemu.gaps import Gaps, Stage
+from nvmeemu.host import HostMemoryError, Job, Worker
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.requests import Background, CommandEntry, Request, Result
 from nvmeemu.spec import MORE, Command, Status
@@ -26,13 +27,9 @@ BURST = 32  # commands that one queue may run before the next has its turn
 MOST_OUTSTANDING = 1024  # commands of one queue that have begun: a host may take no notice of its queues' depth
 BATCH_BYTES = 8 << 20  # moved before the bus has its turn again: a few milliseconds
 MOST_BACKGROUND = 64 << 20  # bytes that workers may hold; I/O queues wait when there is more
-COMMAND_PATIENCE = 0.1  # seconds that a command waits for its memory to come back
-QUEUE_PATIENCE = 1.0  # seconds that a queue does
 _LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # another attempt fails as well
 _NO_LBA = 0
 _NO_LOCATION = 0xFFFF
-
-Stage = Callable[[], Result]
 
 
 class Executor:
@@ -46,15 +43,12 @@ class Executor:
         self._device = device
         self._engine = device.engine
         self.worker = worker
-        self._on_fatal = on_fatal
         self._on_settled = on_settled
         self._ready: dict[SubmissionQueue, None] = {}
         self._posted: set[CompletionQueue] = set()
         self._running: set[_Running] = set()
         self._background_bytes = 0
-        self._held: list[tuple[Request, Stage]] = []
-        self._gaps: dict[SubmissionQueue | CompletionQueue, float] = {}
-        self._timer: Timer | None = None
+        self._gaps = Gaps(device.clock, self._late, partial(on_fatal, "the memory of a queue is gone"), on_settled)
         self._pin = False
         self._had_msix = False
         self._complaints: set[tuple[Status, int | None]] = set()
@@ -102,6 +96,8 @@ class Executor:
         health = self._device.health
         enough = health.bytes_read + health.bytes_written + BATCH_BYTES
         for sq in sorted(self._ready, key=_is_io):
+            if sq not in self._ready:
+                continue  # dropped by what went before
             del self._ready[sq]
             if self._serve(sq, enough):
                 self._ready[sq] = None  # behind all others
@@ -114,7 +110,7 @@ class Executor:
         engine = self._engine
         if engine is not None and (engine.has_news or engine.is_busy):
             return True
-        return bool(self._running) or any(request.live for request, _ in self._held)
+        return bool(self._running) or self._gaps.holds_commands
 
     @property
     def is_changing_media(self) -> bool:
@@ -142,15 +138,12 @@ class Executor:
             cq.drop_waiting()
         self._ready.clear()
         self._posted.clear()
-        self._held.clear()
-        self._gaps.clear()
+        self._gaps.forget()
 
     def memory_changed(self) -> None:
         """Guest memory has been mapped or unmapped: go on with what waits for it."""
-        held, self._held = self._held, []
-        for request, stage in held:
-            if request.live:
-                self._proceed(request.sq, request.command, request, stage)
+        for request, stage in self._gaps.take():
+            self._proceed(request.sq, request.command, request, stage)
         for cq in self._device.cqs.values():
             if cq.waiting and cq.post_waiting():
                 self._posted.add(cq)
@@ -206,7 +199,7 @@ class Executor:
                     return False
                 entry = sq.pop()
             except HostMemoryError:
-                self._miss(sq)
+                self._gaps.miss(sq)
                 return False
             self._begin(sq, commands, entry)
             if health.bytes_read + health.bytes_written >= enough:
@@ -228,7 +221,7 @@ class Executor:
         except CommandFailed as failure:
             field = self._failed(sq, command, failure)
         except HostMemoryError as gap:
-            self._hold(request or self._request(sq, command), stage, gap)
+            self._gaps.hold(request or self._request(sq, command), stage, gap)
             return
         except Exception:
             log.exception("internal error in %r of queue %d", command, sq.qid)
@@ -264,7 +257,7 @@ class Executor:
         if cq.post(sq, cid, dw0, field):
             self._posted.add(cq)
         elif not cq.is_full:
-            self._miss(cq)
+            self._gaps.miss(cq)
 
     def _failed(self, sq: SubmissionQueue, command: Command, failure: CommandFailed) -> int:
         """Log the error for the host; the Status Field that says so."""
@@ -322,6 +315,10 @@ class Executor:
             raise error
         return background.then(value)
 
+    def _late(self, request: Request) -> None:
+        """It has waited for guest memory for too long."""
+        request.complete(0, self._failed(request.sq, request.command, CommandFailed(Status.DATA_TRANSFER_ERROR)))
+
     def _complain(self, status: Status, error: OSError) -> None:
         """Tell the user, once for each kind of failure."""
         if (status, error.errno) not in self._complaints:
@@ -343,47 +340,13 @@ class Executor:
         self._posted.add(cq)
 
     def missed(self, queue: CompletionQueue | SubmissionQueue) -> None:
-        self._miss(queue)
+        self._gaps.miss(queue)
 
     def stopped(self, sq: SubmissionQueue) -> None:
         self.wake(sq)
         sq.settled()
 
     def settled(self) -> None:
-        self._on_settled()
-
-    # --- memory that is gone for a moment, or for good -----------------------------------------------------------
-
-    def _hold(self, request: Request, stage: Stage, gap: HostMemoryError) -> None:
-        log.debug("queue %d: waiting for memory: %s", request.sq.qid, gap)
-        if request.deadline is None:  # otherwise it has waited before: its patience does not begin anew
-            request.deadline = self._device.clock.now() + COMMAND_PATIENCE
-        self._held.append((request, stage))
-        self._watch()
-
-    def _miss(self, queue: SubmissionQueue | CompletionQueue) -> None:
-        self._gaps.setdefault(queue, self._device.clock.now() + QUEUE_PATIENCE)
-        self._watch()
-
-    def _watch(self) -> None:
-        if self._timer is None:
-            self._timer = self._device.clock.call_later(COMMAND_PATIENCE, self._look_at_gaps)
-
-    def _look_at_gaps(self) -> None:
-        self._timer = None
-        now = self._device.clock.now()
-        held, self._held = self._held, []
-        for request, stage in held:
-            if request.live and request.deadline is not None and now < request.deadline:
-                self._held.append((request, stage))
-            elif request.live:
-                failure = CommandFailed(Status.DATA_TRANSFER_ERROR)
-                request.complete(0, self._failed(request.sq, request.command, failure))
-        self._gaps = {queue: deadline for queue, deadline in self._gaps.items() if queue.is_stuck}
-        if any(deadline <= now for deadline in self._gaps.values()):
-            self._on_fatal("the memory of a queue is gone")
-        if self._held or self._gaps:
-            self._watch()
         self._on_settled()
 
 

@@ -23,7 +23,7 @@ LAYERS = [
     ["native"],
     ["controller"],
     ["executor"],
-    ["admin", "io"],
+    ["admin", "gaps", "io"],
     ["identify", "log_pages"],
     ["features"],
     ["device"],

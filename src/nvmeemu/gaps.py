@@ -1,0 +1,87 @@
+"""Guest memory that is gone for a moment, or for good: what waits for it, and for how long.
+
+A VMM unmaps guest RAM and maps it again in other pieces while the controller is enabled, so a hole says nothing at
+first. After a while it does: a command fails, and a controller without its queues cannot go on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+
+from nvmeemu.host import Clock, HostMemoryError, Timer
+from nvmeemu.queues import CompletionQueue, SubmissionQueue
+from nvmeemu.requests import Request, Result
+
+log = logging.getLogger(__name__)
+
+COMMAND_PATIENCE = 0.1  # seconds that a command waits for its memory to come back
+QUEUE_PATIENCE = 1.0  # seconds that a queue does
+
+Stage = Callable[[], Result]
+
+
+class Gaps:
+    """Commands, each with the stage to be tried again, and queues that wait for guest memory.
+
+    ``on_late`` is called for a command that has waited too long, ``on_lost`` when a queue has, ``on_look`` whenever
+    they may have been.
+    """
+
+    def __init__(
+        self, clock: Clock, on_late: Callable[[Request], None], on_lost: Callable[[], None], on_look: Callable[[], None]
+    ) -> None:
+        self._clock = clock
+        self._on_late = on_late
+        self._on_lost = on_lost
+        self._on_look = on_look
+        self._held: list[tuple[Request, Stage]] = []
+        self._queues: dict[SubmissionQueue | CompletionQueue, float] = {}  # and when they are lost
+        self._timer: Timer | None = None
+
+    @property
+    def holds_commands(self) -> bool:
+        """A command waits."""
+        return any(request.live for request, _ in self._held)
+
+    def hold(self, request: Request, stage: Stage, gap: HostMemoryError) -> None:
+        """The command cannot go on with ``stage``."""
+        log.debug("queue %d: waiting for memory: %s", request.sq.qid, gap)
+        if request.deadline is None:  # otherwise it has waited before: its patience does not begin anew
+            request.deadline = self._clock.now() + COMMAND_PATIENCE
+        self._held.append((request, stage))
+        self._watch()
+
+    def miss(self, queue: SubmissionQueue | CompletionQueue) -> None:
+        """The memory that the queue needs next is not there."""
+        self._queues.setdefault(queue, self._clock.now() + QUEUE_PATIENCE)
+        self._watch()
+
+    def take(self) -> Iterator[tuple[Request, Stage]]:
+        """The commands that wait, to be tried again: they no longer do. (A turn may end the turn of another.)"""
+        held, self._held = self._held, []
+        return ((request, stage) for request, stage in held if request.live)
+
+    def forget(self) -> None:
+        """Nothing waits any more."""
+        self._held.clear()
+        self._queues.clear()
+
+    def _watch(self) -> None:
+        if self._timer is None:
+            self._timer = self._clock.call_later(COMMAND_PATIENCE, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        now = self._clock.now()
+        for request, stage in self.take():
+            if request.deadline is not None and now < request.deadline:
+                self._held.append((request, stage))
+            else:
+                self._on_late(request)
+        self._queues = {queue: deadline for queue, deadline in self._queues.items() if queue.is_stuck}
+        if any(deadline <= now for deadline in self._queues.values()):
+            self._on_lost()
+        if self._held or self._queues:
+            self._watch()
+        self._on_look()
