@@ -178,7 +178,7 @@ class Device:
         self.features = {}
         self.shadow = None
         self.interrupt_mask = 0
-        self.events.reset()
+        self.events = Events()
         self.had_io_queues = False
         self.told = CriticalWarning(0)
         self.reset_at = self.clock.now()

@@ -49,7 +49,8 @@ class Events:
         self._deliver()
 
     def was_read(self, log: LogId) -> None:
-        """The host has read this log page with RAE=0: events of the types that it cleared may be told again."""
+        """The host has read this log page with RAE=0: what it says need not be told any more, and events of the types
+        that it cleared may be told again."""
         self._masked_by = {kind: other for kind, other in self._masked_by.items() if other != log}
         self._pending = deque((event for event in self._pending if event.log != log), _MOST_PENDING)
         self._deliver()
@@ -65,6 +66,3 @@ class Events:
             self._pending.remove(event)
             self._masked_by[event.type] = event.log
             self.parked.popleft().complete(event.dw0)
-
-    def reset(self) -> None:
-        self.__init__()  # type: ignore[misc]

@@ -240,6 +240,38 @@ def test_a_smart_event_waits_for_its_request(bench: Bench) -> None:
     assert bench.ram.interrupts == [0]
 
 
+@pytest.mark.fact("A16", clause="Base 1.4, 5.2", kills=("pending-events-outlive-their-log",))
+@pytest.mark.parametrize("parked", [0, 1])
+def test_what_the_host_has_read_in_the_log_page_is_not_told_later(bench: Bench, parked: int) -> None:
+    """Neither what met no request nor what its type's mask held back."""
+    driver = bench.driver
+    driver.enable()
+    listen(driver)
+    park(driver, parked)
+    bench.controller.set_health(temperature=360)
+    bench.controller.set_health(spare=0)
+    bench.settle()
+    assert len(told(driver)) == parked
+    assert smart(driver, rae=False).critical_warning == 0b011
+    park(driver)
+    bench.controller.set_health(is_degraded=True)
+    bench.settle()
+    assert told(driver) == [(SMART, RELIABILITY, LogId.SMART)]
+
+
+@pytest.mark.fact("A16", clause="Base 1.4, 5.2 and 5.14, RAE", kills=("any-log-forgets-events", "rae-ignored"))
+@pytest.mark.parametrize(("log", "rae"), [(LogId.SMART, True), (LogId.ERROR_INFORMATION, False)])
+def test_what_it_has_not_cleared_is_told_later(bench: Bench, log: LogId, rae: bool) -> None:
+    driver = bench.driver
+    driver.enable()
+    listen(driver)
+    bench.controller.set_health(spare=0)
+    bench.settle()
+    driver.get_log(log, 512, rae=rae)
+    driver.submit(driver.admin, aer())
+    assert told(driver) == [(SMART, SPARE, LogId.SMART)]
+
+
 @pytest.mark.fact("A16", clause="Base 1.4, 5.2", kills=("one-mask-for-all-types",))
 def test_a_masked_type_does_not_hold_up_another(driver: Driver) -> None:
     driver.create_queues()
