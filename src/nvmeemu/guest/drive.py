@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import select
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from nvmeemu.guest import process
+from nvmeemu.guest import process, serving
 from nvmeemu.guest.deadline import Deadline
 from nvmeemu.guest.errors import GuestError
 
@@ -89,34 +86,16 @@ class ServedDrive:
         folder.mkdir(exist_ok=True)
         socket = folder / "nvme.sock"
         self._log = folder / "server.log"
-        ready, ready_here = os.pipe()
-        try:
-            command: list[str | Path] = [
-                sys.executable,
-                "-m",
-                "nvmeemu",
-                "serve",
-                "--socket",
-                socket,
-                "--disk",
-                self.image,
-            ]
-            command += ["--ready-fd", str(ready_here), *self._arguments]
-            self._server = process.spawn(command, self._log, pass_fds=[ready_here], environment=self._environment)
-        finally:
-            os.close(ready_here)
-        with os.fdopen(ready, "rb") as pipe:
-            if not select.select([pipe], [], [], deadline.within(60).left())[0]:
-                raise GuestError("nvmeemu serve did not say that it listens")
-            if not pipe.readline():
-                raise self._ended_badly(process.end(self._server))
-        self.device = {"driver": "vfio-user-pci", "socket": {"type": "unix", "path": str(socket)}, **self._boot}
+        arguments = ["--disk", str(self.image), *self._arguments]
+        seconds = deadline.within(serving.START_SECONDS).left()
+        self._server = serving.start(socket, arguments, self._log, seconds=seconds, environment=self._environment)
+        self.device = {**serving.properties(socket), **self._boot}
         return ["-device", json.dumps(self.device)]
 
     def check(self) -> None:
         """Status 0 is no death: the server may see the guest's end before we do."""
         if self._server is not None and self._server.poll():
-            raise self._ended_badly(self._server.returncode)
+            raise serving.ServerEnded(self._server.returncode, self._log)
 
     @property
     def server(self) -> subprocess.Popen[bytes]:
@@ -132,7 +111,7 @@ class ServedDrive:
         except subprocess.TimeoutExpired:
             raise GuestError(f"nvmeemu serve --once still runs {LEAVE_SECONDS:g} s after the guest has left") from None
         if status != 0:
-            raise self._ended_badly(status)
+            raise serving.ServerEnded(status, self._log)
         if "Traceback" in self._log.read_text(errors="replace"):
             raise GuestError("there is a traceback in the log of nvmeemu serve")
 
@@ -140,10 +119,6 @@ class ServedDrive:
         """Stop the server."""
         if self._server is not None:
             process.end(self._server)
-
-    def _ended_badly(self, status: int) -> GuestError:
-        last = process.tail(self._log, 1)
-        return GuestError(f"nvmeemu serve ended with status {status}: {last[0] if last else 'its log is empty'}")
 
 
 def _last_value(arguments: Sequence[str], option: str) -> str | None:

@@ -15,19 +15,22 @@ _libc = ctypes.CDLL(None, use_errno=True)  # loaded here: nothing may be importe
 
 
 def spawn(
-    command: Sequence[str | Path], log: Path, pass_fds: Sequence[int] = (), environment: Mapping[str, str] | None = None
+    command: Sequence[str | Path],
+    log: Path | None,
+    pass_fds: Sequence[int] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a program in a session of its own, its output appended to `log`; `environment` is added to ours.
 
-    A session of its own: Ctrl-C reaches only us, and we end QEMU before its drive. Should we be killed outright, the
-    kernel ends the child.
+    Without a log its standard output is thrown away, and its standard error is ours. A session of its own: Ctrl-C
+    reaches only us, and we end QEMU before its drive. Should we be killed outright, the kernel ends the child.
     """
-    with log.open("ab") as output:
+    with open(log or os.devnull, "ab") as output:
         return subprocess.Popen(
             [str(word) for word in command],
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.STDOUT if log else None,
             pass_fds=pass_fds,
             env=os.environ | dict(environment or {}),
             start_new_session=True,
