@@ -1,0 +1,231 @@
+"""Trace files: a header that says what device it was, then records, each with its length; docs/trace-format.md.
+
+A file that ends in the middle of a record, because the server was killed or the disk was full, is read up to the
+record before. Files compressed with gzip, bzip2 or xz are read as they are.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import zlib
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from struct import Struct
+from types import TracebackType
+from typing import Any, BinaryIO, Protocol, Self
+
+from nvmeemu.trace.records import HEADER, Record, decode, encode
+
+MAGIC = b"\x89NVMT\r\n\x1a"  # not text, and damaged visibly by whatever takes it for text
+VERSION = (1, 0)  # a reader understands its own major version, and passes over what later minor ones have added
+_HEADER = Struct("<8sHHIQ")  # magic, major, minor, bytes of the description, start in ns since 1970
+_MOST_DESCRIPTION = 1 << 20
+_CHUNK = 1 << 20
+_LATEST = 1_000_000_000  # ns that a lane's records may come after later ones of others
+_COMPRESSED: tuple[tuple[bytes, Callable[..., Any]], ...] = (
+    (b"\x1f\x8b", gzip.open),
+    (b"BZh", bz2.open),
+    (b"\xfd7zXZ\0", lzma.open),
+)
+
+
+class TraceError(Exception):
+    """Not a trace, or not one that we can read; the text is one line for the user."""
+
+
+@dataclass
+class Description:
+    """What was traced, so that it can be understood and replayed: JSON in the header of the file.
+
+    ``identity``, ``limits`` and ``namespaces`` are the fields of the classes ``device.Identity`` and
+    ``device.Limits``, and for each namespace ``nsid``, ``blocks``, ``block_size``, ``identity`` (the text its names
+    come from), ``read_only``, ``volatile_cache``. What is not known stays empty.
+    """
+
+    program: str = ""
+    comment: str = ""
+    engine: str = "python"
+    payload: bool = False  # whether the blocks of reads and writes are in the trace
+    identity: dict[str, Any] = field(default_factory=dict)
+    limits: dict[str, Any] = field(default_factory=dict)
+    namespaces: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Self:
+        """Raises ValueError. Keys that are not known are left out."""
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("not an object")
+        known = {one.name: one for one in fields(cls)}
+        made = cls()
+        for name, value in values.items():
+            if name in known:
+                if type(value) is not type(getattr(made, name)):
+                    raise ValueError(f"bad {name}")
+                setattr(made, name, value)
+        return made
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self), separators=(",", ":")).encode()
+
+
+class Writer:
+    """Writes a trace into ``file``, which stays the caller's. Every method may raise OSError.
+
+    ``write`` takes a record, ``put`` records as bytes; whoever calls decides when to flush the file.
+    """
+
+    def __init__(self, file: BinaryIO, description: Description, started: int = 0) -> None:
+        """``started``: the time of the records' time 0, in nanoseconds since 1970."""
+        self._file = file
+        text = description.to_json()
+        file.write(_HEADER.pack(MAGIC, *VERSION, len(text), started) + text)
+
+    def write(self, record: Record) -> None:
+        """Raises ValueError for a record of more than 65535 bytes."""
+        self._file.write(encode(record))
+
+    def put(self, data: bytes) -> None:
+        """Whole records that are encoded already."""
+        self._file.write(data)
+
+
+class Source(Protocol):
+    """A binary file that gives what it has: ``io.BufferedReader``, ``io.BytesIO``, ``gzip.GzipFile``, ..."""
+
+    def read1(self, size: int, /) -> bytes: ...
+    def tell(self) -> int: ...
+    def close(self) -> None: ...
+
+
+class Reader:
+    """The records of a trace, in the order of their times. Raises TraceError for what is not a trace.
+
+    Iterate once. Then ``is_cut`` tells whether the file ends in the middle of a record, and ``position`` how many
+    (uncompressed) bytes have been read; ``raw_position`` is the place in the file itself, for progress.
+    """
+
+    def __init__(self, file: Source, name: str = "trace", raw: Source | None = None) -> None:
+        self._file = file
+        self._raw = raw or file
+        self.name = name
+        self.is_cut = False
+        self.position = 0
+        header = self._read_header(_HEADER.size)
+        if header[: len(MAGIC)] != MAGIC:
+            raise TraceError(f"{name}: not a trace")
+        if len(header) < _HEADER.size:
+            raise TraceError(f"{name}: a trace that was cut within its header")
+        _, major, minor, length, self.started = _HEADER.unpack(header)
+        if major != VERSION[0]:
+            raise TraceError(f"{name}: a trace of version {major}.{minor}; this program reads {VERSION[0]}.x")
+        if length > _MOST_DESCRIPTION:
+            raise TraceError(f"{name}: the description in its header is damaged: {length} bytes")
+        text = self._read_header(length)
+        if len(text) < length:
+            raise TraceError(f"{name}: a trace that was cut within its header")
+        try:
+            self.description = Description.from_json(text)
+        except ValueError as error:
+            raise TraceError(f"{name}: the description in its header is damaged: {error}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+        self._raw.close()
+
+    @property
+    def raw_position(self) -> int:
+        return self._raw.tell()
+
+    def __iter__(self) -> Iterator[Record]:
+        """The records in order. Those of several lanes may stand in the file up to a second too late: they are
+        sorted, and the sort costs nearly nothing where there is nothing to sort."""
+        waiting: list[Record] = []
+        for batch in self._batches():
+            waiting += batch
+            waiting.sort(key=_time)
+            bound = waiting[-1][0] - _LATEST
+            if waiting[0][0] < bound:
+                ready = bisect_left(waiting, bound, key=_time)
+                yield from waiting[:ready]
+                del waiting[:ready]
+        yield from waiting
+
+    def _batches(self) -> Iterator[list[Record]]:
+        """The records as they stand in the file, many at a time."""
+        rest = b""
+        while data := self._read(_CHUNK):
+            data = rest + data
+            start, end = 0, len(data)
+            batch = []
+            try:
+                while start + HEADER.size <= end:
+                    length = data[start + 8] | data[start + 9] << 8
+                    if length < HEADER.size:
+                        raise ValueError(f"a record of {length} bytes")
+                    if start + length > end:
+                        break
+                    batch.append(decode(data, start, start + length))
+                    start += length
+            except ValueError as error:
+                where = self.position - end + start
+                raise TraceError(f"{self.name}: damaged at byte {where}: {error}") from None
+            rest = data[start:]
+            if batch:
+                yield batch
+        self.is_cut = self.is_cut or bool(rest)
+
+    def _read(self, size: int) -> bytes:
+        """Some bytes, at most ``size``; none at the end."""
+        try:
+            data = self._file.read1(size)
+        except EOFError:  # compressed, and cut: what came before has been read
+            self.is_cut = True
+            return b""
+        except (OSError, lzma.LZMAError, zlib.error) as error:
+            raise TraceError(f"{self.name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        self.position += len(data)
+        return data
+
+    def _read_header(self, size: int) -> bytes:
+        """These bytes, or fewer at the end."""
+        found = b""
+        while len(found) < size and (data := self._read(size - len(found))):
+            found += data
+        return found
+
+
+def open_trace(path: str | Path) -> Reader:
+    """Open a trace, compressed or not. Raises TraceError, also for a file that is not there."""
+    name = str(path)
+    try:
+        raw = open(path, "rb")  # noqa: SIM115  # the Reader's
+    except OSError as error:
+        raise TraceError(f"{name}: {error.strerror}") from None
+    try:
+        beginning = raw.peek(8)  # a pipe has no way back
+        for magic, opener in _COMPRESSED:
+            if beginning.startswith(magic):
+                return Reader(opener(raw), name, raw)
+        return Reader(raw, name)
+    except OSError as error:
+        raw.close()
+        raise TraceError(f"{name}: {error.strerror or error}") from None
+    except TraceError:
+        raw.close()
+        raise
+
+
+def _time(record: Record) -> int:
+    return record[0]

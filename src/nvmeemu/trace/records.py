@@ -1,0 +1,375 @@
+"""The records of a trace: what they are, and their bytes. docs/trace-format.md is the same for readers in C.
+
+Each record is a named tuple: ``time`` in nanoseconds since the trace began, ``lane`` is 0 for the controller's thread
+and n for the nth thread of the native engine. ``encode`` and ``decode`` are all that knows the bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+from struct import Struct
+from typing import Any, NamedTuple
+
+from nvmeemu import spec
+
+HEADER = Struct("<QHBB")  # time, length of the whole record, kind, lane
+KIND_OFFSET = 10
+MOST = 0xFFFF  # bytes of a record
+BIGGEST_PIECE = 0xC000  # bytes of payload in one Data record; more follow in others
+
+
+class RegisterRead(NamedTuple):
+    """A read of BAR0, of any size; ``data`` is what the host got."""
+
+    time: int
+    lane: int
+    offset: int
+    data: bytes
+
+
+class RegisterWrite(NamedTuple):
+    """A write to BAR0 that is not to a doorbell of 4 bytes, which has its own record."""
+
+    time: int
+    lane: int
+    offset: int
+    data: bytes
+
+
+class Doorbell(NamedTuple):
+    """The host wrote a doorbell: the tail of a submission queue or the head of a completion queue.
+
+    ``is_shadow``: found in the shadow doorbell buffer (Base 1.4, 5.7), without any register write.
+    """
+
+    time: int
+    lane: int
+    qid: int
+    is_cq: bool
+    is_shadow: bool
+    value: int
+
+
+class Fetch(NamedTuple):
+    """A submission queue entry was taken from ``slot`` of its queue."""
+
+    time: int
+    lane: int
+    sqid: int
+    slot: int
+    sqe: bytes
+
+    @property
+    def command(self) -> spec.Command:
+        """The entry's common fields; ``words.command_of`` knows the others."""
+        return spec.Command(self.sqe)
+
+    @property
+    def cid(self) -> int:
+        return self.sqe[2] | self.sqe[3] << 8
+
+    @property
+    def opcode(self) -> int:
+        return self.sqe[0]
+
+
+class Prp(NamedTuple):
+    """Where a command's data lies, if it took a PRP list to say so: runs of bytes that follow each other in the
+    guest's memory, in order, each (address, bytes). Otherwise PRP1 and PRP2 of the command say it."""
+
+    time: int
+    lane: int
+    sqid: int
+    cid: int
+    runs: tuple[tuple[int, int], ...]
+
+    @property
+    def length(self) -> int:
+        """Bytes."""
+        return sum(size for _, size in self.runs)
+
+
+class Digest(NamedTuple):
+    """Data of a command has moved: its length in bytes and its CRC-32 (IEEE 802.3, as of ``zlib.crc32``)."""
+
+    time: int
+    lane: int
+    sqid: int
+    cid: int
+    to_host: bool
+    length: int
+    crc: int
+
+
+class Data(NamedTuple):
+    """The data itself, or ``data`` of it from byte ``offset`` on: always for what commands give the controller to
+    read (features, ranges), for the blocks of reads and writes only if asked for."""
+
+    time: int
+    lane: int
+    sqid: int
+    cid: int
+    to_host: bool
+    offset: int
+    data: bytes
+
+
+class Completion(NamedTuple):
+    """A completion queue entry was written to ``slot`` of its queue."""
+
+    time: int
+    lane: int
+    cqid: int
+    slot: int
+    cqe: bytes
+
+    @property
+    def completion(self) -> spec.Completion:
+        return spec.Completion(self.cqe)
+
+    @property
+    def sqid(self) -> int:
+        return self.cqe[10] | self.cqe[11] << 8
+
+    @property
+    def cid(self) -> int:
+        return self.cqe[12] | self.cqe[13] << 8
+
+    @property
+    def status(self) -> int:
+        """Status Code Type and Status Code: a ``spec.Status``."""
+        return (self.cqe[14] | self.cqe[15] << 8) >> 1 & 0x7FF
+
+    @property
+    def dw0(self) -> int:
+        return int.from_bytes(self.cqe[:4], "little")
+
+
+class Signal(IntEnum):
+    """How the device interrupts."""
+
+    MSIX = 0  # a message, on its vector
+    PIN_UP = 1  # INTA# is asserted
+    PIN_DOWN = 2
+
+
+class Interrupt(NamedTuple):
+    """The device interrupts, or stops to (``signal``: a ``Signal``)."""
+
+    time: int
+    lane: int
+    vector: int
+    signal: int
+
+
+class InterruptMode(NamedTuple):
+    """The host has enabled or disabled MSI-X."""
+
+    time: int
+    lane: int
+    msix: bool
+
+
+class DmaMap(NamedTuple):
+    """The VMM gives the device a region of guest memory."""
+
+    time: int
+    lane: int
+    iova: int
+    size: int
+    writable: bool
+    shared: bool  # otherwise no command can use it
+
+
+class DmaUnmap(NamedTuple):
+    """The region that began there is gone."""
+
+    time: int
+    lane: int
+    iova: int
+
+
+class ResetKind(IntEnum):
+    """Who reset the function. A Controller Reset is a write to CC, and has no record of its own."""
+
+    DEVICE = 0  # the VMM: the machine was reset
+    FUNCTION = 1  # the host: Function Level Reset
+    CLIENT_LEFT = 2
+
+
+class Reset(NamedTuple):
+    """Everything is as after power-on (``reset``: a ``ResetKind``)."""
+
+    time: int
+    lane: int
+    reset: int
+
+
+class ClientAttached(NamedTuple):
+    """A VMM has connected; ``name`` is how it is called."""
+
+    time: int
+    lane: int
+    name: str
+
+
+class ClientLeft(NamedTuple):
+    """It has gone."""
+
+    time: int
+    lane: int
+    name: str
+
+
+class AsyncEvent(NamedTuple):
+    """Something happened that an Asynchronous Event Request may tell the host, now or later (Base 1.4, Figure 144)."""
+
+    time: int
+    lane: int
+    type: int
+    info: int
+    log: int
+
+
+class Note(NamedTuple):
+    """A remark of the recorder, of a fault that was injected, or of a user."""
+
+    time: int
+    lane: int
+    text: str
+
+
+class Lost(NamedTuple):
+    """So many records could not be kept here: there was no room for them."""
+
+    time: int
+    lane: int
+    records: int
+
+
+class Unknown(NamedTuple):
+    """A record of a kind that a later version has added."""
+
+    time: int
+    lane: int
+    kind: int
+    data: bytes
+
+
+Record = (
+    RegisterRead
+    | RegisterWrite
+    | Doorbell
+    | Fetch
+    | Prp
+    | Digest
+    | Data
+    | Completion
+    | Interrupt
+    | InterruptMode
+    | DmaMap
+    | DmaUnmap
+    | Reset
+    | ClientAttached
+    | ClientLeft
+    | AsyncEvent
+    | Note
+    | Lost
+    | Unknown
+)
+
+
+# --- bytes -------------------------------------------------------------------------------------------------------
+
+_RUN = Struct("<QI")
+
+
+def _join_runs(runs: tuple[tuple[int, int], ...]) -> bytes:
+    return b"".join(_RUN.pack(iova, size) for iova, size in runs)
+
+
+def _split_runs(data: bytes) -> tuple[tuple[int, int], ...]:
+    return tuple(_RUN.iter_unpack(data[: len(data) // _RUN.size * _RUN.size]))
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
+
+
+class _Codec:
+    """A kind of records: ``form`` is the struct of its fields after the header; its last field may be a ``tail`` of
+    any length, which ``pack`` and ``unpack`` turn into bytes and back."""
+
+    def __init__(
+        self,
+        kind: int,
+        record: Any,
+        form: str,
+        pack: Callable[[Any], bytes] | None = None,
+        unpack: Callable[[bytes], Any] | None = None,
+    ) -> None:
+        self.kind = kind
+        self.record = record
+        self.fixed = Struct(f"<QHBB{form}")
+        self._fields = Struct(f"<QxxxB{form}")
+        self._pack, self._unpack = pack, unpack
+
+    def encode(self, record: Any) -> bytes:
+        time, lane, *fields = record
+        tail = self._pack(fields.pop()) if self._pack else b""
+        length = self.fixed.size + len(tail)
+        if length > MOST:
+            raise ValueError(f"a record of {length} bytes: at most {MOST}")
+        return self.fixed.pack(time, length, self.kind, lane, *fields) + tail
+
+    def decode(self, data: bytes, start: int, end: int) -> Any:
+        """The record in ``data[start:end]``. Raises ValueError if it is too short for its kind."""
+        if end - start < self.fixed.size:
+            raise ValueError(f"a record of kind {self.kind} has {self.fixed.size} bytes or more, not {end - start}")
+        fields = self._fields.unpack_from(data, start)
+        if self._unpack is not None:
+            fields += (self._unpack(data[start + self.fixed.size : end]),)
+        return self.record._make(fields)
+
+
+_CODECS = (
+    _Codec(1, RegisterRead, "I", bytes, bytes),
+    _Codec(2, RegisterWrite, "I", bytes, bytes),
+    _Codec(3, Doorbell, "H??I"),
+    _Codec(4, Fetch, "HH64s"),
+    _Codec(5, Prp, "HH", _join_runs, _split_runs),
+    _Codec(6, Digest, "HH?xxxII"),
+    _Codec(7, Data, "HH?xxxI", bytes, bytes),
+    _Codec(8, Completion, "HH16s"),
+    _Codec(9, Interrupt, "HBx"),
+    _Codec(10, InterruptMode, "?xxx"),
+    _Codec(11, DmaMap, "QQ??xx"),
+    _Codec(12, DmaUnmap, "Q"),
+    _Codec(13, Reset, "Bxxx"),
+    _Codec(14, ClientAttached, "", str.encode, _text),
+    _Codec(15, ClientLeft, "", str.encode, _text),
+    _Codec(16, AsyncEvent, "BBBx"),
+    _Codec(17, Note, "", str.encode, _text),
+    _Codec(18, Lost, "Q"),
+)
+_BY_KIND = {codec.kind: codec for codec in _CODECS}
+_BY_RECORD = {codec.record: codec for codec in _CODECS}
+KINDS: dict[int, type[Any]] = {codec.kind: codec.record for codec in _CODECS}
+
+
+def encode(record: Record) -> bytes:
+    """The bytes of a record. Raises ValueError if it does not fit ``MOST`` bytes."""
+    if isinstance(record, Unknown):
+        return HEADER.pack(record.time, HEADER.size + len(record.data), record.kind, record.lane) + record.data
+    return _BY_RECORD[type(record)].encode(record)
+
+
+def decode(data: bytes, start: int, end: int) -> Record:
+    """The record whose bytes are ``data[start:end]``. Raises ValueError if it is too short for its kind."""
+    codec = _BY_KIND.get(data[start + KIND_OFFSET])
+    if codec is None:
+        time, _, kind, lane = HEADER.unpack_from(data, start)
+        return Unknown(time, lane, kind, data[start + HEADER.size : end])
+    record: Record = codec.decode(data, start, end)
+    return record
