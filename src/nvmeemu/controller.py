@@ -9,6 +9,8 @@ Base 1.4, 3.1 (registers), 7.3 (resets), 7.6 (initialization and shutdown).
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 
 from nvmeemu import admin, io, regs
 from nvmeemu.device import Device, EntrySizes, Identity, Limits
@@ -36,6 +38,7 @@ from nvmeemu.spec import (
     EventType,
     LogId,
 )
+from nvmeemu.taps import Interceptor, Observer, Taps
 
 log = logging.getLogger(__name__)
 
@@ -62,27 +65,29 @@ class Controller:
         limits = limits or Limits()
         self.device = Device(host, clock, identity, namespaces, limits, admin.COMMANDS, io.COMMANDS, engine)
         self.vectors = self.device.limits.vectors
+        self.taps = Taps(self.device)
         self._worker = worker
         self._executor = Executor(self.device, worker, self._fail, self._settle)
         self._registers = regs.RegisterFile()
         self._flushing: object | None = None
         self._is_ready = False  # CSTS.RDY, for the doorbells
         self._reset_registers()
+        self._tap()
 
     # --- the bus ---------------------------------------------------------------------------------------------------
 
     def read(self, offset: int, size: int) -> bytes:
         """A read of BAR0. Doorbells and everything reserved read as zero."""
-        return self._registers.read(offset, size)
+        data = self._registers.read(offset, size)
+        return self.taps.register_read(offset, data) if self._is_tapped else data
 
     def write(self, offset: int, data: bytes) -> None:
         """A write to BAR0, of 4 or 8 bytes; others change the bytes that they cover."""
         if offset >= DOORBELLS:
             for start in range(0, len(data), 4):
-                self._ring(offset + start - DOORBELLS, int.from_bytes(data[start : start + 4], "little"))
+                self._on_doorbell(offset + start - DOORBELLS, int.from_bytes(data[start : start + 4], "little"))
             return
-        for register, value in self._registers.written(offset, data):
-            self._write_register(register, value)
+        self._on_write(offset, data)
 
     def run(self) -> bool:
         """Do a bounded batch of work and raise its interrupts; True if more is waiting."""
@@ -123,6 +128,29 @@ class Controller:
         self._registers[regs.CC] = 0
         self._stop()
         self._reset_registers()
+        self.taps.reset()
+
+    def observe(self, observer: Observer) -> None:
+        """Let it see what passes, from now on."""
+        self.taps.observers += (observer,)
+        self._tap()
+
+    def unobserve(self, observer: Observer) -> None:
+        self.taps.observers = tuple(other for other in self.taps.observers if other is not observer)
+        self._tap()
+
+    def intercept(self, interceptor: Interceptor | None) -> None:
+        """Let it decide what becomes of all that passes, from now on."""
+        self.taps.interceptor = interceptor
+        self._tap()
+
+    def _tap(self) -> None:
+        self._is_tapped = self.taps.install()
+        self._on_doorbell: Callable[[int, int], None]
+        self._on_write: Callable[[int, bytes], None]
+        self._on_doorbell = partial(self.taps.doorbell, self._ring) if self._is_tapped else self._ring
+        self._on_write = partial(self.taps.register_write, self._write) if self._is_tapped else self._write
+        self._executor.tap(self.taps if self._is_tapped else None)
 
     def set_health(
         self, *, temperature: int | None = None, spare: int | None = None, is_degraded: bool | None = None
@@ -164,6 +192,10 @@ class Controller:
         )
         self._registers[regs.CSTS] = int(new)
         self._is_ready = new.rdy
+
+    def _write(self, offset: int, data: bytes) -> None:
+        for register, value in self._registers.written(offset, data):
+            self._write_register(register, value)
 
     def _write_register(self, register: regs.Register, value: int) -> None:
         if register is regs.CC:

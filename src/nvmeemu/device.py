@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from nvmeemu import prp
 from nvmeemu.doorbells import ShadowDoorbells
 from nvmeemu.engine import Disk, Engine
 from nvmeemu.events import Events
@@ -16,7 +17,7 @@ from nvmeemu.host import Clock, Host, HostMemoryError
 from nvmeemu.namespace import Namespaces
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.requests import CommandEntry
-from nvmeemu.spec import PAGE_MIN, CriticalWarning
+from nvmeemu.spec import PAGE_MIN, Command, CriticalWarning
 
 VENDOR_ID = 0x4E45  # ours: registered for nobody, so that no driver applies another device's quirks
 DEVICE_ID = 0x0001
@@ -103,12 +104,22 @@ class Device:
 
     def __post_init__(self) -> None:
         self.features: dict[tuple[int, int], int] = {}  # values that the host has set: (FID, which) -> value
+        self.views = prp.views  # the PRP walk of all data; taps stand in for it
         self.events = Events()
         self.errors = ErrorLog()
         self.health = Health(self.clock)
         self.had_io_queues = False
         self.told = CriticalWarning(0)  # the warnings that hold and that the host has been told
         self.reset_at = self.clock.now()  # seconds; where Timestamp begins
+
+    def send(self, command: Command, data: bytes) -> None:
+        """Give ``data`` to the host, at the command's PRPs."""
+        prp.scatter(self.views(self.host, command.prp1, command.prp2, len(data), self.page_size), data)
+
+    def receive(self, command: Command, length: int) -> bytes:
+        """Take ``length`` bytes from the host, at the command's PRPs."""
+        views = self.views(self.host, command.prp1, command.prp2, length, self.page_size, writable=False)
+        return b"".join(views)
 
     @property
     def has_write_cache(self) -> bool:
@@ -178,7 +189,7 @@ class Device:
         self.features = {}
         self.shadow = None
         self.interrupt_mask = 0
-        self.events = Events()
+        self.events = Events(self.events.tap)
         self.had_io_queues = False
         self.told = CriticalWarning(0)
         self.reset_at = self.clock.now()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from nvmeemu.requests import Request
 from nvmeemu.spec import EventType, LogId
@@ -24,10 +26,16 @@ class Event:
         return self.type | self.info << 8 | self.log << 16
 
 
-class Events:
-    """Parked requests meet events. An event of a type masks that type until its log page has been read (RAE=0)."""
+Tap = Callable[[Callable[[Event], None], Event], None]  # called with what follows, and an event
 
-    def __init__(self) -> None:
+
+class Events:
+    """Parked requests meet events. An event of a type masks that type until its log page has been read (RAE=0).
+
+    An event passes ``tap`` first."""
+
+    def __init__(self, tap: Tap | None = None) -> None:
+        self.tap = tap
         self.parked: deque[Request] = deque()
         self._pending: deque[Event] = deque(maxlen=_MOST_PENDING)
         self._masked_by: dict[EventType, LogId] = {}
@@ -44,6 +52,12 @@ class Events:
 
     def report(self, event: Event, *, keep: bool = True) -> None:
         """Something happened. Without ``keep`` it is lost unless a request is parked and its type is not masked."""
+        if self.tap is not None:
+            self.tap(partial(self._report, keep), event)
+        else:
+            self._report(keep, event)
+
+    def _report(self, keep: bool, event: Event) -> None:
         if event not in self._pending and (keep or (self.outstanding and event.type not in self._masked_by)):
             self._pending.append(event)
         self._deliver()

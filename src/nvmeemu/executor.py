@@ -20,6 +20,7 @@ from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.requests import Background, CommandEntry, Request, Result
 from nvmeemu.spec import MORE, Command, Status
 from nvmeemu.structures import CommandEffect
+from nvmeemu.taps import Taps
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,15 @@ class Executor:
         self._gaps = Gaps(device.clock, self._late, partial(on_fatal, "the memory of a queue is gone"), on_settled)
         self._pin = False
         self._had_msix = False
+        self.tap(None)
         self._complaints: set[tuple[Status, int | None]] = set()
+
+    def tap(self, taps: Taps | None) -> None:
+        """Have every entry and every completion pass ``taps`` first."""
+        self._taps = taps
+        self._begin = self._execute if taps is None else self._begin_tapped
+        self._post: Callable[[SubmissionQueue, int, int, int], None]
+        self._post = self._write if taps is None else partial(taps.complete, self._write)
 
     # --- what the controller asks for --------------------------------------------------------------------------
 
@@ -139,6 +148,8 @@ class Executor:
         self._ready.clear()
         self._posted.clear()
         self._gaps.forget()
+        if self._taps is not None:
+            self._taps.dropped()
 
     def memory_changed(self) -> None:
         """Guest memory has been mapped or unmapped: go on with what waits for it."""
@@ -206,12 +217,19 @@ class Executor:
                 break
         return True
 
-    def _begin(self, sq: SubmissionQueue, commands: Mapping[int, CommandEntry], entry: bytes) -> None:
+    def _begin_tapped(self, sq: SubmissionQueue, commands: Mapping[int, CommandEntry], entry: bytes) -> None:
+        if self._taps is not None:
+            self._taps.fetch(partial(self._execute, sq, commands), sq, entry)
+
+    def _execute(self, sq: SubmissionQueue, commands: Mapping[int, CommandEntry], entry: bytes) -> None:
         found = commands.get(entry[0], UNKNOWN)
         if entry[1] & _FUSE_AND_PSDT:
             found = UNSERVED
         command = found.kind(entry)
-        self._proceed(sq, command, None, partial(found.run, self._device, command))
+        stage: Stage = partial(found.run, self._device, command)
+        if self._taps is not None:
+            stage = self._taps.execute(self._go_on, sq, command, stage)
+        self._proceed(sq, command, None, stage)
 
     def _proceed(self, sq: SubmissionQueue, command: Command, request: Request | None, stage: Stage) -> None:
         """Run one stage of a command; it ends, waits for memory, or goes to a worker."""
@@ -242,6 +260,10 @@ class Executor:
         else:
             request.complete(dw0, field)
 
+    def _go_on(self, request: Request, stage: Stage) -> None:
+        if request.live:
+            self._proceed(request.sq, request.command, request, stage)
+
     def _request(self, sq: SubmissionQueue, command: Command) -> Request:
         return Request(sq, command, self._post_request)
 
@@ -252,7 +274,7 @@ class Executor:
                 request.sq.owned.hold(False)
             self.wake(request.sq)
 
-    def _post(self, sq: SubmissionQueue, cid: int, dw0: int, field: int) -> None:
+    def _write(self, sq: SubmissionQueue, cid: int, dw0: int, field: int) -> None:
         cq = sq.cq
         if cq.post(sq, cid, dw0, field):
             self._posted.add(cq)
@@ -301,7 +323,7 @@ class Executor:
         request, background = running.request, running.background
         if request.live:
             stage = partial(self._outcome, background, value, error)
-            self._proceed(request.sq, request.command, request, stage)
+            self._go_on(request, stage)
 
     def _outcome(self, background: Background, value: Any, error: BaseException | None) -> int:
         if error is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nvmeemu import prp
 from nvmeemu.device import Device
 from nvmeemu.errors import CommandFailed
 from nvmeemu.events import Event
@@ -77,7 +76,7 @@ def get_features(device: Device, command: GetFeatures) -> Result:
         which = feature.select(device, command.cdw11)
     found = value(device, fid, which) if command.sel == _CURRENT else feature.default(device, which)
     if feature.data:
-        prp.send(device.host, command, _encode(device, fid, found, feature.data), device.page_size)
+        device.send(command, _encode(device, fid, found, feature.data))
         return 0
     return found
 
@@ -101,7 +100,7 @@ def set_features(device: Device, command: SetFeatures) -> Result:
         report_warnings(device)
         return 0
     if feature.data:
-        data = prp.receive(device.host, command, feature.data, device.page_size)
+        data = device.receive(command, feature.data)
         device.features[fid, 0] = _decode(device, fid, data)
         return 0
     if fid == FeatureId.VOLATILE_WRITE_CACHE:

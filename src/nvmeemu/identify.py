@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from functools import reduce
 from operator import or_
 
-from nvmeemu import prp
 from nvmeemu.device import Device
 from nvmeemu.errors import CommandFailed
 from nvmeemu.health import CRITICAL_TEMPERATURE, ERROR_LOG_ENTRIES, WARNING_TEMPERATURE
@@ -33,7 +32,7 @@ def identify(device: Device, command: Identify) -> int:
     build = PAGES.get(command.cns)
     if build is None or (command.cns in _OF_COMMAND_SET and command.csi != 0):  # only the NVM command set is there
         raise CommandFailed(Status.INVALID_FIELD, location=(40, 0))
-    prp.send(device.host, command, build(device, command.nsid), device.page_size)
+    device.send(command, build(device, command.nsid))
     return 0
 
 

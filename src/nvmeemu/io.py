@@ -22,7 +22,7 @@ from nvmeemu.structures import CommandEffect
 def read(device: Device, command: ReadWrite) -> Result:
     """Base 1.4, 6.9."""
     namespace, offset, length, prp1, prp2 = _transfer(device, command)
-    views = prp.views(device.host, prp1, prp2, length, device.page_size)
+    views = device.views(device.host, prp1, prp2, length, device.page_size)
     device.health.reads += 1
     device.health.bytes_read += length
     backend = namespace.backend
@@ -31,7 +31,7 @@ def read(device: Device, command: ReadWrite) -> Result:
         return 0
 
     def then(buffer: bytearray) -> int:
-        places = prp.views(device.host, prp1, prp2, length, device.page_size)
+        places = device.views(device.host, prp1, prp2, length, device.page_size)
         prp.scatter(places, buffer)
         return 0
 
@@ -56,7 +56,7 @@ def write(device: Device, command: ReadWrite) -> Result:
     """Base 1.4, 6.15. With FUA, or with the write cache off, it is durable when it completes."""
     namespace, offset, length, prp1, prp2 = _transfer(device, command)
     namespace.check_writable()
-    views = prp.views(device.host, prp1, prp2, length, device.page_size, writable=False)
+    views = device.views(device.host, prp1, prp2, length, device.page_size, writable=False)
     device.health.writes += 1
     device.health.bytes_written += length
     backend = namespace.backend
@@ -70,13 +70,13 @@ def write(device: Device, command: ReadWrite) -> Result:
 def compare(device: Device, command: ReadWrite) -> Result:
     """Base 1.4, 6.4: the host's data against the disk's."""
     namespace, offset, length, prp1, prp2 = _transfer(device, command)
-    prp.views(device.host, prp1, prp2, length, device.page_size, writable=False)  # bad PRPs come before bad media
+    device.views(device.host, prp1, prp2, length, device.page_size, writable=False)  # bad PRPs come before bad media
     device.health.reads += 1
     device.health.bytes_read += length
     backend = namespace.backend
 
     def then(buffer: bytearray) -> int:
-        if buffer != b"".join(prp.views(device.host, prp1, prp2, length, device.page_size, writable=False)):
+        if buffer != b"".join(device.views(device.host, prp1, prp2, length, device.page_size, writable=False)):
             raise CommandFailed(Status.COMPARE_FAILURE, lba=command.slba)
         return 0
 
@@ -134,7 +134,7 @@ def flush(device: Device, command: Command) -> Result:
 def dataset_management(device: Device, command: DatasetManagement) -> Result:
     """Base 1.4, 6.7. Every range is checked before anything is deallocated; hints are read and ignored."""
     namespace = device.namespaces[command.nsid]
-    data = prp.receive(device.host, command, command.nr * DsmRange.SIZE, device.page_size)
+    data = device.receive(command, command.nr * DsmRange.SIZE)
     starts = range(0, len(data), DsmRange.SIZE)
     ranges = [DsmRange(data[start : start + DsmRange.SIZE]) for start in starts]
     extents = [namespace.extent(one.slba, one.length) for one in ranges]

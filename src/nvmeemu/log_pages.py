@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from nvmeemu import prp
 from nvmeemu.device import Device
 from nvmeemu.errors import CommandFailed
 from nvmeemu.features import critical_warnings
@@ -30,7 +29,7 @@ def get_log_page(device: Device, command: GetLogPage) -> int:
     if command.lpo & 3 or command.lpo > len(page):
         raise CommandFailed(Status.INVALID_FIELD, location=(48, 0))
     data = page[command.lpo : command.lpo + length].ljust(length, b"\0")
-    prp.send(device.host, command, data, device.page_size)
+    device.send(command, data)
     if not command.rae:
         device.events.was_read(LogId(command.lid))
     return 0

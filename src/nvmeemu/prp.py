@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from nvmeemu.errors import CommandFailed
 from nvmeemu.host import Host, HostMemoryError
-from nvmeemu.spec import Command, Status
+from nvmeemu.spec import Status
 
 _ENTRY = 8
 
@@ -71,16 +71,6 @@ def _list(host: Host, pointer: int, pages: int, page_size: int) -> Iterator[int]
             entries = entries[:-1]
         pages -= len(entries)
         yield from entries
-
-
-def send(host: Host, command: Command, data: bytes, page_size: int) -> None:
-    """Give ``data`` to the host, at the command's PRPs."""
-    scatter(views(host, command.prp1, command.prp2, len(data), page_size), data)
-
-
-def receive(host: Host, command: Command, length: int, page_size: int) -> bytes:
-    """Take ``length`` bytes from the host, at the command's PRPs."""
-    return b"".join(views(host, command.prp1, command.prp2, length, page_size, writable=False))
 
 
 def scatter(places: list[memoryview], data: bytes | bytearray | memoryview) -> None:

@@ -18,7 +18,7 @@ SOURCE = Path(nvmeemu.__file__).parent
 LAYERS = [
     ["__main__"],
     ["cli"],
-    ["serve"],
+    ["run", "serve"],
     ["guest", "logs", "testing", "trace", "vfio"],
     ["native"],
     ["controller"],
@@ -47,7 +47,7 @@ KNOWS: dict[str, set[str]] = {
     "guest": set(),  # runs on a machine without the package's binding, too
     "vfio": {"host", "layout"},  # no NVMe: any PCI function can be served
     "testing.client": set(),
-    "testing.driver": {"spec"},  # judges any controller, also one that is not ours
+    "testing.driver": {"spec", "structures"},  # judges any controller, also one that is not ours
     "testing.ports": {"host"},
 }
 

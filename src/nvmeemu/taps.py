@@ -1,0 +1,314 @@
+"""One interception point for each stage of the controller: for faults, traces and checks of the host driver.
+
+    host -> register, doorbell -> fetch -> execute -> transfer -> completion, event -> interrupt -> host
+
+An ``Observer`` sees what passes. An ``Interceptor``, of which there is one at most, decides what becomes of it: it
+calls ``go`` with what came - at once, later, changed, more than once or never. Observers see what the *host* says and
+sees: what it sends before the interceptor has it, what it gets after that.
+
+A controller without taps pays nothing for them: they are put between two stages when they are wanted
+(``Controller.observe``, ``Controller.intercept``). All is called on the controller's thread. Of queues that the
+native engine serves, only what it leaves to Python passes here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from nvmeemu import prp
+from nvmeemu.events import Event
+from nvmeemu.host import Host
+from nvmeemu.queues import SubmissionQueue
+from nvmeemu.requests import Background, Request, Result
+from nvmeemu.spec import Command
+
+if TYPE_CHECKING:
+    from nvmeemu.device import Device
+
+Stage = Callable[[], Result]
+GoOn = Callable[[Request, Stage], None]
+
+
+class Observer:
+    """Sees what host and device say to each other. Override what is of interest; it must not raise."""
+
+    def register_read(self, offset: int, data: bytes) -> None:
+        """The host has read BAR0 and gets ``data``."""
+
+    def register_written(self, offset: int, data: bytes) -> None:
+        """The host has written BAR0, below the doorbells."""
+
+    def doorbell(self, offset: int, value: int) -> None:
+        """The host has rung; ``offset`` is from the first doorbell on."""
+
+    def fetched(self, sq: SubmissionQueue, entry: bytes) -> None:
+        """A submission queue entry has been copied; ``sq.head`` is behind it already."""
+
+    def transfer(self, sq: SubmissionQueue, command: Command, views: list[memoryview], to_host: bool) -> None:
+        """Where the data of a command lies. Before the transfer; a command that waits for its disk or for guest
+        memory asks more than once. ``views`` must not be kept."""
+
+    def completed(self, sq: SubmissionQueue, cid: int, dw0: int, field: int) -> None:
+        """A completion has been posted or, in a full queue, waits in its place; ``field`` is the 15-bit Status
+        Field."""
+
+    def event(self, event: Event) -> None:
+        """An asynchronous event is there to be told."""
+
+    def interrupt(self, vector: int) -> None:
+        """An MSI-X message was sent."""
+
+    def pin(self, asserted: bool) -> None:
+        """INTA# has this level."""
+
+    def dropped(self) -> None:
+        """Every command was dropped without a completion: a reset, a shutdown, or CSTS.CFS."""
+
+    def reset(self) -> None:
+        """The PCI function was reset."""
+
+    def mapped(self, iova: int, size: int, writable: bool) -> None:
+        """The VMM has mapped guest memory."""
+
+    def unmapped(self, iova: int) -> None: ...
+    def attached(self, peer: str) -> None:
+        """A client has come."""
+
+    def left(self) -> None:
+        """It has gone; the function was reset before."""
+
+
+class Interceptor:
+    """Decides what becomes of what passes; each method here lets it through."""
+
+    def register_read(self, offset: int, data: bytes) -> bytes:
+        """What the host gets."""
+        return data
+
+    def register_write(self, go: Callable[[int, bytes], None], offset: int, data: bytes) -> None:
+        go(offset, data)
+
+    def doorbell(self, go: Callable[[int, int], None], offset: int, value: int) -> None:
+        go(offset, value)
+
+    def fetch(self, go: Callable[[bytes], None], sq: SubmissionQueue, entry: bytes) -> None:
+        go(entry)
+
+    def execute(self, go_on: GoOn, sq: SubmissionQueue, command: Command, stage: Stage) -> Stage:
+        """What is run in place of ``stage``, perhaps more than once, if guest memory is missing. A stage that returns
+        ``Parked`` goes on when ``go_on`` is called."""
+        return stage
+
+    def transfer(
+        self, sq: SubmissionQueue, command: Command, views: list[memoryview], to_host: bool
+    ) -> list[memoryview]:
+        """Where the command's data shall go, or come from."""
+        return views
+
+    def complete(
+        self, go: Callable[[SubmissionQueue, int, int, int], None], sq: SubmissionQueue, cid: int, dw0: int, field: int
+    ) -> None:
+        go(sq, cid, dw0, field)
+
+    def event(self, go: Callable[[Event], None], event: Event) -> None:
+        go(event)
+
+    def interrupt(self, go: Callable[[int], None], vector: int) -> None:
+        go(vector)
+
+    def pin(self, go: Callable[[bool], None], asserted: bool) -> None:
+        go(asserted)
+
+    def dropped(self) -> None:
+        """Like ``Observer.dropped``: what was kept back of commands, completions and doorbells is void."""
+
+    def reset(self) -> None:
+        """Like ``Observer.reset``."""
+
+
+class Taps:
+    """All observers and the interceptor of a controller; a ``MemoryMirror``, too. ``current`` is the command that is
+    being run."""
+
+    def __init__(self, device: Device) -> None:
+        self.observers: tuple[Observer, ...] = ()
+        self.interceptor: Interceptor | None = None
+        self._device = device
+        self._host = device.host
+        self._current: tuple[SubmissionQueue, Command] | None = None
+
+    def install(self) -> bool:
+        """Stand between device and ports, or get out of the way if nobody wants anything; whether it stands there."""
+        is_used = bool(self.observers) or self.interceptor is not None
+        self._device.host = _TappedHost(self._host, self) if is_used else self._host
+        self._device.views = self._views if is_used else prp.views
+        self._device.events.tap = self._event if is_used else None
+        return is_used
+
+    # --- what the host says
+
+    def register_read(self, offset: int, data: bytes) -> bytes:
+        if self.interceptor is not None:
+            data = self.interceptor.register_read(offset, data)
+        for observer in self.observers:
+            observer.register_read(offset, data)
+        return data
+
+    def register_write(self, go: Callable[[int, bytes], None], offset: int, data: bytes) -> None:
+        for observer in self.observers:
+            observer.register_written(offset, data)
+        if self.interceptor is None:
+            go(offset, data)
+        else:
+            self.interceptor.register_write(go, offset, data)
+
+    def doorbell(self, go: Callable[[int, int], None], offset: int, value: int) -> None:
+        for observer in self.observers:
+            observer.doorbell(offset, value)
+        if self.interceptor is None:
+            go(offset, value)
+        else:
+            self.interceptor.doorbell(go, offset, value)
+
+    def fetch(self, go: Callable[[bytes], None], sq: SubmissionQueue, entry: bytes) -> None:
+        for observer in self.observers:
+            observer.fetched(sq, entry)
+        if self.interceptor is None:
+            go(entry)
+        else:
+            self.interceptor.fetch(go, sq, entry)
+
+    # --- what becomes of a command
+
+    def execute(self, go_on: GoOn, sq: SubmissionQueue, command: Command, stage: Stage) -> Stage:
+        """``stage``, as the interceptor has it, with this command as the current one as long as it runs."""
+        if self.interceptor is not None:
+            stage = self.interceptor.execute(go_on, sq, command, stage)
+
+        def run() -> Result:
+            self._current = sq, command
+            try:
+                result = stage()
+            finally:
+                self._current = None
+            return replace(result, then=then(result.then)) if isinstance(result, Background) else result
+
+        def then(conclude: Callable[[object], int]) -> Callable[[object], int]:
+            def run(value: object) -> int:
+                self._current = sq, command
+                try:
+                    return conclude(value)
+                finally:
+                    self._current = None
+
+            return run
+
+        return run
+
+    def _views(
+        self, host: Host, prp1: int, prp2: int, length: int, page_size: int, writable: bool = True
+    ) -> list[memoryview]:
+        views = prp.views(host, prp1, prp2, length, page_size, writable)
+        if self._current is not None:
+            for observer in self.observers:
+                observer.transfer(*self._current, views, writable)
+            if self.interceptor is not None:
+                views = self.interceptor.transfer(*self._current, views, writable)
+        return views
+
+    # --- what the device says
+
+    def complete(
+        self, go: Callable[[SubmissionQueue, int, int, int], None], sq: SubmissionQueue, cid: int, dw0: int, field: int
+    ) -> None:
+        def tell(sq: SubmissionQueue, cid: int, dw0: int, field: int) -> None:
+            for observer in self.observers:
+                observer.completed(sq, cid, dw0, field)
+            go(sq, cid, dw0, field)
+
+        if self.interceptor is None:
+            tell(sq, cid, dw0, field)
+        else:
+            self.interceptor.complete(tell, sq, cid, dw0, field)
+
+    def _event(self, go: Callable[[Event], None], event: Event) -> None:
+        def tell(event: Event) -> None:
+            for observer in self.observers:
+                observer.event(event)
+            go(event)
+
+        if self.interceptor is None:
+            tell(event)
+        else:
+            self.interceptor.event(tell, event)
+
+    def interrupt(self, vector: int) -> None:
+        if self.interceptor is None:
+            self._interrupt(vector)
+        else:
+            self.interceptor.interrupt(self._interrupt, vector)
+
+    def _interrupt(self, vector: int) -> None:
+        for observer in self.observers:
+            observer.interrupt(vector)
+        self._host.interrupt(vector)
+
+    def pin(self, asserted: bool) -> None:
+        if self.interceptor is None:
+            self._pin(asserted)
+        else:
+            self.interceptor.pin(self._pin, asserted)
+
+    def _pin(self, asserted: bool) -> None:
+        for observer in self.observers:
+            observer.pin(asserted)
+        self._host.pin(asserted)
+
+    # --- what happens around it
+
+    def dropped(self) -> None:
+        for observer in self.observers:
+            observer.dropped()
+        if self.interceptor is not None:
+            self.interceptor.dropped()
+
+    def reset(self) -> None:
+        for observer in self.observers:
+            observer.reset()
+        if self.interceptor is not None:
+            self.interceptor.reset()
+
+    def attached(self, peer: str) -> None:
+        for observer in self.observers:
+            observer.attached(peer)
+
+    def left(self) -> None:
+        for observer in self.observers:
+            observer.left()
+
+    def add_region(self, iova: int, memory: memoryview) -> None:
+        for observer in self.observers:
+            observer.mapped(iova, len(memory), not memory.readonly)
+
+    def remove_region(self, iova: int) -> None:
+        for observer in self.observers:
+            observer.unmapped(iova)
+
+
+class _TappedHost:
+    """A ``Host`` whose interrupts pass the taps."""
+
+    def __init__(self, host: Host, taps: Taps) -> None:
+        self._host = host
+        self.view = host.view
+        self.views = host.views
+        self.barrier = host.barrier
+        self.interrupt_fd = host.interrupt_fd
+        self.interrupt = taps.interrupt
+        self.pin = taps.pin
+
+    @property
+    def msix_enabled(self) -> bool:
+        return self._host.msix_enabled
