@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import signal
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -20,6 +21,17 @@ A disk is a raw file, a block device, or mem:SIZE (memory, gone at exit).
 QEMU needs shared guest memory and the device; `serve` prints the exact arguments when it listens.
 """
 
+_RUN = """\
+Serve a drive while a command runs, and return the command's exit status (128+n if signal n ended it). In the command
+
+  {nvme}         is QEMU's -device option for the drive
+  {memory:SIZE}  is QEMU's options for SIZE (512M, 1G, ...) of guest memory that the drive can use
+  {socket}       is the drive's socket, as is $NVMEEMU_SOCKET in the command's environment
+
+  nvmeemu run --disk disk.img -- qemu-system-x86_64 -M q35 {memory:1G} {nvme} -nographic -kernel bzImage
+
+Options are those of `nvmeemu serve`.
+"""
 
 _FEATURES = [
     *("create", "read-only", "overlay", "block-size", "once", "pid-file", "ready-fd", "no-msix"),
@@ -42,20 +54,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:  # until somebody can end in order, Ctrl-C ends at once and without a traceback
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     parser = _parser()
-    arguments, unknown = parser.parse_known_args(argv)
+    words, command = _split(sys.argv[1:] if argv is None else list(argv))
+    arguments, unknown = parser.parse_known_args(words)
     if unknown:
         (arguments.parser if arguments.command else parser).error(f"unrecognized arguments: {' '.join(unknown)}")
     if arguments.print_capabilities:
         print(json.dumps(capabilities(), indent=2))
         return 0
     if arguments.command is None:
-        parser.error("give a command: serve")
+        parser.error("give a command: serve, run")
+    if arguments.command == "run":
+        return _run(arguments, words[1:], command)
     if arguments.command == "serve" and not (arguments.socket and arguments.disk):
         missing = "--socket PATH" if not arguments.socket else "--disk SPEC"
         arguments.parser.error(f"{missing} is missing")
     from nvmeemu.serve import serve  # start-up: --help needs none of it
 
     return serve(arguments)
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """Our words, and those of the command that ``nvmeemu run`` shall run."""
+    if words[:1] == ["run"] and "--" in words:
+        cut = words.index("--")
+        return words[:cut], words[cut + 1 :]
+    return words, []
+
+
+def _run(arguments: argparse.Namespace, words: list[str], command: list[str]) -> int:
+    if not arguments.disk:
+        arguments.parser.error("--disk SPEC is missing")
+    if not command:
+        arguments.parser.error("the command is missing: -- COMMAND ...")
+    from nvmeemu.run import run
+
+    return run(command, ["--log-level", "warning", *words], arguments.socket)
 
 
 def capabilities() -> dict[str, object]:
@@ -104,8 +137,25 @@ def _parser() -> _Parser:
     serve.add_argument("--socket", metavar="PATH", help="where to listen; made with mode 0600")
     _add_disk(serve.add_argument_group("disk"))
     _add_device(serve.add_argument_group("device"))
-    _add_process(serve.add_argument_group("process"))
+    _add_process(process := serve.add_argument_group("process"))
+    process.add_argument("--ready-fd", metavar="N", type=_number(0, 1 << 20), help="gets a line when it listens")
+    _add_run(commands)
     return parser
+
+
+def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
+    run = commands.add_parser(
+        "run",
+        help="serve a drive while a command runs",
+        description=_RUN,
+        usage="nvmeemu run [OPTION ...] --disk SPEC -- COMMAND ...",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.set_defaults(parser=run, print_capabilities=False)
+    run.add_argument("--socket", metavar="PATH", help="where the drive listens (in a folder of its own in $TMPDIR)")
+    _add_disk(run.add_argument_group("disk"))
+    _add_device(run.add_argument_group("device"))
+    _add_process(run.add_argument_group("process"), log_level="warning")
 
 
 def _add_disk(group: argparse._ArgumentGroup) -> None:
@@ -128,7 +178,7 @@ def _add_device(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--device-id", metavar="ID", type=_number(0, 0xFFFF), help="PCI device id")
 
 
-def _add_process(group: argparse._ArgumentGroup) -> None:
+def _add_process(group: argparse._ArgumentGroup, log_level: str = "info") -> None:
     group.add_argument(
         "--engine",
         choices=("auto", "native", "python"),
@@ -138,9 +188,9 @@ def _add_process(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--io-threads", metavar="N", type=_number(1, 16), help="of the native engine (half the CPUs)")
     group.add_argument("--once", action="store_true", help="exit when the first client has left")
     group.add_argument("--pid-file", metavar="F", help="written when it listens, removed at exit")
-    group.add_argument("--ready-fd", metavar="N", type=_number(0, 1 << 20), help="gets a line when it listens")
     levels = ("debug", "info", "warning", "error")
-    group.add_argument("--log-level", metavar="L", choices=levels, default="info", help=", ".join(levels))
+    told = ", ".join(f"{level} (default)" if level == log_level else level for level in levels)
+    group.add_argument("--log-level", metavar="L", choices=levels, default=log_level, help=told)
 
 
 class _number:

@@ -1,0 +1,191 @@
+"""``nvmeemu run``: a server for as long as a command runs, in any language's CI.
+
+The command shares our terminal and its process group, as under env(1) or timeout(1), so Ctrl-C reaches it as if it had
+been started alone. The server has a session of its own: it is ended when the command has ended, never before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from nvmeemu.backend import describe
+from nvmeemu.guest import process, serving
+from nvmeemu.guest.errors import GuestError
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NOT_FOUND, NOT_RUN = 127, 126  # as env(1) and the shells have them
+SI_USER, SI_TKILL = 0, -6  # of sigaction(2): sent by kill(2) or its like; a terminal's signals come from the kernel
+PLACEHOLDER = re.compile(r"\{(nvme|socket|memory:[1-9][0-9]*[MG])\}")
+LIKELY_MISTAKE = re.compile(r"\{memory(:[^{}]*)?\}")
+
+
+class _Ended(Exception):
+    """A signal wants us to end before the command has begun."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def run(command: Sequence[str], arguments: Sequence[str], socket: str | None = None) -> int:
+    """Serve with these arguments of ``nvmeemu serve`` while the command runs; its exit status, 128+n for a signal.
+
+    If the server fails, 1 or (bad use) 2; 126 or 127 if the command cannot be run.
+    """
+    try:
+        with _signals_raise(), _place(socket) as path:
+            words = fill_in(command, path)
+            program = _program(words[0])
+            server = serving.start(path, arguments, None)
+            try:
+                return _attend(program, words, path, server)
+            finally:
+                if server.poll() is None:  # we could not begin
+                    process.end(server)
+    except _Ended as ended:
+        return 128 + ended.number
+    except serving.ServerEnded as ended:  # it has said why
+        return ended.status if ended.status > 0 else 1
+    except _CannotRun as error:
+        print(f"nvmeemu run: {error}", file=sys.stderr)
+        return error.status
+    except GuestError as error:
+        print(f"nvmeemu run: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"nvmeemu run: {describe(error)}", file=sys.stderr)
+        return 1
+
+
+def fill_in(command: Sequence[str], socket: Path) -> list[str]:
+    """The command with its placeholders replaced.
+
+    A word that is a placeholder becomes the words that it stands for; within a longer word (a script for ``sh -c``)
+    they are quoted for a shell.
+    """
+    words: list[str] = []
+    for word in command:
+        if mistake := next((m for m in LIKELY_MISTAKE.finditer(word) if not PLACEHOLDER.fullmatch(m[0])), None):
+            raise _CannotRun(f"{mistake[0]}: the size is missing: {{memory:1G}}", 2)
+        if match := PLACEHOLDER.fullmatch(word):
+            words += _meaning(match[1], socket)
+        else:
+            words.append(PLACEHOLDER.sub(lambda match: shlex.join(_meaning(match[1], socket)), word))
+    return words
+
+
+def _meaning(name: str, socket: Path) -> list[str]:
+    if name == "socket":
+        return [str(socket)]
+    if name == "nvme":
+        return ["-device", json.dumps(serving.properties(socket))]
+    size = name.partition(":")[2]
+    # QEMU adds up several -machine options, so this one goes with any -machine of the user's.
+    memory = f"memory-backend-memfd,id=nvmeemu-memory,size={size},share=on"
+    return ["-object", memory, "-m", size, "-machine", "memory-backend=nvmeemu-memory"]
+
+
+class _CannotRun(Exception):
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def _program(name: str) -> str:
+    """Where the command is; to be known before a server is started for it."""
+    found = shutil.which(name)
+    if found is not None:
+        return found
+    if "/" in name and Path(name).exists():
+        raise _CannotRun(f"{name}: not an executable file", NOT_RUN)
+    raise _CannotRun(f"{name}: no such command", NOT_FOUND)
+
+
+@contextmanager
+def _place(socket: str | None) -> Iterator[Path]:
+    """Where the server listens: a folder that only we may enter, gone afterwards, if nothing else is wanted."""
+    if socket is not None:
+        yield Path(socket).absolute()
+        return
+    with tempfile.TemporaryDirectory(prefix="nvmeemu-run-") as folder:
+        yield Path(folder) / "nvme.sock"
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    def handler(number: int, frame: FrameType | None) -> NoReturn:
+        raise _Ended(number)
+
+    before = {number: signal.signal(number, handler) for number in _heeded()}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _heeded() -> set[signal.Signals]:
+    """Those that nobody above us wants ignored (nohup)."""
+    return {number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN}
+
+
+def _attend(program: str, words: Sequence[str], socket: Path, server: subprocess.Popen[bytes]) -> int:
+    """Run the command, end the server; signals are taken one by one from here on."""
+    watched = {*_heeded(), signal.SIGCHLD}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+    try:
+        dies_with_us = process.dies_with_us()
+
+        def in_child() -> None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            dies_with_us()
+
+        try:
+            command = subprocess.Popen(
+                words, executable=program, env=os.environ | {"NVMEEMU_SOCKET": str(socket)}, preexec_fn=in_child
+            )
+        except OSError as error:
+            raise _CannotRun(f"{program}: {os.strerror(error.errno or 0)}", NOT_RUN) from None
+        is_server_lost = _wait(command, watched, beside=server)
+        while signal.sigtimedwait(watched, 0):  # what ended the command was not meant for the server, too
+            pass
+        server.send_signal(signal.SIGTERM)  # does nothing to one that has ended
+        _wait(server, watched)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if is_server_lost:
+        print(f"nvmeemu run: nvmeemu serve ended with status {server.returncode}", file=sys.stderr)
+        return 1
+    status = command.returncode
+    if status == 0 and server.returncode != 0:
+        return 1  # not synced; it has said so
+    return status if status >= 0 else 128 - status
+
+
+def _wait(
+    child: subprocess.Popen[bytes], watched: set[signal.Signals], beside: subprocess.Popen[bytes] | None = None
+) -> bool:
+    """Wait for a child's end and hand our signals on to it; was ``beside`` lost, and the child ended for that?"""
+    is_lost = False
+    while child.poll() is None:
+        if beside is not None and not is_lost and beside.poll():  # 0 is --once
+            is_lost = True
+            child.terminate()
+        received = signal.sigwaitinfo(watched)
+        # The terminal has sent its own to the command, too: a second one would mean something else to many programs.
+        is_sent_to_both = beside is not None and received.si_code not in (SI_USER, SI_TKILL)
+        if received.si_signo != signal.SIGCHLD and not is_sent_to_both:
+            child.send_signal(received.si_signo)
+    return is_lost
