@@ -213,7 +213,7 @@ def test_a_command_line_that_makes_no_sense(arguments: list[str], words: str) ->
 def test_without_a_command_it_says_which_there_are() -> None:
     result = run(command=(NVMEEMU,))
     assert result.returncode == 2
-    assert result.stderr == "nvmeemu: give a command: serve (see nvmeemu --help)\n"
+    assert result.stderr == "nvmeemu: give a command: serve, run (see nvmeemu --help)\n"
 
 
 @pytest.mark.parametrize(
