@@ -132,7 +132,7 @@ class Controller:
 
     def observe(self, observer: Observer) -> None:
         """Let it see what passes, from now on."""
-        self.taps.observers += (observer,)
+        self.taps.add(observer)
         self._tap()
 
     def unobserve(self, observer: Observer) -> None:

@@ -73,6 +73,21 @@ class MemoryMirror(Protocol):
     def remove_region(self, iova: int) -> None: ...
 
 
+class Mirrors:
+    """Several of them as one; None is nobody."""
+
+    def __init__(self, *mirrors: MemoryMirror | None) -> None:
+        self._mirrors = [mirror for mirror in mirrors if mirror is not None]
+
+    def add_region(self, iova: int, memory: memoryview) -> None:
+        for mirror in self._mirrors:
+            mirror.add_region(iova, memory)
+
+    def remove_region(self, iova: int) -> None:
+        for mirror in self._mirrors:
+            mirror.remove_region(iova)
+
+
 class Clock(Protocol):
     """Time, virtual in tests."""
 

@@ -18,6 +18,7 @@ from nvmeemu import __version__, logs
 from nvmeemu.backend import Backend, BackendError, BadRequest, describe, open_backend, parse_size
 from nvmeemu.controller import Controller
 from nvmeemu.device import DEVICE_ID, VENDOR_ID, Identity, Limits, serial_of
+from nvmeemu.host import Mirrors
 from nvmeemu.namespace import Namespace, Namespaces
 from nvmeemu.native.engine import EngineMissing, NativeEngine
 from nvmeemu.vfio import Loop, PciHost, PciIdentity, ServeError, Server, check
@@ -78,11 +79,12 @@ def _serve(arguments: argparse.Namespace) -> None:
             ending.backends[disk] = _open(disk, arguments, taken=disk in ending.backends)
         host = PciHost()
         engine = _engine(arguments, loop, stack)
-        host.mirror = engine
         controller = _controller(arguments, host, loop, list(ending.backends.values()), engine)
+        host.mirror = Mirrors(engine, controller.taps)
         identity = controller.device.identity
         pci = PciIdentity(identity.vendor_id, identity.device_id, identity.vendor_id, identity.device_id)
         server = stack.enter_context(Server(loop, host, controller, socket, pci))
+        server.on_attach, server.on_leave = controller.taps.attached, controller.taps.left
         stack.enter_context(_pid_file(arguments.pid_file))
         ending.pid_file = arguments.pid_file
         _announce(arguments, ending.backends)

@@ -135,9 +135,16 @@ class Taps:
     def __init__(self, device: Device) -> None:
         self.observers: tuple[Observer, ...] = ()
         self.interceptor: Interceptor | None = None
+        self._regions: dict[int, tuple[int, bool]] = {}
         self._device = device
         self._host = device.host
         self._current: tuple[SubmissionQueue, Command] | None = None
+
+    def add(self, observer: Observer) -> None:
+        """A new observer is told of the memory that is there."""
+        self.observers += (observer,)
+        for iova, (size, writable) in self._regions.items():
+            observer.mapped(iova, size, writable)
 
     def install(self) -> bool:
         """Stand between device and ports, or get out of the way if nobody wants anything; whether it stands there."""
@@ -289,10 +296,12 @@ class Taps:
             observer.left()
 
     def add_region(self, iova: int, memory: memoryview) -> None:
+        self._regions[iova] = len(memory), not memory.readonly
         for observer in self.observers:
-            observer.mapped(iova, len(memory), not memory.readonly)
+            observer.mapped(iova, *self._regions[iova])
 
     def remove_region(self, iova: int) -> None:
+        del self._regions[iova]
         for observer in self.observers:
             observer.unmapped(iova)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import TracebackType
+from typing import Self
+
 from nvmeemu.backend import Backend
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.controller import Controller
 from nvmeemu.device import Identity, Limits
+from nvmeemu.host import Mirrors
 from nvmeemu.namespace import Namespace, Namespaces
 from nvmeemu.native.engine import NativeEngine
 from nvmeemu.testing.driver import Driver
@@ -16,7 +20,7 @@ class Bench:
     """A controller on virtual ports, and a driver for it. ``manual`` leaves the worker's tasks to the test.
 
     With ``engine="native"`` the native engine serves its I/O queues, on a thread that ``settle`` waits for; ``close``
-    ends it.
+    (or the end of a ``with``) ends it.
     """
 
     def __init__(
@@ -31,7 +35,7 @@ class Bench:
         lanes: int = 1,
     ) -> None:
         self.engine = NativeEngine(lanes) if engine == "native" else None
-        self.ram = Ram(ram, mirror=self.engine)
+        self.ram = Ram(0)
         self.clock = VirtualClock()
         self.worker = ManualWorker()
         self.is_manual = manual
@@ -41,7 +45,15 @@ class Bench:
         self.controller = Controller(
             self.ram, self.clock, self.worker, self.namespaces, Identity(serial="TEST0001"), limits, self.engine
         )
+        self.ram.mirror = Mirrors(self.engine, self.controller.taps)
+        self.ram.map(0, ram)
         self.driver = Driver(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
 
     def close(self) -> None:
         if self.engine is not None:

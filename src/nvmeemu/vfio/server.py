@@ -9,6 +9,7 @@ import resource
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -50,6 +51,8 @@ class Server:
         self._listening_fd = self._watched_fd = self._context.poll_fd()
         with _connection(self._listening_fd) as listening:
             listening.listen(BACKLOG)
+        self.on_attach: Callable[[str], None] = lambda peer: None  # a client has come: how the log calls it
+        self.on_leave: Callable[[], None] = lambda: None
         self._client = ""  # how the log calls it
         self._once = False
         self._patience: float | None = None  # until when half a message is waited for
@@ -105,6 +108,7 @@ class Server:
             guard.cancel()
         self._client = _peer(self._context.poll_fd())
         log.info("attached: %s", self._client)
+        self.on_attach(self._client)
         self._watch()
 
     def _on_messages(self) -> None:
@@ -151,6 +155,7 @@ class Server:
         self._pci.settle()
         log.info("detached: %s", self._client)
         self._client = ""
+        self.on_leave()
         self._watch()
         if self._once:
             self._loop.request_stop()
