@@ -1,0 +1,123 @@
+"""The six numbers that say at a glance whether the server is as fast and as small as it should be."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import cpu
+from bench.polled import PAGE
+from bench.rounds import Case, Summary, measure
+from bench.target import MIB, FloorTarget, ServedTarget, Target, fill, has_mapped
+from nvmeemu.guest import process, serving
+from nvmeemu.testing import VfioClient
+
+DISK = 256 * MIB
+STARTS = 10
+IDLE_SECONDS = 4.0
+SETTLE_SECONDS = 0.5  # until a polling engine has gone to sleep
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a number should be."""
+
+    limit: float
+    is_least: bool = False
+    is_inclusive: bool = True
+
+    def is_met(self, value: float) -> bool:
+        if self.is_least:
+            return value >= self.limit
+        return value <= self.limit if self.is_inclusive else value < self.limit
+
+    def __str__(self) -> str:
+        sign = ">=" if self.is_least else "<=" if self.is_inclusive else "<"
+        return f"{sign} {self.limit:g}"
+
+
+MARKS = {
+    "native_cpu_over_floor": Mark(1.5),
+    "native_over_floor_qd1_p50": Mark(1.3),
+    "native_over_python_qd32": Mark(3, is_least=True),
+    "idle_cpu_percent": Mark(0.5, is_inclusive=False),
+    "startup_seconds": Mark(0.5, is_inclusive=False),
+    "rss_mib": Mark(64, is_inclusive=False),
+}
+
+
+def quick() -> dict[str, float]:
+    """Measure them; prints the cases that they come from. Raises BenchError, GuestError, OSError."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, ExitStack() as stack:
+        folder = Path(name)
+        started = startup(folder)
+        disk = f"mem:{DISK}"
+        native = stack.enter_context(ServedTarget("native", folder, disk, ["--engine", "native"], doorbells="shadow"))
+        python = stack.enter_context(ServedTarget("python", folder, disk, ["--engine", "python"], doorbells="shadow"))
+        floor = FloorTarget(DISK)
+        targets: list[Target] = [native, python, floor]
+        polling = native
+        if has_mapped():
+            arguments = ["--engine", "native", "--doorbells", "mapped"]
+            polling = stack.enter_context(ServedTarget("mapped", folder, disk, arguments, doorbells="mapped"))
+            targets.append(polling)
+        idle = idle_percent(native)
+        for target in targets:
+            fill(target, DISK // PAGE)
+        cases = {
+            **{f"{target.name} qd1": Case(target, 1) for target in (floor, polling)},
+            **{f"{target.name} qd32": Case(target, 32) for target in targets},
+        }
+        found = measured(cases)
+        rss = own_memory(native, DISK)
+    return {
+        "native_cpu_over_floor": round(found["native qd32"].engine_ns / found["floor qd32"].engine_ns, 3),
+        "native_over_floor_qd1_p50": round(found[f"{polling.name} qd1"].p50_us / found["floor qd1"].p50_us, 3),
+        "native_over_python_qd32": round(found["native qd32"].iops / found["python qd32"].iops, 2),
+        "idle_cpu_percent": round(idle, 3),
+        "startup_seconds": round(started, 3),
+        "rss_mib": round(rss / MIB, 1),
+    }
+
+
+def measured(cases: Mapping[str, Case], disk: int = DISK, **options: int) -> dict[str, Summary]:
+    """All cases in turns, printed, by their names."""
+    found = dict(zip(cases, measure(list(cases.values()), disk // PAGE, **options), strict=True))
+    for name, summary in found.items():
+        print(f"{name:<24} {summary}", flush=True)
+    return found
+
+
+def startup(folder: Path) -> float:
+    """Seconds from the start of a server to its first client's agreement on a version; the median of several."""
+    times = []
+    for number in range(STARTS):
+        socket = folder / f"start-{number}.sock"
+        begin = time.monotonic()
+        server = serving.start(socket, ["--disk", "mem:1G", "--engine", "native"], folder / "start.log")
+        try:
+            VfioClient(str(socket)).close()
+            times.append(time.monotonic() - begin)
+        finally:
+            process.end(server)
+    return statistics.median(times)
+
+
+def idle_percent(target: ServedTarget, seconds: float = IDLE_SECONDS) -> float:
+    """Of one CPU: what the server takes while its client is there and does nothing."""
+    time.sleep(SETTLE_SECONDS)
+    before, begin = cpu.threads(target.pid), time.monotonic_ns()
+    time.sleep(seconds)
+    spent = cpu.spent(before, cpu.threads(target.pid))
+    return sum(one.run for one in spent.values()) / (time.monotonic_ns() - begin) * 100
+
+
+def own_memory(target: ServedTarget, disk: int) -> int:
+    """Bytes in memory without the guest's, which are shared, and without a memory disk that was written as a whole."""
+    memory = target.memory()
+    return memory["VmRSS"] - memory["RssShmem"] - disk

@@ -1,0 +1,211 @@
+"""What is measured: our server with either engine and each kind of doorbell, and the floor; all by the same host."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from bench import cpu
+from bench.polled import MAX_DEPTH, PAGE, Floor, Load, Queue, address, library
+from nvmeemu.cli import capabilities
+from nvmeemu.guest import process, serving
+from nvmeemu.spec import CQE_SIZE, DOORBELLS, SQE_SIZE, AdminOpcode, Command, NvmOpcode
+from nvmeemu.testing import Driver, SharedMemory, VfioBus
+
+MIB = 1 << 20
+ENTRIES = 1024  # of each queue
+RAM = 128 * MIB
+BUFFERS = 16 * MIB  # of all queues: 128 commands of 128 KiB
+
+
+class BenchError(Exception):
+    """It cannot be measured; the text is one line for the user."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One load's outcome. Times in nanoseconds."""
+
+    load: Load
+    p50: int
+    p99: int
+    engine: int  # CPU time of the threads that serve the queues
+    process: int  # and of the whole server
+    disturbance: int  # the longest that a thread waited for a CPU which others had
+
+
+class Target(Protocol):
+    name: str
+    queues: int
+
+    def run(self, load: Load, count: int = 1) -> Result:
+        """Run a load on the first ``count`` queues. Raises BenchError."""
+        ...
+
+
+def _submit(queues: ctypes.Array[Queue], count: int, load: Load, name: str) -> tuple[int, int]:
+    """The latencies' median, and the one that 1 % are above."""
+    samples = (ctypes.c_uint32 * load.room)()
+    load.samples = samples
+    error = library().run_load(queues, count, ctypes.byref(load))
+    if error or load.failed or load.wrong:
+        what = os.strerror(error) if error else f"{load.failed} failed, {load.wrong} read other data"
+        raise BenchError(f"{name}: of {load.done} commands {what}")
+    found = sorted(samples[: min(load.done, load.room)]) or [0]
+    return found[len(found) // 2], found[len(found) * 99 // 100]
+
+
+class Layout:
+    """The guest memory of ``count`` queue pairs."""
+
+    def __init__(self, memory: SharedMemory, start: int, count: int) -> None:
+        self.base = address(memory.data)
+        self.queues = (Queue * count)()
+        self._next = start
+        for index, queue in enumerate(self.queues):
+            queue.data_iova, queue.lists_iova = self.take(BUFFERS // count), self.take(MAX_DEPTH * PAGE)
+            queue.data, queue.lists = self.base + queue.data_iova, self.base + queue.lists_iova
+            queue.entries, queue.qid, queue.phase, queue.socket = ENTRIES, index + 1, 1, -1
+
+    def take(self, size: int) -> int:
+        """A guest address."""
+        start, self._next = self._next, self._next + size
+        if self._next > RAM:
+            raise ValueError("the guest memory is too small")
+        return start
+
+
+class ServedTarget:
+    """``nvmeemu serve`` in a process of its own, its controller enabled, with ``queues`` I/O queue pairs."""
+
+    def __init__(
+        self, name: str, folder: Path, disk: str, arguments: Sequence[str] = (), *, doorbells: str, queues: int = 1
+    ) -> None:
+        self.name = name
+        self.queues = queues
+        self.log = folder / f"{name}.log"
+        socket = folder / f"{name}.sock"
+        with cpu.servers():
+            self._server = serving.start(socket, ["--disk", disk, "--log-level", "error", *arguments], self.log)
+        try:
+            self._bus = VfioBus(str(socket), ram=RAM, vectors=1)
+            self._set_up(doorbells)
+        except BaseException:
+            process.end(self._server)
+            raise
+
+    def _set_up(self, doorbells: str) -> None:
+        layout = Layout(self._bus.memory, RAM // 2, self.queues)
+        driver = Driver(self._bus)
+        driver.enable()
+        self._queues = layout.queues
+        for queue in layout.queues:
+            at = driver.create_cq(queue.qid, ENTRIES, ien=False), driver.create_sq(queue.qid, ENTRIES)
+            queue.cq, queue.sq = (layout.base + place for place in at)
+            queue.socket = self._bus.client.socket.fileno()
+            self._bus.client.socket.settimeout(None)
+            queue.tail_register = DOORBELLS + 8 * queue.qid
+            queue.head_register = queue.tail_register + 4
+        if doorbells == "shadow":
+            self._use_shadows(driver, layout)
+
+    def _use_shadows(self, driver: Driver, layout: Layout) -> None:
+        shadow, event = driver.alloc(PAGE), driver.alloc(PAGE)
+        opcode = AdminOpcode.DOORBELL_BUFFER_CONFIG
+        driver.succeed(driver.admin, Command(opcode=opcode, prp1=shadow, prp2=event))
+        for queue in layout.queues:
+            offset = layout.base + 8 * queue.qid
+            queue.tail_shadow, queue.tail_event = offset + shadow, offset + event
+            queue.head_shadow, queue.head_event = queue.tail_shadow + 4, queue.tail_event + 4
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        del self._queues  # it points into the memory that goes
+        self._bus.client.close()
+        process.end(self._server)
+
+    @property
+    def pid(self) -> int:
+        return self._server.pid
+
+    def run(self, load: Load, count: int = 1) -> Result:
+        with cpu.host():
+            before, here = cpu.threads(self.pid), cpu.thread()
+            latencies = _submit(self._queues, count, load, self.name)
+            times = cpu.spent(before, cpu.threads(self.pid))
+            waited = cpu.thread().waited - here.waited
+        everything = sum(one.run for one in times.values())
+        main = times[self.pid].run
+        engine = everything - main if len(before) > 1 else main
+        disturbance = max(waited, cpu.disturbance(times))
+        return Result(load, *latencies, engine, everything, disturbance)
+
+    def memory(self) -> dict[str, int]:
+        """/proc/PID/status: bytes, by the field's name."""
+        lines = (line.split() for line in Path(f"/proc/{self.pid}/status").read_text().splitlines())
+        return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if words[-1:] == ["kB"]}
+
+
+class FloorTarget:
+    """The least that serving takes: a thread of ours that copies entry and data and stores the completion."""
+
+    name = "floor"
+
+    def __init__(self, disk: int, queues: int = 1) -> None:
+        self.queues = queues
+        self._memory = SharedMemory(RAM)
+        self._disk = mmap.mmap(-1, disk, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._page = mmap.mmap(-1, PAGE)
+        layout = Layout(self._memory, 0, queues)
+        self._queues = layout.queues
+        self._served = (Queue * queues)()
+        for queue in layout.queues:
+            queue.sq, queue.cq = (layout.base + layout.take(ENTRIES * size) for size in (SQE_SIZE, CQE_SIZE))
+            queue.tail_page = address(self._page) + 128 * (queue.qid - 1)  # each in a cache line of its own
+            queue.head_page = queue.tail_page + 64
+            self._served[queue.qid - 1] = queue
+
+    def run(self, load: Load, count: int = 1) -> Result:
+        floor = Floor(guest=address(self._memory.data), disk=address(self._disk), count=count)
+        floor.queues = self._served
+        floor.counts_idle = load.depth > 1
+        waited: list[int] = []
+
+        def serve() -> None:
+            with cpu.servers():
+                before = cpu.thread()
+                library().run_floor(ctypes.byref(floor))
+                waited.append(cpu.thread().waited - before.waited)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        try:
+            with cpu.host():
+                before = cpu.thread()
+                latencies = _submit(self._queues, count, load, self.name)
+                waited.append(cpu.thread().waited - before.waited)
+        finally:
+            floor.stop = 1
+            server.join()
+        return Result(load, *latencies, floor.cpu, floor.cpu, max(waited))
+
+
+def has_mapped() -> bool:
+    """Whether the server has doorbells that are shared memory."""
+    return "doorbells" in capabilities()["features"]  # type: ignore[operator]
+
+
+def fill(target: Target, pages: int) -> None:
+    """Write the whole disk, so that each page begins with its place."""
+    each = 32
+    opcode = NvmOpcode.WRITE
+    target.run(Load(disk_pages=pages, opcode=opcode, pages=each, depth=8, commands=pages // each))
