@@ -17,7 +17,7 @@ from nvmeemu.spec import (
     GetFeatures,
     Status,
 )
-from nvmeemu.testing import CC, Bench, Driver
+from nvmeemu.testing import CC, Bench, CommandError, Driver
 
 
 class SlowBackend(MemoryBackend):
@@ -129,7 +129,7 @@ def test_a_completion_queue_stays_while_the_deletion_of_its_submission_queue_wai
     driver.submit(driver.admin, DeleteQueue(opcode=AdminOpcode.DELETE_SQ, qid=1))
     assert driver.poll(driver.admin) is None
     assert driver.delete_cq(1).status == Status.INVALID_QUEUE_DELETION
-    with pytest.raises(Exception, match="0x101"):
+    with pytest.raises(CommandError, match="INVALID_QUEUE_ID"):
         driver.create_sq(1)
     slow.worker.tasks[0].finish()
     slow.settle()

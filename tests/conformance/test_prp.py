@@ -279,8 +279,8 @@ def test_a_list_and_its_pages_may_lie_in_different_regions(bench: Bench) -> None
 def test_any_layout_transfers_what_the_plain_model_says(
     driver: Driver, blocks: int, offset: int, back: int, slot: int
 ) -> None:
-    driver._heap = 0x100000  # memory is never given back: each example begins anew
     driver.enable()
     queue = driver.create_queues()
     size = blocks * BLOCK
-    round_trip(driver, queue, layout_of(driver, size, offset), layout_of(driver, size, back), slot)
+    with driver.scratch():
+        round_trip(driver, queue, layout_of(driver, size, offset), layout_of(driver, size, back), slot)

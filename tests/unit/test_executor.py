@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.executor import BATCH_BYTES, MOST_BACKGROUND
 from nvmeemu.spec import Abort, AdminOpcode, DeleteQueue, FeatureId, NvmOpcode, ReadWrite, Status
-from nvmeemu.testing import Bench, Driver, QueuePair
+from nvmeemu.testing import Bench, CommandError, Driver, QueuePair
 
 MIB = 1 << 20
 LENGTH = 2 * MIB
@@ -101,10 +103,8 @@ def test_a_write_cache_that_cannot_be_flushed_stays_on() -> None:
     driver = bench.driver
     driver.enable()
     backend.fails = True
-    try:
+    with pytest.raises(CommandError, match="WRITE_FAULT"):
         driver.set_feature(FeatureId.VOLATILE_WRITE_CACHE, 0)
-    except Exception as error:
-        assert f"{Status.WRITE_FAULT:#05x}" in str(error)  # noqa: PT017
     assert driver.get_feature(FeatureId.VOLATILE_WRITE_CACHE) == 1
     backend.fails = False
     driver.set_feature(FeatureId.VOLATILE_WRITE_CACHE, 0)

@@ -17,6 +17,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
+from nvmeemu.host import HostMemoryError
 from nvmeemu.testing.client import BAR0, CONFIG, INTX, MSIX, SharedMemory, VfioClient
 from nvmeemu.testing.driver import CSTS
 
@@ -30,7 +31,8 @@ _MOMENT = 10  # milliseconds to wait for one
 class VfioBus:
     """A connection as a VMM makes it: guest RAM from address 0 on, an eventfd for each vector, posted writes.
 
-    ``vectors=0`` uses the interrupt pin. ``client`` and ``memory`` are there for what a VMM can do beyond that.
+    ``vectors=0`` uses the interrupt pin. ``client`` and ``memory`` are there for what a VMM can do beyond that. Memory
+    outside of the RAM is a HostMemoryError.
     """
 
     def __init__(self, path: str, *, ram: int = 64 << 20, vectors: int = 4) -> None:
@@ -106,10 +108,16 @@ class VfioBus:
         self._looks = 0
 
     def read_memory(self, iova: int, size: int) -> bytes:
+        self._check(iova, size)
         return self.memory.data[iova : iova + size]
 
     def write_memory(self, iova: int, data: bytes) -> None:
+        self._check(iova, len(data))
         self.memory.data[iova : iova + len(data)] = data
+
+    def _check(self, iova: int, size: int) -> None:
+        if not 0 <= iova <= self.memory.size - size:
+            raise HostMemoryError(iova, size)
 
     def settle(self) -> None:
         """A round trip, behind which everything posted has been taken; when that was not enough, an interrupt."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NoReturn, Protocol
 
 from nvmeemu.spec import (
     CQE_SIZE,
@@ -15,6 +17,7 @@ from nvmeemu.spec import (
     AdminOpcode,
     AdminQueueAttributes,
     Capabilities,
+    Cns,
     Command,
     Completion,
     Configuration,
@@ -31,6 +34,8 @@ from nvmeemu.spec import (
     SetFeatures,
     Status,
 )
+from nvmeemu.structures import IdentifyNamespace
+from nvmeemu.testing.heap import Heap
 
 CAP, VS, INTMS, INTMC, CC, CSTS, AQA, ASQ, ACQ = 0x00, 0x08, 0x0C, 0x10, 0x14, 0x1C, 0x24, 0x28, 0x30
 PAGE = 4096
@@ -49,11 +54,25 @@ class Bus(Protocol):
 
 
 class CommandError(Exception):
-    """A command completed with an error."""
+    """A command completed with an error: ``command``, its ``completion``, and the ``status`` of that."""
 
-    def __init__(self, completion: Completion) -> None:
-        super().__init__(f"status {completion.status:#05x}{' DNR' if completion.dnr else ''}")
+    def __init__(self, queue: QueuePair, command: Command, completion: Completion) -> None:
+        self.command = command
         self.completion = completion
+        self.status = completion.status
+        name = _name_in(Status, self.status, "status unknown to us")
+        number = f"SCT {self.status >> 8:X}h, SC {self.status & 0xFF:02X}h"
+        super().__init__(f"{_name(queue, command)}: {name} ({number}){', DNR' if completion.dnr else ''}")
+
+
+def _name_in(names: type[IntEnum], value: int, otherwise: str) -> str:
+    return names(value).name if value in set(names) else otherwise
+
+
+def _name(queue: QueuePair, command: Command) -> str:
+    opcodes = NvmOpcode if queue.qid else AdminOpcode
+    opcode = _name_in(opcodes, command.opcode, f"opcode {command.opcode:02X}h")
+    return f"{opcode} (queue {queue.qid}, CID {command.cid})"
 
 
 @dataclass
@@ -69,19 +88,49 @@ class QueuePair:
     cq_head: int = 0
     phase: int = 1
     sq_head: int = 0
+    outstanding: set[int] = field(default_factory=set)  # CIDs
+    early: list[Completion] = field(default_factory=list)  # came while another command was waited for
+
+
+class _Queues(dict[int, QueuePair]):
+    def __missing__(self, qid: int) -> NoReturn:
+        raise LookupError(f"there is no I/O queue {qid}: make it with create_queues({qid})")
 
 
 class Driver:
-    """A small host driver. Memory is taken from ``heap`` upwards and never given back."""
+    """A small host driver; it uses the guest memory from ``heap`` upwards.
+
+    ``read``, ``write``, ``identify``, ... take the memory that they need and give it back. What ``alloc`` has given
+    stays until ``free``, or until the end of a ``scratch`` block around it:
+
+        with driver.scratch():
+            command = ReadWrite(opcode=NvmOpcode.READ, nsid=1, prp1=driver.alloc(4096), slba=0, nlb=8)
+            completion = driver.execute(driver.queues[1], command)
+
+    Queues keep theirs until they are deleted, or the controller has been reset.
+    """
 
     def __init__(self, bus: Bus, heap: int = 0x100000) -> None:
         self.bus = bus
-        self._heap = heap
+        self._heap = Heap(heap)
+        self._scopes: list[set[int]] = []  # what is to be freed, for each scratch block
+        self._queue_memory: dict[tuple[str, int], int] = {}  # ("sq" or "cq", qid) -> address
+        self._block_sizes: dict[int, int] = {}  # nsid -> bytes
         self._cids = itertools.count(1)
-        self.admin: QueuePair
-        self.queues: dict[int, QueuePair] = {}
+        self._admin: QueuePair | None = None
+        self.queues: dict[int, QueuePair] = _Queues()
         self.stride = 4
         self.page = PAGE  # bytes, by CC.MPS
+
+    @property
+    def admin(self) -> QueuePair:
+        if self._admin is None:
+            raise RuntimeError("there are no admin queues: call enable() first")
+        return self._admin
+
+    @admin.setter
+    def admin(self, pair: QueuePair) -> None:
+        self._admin = pair
 
     # registers
     def reg(self, offset: int, size: int = 4) -> int:
@@ -102,19 +151,52 @@ class Driver:
     # memory
     def alloc(self, size: int, align: int | None = None) -> int:
         """Memory of zeros, aligned to a page or to ``align``; its address."""
-        align = align or self.page
-        start = -(-self._heap // align) * align
-        self._heap = start + size
-        self.bus.write_memory(start, bytes(size))
-        return start
+        place = self._take(size, align)
+        if self._scopes:
+            self._scopes[-1].add(place)
+        return place
+
+    def _take(self, size: int, align: int | None = None) -> int:
+        place = self._heap.take(size, align or self.page)
+        self.bus.write_memory(place, bytes(size))
+        return place
+
+    def free(self, place: int) -> None:
+        """Give back what ``alloc`` has given. Raises ValueError for anything else."""
+        self._heap.give_back(place)
+        for scope in self._scopes:
+            scope.discard(place)
+
+    @contextmanager
+    def scratch(self) -> Iterator[None]:
+        """What is allocated in this block is freed at its end, except after an exception that is no CommandError: the
+        device may still have a command that uses it."""
+        scope: set[int] = set()
+        self._scopes.append(scope)
+        is_over = False
+        try:
+            yield
+            is_over = True
+        except CommandError:
+            is_over = True
+            raise
+        finally:
+            self._scopes.pop()
+            for place in sorted(scope) if is_over else ():
+                self.free(place)
 
     # life
     def enable(self, *, asqs: int = 32, acqs: int = 32, mps: int = 0, iosqes: int = 6, iocqes: int = 4) -> None:
         """Reset, then enable with new admin queues. Raises TimeoutError if RDY does not follow."""
         self.disable()
+        for place in self._queue_memory.values():
+            self._heap.give_back(place)
         align = PAGE << mps
-        self.admin = QueuePair(0, self.alloc(asqs * SQE_SIZE, align), self.alloc(acqs * CQE_SIZE, align), asqs, acqs)
-        self.queues = {}
+        sq, cq = self._take(asqs * SQE_SIZE, align), self._take(acqs * CQE_SIZE, align)
+        self._queue_memory = {("sq", 0): sq, ("cq", 0): cq}
+        self._block_sizes = {}
+        self.queues = _Queues()
+        self.admin = QueuePair(0, sq, cq, asqs, acqs)
         self.set_reg(AQA, int(AdminQueueAttributes(asqs=asqs, acqs=acqs)))
         self.set_reg(ASQ, self.admin.sq, 8)
         self.set_reg(ACQ, self.admin.cq, 8)
@@ -143,6 +225,7 @@ class Driver:
         """Put a command into the queue; its CID."""
         if not command.cid:
             command.cid = next(self._cids) & 0xFFFF
+        queue.outstanding.add(command.cid)
         self.bus.write_memory(queue.sq + queue.sq_tail * SQE_SIZE, bytes(command))
         queue.sq_tail = (queue.sq_tail + 1) % queue.sq_entries
         if ring:
@@ -157,6 +240,11 @@ class Driver:
 
     def poll(self, queue: QueuePair, *, ring: bool = True) -> Completion | None:
         """The next completion, if there is one."""
+        if queue.early:
+            return queue.early.pop(0)
+        return self._poll(queue, ring)
+
+    def _poll(self, queue: QueuePair, ring: bool = True) -> Completion | None:
         completion = Completion(self.bus.read_memory(queue.cq + queue.cq_head * CQE_SIZE, CQE_SIZE))
         if completion.phase != bool(queue.phase):
             return None
@@ -164,6 +252,7 @@ class Driver:
         if queue.cq_head == 0:
             queue.phase ^= 1
         queue.sq_head = completion.sqhd
+        queue.outstanding.discard(completion.cid)
         if ring:
             self.ring_cq(queue)
         return completion
@@ -176,36 +265,39 @@ class Driver:
         return found
 
     def execute(self, queue: QueuePair, command: Command) -> Completion:
-        """Submit, wait, check CID. The completion, whatever its status. Raises TimeoutError."""
+        """Submit and wait; the completion, whatever its status. Those of other commands stay for ``poll``.
+
+        Raises TimeoutError, and AssertionError for the completion of a command that nobody has submitted.
+        """
         cid = self.submit(queue, command)
+        others = queue.outstanding - {cid}
         for _ in range(1000):
-            if (completion := self.poll(queue)) is not None:
-                if completion.cid != cid:
-                    raise AssertionError(f"completion of {completion.cid}, expected {cid}")
-                return completion
+            while (completion := self._poll(queue)) is not None:
+                if completion.cid == cid:
+                    return completion
+                if completion.cid not in others:
+                    raise AssertionError(f"unexpected completion of CID {completion.cid} in queue {queue.qid}")
+                others.remove(completion.cid)
+                queue.early.append(completion)
             self.bus.settle()
-        raise TimeoutError(f"no completion of {command!r}")
+        raise TimeoutError(f"no completion of {_name(queue, command)}: {self.status!r}")
 
     def succeed(self, queue: QueuePair, command: Command) -> Completion:
         """The same; raises CommandError unless it succeeded."""
         completion = self.execute(queue, command)
         if completion.status != Status.SUCCESS:
-            raise CommandError(completion)
+            raise CommandError(queue, command, completion)
         return completion
 
     # commands
     def identify(self, cns: int, nsid: int = 0, csi: int = 0) -> bytes:
-        page = self.alloc(PAGE)
-        self.succeed(self.admin, Identify(opcode=AdminOpcode.IDENTIFY, nsid=nsid, prp1=page, cns=cns, csi=csi))
-        return self.bus.read_memory(page, PAGE)
+        command = Identify(opcode=AdminOpcode.IDENTIFY, nsid=nsid, cns=cns, csi=csi)
+        return self._receive(self.admin, command, PAGE)
 
     def get_log(self, lid: int, size: int, *, nsid: int = 0xFFFFFFFF, lpo: int = 0, rae: bool = False) -> bytes:
-        place = self.alloc(max(size, PAGE))
-        prp1, prp2 = self.prps(place, size)
-        opcode = AdminOpcode.GET_LOG_PAGE
-        command = GetLogPage(opcode=opcode, nsid=nsid, prp1=prp1, prp2=prp2, lid=lid, numd=size // 4, lpo=lpo, rae=rae)
-        self.succeed(self.admin, command)
-        return self.bus.read_memory(place, size)
+        """``size`` bytes, a multiple of 4, of a log page from ``lpo`` on."""
+        command = GetLogPage(opcode=AdminOpcode.GET_LOG_PAGE, nsid=nsid, lid=lid, numd=size // 4, lpo=lpo, rae=rae)
+        return self._receive(self.admin, command, size)
 
     def get_feature(self, fid: int, *, sel: int = 0, cdw11: int = 0, nsid: int = 0) -> int:
         command = GetFeatures(opcode=AdminOpcode.GET_FEATURES, nsid=nsid, fid=fid, sel=sel, cdw11=cdw11)
@@ -217,32 +309,42 @@ class Driver:
 
     def create_cq(self, qid: int, entries: int = 64, *, vector: int = 0, ien: bool = True) -> int:
         """Create an I/O completion queue; its address."""
-        place = self.alloc(entries * CQE_SIZE)
-        opcode = AdminOpcode.CREATE_CQ
-        command = CreateCq(opcode=opcode, prp1=place, qid=qid, qsize=entries, pc=True, ien=ien, iv=vector)
-        self.succeed(self.admin, command)
-        return place
+        command = CreateCq(opcode=AdminOpcode.CREATE_CQ, qid=qid, qsize=entries, pc=True, ien=ien, iv=vector)
+        return self._create("cq", qid, command, entries * CQE_SIZE)
 
     def create_sq(self, qid: int, entries: int = 64, *, cqid: int | None = None) -> int:
         """Create an I/O submission queue; its address."""
-        place = self.alloc(entries * SQE_SIZE)
-        opcode = AdminOpcode.CREATE_SQ
-        command = CreateSq(
-            opcode=opcode, prp1=place, qid=qid, qsize=entries, pc=True, cqid=qid if cqid is None else cqid
-        )
-        self.succeed(self.admin, command)
+        cqid = qid if cqid is None else cqid
+        command = CreateSq(opcode=AdminOpcode.CREATE_SQ, qid=qid, qsize=entries, pc=True, cqid=cqid)
+        return self._create("sq", qid, command, entries * SQE_SIZE)
+
+    def _create(self, kind: str, qid: int, command: Command, size: int) -> int:
+        place = command.prp1 = self._take(size)
+        try:
+            self.succeed(self.admin, command)
+        except CommandError:
+            self._heap.give_back(place)
+            raise
+        self._queue_memory[kind, qid] = place
         return place
 
     def create_queues(self, qid: int = 1, entries: int = 64, *, vector: int = 0) -> QueuePair:
+        """Create an I/O queue pair, ``queues[qid]``."""
         cq = self.create_cq(qid, entries, vector=vector)
         self.queues[qid] = QueuePair(qid, self.create_sq(qid, entries), cq, entries, entries)
         return self.queues[qid]
 
     def delete_sq(self, qid: int) -> Completion:
-        return self.execute(self.admin, DeleteQueue(opcode=AdminOpcode.DELETE_SQ, qid=qid))
+        return self._delete("sq", qid, DeleteQueue(opcode=AdminOpcode.DELETE_SQ, qid=qid))
 
     def delete_cq(self, qid: int) -> Completion:
-        return self.execute(self.admin, DeleteQueue(opcode=AdminOpcode.DELETE_CQ, qid=qid))
+        return self._delete("cq", qid, DeleteQueue(opcode=AdminOpcode.DELETE_CQ, qid=qid))
+
+    def _delete(self, kind: str, qid: int, command: Command) -> Completion:
+        completion = self.execute(self.admin, command)
+        if completion.status == Status.SUCCESS and (kind, qid) in self._queue_memory:
+            self._heap.give_back(self._queue_memory.pop((kind, qid)))
+        return completion
 
     # data
     def prps(self, start: int, size: int) -> tuple[int, int]:
@@ -264,19 +366,46 @@ class Driver:
         self.bus.write_memory(place, struct.pack(f"<{len(rest)}Q", *rest))
         return first
 
-    def read(self, slba: int, blocks: int, *, nsid: int = 1, block_size: int = 512, qid: int = 1) -> bytes:
-        place = self.alloc(blocks * block_size)
-        prp1, prp2 = self.prps(place, blocks * block_size)
-        command = ReadWrite(opcode=NvmOpcode.READ, nsid=nsid, prp1=prp1, prp2=prp2, slba=slba, nlb=blocks)
-        self.succeed(self.queues[qid], command)
-        return self.bus.read_memory(place, blocks * block_size)
+    def block_size(self, nsid: int = 1) -> int:
+        """Bytes in a block of the namespace, as it says of itself; 512 if it does not."""
+        if nsid not in self._block_sizes:
+            try:
+                page = IdentifyNamespace(self.identify(Cns.NAMESPACE, nsid))
+            except CommandError:
+                return 512
+            self._block_sizes[nsid] = 1 << (page.lbaf[page.flbas & 0xF].lbads or 9)
+        return self._block_sizes[nsid]
+
+    def read(self, slba: int, blocks: int, *, nsid: int = 1, block_size: int | None = None, qid: int = 1) -> bytes:
+        """Without ``block_size``, the namespace is asked for it."""
+        queue, size = self.queues[qid], blocks * (block_size or self.block_size(nsid))
+        return self._receive(queue, ReadWrite(opcode=NvmOpcode.READ, nsid=nsid, slba=slba, nlb=blocks), size)
 
     def write(
-        self, slba: int, data: bytes, *, nsid: int = 1, block_size: int = 512, qid: int = 1, fua: bool = False
+        self, slba: int, data: bytes, *, nsid: int = 1, block_size: int | None = None, qid: int = 1, fua: bool = False
     ) -> None:
-        place = self.alloc(len(data))
-        self.bus.write_memory(place, data)
-        prp1, prp2 = self.prps(place, len(data))
-        blocks = len(data) // block_size
-        command = ReadWrite(opcode=NvmOpcode.WRITE, nsid=nsid, prp1=prp1, prp2=prp2, slba=slba, nlb=blocks, fua=fua)
-        self.succeed(self.queues[qid], command)
+        """``data`` must be whole blocks, or ValueError is raised. Without ``block_size``, the namespace is asked."""
+        queue, block_size = self.queues[qid], block_size or self.block_size(nsid)
+        blocks, rest = divmod(len(data), block_size)
+        if rest or not blocks:
+            raise ValueError(f"{len(data)} bytes are not one or more whole blocks of {block_size} bytes")
+        command = ReadWrite(opcode=NvmOpcode.WRITE, nsid=nsid, slba=slba, nlb=blocks, fua=fua)
+        with self.scratch():
+            self.bus.write_memory(self._point(command, len(data)), data)
+            self.succeed(queue, command)
+
+    def flush(self, nsid: int = 1, *, qid: int = 1) -> None:
+        """What was written is durable when this returns."""
+        self.succeed(self.queues[qid], Command(opcode=NvmOpcode.FLUSH, nsid=nsid))
+
+    def _receive(self, queue: QueuePair, command: Command, size: int) -> bytes:
+        with self.scratch():
+            place = self._point(command, size)
+            self.succeed(queue, command)
+            return self.bus.read_memory(place, size)
+
+    def _point(self, command: Command, size: int) -> int:
+        """Give the command a buffer; its address."""
+        place = self.alloc(size)
+        command.prp1, command.prp2 = self.prps(place, size)
+        return place
