@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nvmeemu.guest import elf, modules, verify_io
@@ -18,7 +18,10 @@ PYTHON_LIBRARY = (
 )
 PROGRAMS = ("mkfs.ext4", "e2fsck", "sfdisk", "nvme")
 SEARCHED = ("usr/sbin", "sbin", "usr/bin", "bin")
-LIBRARY_FOLDERS = ("usr/lib/{triplet}", "lib/{triplet}", "usr/lib64", "lib64", "usr/lib", "lib")
+LIBRARY_FOLDERS = (
+    *("usr/lib/{triplet}", "lib/{triplet}", "usr/lib64", "lib64", "usr/lib", "lib"),
+    "usr/lib/{triplet}/ceph",  # fio wants Ceph's
+)
 
 # Reads commands from the console, runs each in a shell of its own, and says how it ended. A command comes as an id, its
 # text in base64 and a line with a dot. -onlcr: see console.py.
@@ -51,20 +54,30 @@ poweroff -f
 """
 
 
-def build(tools: Path, triplet: str, kernel: Path | None = None, python: Path | None = None) -> bytes:
+def build(
+    tools: Path,
+    triplet: str,
+    kernel: Path | None = None,
+    python: Path | None = None,
+    *,
+    programs: Mapping[str, Path] | None = None,
+    drivers: Sequence[str] = (),
+) -> bytes:
     """The archive, made from an unpacked root of Debian packages. Not compressed: unpacking it costs the guest more.
 
-    `kernel` is the folder of set-up's with its modules, `python` a root with Python, both left out if None.
+    `kernel` is the folder of set-up's with its modules, `python` a root with Python, both left out if None. `programs`
+    are more programs, by name, from roots of their own, `drivers` more kernel modules.
     """
     archive = Archive()
     archive.character_device("dev/console", 5, 1)
     archive.file("bin/busybox", _find(tools, "busybox").read_bytes(), 0o755)
     archive.file("init", INIT.format(agent=AGENT).encode(), 0o755)
-    for name in PROGRAMS:
-        program = _find(tools, name)
+    for name, root in (dict.fromkeys(PROGRAMS, tools) | dict(programs or {})).items():
+        program = _find(root, name)
         archive.file(f"usr/sbin/{name}", program.read_bytes(), 0o755)
-        _add_libraries(archive, tools, triplet, program)
-    for number, module in enumerate(modules.load_order(kernel) if kernel else ()):
+        _add_libraries(archive, root, triplet, program)
+    wanted = (*modules.WANTED, *drivers)
+    for number, module in enumerate(modules.load_order(kernel, wanted) if kernel else ()):
         archive.file(f"modules/{number:02}-{module.name.partition('.')[0]}.ko", modules.content(module))
     if python:
         _add_python(archive, python, triplet)
