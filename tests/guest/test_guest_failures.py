@@ -154,6 +154,7 @@ def test_nothing_is_left_running(number: signal.Signals, peer: tuple[str, ...], 
     if number != signal.SIGKILL:
         assert runner.returncode == 1
         assert printed.splitlines()[-1] == "guest: FAIL (interrupted)"
+        assert list(own_tmp.iterdir()) == []
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:

@@ -23,6 +23,7 @@ slow = pytest.mark.slow
         pytest.param("--smp 4", id="6.12-4-cpus", marks=slow),
         pytest.param("--smp 4 --iommu", id="6.12-4-cpus-iommu", marks=slow),
         pytest.param("--mem 6G", id="6.12-6G", marks=slow),
+        pytest.param("--nvme-arg --no-msix", id="6.12-interrupt-pin", marks=slow),
         pytest.param("--arch arm64 --smp 2", id="arm64", marks=slow),
         pytest.param("--arch riscv64 --smp 2", id="riscv64", marks=slow),
         pytest.param("--arch s390x", id="s390x", marks=slow),  # big-endian, and behind an IOMMU

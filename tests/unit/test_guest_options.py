@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from nvmeemu.guest import cli
+from nvmeemu.guest.arch import ARCHES
 
 
 @pytest.fixture
@@ -50,7 +51,11 @@ def test_a_system_on_a_disk_needs_no_linux_of_ours(disk: str) -> None:
         ("--iso /no/such.iso", "--iso /no/such.iso: no such file"),
         ("--job grub --boot-disk DISK", "--job grub takes no --boot-disk"),
         ("--job uefi-shell --firmware seabios", "--job uefi-shell needs another firmware"),
-        ("--boot-disk DISK --power-button 0", "--power-button"),
+        ("--boot-disk DISK --power-button 0", "--power-button: '0' is no number of seconds"),
+        ("--smp 65", "--smp: '65' is no number from 1 to 64"),
+        ("--result-json /", "--result-json / is a folder"),
+        ("--serial-log /tmp", "--serial-log /tmp is a folder"),
+        ("--kernel /", "--kernel / is a folder"),
     ],
 )
 def test_bad_use_is_one_line(words: str, told: str, disk: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,3 +64,15 @@ def test_bad_use_is_one_line(words: str, told: str, disk: str, capsys: pytest.Ca
     assert printed.out == ""
     assert printed.err.count("\n") == 1
     assert told in printed.err
+
+
+@pytest.mark.parametrize(("name", "place", "magic"), [(arch.name, *arch.kernel_magic) for arch in ARCHES.values()])
+def test_a_kernel_of_another_architecture_is_refused(
+    name: str, place: int, magic: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(bytes(place) + magic + bytes(100))
+    assert cli.parse(["--arch", name, "--kernel", str(kernel)]).kernel == kernel
+    other = next(other for other in ARCHES if other != name)
+    assert cli.main(["--arch", other, "--kernel", str(kernel)]) == 2
+    assert capsys.readouterr().err.startswith(f"run_qemu_guest.sh: --kernel {kernel} is for --arch {name} (")

@@ -123,6 +123,7 @@ def test_guest_memory_is_shared_and_the_board_can_be_replaced(tmp_path: Path) ->
             "is version 10.0.8",
         ),
         ("exit 1", "does not run as QEMU"),
+        ("exit 0", "does not run as QEMU"),
     ],
 )
 def test_a_qemu_without_the_client_is_refused(tmp_path: Path, script: str, complaint: str) -> None:

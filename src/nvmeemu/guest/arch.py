@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from nvmeemu.guest.errors import UsageError
 
@@ -29,6 +30,7 @@ class Arch:
     cpu: str
     console: str
     firmware: tuple[str, ...]  # the names --firmware takes; the first is the default
+    kernel_magic: tuple[int, bytes]  # what Linux' boot protocol has at which offset of an image
     uboot: UBoot | None = None
     iommu: str = ""  # QEMU's device, if a guest can be given one
     iommu_append: str = ""  # Linux then maps and unmaps each transfer by itself
@@ -52,6 +54,7 @@ ARCHES = {
             cpu="max,la57=off",  # five-level page tables only slow TCG down
             console="ttyS0",
             firmware=("seabios", "ovmf"),
+            kernel_magic=(0x202, b"HdrS"),
             uboot=UBoot(machine="pc", rom="u-boot.rom", buffer=0x4000000),
             iommu="intel-iommu,caching-mode=on",
             # no_timer_check: else Linux panics when an overloaded TCG brings it no timer interrupt in 10 ms
@@ -67,6 +70,7 @@ ARCHES = {
             cpu="max,pauth-impdef=on",  # pointer authentication as the architecture has it only slows TCG down
             console="ttyAMA0",
             firmware=("none", "edk2"),
+            kernel_magic=(0x38, b"ARM\x64"),
             uboot=UBoot(machine="virt", rom="u-boot.bin", buffer=0x48000000),
         ),
         Arch(
@@ -75,10 +79,11 @@ ARCHES = {
             debian="riscv64",
             triplet="riscv64-linux-gnu",
             qemu_package="riscv",
-            machine="virt",
+            machine="virt,aia=aplic-imsic",  # without this controller it has no message-signalled interrupts
             cpu="rv64",
             console="ttyS0",
             firmware=("none",),
+            kernel_magic=(0x38, b"RSC\x05"),
             uboot=UBoot(machine="virt", rom="u-boot.bin", buffer=0x88000000),
         ),
         Arch(
@@ -91,6 +96,7 @@ ARCHES = {
             cpu="max",
             console="ttysclp0",
             firmware=("none",),
+            kernel_magic=(0x10008, b"S390EP"),
         ),
     )
 }
@@ -101,3 +107,11 @@ def find(name: str) -> Arch:
     if name not in ARCHES:
         raise UsageError(f"unknown architecture {name!r}: there is {', '.join(ARCHES)}")
     return ARCHES[name]
+
+
+def of_kernel(image: Path) -> str:
+    """The architecture that a Linux image is for; "" if it tells none of ours."""
+    with image.open("rb") as file:
+        start = file.read(0x11000)
+    magic = {arch.name: arch.kernel_magic for arch in ARCHES.values()}
+    return next((name for name, (place, word) in magic.items() if start[place:].startswith(word)), "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import shutil
 import signal
@@ -23,6 +24,7 @@ PROGRAM = "run_qemu_guest.sh"
 SUITES = ("bullseye", "bookworm", "trixie", "trixie-backports", "forky")
 # Options that are for the job "boot", and choose it.
 OF_BOOT = ("os", "boot_disk", "sata_disk", "iso", "initrd", "expect", "power_button", "screenshot")
+MOST_CPUS = 64
 CONSOLE_LINES = 30
 LOG_LINES = 10
 PER_ARCH = ("linux", "tools", "tools-python", "grub")  # components that set-up makes for one architecture
@@ -53,10 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(settings)
     except UsageError as error:
         return _bad_use(error)
+    except OSError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 1
 
 
 def run(settings: Settings) -> int:
-    """Run the job in a folder of its own, and say how it ended; the folder stays if it failed."""
+    """Run the job in a folder of its own, and say how it ended; the folder stays if it failed by itself."""
     folder = Path(tempfile.mkdtemp(prefix="nvmeemu-guest-"))
     keep = settings.keep
     this = None
@@ -68,11 +73,14 @@ def run(settings: Settings) -> int:
     except UsageError:
         keep = False
         raise
-    except (GuestError, OSError, KeyboardInterrupt) as error:
+    except (GuestError, OSError) as error:
         keep = True
         _show_failure(folder, settings)
-        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else " ".join(str(error).split())
-        verdict = f"guest: FAIL ({reason})"
+        verdict = f"guest: FAIL ({' '.join(str(error).split())})"
+        status = 1
+    except KeyboardInterrupt:
+        _show_failure(folder, settings)
+        verdict = "guest: FAIL (interrupted)"
         status = 1
     finally:
         if not keep:
@@ -135,8 +143,9 @@ def components(settings: Settings) -> list[str]:
 def _check(settings: Settings) -> None:
     for name in ("disk", "kernel", "initrd", "boot_disk", "sata_disk", "iso", "qemu"):
         path: Path | None = getattr(settings, name)
-        if path and (path.is_dir() or not path.exists()):
+        if path and not path.exists():
             raise UsageError(f"--{name.replace('_', '-')} {path}: no such file")
+        _check_no_folder(name, path)
     asked = [name for name in OF_BOOT if getattr(settings, name)]
     if settings.job == "boot" and not (asked or settings.kernel):
         raise UsageError("--job boot needs --kernel, --initrd, --boot-disk, --sata-disk, --iso or --expect")
@@ -147,6 +156,7 @@ def _check(settings: Settings) -> None:
         output: Path | None = getattr(settings, name)
         if output and not output.parent.is_dir():
             raise UsageError(f"--{name.replace('_', '-')} {output}: no such folder")
+        _check_no_folder(name, output)
     if settings.peer and settings.nvme_args:
         raise UsageError("--nvme-arg is for nvmeemu serve, which --peer does not run")
     if settings.firmware not in settings.arch.firmware:
@@ -157,11 +167,18 @@ def _check(settings: Settings) -> None:
         raise UsageError(f"no --iommu for {settings.arch.name}")
     if settings.kernel and settings.linux != cache.DEFAULT_SUITE:
         raise UsageError("--kernel and --linux exclude each other")
+    if settings.kernel and arch.of_kernel(settings.kernel) not in ("", settings.arch.name):
+        raise UsageError(f"--kernel {settings.kernel} is for --arch {arch.of_kernel(settings.kernel)}")
     for pattern in settings.expect:
         try:
             re.compile(pattern)
         except re.error as error:
             raise UsageError(f"--expect {pattern!r}: {error}") from None
+
+
+def _check_no_folder(name: str, path: Path | None) -> None:
+    if path and path.is_dir():
+        raise UsageError(f"--{name.replace('_', '-')} {path} is a folder")
 
 
 def _check_disks(settings: Settings) -> None:
@@ -187,7 +204,7 @@ def _check_disks(settings: Settings) -> None:
 
 
 def _parser() -> Parser:
-    jobs = "\n".join(f"  {name:10}{job.about}" for name, job in JOBS.items())
+    jobs = "\n".join(f"  {name:12}{job.about}" for name, job in JOBS.items())
     parser = Parser(
         prog=PROGRAM,
         allow_abbrev=False,
@@ -262,10 +279,9 @@ def _joined(words: Sequence[str]) -> list[str]:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 64:
-        raise ValueError
-    return number
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_CPUS):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {MOST_CPUS}")
+    return int(text)
 
 
 def _memory(text: str) -> str:
@@ -275,10 +291,10 @@ def _memory(text: str) -> str:
 
 
 def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0 < number < 1e6:
-        raise ValueError
-    return number
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < 1e6:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

@@ -73,12 +73,13 @@ class Console:
         except OSError as error:
             raise GuestEnded(f"the guest ended before {text.strip()[:40]!r} could be typed") from error
 
-    def expect(self, pattern: str, deadline: Deadline, *, stream: str = "text") -> re.Match[str]:
+    def expect(self, pattern: str, deadline: Deadline, *, stream: str = "text", name: str = "") -> re.Match[str]:
         """Wait until the console prints `pattern` (multi-line regular expression), after the last match.
 
-        `stream` "output" looks at everything but the kernel's messages.
+        `stream` "output" looks at everything but the kernel's messages. `name` is the pattern's, for error messages.
         """
         regex = re.compile(pattern, re.MULTILINE)
+        name = name or repr(pattern)
         start = self._seen[stream]
         while True:
             printed: str = getattr(self.transcript, stream)
@@ -87,9 +88,9 @@ class Console:
                 self._seen[stream] = match.end()
                 return match
             if self._ended:
-                raise GuestEnded(f"the guest ended before it printed {pattern!r}")
+                raise GuestEnded(f"the guest ended before it printed {name}")
             start = max(start, len(printed) - OVERLAP)
-            self._read(deadline.check(repr(pattern)))
+            self._read(deadline.check(name))
 
     def wait_for_end(self, deadline: Deadline) -> None:
         """Read on until the guest is gone."""

@@ -187,9 +187,9 @@ class Guest:
             (self.folder / "qemu-command").write_text(shlex.join(command) + "\n")
             self._qemu = process.spawn(command, self.folder / "qemu.log", pass_fds=ends)
 
-    def _expect(self, pattern: str, deadline: Deadline, stream: str) -> re.Match[str]:
+    def _expect(self, pattern: str, deadline: Deadline, stream: str, name: str = "") -> re.Match[str]:
         try:
-            return self._line.expect(pattern, deadline, stream=stream)
+            return self._line.expect(pattern, deadline, stream=stream, name=name)
         except GuestEnded:
             self._see_qemu_end()  # if QEMU failed, that is the reason to tell
             raise
@@ -213,13 +213,15 @@ class Guest:
 
     def _await_agent(self) -> None:
         if not self.kernel_release:
-            self.kernel_release = self._expect(r"@@ready (\S+)\n", self.deadline, "output")[1]
+            name = "the prompt of the shell in our initramfs"
+            self.kernel_release = self._expect(r"@@ready (\S+)\n", self.deadline, "output", name)[1]
 
     def _run(self, command: str, deadline: Deadline) -> Result:
         name = secrets.token_hex(4)  # nothing printed before can look like our markers
         self._type(command, name)
-        start = self._expect(rf"@@begin {name}\n", deadline, "output").end()
-        end = self._expect(rf"@@end {name} (\d+)\n", deadline, "output")
+        awaited = f"the end of {_short(command)}"
+        start = self._expect(rf"@@begin {name}\n", deadline, "output", awaited).end()
+        end = self._expect(rf"@@end {name} (\d+)\n", deadline, "output", awaited)
         return Result(command, int(end[1]), self.transcript.output[start : end.start()])
 
     def _type(self, command: str, name: str = "-") -> None:

@@ -92,7 +92,7 @@ def _quoted(path: Path) -> str:
 
 def require_vfio_user(qemu: Path) -> None:
     """Refuse a QEMU that cannot be a vfio-user client."""
-    if _output(qemu, "-device", "vfio-user-pci,help") is not None:
+    if "vfio-user-pci options" in (_output(qemu, "-device", "vfio-user-pci,help") or ""):
         return
     version = re.search(r"version (\S+)", _output(qemu, "--version") or "")
     if version is None:
