@@ -149,6 +149,12 @@ class Guest:
         self._qemu.wait()
 
     @property
+    def qemu(self) -> subprocess.Popen[bytes]:
+        """QEMU's process."""
+        assert self._qemu is not None
+        return self._qemu
+
+    @property
     def monitor(self) -> Monitor:
         """QEMU's control connection."""
         assert self._monitor is not None
