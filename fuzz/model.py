@@ -113,6 +113,9 @@ class Judge:
         self.fetches.append(command)
         if sq.qid == 0 and command.opcode == AdminOpcode.DOORBELL_BUFFER_CONFIG:
             self.shadow_pages |= {command.io.prp1, command.io.prp2}
+            for device_sq, sq in self.sqs.items():  # shadow doorbells that it has not seen yet are overwritten
+                if sq.qid and (device_sq.tail, device_sq.cq.head) != (sq.tail, sq.cq.head):
+                    sq.is_trusted = sq.cq.is_trusted = False
 
     def _sync(self) -> None:
         """Enter new queues into the books; they must be as their Create commands said, or as AQA, ASQ and ACQ do."""
