@@ -108,35 +108,36 @@ def _output(qemu: Path, *words: str) -> str | None:
     return result.stdout if result.returncode == 0 else None
 
 
-def choose_accel(wanted: str, arch: Arch, qemu: Path) -> str:
-    """The accelerator to use; "auto" takes KVM only if a guest really runs under it."""
+def choose_accel(wanted: str, arch: Arch, qemu: Path, kernel: Path | None = None) -> str:
+    """The accelerator to use; "auto" takes KVM only if a guest (`kernel`, by default set-up's) really runs under it."""
     if wanted != "auto":
         return wanted
-    return "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) and _kvm_runs_here(arch, qemu) else "tcg"
+    kernel = kernel or _default_kernel(arch)
+    return "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) and _kvm_runs_here(arch, qemu, kernel) else "tcg"
 
 
-def _kvm_runs_here(arch: Arch, qemu: Path) -> bool:
+def _kvm_runs_here(arch: Arch, qemu: Path, kernel: Path) -> bool:
     """`linux_comes_up`, asked once per boot of this host: a "no" can take seconds."""
     note = cache.root() / f"kvm-{arch.name}"
     host = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    if os.uname().machine != arch.uname or not _default_kernel(arch).exists():
+    if os.uname().machine != arch.uname or not kernel.exists():
         return False
     known = note.read_text().split() if note.exists() else []
     if len(known) != 2 or known[0] != host:
-        known = [host, "yes" if linux_comes_up(arch, qemu, "kvm") else "no"]
+        known = [host, "yes" if linux_comes_up(arch, qemu, "kvm", kernel) else "no"]
         with contextlib.suppress(OSError):
             note.write_text(" ".join(known) + "\n")
     return known[1] == "yes"
 
 
-def linux_comes_up(arch: Arch, qemu: Path, accel: str) -> bool:
+def linux_comes_up(arch: Arch, qemu: Path, accel: str, kernel: Path | None = None) -> bool:
     """Does Linux come up under this accelerator, as far as looking for its root?
 
     /dev/kvm can be there and open, firmware can run, and Linux still not: nested machines emulate only some of it.
     """
     command = [str(qemu), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", arch.machine]
     command += ["-accel", accel, "-cpu", _cpu(arch, accel), "-m", "256M", "-serial", "stdio"]
-    command += ["-kernel", str(_default_kernel(arch)), "-append", f"console={arch.console} panic=-1"]
+    command += ["-kernel", str(kernel or _default_kernel(arch)), "-append", f"console={arch.console} panic=-1"]
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
