@@ -67,7 +67,7 @@ class Controller:
         self.vectors = self.device.limits.vectors
         self.taps = Taps(self.device)
         self._worker = worker
-        self._executor = Executor(self.device, worker, self._fail, self._settle)
+        self._executor = Executor(self.device, worker, self.fail, self._settle)
         self._registers = regs.RegisterFile()
         self._flushing: object | None = None
         self._is_ready = False  # CSTS.RDY, for the doorbells
@@ -116,6 +116,7 @@ class Controller:
             for vector in range(self.vectors):
                 engine.set_vector(vector, self.device.host.interrupt_fd(vector))
             engine.signal_all()
+        self.taps.interrupts_changed()
 
     def pin_unmasked(self) -> None:
         """The VMM has unmasked the interrupt pin."""
@@ -247,7 +248,7 @@ class Controller:
         )
         for is_so, problem in problems:
             if is_so:
-                self._fail(f"the guest enabled the controller badly: {problem}")
+                self.fail(f"the guest enabled the controller badly: {problem}")
                 return
         self._executor.resume()
         self._flushing = None  # of a shutdown while disabled
@@ -255,9 +256,7 @@ class Controller:
         self.device.page_size = page_size
         self.device.configure_engine(write_cache=True)
         cq = CompletionQueue(self.device.host, 0, bases[1], aqa.acqs, vector=0, ien=True)
-        cq.sqs.add(0)
-        self.device.cqs[0] = cq
-        self.device.sqs[0] = SubmissionQueue(self.device.host, 0, bases[0], aqa.asqs, cq)
+        self.device.add_admin_queues(SubmissionQueue(self.device.host, 0, bases[0], aqa.asqs, cq))
         self._settle()
 
     def _stop(self) -> None:
@@ -310,7 +309,7 @@ class Controller:
 
         self._worker.submit(work, done)
 
-    def _fail(self, reason: str) -> None:
+    def fail(self, reason: str) -> None:
         """Controller Fatal Status: nothing is served until a reset (Base 1.4, 9.5)."""
         log.error("controller fatal status: %s", reason)
         self._executor.stop()

@@ -15,7 +15,7 @@ from nvmeemu.events import Events
 from nvmeemu.health import ErrorLog, Health
 from nvmeemu.host import Clock, Host, HostMemoryError
 from nvmeemu.namespace import Namespaces
-from nvmeemu.queues import CompletionQueue, SubmissionQueue
+from nvmeemu.queues import CompletionQueue, CqTap, SubmissionQueue
 from nvmeemu.requests import CommandEntry
 from nvmeemu.spec import PAGE_MIN, Command, CriticalWarning
 
@@ -104,8 +104,10 @@ class Device:
 
     def __post_init__(self) -> None:
         self.features: dict[tuple[int, int], int] = {}  # values that the host has set: (FID, which) -> value
+        self._cq_tap: CqTap | None = None
         self.views = prp.views  # the PRP walk of all data; taps stand in for it
         self.events = Events()
+        self.changed_namespaces: set[int] = set()  # that the host has not read of
         self.errors = ErrorLog()
         self.health = Health(self.clock)
         self.had_io_queues = False
@@ -129,6 +131,18 @@ class Device:
     def has_io_queues(self) -> bool:
         return len(self.sqs) > 1 or len(self.cqs) > 1
 
+    def add_admin_queues(self, sq: SubmissionQueue) -> None:
+        """The admin submission queue, with its completion queue."""
+        sq.cq.sqs.add(0)
+        sq.cq.tap = self._cq_tap
+        self.cqs[0], self.sqs[0] = sq.cq, sq
+
+    def tap_cqs(self, tap: CqTap | None) -> None:
+        """All completion queues, those to come too, tell ``tap`` what was written into them."""
+        self._cq_tap = tap
+        for cq in self.cqs.values():
+            cq.tap = tap
+
     def add_cq(self, cq: CompletionQueue) -> None:
         """A new I/O completion queue. Raises HostMemoryError, and then it is not there."""
         if self.shadow is not None:
@@ -136,6 +150,7 @@ class Device:
             cq.shadow.clear(0)
         if self.engine is not None:
             cq.owned = self.engine.add_cq(cq)
+        cq.tap = self._cq_tap
         self.cqs[cq.qid] = cq
         self.had_io_queues = True
 
@@ -189,6 +204,7 @@ class Device:
         self.features = {}
         self.shadow = None
         self.interrupt_mask = 0
+        self.changed_namespaces.clear()
         self.events = Events(self.events.tap)
         self.had_io_queues = False
         self.told = CriticalWarning(0)

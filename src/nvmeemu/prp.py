@@ -19,22 +19,22 @@ def views(host: Host, prp1: int, prp2: int, length: int, page_size: int, writabl
     """
     if prp1 & 3:
         raise CommandFailed(Status.INVALID_PRP_OFFSET, location=(24, 0))
-    first = page_size - (prp1 & page_size - 1)
-    if length <= first:
+    if length <= page_size - (prp1 & page_size - 1):
         try:
             return [host.view(prp1, length)]
         except HostMemoryError:
             return host.views(prp1, length, writable)
     found: list[memoryview] = []
-    for start, size in _runs(host, prp1, first, prp2, length, page_size):
+    for start, size in runs(host, prp1, prp2, length, page_size):
         found += host.views(start, size, writable)
     return found
 
 
-def _runs(host: Host, prp1: int, first: int, prp2: int, length: int, page_size: int) -> Iterator[tuple[int, int]]:
-    """(iova, bytes) of the data, pages that follow each other taken together."""
-    start, size = prp1, first
-    left = length - first
+def runs(host: Host, prp1: int, prp2: int, length: int, page_size: int) -> Iterator[tuple[int, int]]:
+    """(iova, bytes) of data that is longer than the rest of PRP1's page; pages that follow each other taken together.
+    Raises like ``views``."""
+    start, size = prp1, page_size - (prp1 & page_size - 1)
+    left = length - size
     pages: Iterable[int]
     if left <= page_size:
         if prp2 & page_size - 1:

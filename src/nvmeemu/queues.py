@@ -68,6 +68,7 @@ class CompletionQueue:
         self.sqs: set[int] = set()
         self.shadow: Slot | None = None
         self.owned: OwnedCq | None = None  # by the native engine, which then does all of this
+        self.tap: CqTap | None = None  # hears of each entry that was written
         self._phase = 1
 
     @property
@@ -126,10 +127,16 @@ class CompletionQueue:
         # Two aligned 64-bit stores, the one with the phase tag last: the host polls that bit.
         entry[0] = dw0
         entry[1] = sq.head | sq.qid << 16 | cid << 32 | self._phase << 48 | field << 49
+        if self.tap is not None:
+            self.tap(self, tail, bytes(entry))
         self.tail = after
         if not after:
             self._phase ^= 1
         return True
+
+    def spoil_phase(self) -> None:
+        """Post with the wrong phase tag (a fault), until called again."""
+        self._phase = 1 - self._phase
 
     def look(self) -> None:
         """Take the head from the shadow doorbell, if there is one."""
@@ -178,6 +185,9 @@ class CompletionQueue:
         if value >= self.entries or consumed == 0 or consumed > (self.tail - self.head) % self.entries:
             raise DoorbellError
         self.head = value
+
+
+CqTap = Callable[[CompletionQueue, int, bytes], None]  # the queue, the entry's place in it, and its bytes
 
 
 class SubmissionQueue:

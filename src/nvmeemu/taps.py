@@ -15,17 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from nvmeemu import prp
 from nvmeemu.events import Event
 from nvmeemu.host import Host
-from nvmeemu.queues import SubmissionQueue
+from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.requests import Background, Request, Result
 from nvmeemu.spec import Command
 
 if TYPE_CHECKING:
     from nvmeemu.device import Device
+
+_T = TypeVar("_T")
 
 Stage = Callable[[], Result]
 GoOn = Callable[[Request, Stage], None]
@@ -46,13 +48,16 @@ class Observer:
     def fetched(self, sq: SubmissionQueue, entry: bytes) -> None:
         """A submission queue entry has been copied; ``sq.head`` is behind it already."""
 
-    def transfer(self, sq: SubmissionQueue, command: Command, views: list[memoryview], to_host: bool) -> None:
-        """Where the data of a command lies. Before the transfer; a command that waits for its disk or for guest
-        memory asks more than once. ``views`` must not be kept."""
+    def transferred(self, sq: SubmissionQueue, command: Command, views: list[memoryview], to_host: bool) -> None:
+        """The data of a command, which has moved; Compare, and what waits for guest memory, may take the host's more
+        than once. ``views`` must not be kept."""
 
     def completed(self, sq: SubmissionQueue, cid: int, dw0: int, field: int) -> None:
-        """A completion has been posted or, in a full queue, waits in its place; ``field`` is the 15-bit Status
-        Field."""
+        """A command ends: its completion is posted or, in a full queue, waits in its place; ``field`` is the 15-bit
+        Status Field."""
+
+    def posted(self, cq: CompletionQueue, slot: int, entry: bytes) -> None:
+        """A completion queue entry was written. Not told of queues of the native engine."""
 
     def event(self, event: Event) -> None:
         """An asynchronous event is there to be told."""
@@ -62,6 +67,9 @@ class Observer:
 
     def pin(self, asserted: bool) -> None:
         """INTA# has this level."""
+
+    def interrupts_changed(self, msix: bool) -> None:
+        """MSI-X was enabled or disabled, or its messages have got another way."""
 
     def dropped(self) -> None:
         """Every command was dropped without a completion: a reset, a shutdown, or CSTS.CFS."""
@@ -139,6 +147,7 @@ class Taps:
         self._device = device
         self._host = device.host
         self._current: tuple[SubmissionQueue, Command] | None = None
+        self._moving: list[tuple[list[memoryview], bool]] = []  # its data so far, and whether it goes to the host
 
     def add(self, observer: Observer) -> None:
         """A new observer is told of the memory that is there."""
@@ -152,6 +161,7 @@ class Taps:
         self._device.host = _TappedHost(self._host, self) if is_used else self._host
         self._device.views = self._views if is_used else prp.views
         self._device.events.tap = self._event if is_used else None
+        self._device.tap_cqs(self._posted if is_used else None)
         return is_used
 
     # --- what the host says
@@ -192,35 +202,45 @@ class Taps:
     def execute(self, go_on: GoOn, sq: SubmissionQueue, command: Command, stage: Stage) -> Stage:
         """``stage``, as the interceptor has it, with this command as the current one as long as it runs."""
         if self.interceptor is not None:
-            stage = self.interceptor.execute(go_on, sq, command, stage)
 
+            def resume(request: Request, later: Stage) -> None:
+                go_on(request, self._as_current(sq, command, later))
+
+            stage = self.interceptor.execute(resume, sq, command, stage)
+        return self._as_current(sq, command, stage)
+
+    def _as_current(self, sq: SubmissionQueue, command: Command, stage: Stage) -> Stage:
         def run() -> Result:
-            self._current = sq, command
-            try:
-                result = stage()
-            finally:
-                self._current = None
+            result = self._run(sq, command, stage)
             return replace(result, then=then(result.then)) if isinstance(result, Background) else result
 
         def then(conclude: Callable[[object], int]) -> Callable[[object], int]:
-            def run(value: object) -> int:
-                self._current = sq, command
-                try:
-                    return conclude(value)
-                finally:
-                    self._current = None
-
-            return run
+            return lambda value: self._run(sq, command, lambda: conclude(value))
 
         return run
+
+    def _run(self, sq: SubmissionQueue, command: Command, stage: Callable[[], _T]) -> _T:
+        """Run it as the current command, and tell what data has moved: to the host, if it has come to its end."""
+        self._current = sq, command
+        has_ended = False
+        try:
+            result = stage()
+            has_ended = isinstance(result, int)
+            return result
+        finally:
+            self._current = None
+            moving, self._moving = self._moving, []
+            for views, to_host in moving:
+                if has_ended or not to_host:
+                    for observer in self.observers:
+                        observer.transferred(sq, command, views, to_host)
 
     def _views(
         self, host: Host, prp1: int, prp2: int, length: int, page_size: int, writable: bool = True
     ) -> list[memoryview]:
         views = prp.views(host, prp1, prp2, length, page_size, writable)
         if self._current is not None:
-            for observer in self.observers:
-                observer.transfer(*self._current, views, writable)
+            self._moving.append((views, writable))
             if self.interceptor is not None:
                 views = self.interceptor.transfer(*self._current, views, writable)
         return views
@@ -239,6 +259,10 @@ class Taps:
             tell(sq, cid, dw0, field)
         else:
             self.interceptor.complete(tell, sq, cid, dw0, field)
+
+    def _posted(self, cq: CompletionQueue, slot: int, entry: bytes) -> None:
+        for observer in self.observers:
+            observer.posted(cq, slot, entry)
 
     def _event(self, go: Callable[[Event], None], event: Event) -> None:
         def tell(event: Event) -> None:
@@ -274,6 +298,10 @@ class Taps:
         self._host.pin(asserted)
 
     # --- what happens around it
+
+    def interrupts_changed(self) -> None:
+        for observer in self.observers:
+            observer.interrupts_changed(self._host.msix_enabled)
 
     def dropped(self) -> None:
         for observer in self.observers:
