@@ -1,6 +1,7 @@
 #!/bin/bash
 # Boots a guest under QEMU with nvmeemu as its NVMe drive; sets up what is missing. See --help.
 set -euo pipefail
+trap 'exit 130' INT # also when Ctrl-C meets a child that ends well: bash would go on
 
 CHECKOUT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 

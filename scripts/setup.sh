@@ -1,6 +1,7 @@
 #!/bin/bash
 # Sets up what nvmeemu, its guests and its tests need. Safe to interrupt and to repeat; quiet when nothing is to do.
 set -euo pipefail
+trap 'exit 130' INT # also when Ctrl-C meets a child that ends well: bash would go on
 
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"

@@ -1,5 +1,8 @@
+import signal
 import sys
 
-from nvmeemu.guest.cli import main
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback; main has its own handlers, once it is loaded
+
+from nvmeemu.guest.cli import main  # noqa: E402
 
 sys.exit(main())

@@ -57,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _bad_use(error)
     except OSError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return 1
+    except KeyboardInterrupt:  # before or after the job itself
+        print(f"{PROGRAM}: interrupted", file=sys.stderr)
+    return 1
 
 
 def run(settings: Settings) -> int:
@@ -83,6 +85,7 @@ def run(settings: Settings) -> int:
         verdict = "guest: FAIL (interrupted)"
         status = 1
     finally:
+        _ignore_signals()
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
     if this and settings.result_json:
@@ -298,9 +301,14 @@ def _seconds(text: str) -> float:
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
-    for further in ENDING_SIGNALS:  # they shall not disturb the cleaning up
-        signal.signal(further, signal.SIG_IGN)
+    _ignore_signals()
     raise KeyboardInterrupt
+
+
+def _ignore_signals() -> None:
+    """They shall not disturb the cleaning up."""
+    for number in ENDING_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _bad_use(error: UsageError) -> int:
