@@ -1,11 +1,21 @@
 """The options for users' own images: what they set, and what is refused in one line."""
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from nvmeemu.guest import cli
 from nvmeemu.guest.arch import ARCHES
+
+CHECKOUT = Path(__file__).parents[2]
+COMMAND = re.compile(r"^\s*scripts/run_qemu_guest\.sh ?(.*?)(?:#.*)?$", re.MULTILINE)
+COMMANDS = [
+    pytest.param(match[1], id=f"{document.name}: {match[1]}")
+    for document in (CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").rglob("*.md")))
+    for match in COMMAND.finditer(document.read_text())
+]
 
 
 @pytest.fixture
@@ -76,3 +86,18 @@ def test_a_kernel_of_another_architecture_is_refused(
     other = next(other for other in ARCHES if other != name)
     assert cli.main(["--arch", other, "--kernel", str(kernel)]) == 2
     assert capsys.readouterr().err.startswith(f"run_qemu_guest.sh: --kernel {kernel} is for --arch {name} (")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_the_documents_tell_users_to_type_is_good_use(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for word in shlex.split(command):
+        if word.endswith((".img", ".qcow2", ".iso")):
+            Path(word).write_bytes(bytes(1024))
+    cli.parse(shlex.split(command))
+
+
+def test_the_documents_have_such_commands() -> None:
+    assert len(COMMANDS) > 6

@@ -231,7 +231,7 @@ def _parser() -> Parser:
         " is the second disk; not changed (--write: it is)")  # fmt: skip
     add("--write", action="store_true", help="keep what is written to --boot-disk or --sata-disk")
     add("--os", choices=SYSTEMS, default="", help="what is on the image: sets firmware, memory, CPUs, screen and what"
-        " to expect; see docs/")  # fmt: skip
+        " to expect; see docs/guests/")  # fmt: skip
     add(
         "--iso",
         type=Path,
@@ -247,8 +247,8 @@ def _parser() -> Parser:
         help="succeed once the console has printed this; several: in this order."
         " Without it, success is a guest that powers itself off")  # fmt: skip
     add("--arch", default="x86_64", metavar="NAME", help=f"the guest's: {', '.join(arch.ARCHES)} (default: x86_64)")
-    add("--smp", type=_count, metavar="N", help="number of CPUs (default: 1)")
-    add("--mem", type=_memory, metavar="SIZE", help="memory (default: 512M; xen: 1536M)")
+    add("--smp", type=_count, metavar="N", help="number of CPUs (default: 1, for some jobs and --os 2)")
+    add("--mem", type=_memory, metavar="SIZE", help="memory (default: 512M; more where the job or --os needs it)")
     add("--hugepages", action="store_true", help="memory in huge pages (the host must have set some apart)")
     add("--iommu", action="store_true", help="the guest has an IOMMU, and uses it for every transfer; x86_64 only")
     add("--accel", choices=("auto", "kvm", "tcg"), default="auto", help="auto: KVM if guests really run under it")
