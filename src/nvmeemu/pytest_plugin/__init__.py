@@ -1,0 +1,150 @@
+"""The pytest plugin: fixtures for tests of NVMe drivers. docs/pytest.md is its reference.
+
+pytest finds it by its entry point. It must cost nothing where it is not used: all that it needs is imported by the
+fixtures, not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from nvmeemu.pytest_plugin.bench import NvmeBench
+    from nvmeemu.pytest_plugin.commands import HostCommand, Trace
+    from nvmeemu.pytest_plugin.guests import NvmeGuest
+    from nvmeemu.pytest_plugin.live import Live
+    from nvmeemu.pytest_plugin.servers import NvmeServer
+
+    Expect = Callable[..., HostCommand]
+
+DRIVES = ("nvme_guest", "nvme_server", "nvme")  # the fixtures that `faults`, `trace` and `expect` can be about
+PATHS = {
+    "qemu": "the QEMU for guests: 10.1 or newer, with vfio-user-pci",
+    "kernel": "the guests' Linux, with NVMe and ext4 built in",
+    "initrd": "the guests' initramfs, with nvmeemu's shell agent in it",
+}
+_live = pytest.StashKey["Live"]()
+_running = pytest.StashKey[str]()  # the id of the test that is running
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("nvmeemu", "nvmeemu: NVMe drives and guests")
+    for name, what in PATHS.items():
+        group.addoption(f"--nvmeemu-{name}", metavar="FILE", help=what)
+        parser.addini(f"nvmeemu_{name}", f"{what} (from the ini file's folder)", default="")
+    group.addoption("--nvmeemu-accel", choices=("auto", "kvm", "tcg"), default="auto", help="of QEMU (auto)")
+    group.addoption(
+        "--nvmeemu-require-guest",
+        action="store_true",
+        help="a test whose guest or server cannot be made on this machine fails, instead of being skipped",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "nvmeemu(**options): what the test's NVMe drive and guest shall be like")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.config.stash[_running] = item.nodeid
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    live = item.config.stash.get(_live, None)
+    if live is not None and report.failed and report.when != "teardown":  # then the drives are gone already
+        report.sections += live.sections(item.nodeid, getattr(item, "funcargs", {}).values())
+    return report
+
+
+def _options(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The keywords of the markers of a test, the nearest one's last."""
+    options: dict[str, Any] = {}
+    for marker in reversed(list(request.node.iter_markers("nvmeemu"))):
+        options |= marker.kwargs
+    return options
+
+
+@pytest.fixture(scope="session")
+def _nvmeemu(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Live:
+    """All drives and guests of this process."""
+    from nvmeemu.pytest_plugin.live import Live
+
+    live = Live(request.config, lambda: request.config.stash[_running], lambda: tmp_path_factory.mktemp("nvmeemu"))
+    request.config.stash[_live] = live
+    return live
+
+
+@pytest.fixture
+def nvme(request: pytest.FixtureRequest, _nvmeemu: Live) -> Iterator[NvmeBench]:
+    """A controller, a disk in memory and a driver, all in this process: a test takes milliseconds.
+
+    ``nvme.driver`` is enabled and has one pair of I/O queues; ``nvme.clock.advance(seconds)`` lets time pass.
+    """
+    with _nvmeemu.bench(**_options(request)) as bench:
+        yield bench
+
+
+@pytest.fixture
+def nvme_server(request: pytest.FixtureRequest, _nvmeemu: Live) -> Iterator[NvmeServer]:
+    """``nvmeemu serve`` in a process of its own, on a socket: for any vfio-user client, or ``nvme_server.driver``."""
+    with _nvmeemu.serve(**_options(request)) as server:
+        yield server
+
+
+@pytest.fixture
+def nvme_guest(request: pytest.FixtureRequest, _nvmeemu: Live) -> Iterator[NvmeGuest]:
+    """Linux under QEMU with the drive ``/dev/nvme0n1``: ``nvme_guest.run("mkfs.ext4 /dev/nvme0n1").status == 0``.
+
+    The test is skipped where there is no QEMU, kernel or initramfs for it; ``--nvmeemu-require-guest`` lets it fail.
+    """
+    with _nvmeemu.boot(**_options(request)) as guest:
+        yield guest
+
+
+@pytest.fixture(scope="session")
+def nvme_serve(_nvmeemu: Live) -> Callable[..., AbstractContextManager[NvmeServer]]:
+    """A function that makes servers, with the options of the marker as keywords: ``with nvme_serve(size="1G") as s``.
+
+    For a server that several tests share, override the fixture ``nvme_server`` with one of a wider scope.
+    """
+    return _nvmeemu.serve
+
+
+@pytest.fixture(scope="session")
+def nvme_boot(_nvmeemu: Live) -> Callable[..., AbstractContextManager[NvmeGuest]]:
+    """A function that boots guests, with the options of the marker as keywords: ``with nvme_boot(smp=2) as guest``.
+
+    For a guest that several tests share, override the fixture ``nvme_guest`` with one of a wider scope.
+    """
+    return _nvmeemu.boot
+
+
+def _drive(request: pytest.FixtureRequest) -> Any:
+    used = [name for name in DRIVES if name in request.fixturenames]
+    if len(used) > 1:
+        pytest.fail(
+            f"{request.fixturename} of which drive? The test has {', '.join(used)}: write for example"
+            f" {used[0]}.{request.fixturename}",
+            pytrace=False,
+        )
+    return request.getfixturevalue(used[0] if used else "nvme")
+
+
+@pytest.fixture
+def trace(request: pytest.FixtureRequest) -> Trace:
+    """The commands that the host has sent to the test's drive since the test began."""
+    found: Trace = _drive(request).trace
+    found.restart()
+    return found
+
+
+@pytest.fixture
+def expect(trace: Trace) -> Expect:
+    """``expect(op="write", nsid=1, timeout=5)``: the host has sent such a command, or sends it in that time."""
+    return trace.expect

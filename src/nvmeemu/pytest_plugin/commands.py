@@ -1,0 +1,188 @@
+"""``trace`` and ``expect``: the commands that the host has sent, and those still to come."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from nvmeemu import admin, io, spec
+from nvmeemu.faults.match import FETCH, Match, Passage
+from nvmeemu.trace import commands, file, records, words
+
+LOOK_AGAIN = 0.02  # seconds; the server writes its trace every 50 ms
+REMEMBERED = 100_000  # commands
+SHOWN = 20
+
+Op = str | spec.AdminOpcode | spec.NvmOpcode
+
+
+class Source(Protocol):
+    """Where records come from. It may give half a record: the rest comes with the next bytes."""
+
+    def more(self) -> bytes:
+        """The bytes that have come since the last call."""
+        ...
+
+
+class FileSource:
+    """A trace that a server is writing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._position = 0
+
+    def more(self) -> bytes:
+        if not self._position:
+            if not self.path.exists() or not self.path.stat().st_size:
+                return b""
+            with file.open_trace(self.path) as reader:
+                self._position = reader.position
+        with self.path.open("rb") as trace:
+            trace.seek(self._position)
+            data = trace.read()
+        self._position += len(data)
+        return data
+
+
+class HostCommand:
+    """A command that the host has sent: ``command`` with the fields that this kind has, and what became of it."""
+
+    def __init__(self, traced: commands.TracedCommand) -> None:
+        self._traced = traced
+        self.command = words.command_of(traced.fetch.sqid, traced.fetch.sqe)
+
+    @property
+    def sqid(self) -> int:
+        """The submission queue; 0 is the admin queue."""
+        return self._traced.fetch.sqid
+
+    @property
+    def time(self) -> float:
+        """Seconds since the trace began."""
+        return self._traced.fetch.time / 1e9
+
+    @property
+    def completion(self) -> spec.Completion | None:
+        """None: not yet, or never."""
+        return None if self._traced.completion is None else self._traced.completion.completion
+
+    @property
+    def status(self) -> int | None:
+        """Of its completion: Status Code Type and Status Code, as ``spec.Status`` has them."""
+        return None if self._traced.completion is None else self._traced.completion.status
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds from its fetch to its completion."""
+        return None if self._traced.latency is None else self._traced.latency / 1e9
+
+    def __getattr__(self, name: str) -> Any:
+        """The command's own fields: ``nsid``, ``slba``, ``nlb``, ``cdw10``, ..."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.command, name)
+
+    def __str__(self) -> str:
+        ended = "no completion" if self.completion is None else words.completion(self.completion)
+        if self.latency is not None:
+            ended += f" after {words.duration(self.latency * 1e9)}"
+        where = f"SQ {self.sqid}" if self.sqid else "admin"
+        said = words.command(self.sqid, self._traced.fetch.sqe)
+        return f"{self.time:10.6f} s  {where:6} #{self._traced.fetch.cid:04x} {said}: {ended}"
+
+    __repr__ = __str__
+
+
+class Trace:
+    """The commands that the host has sent to one drive since the test began (``list(trace)``)."""
+
+    def __init__(self, source: Source, patience: float) -> None:
+        self._source = source
+        self._patience = patience
+        self._rest = b""
+        self._matcher = commands.Matcher()
+        self._found: deque[HostCommand] = deque(maxlen=REMEMBERED)
+        self._count = 0  # of all that ever were in ``_found``
+        self._begin = 0  # where this test's commands begin
+        self._next = 0  # where ``expect`` goes on
+
+    def __iter__(self) -> Iterator[HostCommand]:
+        """In the order in which the controller fetched them."""
+        self._read()
+        return iter(self._since(self._begin))
+
+    def commands(self, op: Op | None = None, **fields: Any) -> list[HostCommand]:
+        """Those with this ``op`` and these fields, as ``expect`` takes them."""
+        wanted = _match(op, fields)
+        return [command for command in self if _fits(command, wanted)]
+
+    def restart(self) -> None:
+        """Forget what was sent until now, as at the beginning of each test."""
+        self._read()
+        self._begin = self._next = self._count
+
+    def expect(self, op: Op | None = None, *, timeout: float | None = None, **fields: Any) -> HostCommand:
+        """The next command with this ``op`` (``"write"``, ``"Get Log Page"``, ``NvmOpcode.READ``) and these fields.
+
+        Fields and values are those of a fault's ``match``: ``queue``, ``nsid``, ``lba="0-7"``, ``fid=[7, 11]``,
+        ``cdw10={"mask": 0xff, "value": 2}``, ... The search goes on behind the command that was found before, so that
+        several calls check an order. Raises AssertionError if there is none yet and none comes in ``timeout`` seconds.
+        """
+        wanted = _match(op, fields)
+        end = time.monotonic() + (self._patience if timeout is None else timeout)
+        while True:
+            self._read()
+            for place, command in enumerate(self._since(self._next), max(self._next, self._oldest)):
+                if _fits(command, wanted):
+                    self._next = place + 1
+                    return command
+            if time.monotonic() >= end:
+                raise AssertionError(
+                    f"the host has sent no command with {wanted.table}; its last:\n{self.words() or 'none'}"
+                )
+            time.sleep(LOOK_AGAIN)
+
+    def words(self, last: int = SHOWN) -> str:
+        """The last commands, one on a line."""
+        self._read()
+        return "\n".join(map(str, list(self._found)[-last:]))
+
+    @property
+    def _oldest(self) -> int:
+        return self._count - len(self._found)
+
+    def _since(self, place: int) -> list[HostCommand]:
+        return list(self._found)[max(0, place - self._oldest) :]
+
+    def _read(self) -> None:
+        data = self._rest + self._source.more()
+        place = 0
+        while len(data) - place >= records.HEADER.size:
+            length = records.HEADER.unpack_from(data, place)[1]
+            if place + length > len(data):
+                break
+            self._take(records.decode(data, place, place + length))
+            place += length
+        self._rest = data[place:]
+
+    def _take(self, record: records.Record) -> None:
+        self._matcher.feed(record)
+        if isinstance(record, records.Fetch):
+            self._found.append(HostCommand(self._matcher.pending[record.sqid, record.cid]))
+            self._count += 1
+
+
+def _match(op: Op | None, fields: dict[str, Any]) -> Match:
+    """The same words as in a fault's ``match``. Raises FaultError for what no command can ever be."""
+    table = dict(fields)
+    if op is not None:
+        table["opcode"] = re.sub(r"[\s-]+", "_", op if isinstance(op, str) else op.name)
+    return Match(FETCH, table, (admin.COMMANDS, io.COMMANDS))
+
+
+def _fits(command: HostCommand, match: Match) -> bool:
+    return Passage(FETCH, command.sqid, command.command) in match

@@ -1,0 +1,155 @@
+"""The drives and guests that live in this process, and what is to be told of them when a test fails."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import pytest
+
+from nvmeemu.guest.errors import GuestError
+from nvmeemu.pytest_plugin.bench import NvmeBench
+from nvmeemu.pytest_plugin.guests import NvmeGuest
+from nvmeemu.pytest_plugin.options import BadOptions, DriveOptions, GuestOptions, ServerOptions
+from nvmeemu.pytest_plugin.parts import Parts, Wanted, require_server
+from nvmeemu.pytest_plugin.servers import NvmeServer
+
+KEPT = ("*.log", "*.trace", "qemu-command")  # of a drive's folder, when a test fails
+HOW = "docs/pytest.md says what a guest needs"
+Options = TypeVar("Options", bound=DriveOptions)
+
+Section = tuple[str, str]
+
+
+class Drive(Protocol):
+    """What a drive must be to live here. ``close`` also follows a ``start`` that failed."""
+
+    def start(self) -> None: ...
+    def close(self) -> None: ...
+    def sections(self) -> dict[str, str]: ...
+
+
+D = TypeVar("D", bound=Drive)
+
+
+class Live:
+    """Makes drives; ``test`` tells the test that is running, ``keep`` makes a folder for what is kept of a failure."""
+
+    def __init__(self, config: pytest.Config, test: Callable[[], str], keep: Callable[[], Path]) -> None:
+        self._config = config
+        self._test = test
+        self._keep = keep
+        self._drives: list[tuple[str, Path, Drive]] = []  # with the test that has made them
+        self._ended: list[tuple[str, list[Section]]] = []  # what was to be told of those that are gone
+
+    # --- makers
+
+    @contextmanager
+    def bench(self, **options: Any) -> Iterator[NvmeBench]:
+        """See the fixture ``nvme``."""
+        checked = _checked(DriveOptions, options, "nvme")
+        with self._living(lambda folder: NvmeBench(checked)) as bench:
+            yield bench
+
+    @contextmanager
+    def serve(self, **options: Any) -> Iterator[NvmeServer]:
+        """See the fixture ``nvme_server``."""
+        checked = _checked(ServerOptions, options, "nvme_server")
+        self._require(require_server)
+        with self._living(lambda folder: NvmeServer(folder, checked)) as server:
+            yield server
+
+    @contextmanager
+    def boot(self, **options: Any) -> Iterator[NvmeGuest]:
+        """See the fixture ``nvme_guest``."""
+        checked = _checked(GuestOptions, options, "nvme_guest")
+        machine = self._require(lambda: self._parts).machine
+        with self._living(lambda folder: NvmeGuest(machine, folder, checked)) as guest:
+            yield guest
+
+    @contextmanager
+    def _living(self, make: Callable[[Path], D]) -> Iterator[D]:
+        # Not pytest's tmp_path: a socket's path has 107 bytes at most.
+        folder = Path(tempfile.mkdtemp(prefix="nvmeemu-"))
+        try:
+            drive = make(folder)
+            entry = (self._test(), folder, drive)
+            self._drives.append(entry)
+            try:
+                drive.start()
+                yield drive
+            except BaseException:
+                self._ended.append((self._test(), self._sections(drive, folder)))
+                with suppress(GuestError):  # the other error is the one to tell
+                    drive.close()
+                raise
+            else:
+                drive.close()
+            finally:
+                self._drives.remove(entry)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    # --- what there is
+
+    @cached_property
+    def _parts(self) -> Parts:
+        require_server()
+        option = self._config.getoption
+        paths = {name: self._path(name) for name in ("qemu", "kernel", "initrd")}
+        return Parts(Wanted(**paths, accel=option("--nvmeemu-accel")), self._keep())
+
+    def _path(self, name: str) -> Path | None:
+        """From the command line or, if not there, from the ini file. What is named must be there."""
+        path = None
+        if given := self._config.getoption(f"--nvmeemu-{name}"):
+            path = Path(given).absolute()
+        elif given := self._config.getini(f"nvmeemu_{name}"):
+            path = (self._config.inipath.parent if self._config.inipath else self._config.rootpath) / str(given)
+        if path is not None and not path.is_file():
+            pytest.fail(f"nvmeemu: {name}: {path}: no such file", pytrace=False)
+        return path
+
+    def _require(self, make: Callable[[], Any]) -> Any:
+        """What ``make`` makes, or the test is skipped."""
+        try:
+            return make()
+        except GuestError as missing:
+            text = f"nvmeemu: {missing} ({HOW})"
+        if self._config.getoption("--nvmeemu-require-guest"):
+            pytest.fail(text, pytrace=False)
+        pytest.skip(text)
+
+    # --- failures
+
+    def sections(self, test: str, values: Iterable[object]) -> list[Section]:
+        """What to tell of the drives that a failed test has used: those it has made, and those among ``values``."""
+        used = {id(value) for value in values}
+        found = [section for made_by, sections in self._ended if made_by == test for section in sections]
+        self._ended = []
+        for made_by, folder, drive in self._drives:
+            if made_by == test or id(drive) in used:
+                found += self._sections(drive, folder)
+        return found
+
+    def _sections(self, drive: Drive, folder: Path) -> list[Section]:
+        found = [(f"nvmeemu: {title}", text) for title, text in drive.sections().items() if text]
+        files = [path for pattern in KEPT for path in folder.glob(pattern)]
+        if files:
+            kept = self._keep()
+            for path in files:
+                shutil.copy(path, kept)
+            found.append(("nvmeemu: files", f"{kept}: {', '.join(sorted(path.name for path in files))}"))
+        return found
+
+
+def _checked(kind: type[Options], options: dict[str, Any], fixture: str) -> Options:
+    try:
+        return kind.of(options, fixture)
+    except BadOptions as error:
+        pytest.fail(str(error), pytrace=False)

@@ -1,0 +1,58 @@
+"""What a guest is made of: QEMU, a kernel, an initramfs with our shell agent. Found, or said to be missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nvmeemu.guest import cache, initramfs
+from nvmeemu.guest import machine as machines
+from nvmeemu.guest.arch import ARCHES
+from nvmeemu.guest.errors import GuestError
+from nvmeemu.guest.machine import Machine
+from nvmeemu.vfio import BindingMissing, binding
+
+ARCH = ARCHES["x86_64"]
+HOST = Path("/")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the options and the ini file name; None: look where it usually is."""
+
+    qemu: Path | None = None
+    kernel: Path | None = None
+    initrd: Path | None = None
+    accel: str = "auto"
+
+
+class Parts:
+    """A machine to build guests on, without drive. Raises GuestError, with what is missing and how to get it."""
+
+    def __init__(self, wanted: Wanted, folder: Path, host: Path = HOST) -> None:
+        qemu = wanted.qemu or cache.qemu(ARCH.qemu)
+        machines.require_vfio_user(qemu)
+        kernel = wanted.kernel or cache.kernel(ARCH.debian)
+        initrd = wanted.initrd or _initramfs(kernel, folder / "initrd", host)
+        accel = machines.choose_accel(wanted.accel, ARCH, qemu, kernel)
+        self.machine = Machine(qemu, ARCH, accel=accel, firmware=ARCH.firmware[0], kernel=kernel, initrd=initrd)
+
+
+def require_server() -> None:
+    """Raises GuestError where ``nvmeemu serve`` cannot work."""
+    try:
+        binding.require()
+    except BindingMissing as missing:
+        raise GuestError(str(missing)) from None
+
+
+def _initramfs(kernel: Path, path: Path, host: Path) -> Path:
+    """Made from set-up's programs or, where there are none, from the host's own."""
+    tools = cache.root() / "tools" / ARCH.debian
+    if not tools.is_dir():
+        tools = host
+    python = cache.root() / "tools-python" / ARCH.debian
+    path.write_bytes(
+        initramfs.build(tools, ARCH.triplet, cache.modules_of(kernel), python if python.is_dir() else None)
+    )
+    return path

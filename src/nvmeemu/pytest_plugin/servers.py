@@ -1,0 +1,82 @@
+"""``nvme_server``: ``nvmeemu serve`` on a socket, and what every served drive has beside it."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import cached_property
+from pathlib import Path
+
+from nvmeemu.backend import parse_size
+from nvmeemu.guest import image, process, serving
+from nvmeemu.guest.errors import GuestError
+from nvmeemu.pytest_plugin.options import ServerOptions
+from nvmeemu.testing import Driver, VfioBus
+
+LOG_LINES = 20
+LEAVE_SECONDS = 20.0
+
+
+def make_disk(folder: Path, options: ServerOptions) -> Path:
+    """The test's own image, or a new one."""
+    if options.disk is not None:
+        return options.disk
+    disk = folder / "disk.img"
+    image.create(disk, parse_size(options.size))
+    return disk
+
+
+class NvmeServer:
+    """A drive in a process of its own: ``socket`` is for any vfio-user client, ``driver`` is one without a VM."""
+
+    def __init__(self, folder: Path, options: ServerOptions) -> None:
+        self.folder = folder
+        self.options = options
+        self.socket = folder / "nvme.sock"
+        self.disk = make_disk(folder, options)
+        self._buses: list[VfioBus] = []
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Serve. Raises GuestError."""
+        arguments = ["--disk", str(self.disk), "--block-size", str(self.options.block_size), *self.options.serve]
+        self._process = serving.start(self.socket, arguments, self.folder / "server.log")
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The server's."""
+        assert self._process is not None
+        return self._process
+
+    @cached_property
+    def driver(self) -> Driver:
+        """Connected, enabled, with one pair of I/O queues."""
+        driver = Driver(self.connect())
+        driver.enable()
+        driver.create_queues()
+        return driver
+
+    def connect(self, **options: int) -> VfioBus:
+        """A connection as a VMM makes it, of which a server has one at a time."""
+        self._buses.append(VfioBus(str(self.socket), **options))
+        return self._buses[-1]
+
+    @property
+    def log(self) -> str:
+        """What the server has said until now."""
+        return (self.folder / "server.log").read_text(errors="replace")
+
+    def close(self) -> None:
+        """Leave, and end the server. Raises GuestError if it does not end well."""
+        for bus in self._buses:
+            bus.close()
+        if self._process is None:
+            return
+        status = process.end(self._process, LEAVE_SECONDS)
+        if status != 0:
+            raise serving.ServerEnded(status, self.folder / "server.log")
+        if "Traceback" in self.log:
+            raise GuestError("there is a traceback in the log of nvmeemu serve")
+
+    def sections(self) -> dict[str, str]:
+        """What to know about it when a test has failed."""
+        return {"nvmeemu serve, the last lines": "\n".join(process.tail(self.folder / "server.log", LOG_LINES))}

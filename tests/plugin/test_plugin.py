@@ -1,0 +1,257 @@
+"""The pytest plugin, as its users meet it: through pytest. What needs no guest; test_guests.py has the rest."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+FAKE_QEMU = """#!/bin/sh
+case "$*" in *--version*) echo "QEMU emulator version 9.2.1" ;; *) echo "no such device" >&2; exit 1 ;; esac
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_folder(pytester: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of ours is inherited by the runs, and what they leave behind is seen."""
+    (tmp_path / "t").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "t"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+
+
+@pytest.fixture
+def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither QEMU on PATH nor anything of set-up's."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def left(tmp_path: Path) -> list[str]:
+    """What is left of drives."""
+    return [path.name for path in (tmp_path / "t").glob("nvmeemu-*")]
+
+
+# --- the fixtures
+
+
+def test_a_controller_in_this_process(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        import pytest
+
+        def test_it(nvme):
+            nvme.driver.write(slba=3, data=b"x" * 512)
+            assert nvme.driver.read(slba=3, blocks=1) == b"x" * 512
+
+        @pytest.mark.nvmeemu(size="1M", block_size=4096)
+        def test_options(nvme):
+            assert nvme.namespaces.find(1).blocks == 256
+    """)
+    pytester.runpytest().assert_outcomes(passed=2)
+
+
+def test_a_server(pytester: pytest.Pytester, tmp_path: Path) -> None:
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.mark.nvmeemu(serve=["--serial", "MINE"])
+        def test_it(nvme_server):
+            nvme_server.driver.write(slba=3, data=b"x" * 512)
+            assert nvme_server.driver.read(slba=3, blocks=1) == b"x" * 512
+            assert nvme_server.disk.read_bytes()[3 * 512:][:512] == b"x" * 512
+            assert nvme_server.driver.identify(1)[4:8] == b"MINE"
+            assert "attached" in nvme_server.log
+    """)
+    pytester.runpytest().assert_outcomes(passed=1)
+    assert left(tmp_path) == []
+
+
+def test_several_tests_share_a_server_if_they_want(pytester: pytest.Pytester, tmp_path: Path) -> None:
+    """The nearest marker wins; a fixture of the same name and a wider scope takes the plugin's place."""
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.fixture(scope="module")
+        def nvme_server(nvme_serve):
+            with nvme_serve(size="1M") as server:
+                yield server
+
+        def test_one(nvme_server):
+            nvme_server.driver.write(slba=3, data=b"x" * 512)
+
+        def test_two(nvme_server, expect):
+            assert nvme_server.driver.read(slba=3, blocks=1) == b"x" * 512
+            expect(op="read", timeout=5)
+            with pytest.raises(AssertionError, match="no command with"):
+                expect(op="write", timeout=0)  # that was another test's
+    """)
+    pytester.runpytest().assert_outcomes(passed=2)
+    assert left(tmp_path) == []
+
+
+def test_options_that_there_are_not(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.mark.nvmeemu(append="quiet")
+        def test_it(nvme):
+            pass
+    """)
+    result = pytester.runpytest()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*nvme takes no append=: there is size, block_size"])
+
+
+# --- a server that fails
+
+
+def test_a_server_that_does_not_start_says_why(pytester: pytest.Pytester, tmp_path: Path) -> None:
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.mark.nvmeemu(serve=["--queues", "99"])
+        def test_it(nvme_server):
+            pass
+    """)
+    result = pytester.runpytest()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*ServerEnded: nvmeemu serve ended with status 2: *'99' is not a number from 1 to 64*"])
+    assert left(tmp_path) == []
+
+
+def test_a_server_that_dies_fails_the_test(pytester: pytest.Pytester, tmp_path: Path) -> None:
+    pytester.makepyfile("""
+        def test_it(nvme_server):
+            nvme_server.process.kill()
+    """)
+    result = pytester.runpytest()
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*nvmeemu serve ended with status -9*"])
+    assert left(tmp_path) == []
+
+
+def test_a_failed_test_shows_what_the_server_said(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        def test_it(nvme_server):
+            nvme_server.driver.flush if False else nvme_server.driver.read(slba=7, blocks=1)
+            assert 0
+
+        def test_other():
+            assert 0
+    """)
+    result = pytester.runpytest()
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "*the last commands*",
+            "*SQ 1*Read nsid=1 slba=7 nlb=1: Success*",
+            "*nvmeemu serve, the last lines*",
+            "*controller enabled*",
+            "*nvmeemu: files*",
+            "*nvme.trace*",
+            "*test_other*",
+        ]
+    )
+    assert result.stdout.str().count("nvmeemu serve, the last lines") == 1
+
+
+# --- what is missing
+
+
+GUEST_TEST = """
+    def test_it(nvme_guest):
+        pass
+"""
+
+
+@pytest.mark.usefixtures("bare_machine")
+def test_without_qemu_a_test_is_skipped_or_fails(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(GUEST_TEST)
+    result = pytester.runpytest("-rs")
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["SKIPPED*nvmeemu: no qemu-system-x86_64: run scripts/setup.sh (docs/pytest.md*"])
+    result = pytester.runpytest("--nvmeemu-require-guest")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*nvmeemu: no qemu-system-x86_64: *"])
+
+
+@pytest.mark.usefixtures("bare_machine")
+def test_an_old_qemu_is_no_qemu(pytester: pytest.Pytester, tmp_path: Path) -> None:
+    qemu = tmp_path / "qemu-system-x86_64"
+    qemu.write_text(FAKE_QEMU)
+    qemu.chmod(0o755)
+    pytester.makepyfile(GUEST_TEST)
+    result = pytester.runpytest("-rs")
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["*is version 9.2.1 without vfio-user-pci: QEMU 10.1 or newer is needed*"])
+
+
+@pytest.mark.usefixtures("bare_machine")
+def test_what_is_named_must_be_there(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(GUEST_TEST)
+    pytester.makeini("[pytest]\nnvmeemu_kernel = build/bzImage")
+    for arguments, name in (((), "build/bzImage"), (("--nvmeemu-kernel", "mine"), "mine")):
+        result = pytester.runpytest(*arguments)
+        result.assert_outcomes(errors=1)
+        result.stdout.fnmatch_lines([f"nvmeemu: kernel: {pytester.path}/{name}: no such file"])
+
+
+def test_without_libvfio_user_a_server_is_skipped(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nvmeemu.vfio.binding._missing", "nvmeemu was built without libvfio-user")
+    pytester.makepyfile("""
+        def test_server(nvme_server):
+            pass
+
+        def test_guest(nvme_guest):
+            pass
+    """)
+    result = pytester.runpytest_inprocess("-rs")
+    result.assert_outcomes(skipped=2)
+    result.stdout.fnmatch_lines(["*nvmeemu: nvmeemu was built without libvfio-user*"])
+
+
+# --- beside other tests
+
+
+def test_with_xdist_each_worker_has_its_own(pytester: pytest.Pytester, tmp_path: Path) -> None:
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.mark.parametrize("number", range(4))
+        def test_it(nvme_server, number, expect):
+            nvme_server.driver.write(slba=number, data=bytes([number]) * 512)
+            assert nvme_server.driver.read(slba=number, blocks=1) == bytes([number]) * 512
+            expect(op="write", slba=number)
+            assert number < 3
+    """)
+    result = pytester.runpytest_subprocess("-n", "2", "--dist", "each")
+    result.assert_outcomes(passed=6, failed=2)
+    result.stdout.fnmatch_lines(["*nvmeemu serve, the last lines*"])
+    assert left(tmp_path) == []
+
+
+def test_it_costs_nothing_where_it_is_not_used(pytester: pytest.Pytester) -> None:
+    """The plugin itself is all that is loaded, before any test uses it."""
+    pytester.makepyfile("""
+        import sys
+
+        def test_it():
+            ours = {name for name in sys.modules if name.partition(".")[0] == "nvmeemu"}
+            assert ours == {"nvmeemu", "nvmeemu.pytest_plugin"}
+    """)
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)
+
+
+def test_nothing_else_needs_pytest() -> None:
+    """Whoever serves has not installed it."""
+    program = (
+        "import sys; sys.modules['pytest'] = sys.modules['_pytest'] = None\n"
+        "import nvmeemu.cli, nvmeemu.serve, nvmeemu.run, nvmeemu.testing, nvmeemu.guest.cli"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
