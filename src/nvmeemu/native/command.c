@@ -29,7 +29,8 @@ static struct op *op_new(struct lane *lane, struct sq *sq, const struct nvme_rea
         free(op);
         return NULL;
     }
-    *op = (struct op){sq, *command, is_write, disk->fd, offset, (uint32_t)length, buffer};
+    bool would_block = !disk->can_read_now;
+    *op = (struct op){sq, *command, is_write, disk->fd, would_block, offset, (uint32_t)length, buffer};
     lane->ops++;
     lane->op_bytes += op->length;
     atomic_fetch_add(&sq->under_way, 1);

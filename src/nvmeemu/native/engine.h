@@ -158,6 +158,7 @@ struct op {
     struct nvme_read_write command;
     bool is_write;
     int fd;
+    bool would_block; /* even if asked not to wait: only a thread may begin it */
     uint64_t offset;
     uint32_t length;
     uint8_t *buffer;

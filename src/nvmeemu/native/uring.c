@@ -24,6 +24,8 @@ struct ring *ring_open(int eventfd)
         free(ring);
         return NULL;
     }
+    unsigned workers[2] = {MAX_OPS, 0}; /* by default too few for a slow disk on a machine with few CPUs */
+    (void)io_uring_register_iowq_max_workers(&ring->uring, workers);
     if (io_uring_register_eventfd(&ring->uring, eventfd) < 0) {
         ring_close(ring);
         return NULL;
@@ -47,6 +49,8 @@ bool ring_start(struct ring *ring, struct op *op)
         io_uring_prep_write(entry, op->fd, op->buffer, op->length, op->offset);
     else
         io_uring_prep_read(entry, op->fd, op->buffer, op->length, op->offset);
+    if (op->would_block)
+        io_uring_sqe_set_flags(entry, IOSQE_ASYNC);
     io_uring_sqe_set_data(entry, op);
     ring->has_new = true;
     return true;
