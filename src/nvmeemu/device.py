@@ -203,8 +203,8 @@ class Device:
         self.cqs.clear()
         self.features = {}
         self.shadow = None
-        self.interrupt_mask = 0
         self.changed_namespaces.clear()
+        self.interrupt_mask = 0
         self.events = Events(self.events.tap)
         self.had_io_queues = False
         self.told = CriticalWarning(0)

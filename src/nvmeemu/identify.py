@@ -54,6 +54,7 @@ def _controller(device: Device, nsid: int) -> bytes:
         cntlid=1,
         ver=VERSION,
         rtd3e=_SHUTDOWN_TIME,
+        oaes=1 << 8,  # namespaces that change are told
         cntrltype=1,  # I/O controller
         oacs=_advertised(device.admin_commands.values()),
         acl=limits.acl,
@@ -91,7 +92,7 @@ def _namespace(device: Device, nsid: int) -> bytes:
         nuse=namespace.blocks,
         nsfeat=1 << 4,  # NPWG to NPDA are valid
         dlfeat=0b1001,  # deallocated blocks read as zeros; Write Zeroes may deallocate
-        nvmcap=namespace.backend.size,
+        nvmcap=namespace.blocks * namespace.block_size,
         npwg=granularity,
         npwa=granularity,
         npdg=granularity,

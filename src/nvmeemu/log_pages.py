@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping
 
 from nvmeemu.device import Device
@@ -32,6 +33,8 @@ def get_log_page(device: Device, command: GetLogPage) -> int:
     device.send(command, data)
     if not command.rae:
         device.events.was_read(LogId(command.lid))
+        if command.lid == LogId.CHANGED_NAMESPACE_LIST:
+            device.changed_namespaces.clear()
     return 0
 
 
@@ -54,8 +57,9 @@ def _firmware(device: Device) -> bytes:
 
 
 def _changed_namespaces(device: Device) -> bytes:
-    """LID 04h: reading it clears it."""
-    return bytes(4096)
+    """LID 04h, in ascending order. Base 1.4, 5.14.1.4."""
+    changed = sorted(device.changed_namespaces)
+    return struct.pack(f"<{len(changed)}I", *changed).ljust(4096, b"\0")
 
 
 def _effects(device: Device) -> bytes:

@@ -165,6 +165,12 @@ class SmartEvent(IntEnum):
     SPARE = 2
 
 
+class NoticeEvent(IntEnum):
+    """Base 1.4, Figure 147: information of a notice."""
+
+    NAMESPACE_ATTRIBUTE_CHANGED = 0
+
+
 class CriticalWarning(IntFlag):
     """Base 1.4, Figure 193, Critical Warning; the same bits of feature 0Bh say which of them are told by an event."""
 

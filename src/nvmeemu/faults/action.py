@@ -1,0 +1,52 @@
+"""What an action of a fault is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from nvmeemu.faults.match import Passage
+from nvmeemu.faults.words import FaultError
+
+if TYPE_CHECKING:
+    from nvmeemu.faults.faults import Faults
+    from nvmeemu.faults.plan import Plan
+
+Go = Callable[..., None]
+
+NOTHING_PASSES = 'nothing passes when it is "now"'
+ANSWERED = "a register that is read must be answered at once, or the VMM gives up"
+
+
+class Action:
+    """One thing that a fault does; made of its argument and options as they were written, or FaultError."""
+
+    name: ClassVar[str]
+    places: ClassVar[tuple[str, ...]]
+    """Where it works; the first is meant if nothing is said."""
+    reasons: ClassVar[Mapping[str, str]] = {}
+    """Why it does not work elsewhere."""
+    reads = False
+    """Whether it works on register reads; otherwise it is about writes."""
+    ends = False
+    """Whether a command goes no further than where it is executed."""
+    options: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
+        """``argument`` is True where none was given."""
+        if argument is not True:
+            raise FaultError(f"do.{self.name}: takes no argument, but has {argument!r}")
+
+    def check(self, at: str) -> None:
+        """Raise FaultError for what it cannot do there."""
+
+    def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
+        """Something passes a place where it only comes and goes: call ``go`` as it shall go on."""
+        go(*payload)
+
+    def plan(self, faults: Faults, plan: Plan) -> None:
+        """A command is about to be executed: say what shall be otherwise (execute, dma, backend)."""
+
+    def read(self, faults: Faults, passage: Passage, value: bytes) -> bytes:
+        """A register is read."""
+        return value

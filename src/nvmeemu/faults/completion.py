@@ -1,0 +1,136 @@
+"""Faults of completions: a status, and what a host must not trust."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from nvmeemu.errors import CommandFailed
+from nvmeemu.faults.action import NOTHING_PASSES, Action, Go
+from nvmeemu.faults.match import (
+    BACKEND,
+    COMPLETION,
+    DMA,
+    DOORBELL,
+    EVENT,
+    EXECUTE,
+    FETCH,
+    INTERRUPT,
+    NOW,
+    REGISTER,
+    Passage,
+)
+from nvmeemu.faults.words import FaultError, flag, named, number
+from nvmeemu.queues import SubmissionQueue
+from nvmeemu.spec import DNR, MORE, Status
+
+if TYPE_CHECKING:
+    from nvmeemu.faults.faults import Faults
+    from nvmeemu.faults.plan import Plan
+
+
+class SetStatus(Action):
+    """The command completes with this status: unexecuted (execute), when its data was to be moved (dma), or although
+    it was carried out (completion). ``dnr``: Do Not Retry, by default where another attempt would meet the same;
+    ``more``: More, at completion. (A command that is refused has it: the error is in the log.)"""
+
+    name = "status"
+    places = (EXECUTE, COMPLETION, DMA)
+    reasons: ClassVar = {
+        FETCH: "a command that is refused unexecuted: status at execute",
+        BACKEND: 'a disk knows no statuses: give error, for example error = "EIO", or status at execute',
+        INTERRUPT: "an interrupt has no status",
+        DOORBELL: "a doorbell has no status: set another value, and the guest is told of a bad one by an event",
+        REGISTER: "registers have no status",
+        EVENT: "an event has no status",
+        NOW: NOTHING_PASSES,
+    }
+    options = ("dnr", "more")
+    ends = True
+
+    def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
+        self.status = named(argument, "do.status", Status, 0x7FF)
+        if self.status == Status.SUCCESS and options.get("dnr"):
+            raise FaultError("do.status: success is not retried: leave out dnr")
+        self.dnr = flag(options["dnr"], "do.dnr") if "dnr" in options else None
+        self.more = flag(options.get("more", False), "do.more")
+
+    def check(self, at: str) -> None:
+        if self.more and at != COMPLETION:
+            raise FaultError("do.more: only at completion: a command that is refused always has it")
+
+    def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
+        sq, cid, _, _ = payload
+        go(sq, cid, 0, Refused(self.status, self.dnr).field | (MORE if self.more else 0))
+
+    def plan(self, faults: Faults, plan: Plan) -> None:
+        if plan.at == DMA:
+            plan.fail_transfer(lambda: Refused(self.status, self.dnr))
+        else:
+            plan.fail(lambda: Refused(self.status, self.dnr))
+
+
+class Refused(CommandFailed):
+    """A status, also one that the device itself never gives."""
+
+    def __init__(self, number: int, dnr: bool | None) -> None:
+        is_known = number in _STATUSES
+        super().__init__(Status(number) if is_known else Status.INTERNAL_ERROR, dnr=dnr)
+        self._number = number
+
+    @property
+    def field(self) -> int:
+        return self._number | (DNR if self.dnr else 0)
+
+
+_STATUSES = frozenset(Status)
+
+
+class UnknownCid(Action):
+    """The completion has the identifier of no command: FFFFh, or the one given."""
+
+    name = "unknown_cid"
+    places = (COMPLETION,)
+
+    def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
+        self.cid = 0xFFFF if argument is True else number(argument, "do.unknown_cid", 0, 0xFFFF)
+
+    def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
+        sq, _, dw0, field = payload
+        go(sq, self.cid, dw0, field)
+
+
+class WrongPhase(Action):
+    """The completion has the phase tag of the round before: the host does not see it."""
+
+    name = "wrong_phase"
+    places = (COMPLETION,)
+
+    def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
+        cq = payload[0].cq
+        cq.spoil_phase()
+        go(*payload)
+        cq.spoil_phase()
+
+
+class WrongSqhd(Action):
+    """The completion says that the submission queue's head is somewhere else: half a queue on, or where it is told."""
+
+    name = "wrong_sqhd"
+    places = (COMPLETION,)
+
+    def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
+        self.head = None if argument is True else number(argument, "do.wrong_sqhd", 0, 0xFFFF)
+
+    def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
+        sq, cid, dw0, field = payload
+        head = (sq.head + sq.entries // 2) % sq.entries if self.head is None else self.head
+        go(with_head(sq, head), cid, dw0, field)
+
+
+def with_head(sq: SubmissionQueue, head: int) -> SubmissionQueue:
+    """The queue as a completion with this SQHD sees it."""
+    other = copy.copy(sq)
+    other.head = head & 0xFFFF
+    return other

@@ -1,0 +1,218 @@
+"""Faults of content: what passes is wrong, or its disk fails."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from nvmeemu import regs
+from nvmeemu.faults import data
+from nvmeemu.faults.action import NOTHING_PASSES, Action, Go
+from nvmeemu.faults.completion import with_head
+from nvmeemu.faults.match import (
+    BACKEND,
+    COMPLETION,
+    DMA,
+    DOORBELL,
+    EVENT,
+    EXECUTE,
+    FETCH,
+    INTERRUPT,
+    NOW,
+    REGISTER,
+    Passage,
+)
+from nvmeemu.faults.words import FaultError, choice, number, table
+from nvmeemu.layout import Record
+from nvmeemu.spec import AdminQueueAttributes, Capabilities, Command, Configuration, ControllerStatus
+
+if TYPE_CHECKING:
+    from nvmeemu.faults.faults import Faults
+    from nvmeemu.faults.plan import Plan
+
+R = TypeVar("R", bound=Record)
+
+
+class Fail(Action):
+    """The disk fails with this errno: EIO, ENOSPC, ..."""
+
+    name = "error"
+    places = (BACKEND,)
+
+    def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
+        self.errno: int = getattr(errno, argument, 0) if isinstance(argument, str) and argument[:1] == "E" else 0
+        if not self.errno:
+            raise FaultError(f"do.error: {argument!r} is no errno: EIO, ENOSPC, ETIMEDOUT, ...")
+
+    def plan(self, faults: Faults, plan: Plan) -> None:
+        plan.disk.errno = self.errno
+
+
+class Lose(Action):
+    """The disk says that it has written, and has not."""
+
+    name = "lose"
+    places = (BACKEND,)
+
+    def plan(self, faults: Faults, plan: Plan) -> None:
+        plan.disk.kept = 0
+
+
+class Tear(Action):
+    """Only the first bytes are written, or transferred, and the command succeeds."""
+
+    name = "torn"
+    places = (BACKEND, DMA)
+
+    def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
+        self.bytes = number(argument, "do.torn", 0, 1 << 32)
+
+    def plan(self, faults: Faults, plan: Plan) -> None:
+        if plan.at == DMA:
+            plan.spoil_transfer(lambda old, new: data.tear(old, new, self.bytes))
+        else:
+            plan.disk.kept = self.bytes
+
+
+class Corrupt(Action):
+    """Some of it is wrong: "flip" (``bits`` of it, 1), "zeros", "ones" or, at dma, "stale": what was there before."""
+
+    name = "corrupt"
+    places = (BACKEND, DMA, FETCH, COMPLETION, DOORBELL, REGISTER)
+    reasons: ClassVar = {
+        EXECUTE: "a command's data is corrupted at backend or dma, the command itself at fetch",
+        INTERRUPT: "an interrupt carries no data",
+        EVENT: "drop the event, or set the completion's dw0",
+        NOW: NOTHING_PASSES,
+    }
+    options = ("bits",)
+    reads = True
+
+    def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
+        kind = "flip" if argument is True else argument
+        self.kind = choice(kind, "do.corrupt", ("flip", "zeros", "ones", "stale"))
+        self.bits = number(options.get("bits", 1), "do.bits", 1, 1 << 16)
+        if "bits" in options and self.kind != "flip":
+            raise FaultError("do.bits: how many to flip: leave it out with " + self.kind)
+
+    def _spoil(self, faults: Faults, value: bytes) -> bytes:
+        return data.spoil(self.kind, self.bits, faults.random, value)
+
+    def _spoil_number(self, faults: Faults, value: int, size: int) -> int:
+        return int.from_bytes(self._spoil(faults, value.to_bytes(size, "little")), "little")
+
+    def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
+        if passage.at == REGISTER:
+            go(payload[0], self._spoil(faults, payload[1]))
+        elif passage.at == DOORBELL:
+            go(payload[0], self._spoil_number(faults, payload[1], 2))
+        elif passage.at == FETCH:
+            go(self._spoil(faults, payload[0]))
+        else:
+            sq, cid, dw0, field = payload
+            go(sq, cid, self._spoil_number(faults, dw0, 4), field)
+
+    def read(self, faults: Faults, passage: Passage, value: bytes) -> bytes:
+        return self._spoil(faults, value)
+
+    def plan(self, faults: Faults, plan: Plan) -> None:
+        if self.kind == "stale" and plan.at == DMA:
+            plan.spoil_transfer(data.lose)
+        elif plan.at == DMA:
+            plan.spoil_transfer(lambda old, new: self._spoil(faults, new))
+        else:
+            seed = faults.random.getrandbits(32)  # now: the disk is read on another thread
+            plan.disk.spoil = lambda value: data.spoil(self.kind, self.bits, data.random_of(seed), value)
+
+    def check(self, at: str) -> None:
+        if self.kind == "stale" and at != DMA:
+            raise FaultError("do.corrupt: only at dma is there something stale: what the buffer held before")
+
+
+class Set(Action):
+    """It has this value: a register's fields (or the number itself), a command's, a doorbell's ``value``, a
+    completion's ``dw0``, ``cid`` or ``sqhd``."""
+
+    name = "set"
+    places = (REGISTER, FETCH, COMPLETION, DOORBELL)
+    reads = True
+    _of_register: ClassVar[dict[int, type[Record]]] = {
+        regs.CAP.offset: Capabilities,
+        regs.CC.offset: Configuration,
+        regs.CSTS.offset: ControllerStatus,
+        regs.AQA.offset: AdminQueueAttributes,
+    }
+
+    def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
+        values = table(argument, "do.set") if isinstance(argument, Mapping) else {"value": argument}
+        self.values = {key: number(one, f"do.set.{key}") for key, one in _plain(values).items()}
+        if not self.values:
+            raise FaultError("do.set: set what?")
+
+    def check(self, at: str) -> None:
+        """The fields that can be set there; a register's are known when it is read."""
+        fields: dict[str, Any] = {DOORBELL: {"value": 0}, COMPLETION: {"dw0": 0, "cid": 0, "sqhd": 0}}
+        for key, value in self.values.items():
+            if at == FETCH:
+                _put(Command(), key, value)
+            elif at == REGISTER:
+                known = [kind for kind in self._of_register.values() if hasattr(kind, key)]
+                if key != "value" and not known:
+                    raise FaultError(f"do.set: {key!r} is no field of CAP, CC, CSTS or AQA: or give value")
+            elif key not in fields[at]:
+                raise FaultError(f"do.set: nothing at {at!r} has {key!r}: {', '.join(fields[at])}")
+
+    def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
+        values = self.values
+        if passage.at == REGISTER:
+            go(payload[0], self._register(payload[0], payload[1]))
+        elif passage.at == DOORBELL:
+            go(payload[0], values["value"] & 0xFFFFFFFF)
+        elif passage.at == FETCH:
+            command = _editable(Command, payload[0])
+            for key, value in values.items():
+                _put(command, key, value)
+            go(bytes(command))
+        else:
+            sq, cid, dw0, field = payload
+            if "sqhd" in values:
+                sq = with_head(sq, values["sqhd"])
+            go(sq, values.get("cid", cid) & 0xFFFF, values.get("dw0", dw0) & 0xFFFFFFFF, field)
+
+    def read(self, faults: Faults, passage: Passage, value: bytes) -> bytes:
+        return self._register(passage.offset, value)
+
+    def _register(self, offset: int, value: bytes) -> bytes:
+        if "value" in self.values:
+            return (self.values["value"] & (1 << 8 * len(value)) - 1).to_bytes(len(value), "little")
+        kind = self._of_register.get(offset)
+        if kind is None or len(value) < kind.SIZE:
+            return value
+        record = _editable(kind, value[: kind.SIZE])
+        for key, one in self.values.items():
+            if hasattr(kind, key):
+                setattr(record, key, one)
+        return bytes(record) + value[kind.SIZE :]
+
+
+def _editable(kind: type[R], value: bytes) -> R:
+    record = kind()
+    record.data = bytearray(value)
+    return record
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: int(value) if isinstance(value, bool) else value for key, value in values.items()}
+
+
+def _put(command: Command, key: str, value: int) -> None:
+    if key not in _FIELDS:
+        raise FaultError(f"do.set: {key!r} is no field of every command: {', '.join(_FIELDS)}")
+    try:
+        setattr(command, key, value)
+    except ValueError as error:
+        raise FaultError(f"do.set: {error}") from None
+
+
+_FIELDS = tuple(name for name, _ in Command.fields())

@@ -1,0 +1,113 @@
+"""A fault: what it is about, where and when it happens, and what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+from nvmeemu.faults.action import ANSWERED, Action
+from nvmeemu.faults.actions import ACTIONS
+from nvmeemu.faults.match import NOW, PLACES, REGISTER, Match
+from nvmeemu.faults.when import Trigger, When
+from nvmeemu.faults.words import FaultError, choice, table
+
+Do = str | Mapping[str, Any]
+
+
+class Fault:
+    """One fault. Raises FaultError, with the reason, for what cannot be.
+
+        Fault(match={"opcode": "write", "lba": "100-199"}, at="backend", do={"error": "EIO"}, when={"nth": 3})
+
+    ``do`` is a name, a table (an action with its argument and options), or a list of these. ``at`` may be left out
+    where the action says where it works. The same words are used in a TOML file and on the control socket.
+    ``seen`` and ``hits`` count how often it matched, and fired.
+    """
+
+    def __init__(
+        self,
+        match: Mapping[str, Any] | None = None,
+        at: str | None = None,
+        do: Do | Sequence[Do] = "",
+        when: Mapping[str, Any] | None = None,
+        name: str = "",
+    ) -> None:
+        written = [do] if isinstance(do, str | Mapping) else list(do)
+        if not written or written == [""]:
+            raise FaultError(f"do: say what shall happen: {', '.join(ACTIONS)}")
+        self.actions = [_action(one) for one in written]
+        self.at = self.actions[0].places[0] if at is None else choice(at, "at", PLACES)
+        for action in self.actions:
+            _check(action, self.at)
+        matched = table(match or {}, "match")
+        if self.at == REGISTER:
+            matched = _access(matched, self.actions)
+        self.match = Match(self.at, matched)
+        self.when = When.of(table(when or {}, "when"))
+        if self.at == NOW and set(self.when.as_table()) - {"after_seconds", "probability", "seed"}:
+            raise FaultError('when: "now" comes once: there are only after_seconds and probability')
+        if not isinstance(name, str):
+            raise FaultError(f"name: {name!r} is no text")
+        self.name = name
+        self.id = 0  # given when it is added
+        self.trigger: Trigger | None = None
+        self._written = {"match": dict(match or {}), "at": self.at, "do": written if len(written) > 1 else written[0]}
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any]) -> Self:
+        """From a table with these words (TOML, JSON). Raises FaultError."""
+        known = ("match", "at", "do", "when", "name")
+        for key in value:
+            if key not in known:
+                raise FaultError(f"{key}: a fault has {', '.join(known)}")
+        return cls(**value)
+
+    def as_table(self) -> dict[str, Any]:
+        """What ``of`` would make the same fault of."""
+        named = {"name": self.name} if self.name else {}
+        return {**named, **self._written, "when": self.when.as_table()}
+
+    @property
+    def seen(self) -> int:
+        return self.trigger.seen if self.trigger else 0
+
+    @property
+    def hits(self) -> int:
+        return self.trigger.hits if self.trigger else 0
+
+    def __repr__(self) -> str:
+        return f"Fault({', '.join(f'{key}={value!r}' for key, value in self.as_table().items() if value)})"
+
+
+def _action(written: Do) -> Action:
+    if isinstance(written, str):
+        written = {written: True}
+    words = table(written, "do")
+    names = [key for key in words if key in ACTIONS]
+    if len(names) != 1:
+        what = f"{' and '.join(names)} are two actions: make a list of them" if names else f"{dict(words)!r}"
+        raise FaultError(f"do: {what}; there are {', '.join(ACTIONS)}")
+    kind = ACTIONS[names[0]]
+    argument = words.pop(names[0])
+    for key in words:
+        if key not in kind.options:
+            options = f"it has {', '.join(kind.options)}" if kind.options else "it has none"
+            raise FaultError(f"do.{key}: no option of {kind.name}: {options}")
+    return kind(argument, words)
+
+
+def _check(action: Action, at: str) -> None:
+    if at not in action.places:
+        reason = action.reasons.get(at, f"it works at {', '.join(action.places)}")
+        raise FaultError(f"{action.name} at {at}: {reason}")
+    action.check(at)
+
+
+def _access(matched: dict[str, Any], actions: Sequence[Action]) -> dict[str, Any]:
+    """Only what can be done to reads is done to them."""
+    if all(action.reads for action in actions):
+        return matched
+    if matched.get("access") == "read":
+        name = next(action.name for action in actions if not action.reads)
+        raise FaultError(f"{name} at register: {ANSWERED}; corrupt or set what is read")
+    return {**matched, "access": "write"}

@@ -1,0 +1,297 @@
+"""The faults of one controller: asked at every place that something passes, and doing what they are there for."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from nvmeemu import regs
+from nvmeemu.controller import Controller
+from nvmeemu.events import Event
+from nvmeemu.executor import UNKNOWN
+from nvmeemu.faults.action import Action
+from nvmeemu.faults.fault import Fault
+from nvmeemu.faults.match import (
+    BACKEND,
+    COMPLETION,
+    DMA,
+    DOORBELL,
+    EVENT,
+    EXECUTE,
+    FETCH,
+    INTERRUPT,
+    NOW,
+    PIN,
+    REGISTER,
+    Passage,
+)
+from nvmeemu.faults.plan import Plan
+from nvmeemu.faults.states import State
+from nvmeemu.faults.when import Trigger
+from nvmeemu.faults.words import FaultError
+from nvmeemu.host import Timer
+from nvmeemu.queues import SubmissionQueue
+from nvmeemu.spec import Command, Configuration, ControllerStatus
+from nvmeemu.taps import GoOn, Interceptor, Stage
+
+log = logging.getLogger(__name__)
+
+Go = Callable[..., None]
+_VOID_AFTER_DROP = (DOORBELL, FETCH, EXECUTE, COMPLETION, EVENT)
+
+
+class Faults(Interceptor):
+    """Give it a controller and add faults; the same seed and the same commands give the same faults.
+
+    faults = Faults(bench.controller, seed=1)
+    fault = faults.add(Fault(match={"opcode": "write"}, do={"status": "write_fault"}, when={"nth": 3}))
+    ...
+    assert fault.hits == 1
+    faults.remove(fault)
+    """
+
+    def __init__(self, controller: Controller, seed: int = 0) -> None:
+        self.controller = controller
+        self.clock = controller.device.clock
+        self.seed = seed
+        self.random = random.Random(seed)
+        self.on_change: Callable[[], None] = lambda: None  # faults were added or removed
+        self._faults: dict[int, Fault] = {}
+        self._ids, self._numbers = itertools.count(1), itertools.count()
+        self._states: dict[State, Callable[[], None]] = {}  # what lasts, and how to end it
+        self._plans: dict[tuple[SubmissionQueue, int], Plan] = {}  # of the commands that have begun, by CID
+        self._pending: dict[int, tuple[Timer, str]] = {}  # what is kept back, and at which place
+        self._behind: dict[str, list[Callable[[], None]]] = {}
+
+    # --- for users
+
+    def add(self, fault: Fault | Mapping[str, Any]) -> Fault:
+        """Add a fault (or a table of it); it works from now on. Raises FaultError."""
+        fault = fault if isinstance(fault, Fault) else Fault.of(fault)
+        if fault.trigger is not None:
+            raise FaultError("this fault was added before: make another one")
+        fault.id = next(self._ids)
+        fault.trigger = Trigger(fault.when, self.seed << 16 ^ fault.id, self.clock.now())
+        self._faults[fault.id] = fault
+        self._settle()
+        log.info("fault %d: %s", fault.id, fault)
+        if fault.at == NOW and fault.when.after_seconds:
+            self.clock.call_later(fault.when.after_seconds, partial(self._now, fault))
+        elif fault.at == NOW:
+            self._now(fault)
+        return fault
+
+    def remove(self, fault: Fault | int) -> None:
+        """Remove a fault (or the one with this id), and end what it has done to the device. Raises KeyError."""
+        found = self._faults.pop(fault if isinstance(fault, int) else fault.id)
+        for action in found.actions:
+            if isinstance(action, State):
+                self._end(action)
+        self._settle()
+
+    def clear(self) -> None:
+        """Remove all."""
+        for number in tuple(self._faults):
+            self.remove(number)
+
+    def __iter__(self) -> Iterator[Fault]:
+        return iter(tuple(self._faults.values()))
+
+    def __len__(self) -> int:
+        return len(self._faults)
+
+    def __getitem__(self, number: int) -> Fault:
+        return self._faults[number]
+
+    def needs(self, qid: int) -> bool:
+        """Whether what passes this queue has to pass here: it cannot be the native engine's then."""
+        return any(fault.match.queues is None or qid in fault.match.queues for fault in self._faults.values())
+
+    def _settle(self) -> None:
+        self.controller.intercept(self if self._faults else None)
+        if not self._faults:
+            self._plans.clear()
+        self.on_change()
+
+    def _now(self, fault: Fault) -> None:
+        if fault.id in self._faults:
+            self._pass(Passage(NOW), lambda: None, only=fault)
+
+    # --- for actions
+
+    def later(self, wait: float, at: str, what: Callable[[], None]) -> None:
+        """Do it after so many seconds. A command, completion, doorbell or event is void if all are dropped before."""
+        number = next(self._numbers)
+
+        def run() -> None:
+            del self._pending[number]
+            what()
+
+        self._pending[number] = self.clock.call_later(wait, run), at
+
+    def behind_next(self, at: str, within: float, what: Callable[[], None]) -> None:
+        """Do it when the next one has passed this place, or when none has for so long."""
+        is_done = False
+
+        def once() -> None:
+            nonlocal is_done
+            if not is_done:
+                is_done = True
+                what()
+
+        self._behind.setdefault(at, []).append(once)
+        self.later(within, at, once)
+
+    def begin(self, state: State) -> None:
+        """A state of the device begins, unless it lasts."""
+        if state in self._states:
+            return
+        queues = tuple(self.controller.device.sqs.values())
+        self._states[state] = lambda: None  # what it does may pass here
+        self._states[state] = state.start(self)
+        if state.stops:
+            for sq in queues:  # one of them may be in the middle of its turn
+                sq.tail, sq.shadow = sq.head, None
+        if state.seconds is not None:
+            self.clock.call_later(state.seconds, partial(self._end, state))
+
+    def _end(self, state: State) -> None:
+        undo = self._states.pop(state, None)
+        if undo is not None:
+            undo()
+
+    @property
+    def _is_silent(self) -> bool:
+        return any(state.silent for state in self._states)
+
+    # --- what passes
+
+    def _fired(self, passage: Passage, only: Fault | None = None) -> list[Action]:
+        now = self.clock.now()
+        found: list[Action] = []
+        for fault in (only,) if only is not None else self:
+            if passage in fault.match and fault.trigger is not None and fault.trigger.fires(now):
+                log.log(logging.INFO if fault.hits == 1 else logging.DEBUG, "fault %d fires at %s", fault.id, fault.at)
+                found += fault.actions
+        return found
+
+    def _pass(self, passage: Passage, go: Go, *payload: Any, only: Fault | None = None) -> None:
+        """Have it go through the faults that fire, the first one first."""
+        behind = self._behind.pop(passage.at, [])
+        for action in reversed(self._fired(passage, only)):
+            go = partial(action.stream, self, passage, go)
+        go(*payload)
+        for release in behind:
+            release()
+
+    def register_read(self, offset: int, data: bytes) -> bytes:
+        passage = Passage(REGISTER, offset=offset, size=len(data))
+        for action in self._fired(passage):
+            data = action.read(self, passage, data)
+        if self._states:
+            data = self._shown(data, offset)
+        return b"\xff" * len(data) if self._is_silent else data
+
+    def _shown(self, data: bytes, offset: int) -> bytes:
+        """What states make of CSTS, where it is part of this."""
+        shown = ControllerStatus.of(int(self.controller.status))
+        for state in self._states:
+            state.view(self, shown)
+        change = (int(shown) ^ int(self.controller.status)) << 8 * regs.CSTS.offset >> 8 * offset
+        mask = (1 << 8 * len(data)) - 1
+        return (int.from_bytes(data, "little") ^ change & mask).to_bytes(len(data), "little")
+
+    def register_write(self, go: Callable[[int, bytes], None], offset: int, data: bytes) -> None:
+        if self._is_silent:
+            return
+        value = int.from_bytes(data, "little")
+        passage = Passage(REGISTER, offset=offset, size=len(data), is_write=True, value=value)
+        self._pass(passage, self._configured(go) if offset == regs.CC.offset else go, offset, data)
+
+    def _configured(self, go: Callable[[int, bytes], None]) -> Callable[[int, bytes], None]:
+        def write(offset: int, data: bytes) -> None:
+            for state in self._states:
+                state.configured(self, Configuration.of(int.from_bytes(data, "little")).en)
+            go(offset, data)
+
+        return write
+
+    def doorbell(self, go: Callable[[int, int], None], offset: int, value: int) -> None:
+        if not self._is_silent:
+            passage = Passage(DOORBELL, qid=offset >> 3, is_cq=bool(offset & 4), value=value)
+            self._pass(passage, go, offset, value)
+
+    def fetch(self, go: Callable[[bytes], None], sq: SubmissionQueue, entry: bytes) -> None:
+        command = self._kind(sq, entry)(entry)
+        self._pass(Passage(FETCH, qid=sq.qid, command=command), go, entry)
+
+    def _kind(self, sq: SubmissionQueue, entry: bytes) -> type[Command]:
+        device = self.controller.device
+        commands = device.io_commands if sq.qid else device.admin_commands
+        return commands.get(entry[0], UNKNOWN).kind
+
+    def execute(self, go_on: GoOn, sq: SubmissionQueue, command: Command, stage: Stage) -> Stage:
+        plan = self._plans[sq, command.cid] = Plan(self.controller.device.namespaces, command, stage, go_on)
+        asked = [self._fired(Passage(EXECUTE, qid=sq.qid, command=command))]
+        if not any(action.ends for action in asked[0]):
+            if plan.uses_disk and sq.qid:
+                asked.append(self._fired(Passage(BACKEND, qid=sq.qid, command=command)))
+                self._plan(plan, BACKEND, asked[1])
+            if any(fault.at == DMA for fault in self):
+                plan.with_transfer()
+        self._plan(plan, EXECUTE, asked[0])
+        return plan.stage
+
+    def _plan(self, plan: Plan, at: str, actions: list[Action]) -> None:
+        plan.at = at
+        if at == BACKEND and actions:
+            plan.with_disk()
+        for action in reversed(actions):
+            action.plan(self, plan)
+
+    def transfer(
+        self, sq: SubmissionQueue, command: Command, views: list[memoryview], to_host: bool
+    ) -> list[memoryview]:
+        plan = self._plans.get((sq, command.cid))
+        if plan is None or plan.command is not command:
+            return views
+        if not plan.has_transferred:
+            plan.has_transferred = True
+            self._plan(plan, DMA, self._fired(Passage(DMA, qid=sq.qid, command=command)))
+        return plan.views(views, to_host)
+
+    def complete(
+        self, go: Callable[[SubmissionQueue, int, int, int], None], sq: SubmissionQueue, cid: int, dw0: int, field: int
+    ) -> None:
+        plan = self._plans.pop((sq, cid), None)
+        if self._is_silent or self.controller.status.cfs:
+            return
+        command = plan.command if plan is not None else None
+        self._pass(Passage(COMPLETION, qid=sq.qid, command=command, status=field & 0x7FF), go, sq, cid, dw0, field)
+        for release in self._behind.pop(EXECUTE, []):
+            release()
+
+    def event(self, go: Callable[[Event], None], event: Event) -> None:
+        self._pass(Passage(EVENT, event=event.type), go, event)
+
+    def interrupt(self, go: Callable[[int], None], vector: int) -> None:
+        if not self._is_silent:
+            self._pass(Passage(INTERRUPT, vector=vector), go, vector)
+
+    def pin(self, go: Callable[[bool], None], asserted: bool) -> None:
+        if asserted and not self._is_silent:
+            self._pass(Passage(INTERRUPT, vector=PIN), go, asserted)
+        elif not asserted:
+            go(asserted)
+
+    def dropped(self) -> None:
+        self._plans.clear()
+        self._behind = {at: held for at, held in self._behind.items() if at not in _VOID_AFTER_DROP}
+        for number, (timer, at) in tuple(self._pending.items()):
+            if at in _VOID_AFTER_DROP:
+                timer.cancel()
+                del self._pending[number]

@@ -1,0 +1,113 @@
+"""Faults of time and number: what passes comes late, never, twice, or after the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from nvmeemu.faults import data
+from nvmeemu.faults.action import NOTHING_PASSES, Action, Go
+from nvmeemu.faults.match import (
+    BACKEND,
+    COMPLETION,
+    DMA,
+    DOORBELL,
+    EVENT,
+    EXECUTE,
+    FETCH,
+    INTERRUPT,
+    NOW,
+    REGISTER,
+    Passage,
+)
+from nvmeemu.faults.words import seconds
+
+if TYPE_CHECKING:
+    from nvmeemu.faults.faults import Faults
+    from nvmeemu.faults.plan import Plan
+
+
+class Delay(Action):
+    """It happens later."""
+
+    name = "delay"
+    places = (EXECUTE, FETCH, BACKEND, COMPLETION, INTERRUPT, DOORBELL, REGISTER, EVENT)
+    reasons: ClassVar = {
+        DMA: "a transfer takes no time of its own here: delay at execute or backend",
+        NOW: NOTHING_PASSES,
+    }
+    options = ("jitter",)
+
+    def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
+        self.seconds = seconds(argument, "do.delay")
+        self.jitter = seconds(options.get("jitter", 0), "do.jitter")
+
+    def _choose(self, faults: Faults) -> float:
+        return self.seconds + (faults.random.uniform(0, self.jitter) if self.jitter else 0)
+
+    def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
+        faults.later(self._choose(faults), passage.at, lambda: go(*payload))
+
+    def plan(self, faults: Faults, plan: Plan) -> None:
+        wait = self._choose(faults)
+        plan.park(lambda request, resume: faults.later(wait, EXECUTE, resume))
+
+
+class Drop(Action):
+    """It never happens: an access or doorbell has no effect, a command is never completed, an interrupt is not sent."""
+
+    name = "drop"
+    places = (EXECUTE, FETCH, DMA, BACKEND, COMPLETION, INTERRUPT, DOORBELL, REGISTER, EVENT)
+    reasons: ClassVar = {NOW: NOTHING_PASSES}
+    ends = True
+
+    def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
+        pass
+
+    def plan(self, faults: Faults, plan: Plan) -> None:
+        if plan.at == DMA:
+            plan.spoil_transfer(data.lose)
+        else:
+            plan.park(lambda request, resume: None, is_abortable=plan.at == EXECUTE)
+
+
+class Duplicate(Action):
+    """It happens twice."""
+
+    name = "duplicate"
+    places = (COMPLETION, FETCH, INTERRUPT, DOORBELL, REGISTER, EVENT)
+    reasons: ClassVar = {
+        EXECUTE: "to execute a command twice, duplicate it at fetch",
+        DMA: "nobody can see that data was transferred twice",
+        BACKEND: "nobody can see that a disk was written twice",
+        NOW: NOTHING_PASSES,
+    }
+
+    def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
+        go(*payload)
+        go(*payload)
+
+
+class Reorder(Action):
+    """It waits until another one of its kind has passed, at most ``within`` seconds (1)."""
+
+    name = "reorder"
+    places = (COMPLETION, FETCH, EXECUTE, DOORBELL, INTERRUPT, EVENT)
+    reasons: ClassVar = {
+        REGISTER: "the bus keeps the order of register accesses",
+        DMA: "reorder the commands, at execute",
+        BACKEND: "reorder the commands, at execute",
+        NOW: NOTHING_PASSES,
+    }
+    options = ("within",)
+
+    def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
+        super().__init__(argument, options)
+        self.within = seconds(options.get("within", 1.0), "do.within")
+
+    def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
+        faults.behind_next(passage.at, self.within, lambda: go(*payload))
+
+    def plan(self, faults: Faults, plan: Plan) -> None:
+        # behind the completion of another one: what has only begun may still come later than this
+        plan.park(lambda request, resume: faults.behind_next(EXECUTE, self.within, resume))

@@ -1,0 +1,154 @@
+"""What shall become of one command: decided once, when it is about to be executed, and carried out as stages.
+
+Guest memory may be missing when a stage runs; then it is run again, so nothing is decided, counted or drawn there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from nvmeemu.errors import CommandFailed
+from nvmeemu.faults.disk import Disk, FaultyBackend
+from nvmeemu.faults.match import BACKEND
+from nvmeemu.namespace import Namespace, Namespaces
+from nvmeemu.prp import scatter
+from nvmeemu.requests import Background, Parked, Request, Result
+from nvmeemu.spec import BROADCAST, Command
+from nvmeemu.taps import GoOn, Stage
+
+Take = Callable[[Request, Callable[[], None]], None]
+Spoil = Callable[[bytes, bytes], bytes]
+
+
+class Plan:
+    """``at`` is the place whose faults are being asked. What the host sees of a transfer is made by ``views``."""
+
+    def __init__(self, namespaces: Namespaces, command: Command, stage: Stage, go_on: GoOn) -> None:
+        self.at = ""
+        self.has_transferred = False
+        self.command = command
+        self.disk = Disk()
+        self.stage = stage
+        self._namespaces = namespaces
+        self._go_on = go_on
+        self._transfer_failure: Callable[[], CommandFailed] | None = None
+        self._spoils: list[Spoil] = []
+        self._moved: list[tuple[list[memoryview], list[memoryview]]] = []  # where it should go, where it goes
+
+    # --- what actions ask for
+
+    def fail(self, failure: Callable[[], CommandFailed]) -> None:
+        """It is not executed."""
+
+        def stage() -> Result:
+            raise failure()
+
+        self.stage = stage
+
+    def park(self, take: Take, is_abortable: bool = True) -> None:
+        """It waits, until ``take`` calls what it is given. At the backend, the disk has the command then."""
+        stage, disk_first = self.stage, self.at == BACKEND
+
+        def park() -> Result:
+            result = stage() if disk_first else 0
+            if isinstance(result, Parked):
+                return result
+
+            def took(request: Request) -> None:
+                take(request, lambda: self._go_on(request, (lambda: result) if disk_first else stage))
+
+            return Parked(took, is_abortable=is_abortable)
+
+        self.stage = park
+
+    def fail_transfer(self, failure: Callable[[], CommandFailed]) -> None:
+        """It fails when its data is to be moved."""
+        self._transfer_failure = failure
+
+    def spoil_transfer(self, spoil: Spoil) -> None:
+        """What arrives is made of what was there and what should be there."""
+        self._spoils.append(spoil)
+
+    # --- stages
+
+    def with_disk(self) -> None:
+        """Have it use the faulty disk."""
+        stage = self.stage
+
+        def run() -> Result:
+            with self._faulty():
+                return stage()
+
+        self.stage = run
+
+    @property
+    def uses_disk(self) -> bool:
+        """Whether there is one."""
+        return bool(self._addressed())
+
+    def _addressed(self) -> list[Namespace]:
+        nsid, active = self.command.nsid, self._namespaces.active
+        return list(active.values()) if nsid == BROADCAST else [active[nsid]] if nsid in active else []
+
+    @contextmanager
+    def _faulty(self) -> Iterator[None]:
+        found = self._addressed()
+        for namespace in found:
+            namespace.backend = FaultyBackend(namespace.backend, self.disk)
+        try:
+            yield
+        finally:
+            for namespace in found:
+                if isinstance(namespace.backend, FaultyBackend):
+                    namespace.backend = namespace.backend.inner
+
+    def with_transfer(self) -> None:
+        """Have what is moved pass ``views``."""
+        stage = self.stage
+
+        def run() -> Result:
+            self._moved.clear()
+            try:
+                result = stage()
+                if isinstance(result, int):
+                    self._arrive()
+            finally:
+                self._moved.clear()  # views of guest memory
+            return replace(result, then=then(result.then)) if isinstance(result, Background) else result
+
+        def then(conclude: Callable[[object], int]) -> Callable[[object], int]:
+            def run(value: object) -> int:
+                try:
+                    dw0 = conclude(value)
+                    self._arrive()
+                finally:
+                    self._moved.clear()
+                return dw0
+
+            return run
+
+        self.stage = run
+
+    def views(self, views: list[memoryview], to_host: bool) -> list[memoryview]:
+        """What stands in for guest memory."""
+        if self._transfer_failure is not None:
+            raise self._transfer_failure()
+        if not self._spoils:
+            return views
+        if to_host:
+            private = [memoryview(bytearray(len(view))) for view in views]
+            self._moved.append((views, private))
+            return private
+        content = b"".join(views)
+        for spoil in self._spoils:
+            content = spoil(bytes(len(content)), content)
+        return [memoryview(content)]
+
+    def _arrive(self) -> None:
+        for places, private in self._moved:
+            old, content = b"".join(places), b"".join(private)
+            for spoil in self._spoils:
+                content = spoil(old, content)
+            scatter(places, content)

@@ -1,0 +1,316 @@
+"""Faults of the device as a whole: what they do lasts until ``seconds`` have passed or the fault is removed.
+
+They can be set off at every place, for example by the hundredth write; "now" is when the fault is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from nvmeemu import inventory
+from nvmeemu.events import Event
+from nvmeemu.faults.action import Action, Go
+from nvmeemu.faults.match import NOW, PIN, PLACES, Passage
+from nvmeemu.faults.words import FaultError, flag, number, seconds, table
+from nvmeemu.spec import (
+    SHST_COMPLETE,
+    SHST_OCCURRING,
+    ControllerStatus,
+    ErrorEvent,
+    EventType,
+    LogId,
+    NoticeEvent,
+    SmartEvent,
+)
+
+if TYPE_CHECKING:
+    from nvmeemu.faults.faults import Faults
+    from nvmeemu.faults.plan import Plan
+
+Undo = Callable[[], None]
+_EVENTS = {
+    "smart": Event(EventType.SMART, SmartEvent.TEMPERATURE, LogId.SMART),
+    "error": Event(EventType.ERROR, ErrorEvent.INVALID_DOORBELL_VALUE, LogId.ERROR_INFORMATION),
+    "notice": Event(EventType.NOTICE, NoticeEvent.NAMESPACE_ATTRIBUTE_CHANGED, LogId.CHANGED_NAMESPACE_LIST),
+}
+
+
+class State(Action):
+    """``start`` begins it and says how to end it."""
+
+    places = (NOW, *PLACES[:-1])
+    reads = True
+    options: ClassVar[tuple[str, ...]] = ("seconds",)
+    stops = False
+    """Whether all commands are gone when it begins."""
+    silent = False
+    """As long as it lasts, nothing of the host reaches the device, and nothing of the device the host."""
+
+    def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
+        self.seconds = seconds(options["seconds"], "do.seconds") if "seconds" in options else None
+        self._take(argument)
+
+    def _take(self, argument: Any) -> None:
+        """Understand the argument."""
+        if argument is not True:
+            raise FaultError(f"do.{self.name}: takes no argument, but has {argument!r}")
+
+    def start(self, faults: Faults) -> Undo:
+        return lambda: None
+
+    def view(self, faults: Faults, status: ControllerStatus) -> None:
+        """Change what the host sees in CSTS."""
+
+    def configured(self, faults: Faults, enable: bool) -> None:
+        """The host writes CC."""
+
+    def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
+        faults.begin(self)
+        if not self.stops:
+            go(*payload)
+
+    def plan(self, faults: Faults, plan: Plan) -> None:
+        faults.begin(self)
+        if self.stops:
+            plan.park(lambda request, resume: None)
+
+    def read(self, faults: Faults, passage: Passage, value: bytes) -> bytes:
+        faults.begin(self)
+        return value
+
+
+class Fatal(State):
+    """CSTS.CFS: nothing is served until the host resets the controller."""
+
+    name = "cfs"
+    options = ()
+    stops = True
+
+    def start(self, faults: Faults) -> Undo:
+        faults.controller.fail("a fault")
+        return lambda: None
+
+
+class Ready(State):
+    """CSTS.RDY reads 0, or 1, whatever the host does."""
+
+    name = "rdy"
+
+    def _take(self, argument: Any) -> None:
+        self.value = bool(number(int(argument) if isinstance(argument, bool) else argument, "do.rdy", 0, 1))
+
+    def view(self, faults: Faults, status: ControllerStatus) -> None:
+        status.rdy = self.value
+
+
+class SlowReady(State):
+    """CSTS.RDY follows CC.EN that many seconds late."""
+
+    name = "slow_rdy"
+
+    def _take(self, argument: Any) -> None:
+        self.wait = seconds(argument, "do.slow_rdy")
+        self._until = 0.0
+        self._shown = False
+
+    def start(self, faults: Faults) -> Undo:
+        self._shown = faults.controller.status.rdy
+        return lambda: None
+
+    def configured(self, faults: Faults, enable: bool) -> None:
+        if enable != self._shown:
+            self._until = faults.clock.now() + self.wait
+
+    def view(self, faults: Faults, status: ControllerStatus) -> None:
+        if faults.clock.now() >= self._until:
+            self._shown = status.rdy
+        status.rdy = self._shown
+
+
+class EndlessShutdown(State):
+    """A shutdown never completes: CSTS.SHST stays at 01b."""
+
+    name = "endless_shutdown"
+
+    def view(self, faults: Faults, status: ControllerStatus) -> None:
+        if status.shst == SHST_COMPLETE:
+            status.shst = SHST_OCCURRING
+
+
+class Removal(State):
+    """The drive is pulled: registers read all ones, and there is silence. With ``seconds`` it is back after that, as
+    after power-on."""
+
+    name = "remove"
+    stops = silent = True
+
+    def start(self, faults: Faults) -> Undo:
+        faults.controller.reset()
+        return lambda: None
+
+
+class _OfNamespace(State):
+    """The argument is the NSID."""
+
+    def _take(self, argument: Any) -> None:
+        self.nsid = 1 if argument is True else number(argument, f"do.{self.name}", 1, 16)
+
+
+class Vanish(_OfNamespace):
+    """The namespace (1) is gone, and the host is told if it wants to be."""
+
+    name = "vanish"
+
+    def start(self, faults: Faults) -> Undo:
+        device = faults.controller.device
+        if self.nsid not in device.namespaces.active:
+            return lambda: None
+        return partial(_add_again, faults, inventory.remove(device, self.nsid))
+
+
+def _add_again(faults: Faults, namespace: Any) -> None:
+    device = faults.controller.device
+    if namespace.nsid not in device.namespaces.active:  # somebody has put another one there
+        inventory.add(device, namespace)
+
+
+class Shrink(_OfNamespace):
+    """The namespace has only ``blocks`` blocks (half of them) from now on; the host is told if it wants to be."""
+
+    name = "shrink"
+    options = ("seconds", "blocks")
+
+    def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
+        super().__init__(argument, options)
+        self.blocks = number(options["blocks"], "do.blocks", 1) if "blocks" in options else None
+
+    def start(self, faults: Faults) -> Undo:
+        device = faults.controller.device
+        namespace = device.namespaces.active.get(self.nsid)
+        if namespace is None or namespace.blocks <= (self.blocks or 1):
+            return lambda: None
+        before = namespace.blocks
+        inventory.resize(device, self.nsid, self.blocks or before // 2)
+
+        def undo() -> None:
+            if device.namespaces.active.get(self.nsid) is namespace:
+                inventory.resize(device, self.nsid, before)
+
+        return undo
+
+
+class ReadOnly(_OfNamespace):
+    """The namespace is write protected from now on; the host is told if it wants to be."""
+
+    name = "read_only"
+
+    def start(self, faults: Faults) -> Undo:
+        device = faults.controller.device
+        namespace = device.namespaces.active.get(self.nsid)
+        if namespace is None or namespace.backend.read_only:
+            return lambda: None
+        backend = namespace.backend
+
+        def put(read_only: bool) -> None:
+            backend.read_only = read_only
+            inventory.changed(device, self.nsid)
+
+        put(True)
+        return lambda: put(False)
+
+
+class Smart(State):
+    """The SMART log says ``temperature`` (kelvin), ``spare`` (percent), ``degraded``; the host hears the warnings
+    that it wants to hear."""
+
+    name = "smart"
+
+    def _take(self, argument: Any) -> None:
+        words = table(argument, "do.smart")
+        parsers: dict[str, Callable[[Any], int | bool]] = {
+            "temperature": lambda value: number(value, "do.smart.temperature", 0, 0xFFFF),
+            "spare": lambda value: number(value, "do.smart.spare", 0, 100),
+            "degraded": lambda value: flag(value, "do.smart.degraded"),
+        }
+        if not words or set(words) - set(parsers):
+            raise FaultError(f"do.smart: {words!r}: give some of {', '.join(parsers)}")
+        self.values = {key: parsers[key](value) for key, value in words.items()}
+
+    def start(self, faults: Faults) -> Undo:
+        health = faults.controller.device.health
+        before = {"temperature": health.temperature, "spare": health.spare, "degraded": health.is_degraded}
+        self._put(faults, self.values)
+        return lambda: self._put(faults, {key: before[key] for key in self.values})
+
+    def _put(self, faults: Faults, values: Mapping[str, int | bool]) -> None:
+        degraded = values.get("degraded")
+        faults.controller.set_health(
+            temperature=values.get("temperature"),
+            spare=values.get("spare"),
+            is_degraded=None if degraded is None else bool(degraded),
+        )
+
+
+class Flood(State):
+    """So many asynchronous events of a ``type`` (smart, error, notice), one each ``interval`` (10 ms), also if the
+    host has not looked at the one before: it must give a request for each."""
+
+    name = "flood"
+    options = ("seconds", "interval", "type")
+
+    def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
+        super().__init__(argument, options)
+        self.interval = seconds(options.get("interval", 0.01), "do.interval")
+        kind = options.get("type", "smart")
+        if kind not in _EVENTS:
+            raise FaultError(f"do.type: {kind!r} is none of {', '.join(_EVENTS)}")
+        self._event = _EVENTS[kind]
+
+    def _take(self, argument: Any) -> None:
+        self.count = number(argument, "do.flood", 1, 1_000_000)
+
+    def start(self, faults: Faults) -> Undo:
+        left = self.count
+        is_over = False
+
+        def send() -> None:
+            nonlocal left
+            if is_over or not left:
+                return
+            events = faults.controller.device.events
+            if events.outstanding:
+                left -= 1
+                events.was_read(self._event.log)  # or it would wait for the host to read that page
+                events.report(self._event)
+            faults.clock.call_later(self.interval, send)
+
+        def undo() -> None:
+            nonlocal is_over
+            is_over = True
+
+        send()
+        return undo
+
+
+class Spurious(State):
+    """An interrupt for nothing, on this vector (0), or on the "pin"."""
+
+    name = "spurious"
+    options = ()
+
+    def _take(self, argument: Any) -> None:
+        if argument == "pin":
+            self.vector = PIN
+        else:
+            self.vector = 0 if argument is True else number(argument, "do.spurious", 0, 2047)
+
+    def start(self, faults: Faults) -> Undo:
+        host = faults.controller.device.host
+        if self.vector == PIN:
+            host.pin(True)
+            host.pin(False)
+        else:
+            host.interrupt(self.vector)
+        return lambda: None

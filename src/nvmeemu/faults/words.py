@@ -1,0 +1,119 @@
+"""How faults are written: numbers, names and times, the same in Python, TOML and JSON. Bad ones raise FaultError."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}
+
+
+class FaultError(ValueError):
+    """A fault that cannot be: one line that says what is wrong, and what would do."""
+
+
+def number(value: Any, what: str, least: int = 0, most: int = (1 << 64) - 1) -> int:
+    """An int, or a text like "0x1f"."""
+    if isinstance(value, str) and re.fullmatch(r"0[xX][0-9a-fA-F]+|\d+", value):
+        value = int(value, 0)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise FaultError(f"{what}: {value!r} is no whole number")
+    if not least <= value <= most:
+        raise FaultError(f"{what}: {value} is not within {least}..{most}")
+    return value
+
+
+def seconds(value: Any, what: str) -> float:
+    """A number of seconds, or a text like "250ms"."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(us|ms|s|min)", value)
+        if match is None:
+            raise FaultError(f'{what}: {value!r} is no time: give seconds, or a text like "250ms"')
+        value = float(match[1]) * _SECONDS[match[2]]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e6:
+        raise FaultError(f"{what}: {value!r} is no time in seconds")
+    return float(value)
+
+
+def fraction(value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise FaultError(f"{what}: {value!r} is no probability from 0 to 1")
+    return float(value)
+
+
+def flag(value: Any, what: str) -> bool:
+    if not isinstance(value, bool):
+        raise FaultError(f"{what}: {value!r} is neither true nor false")
+    return value
+
+
+def named(value: Any, what: str, names: type[IntEnum], most: int) -> int:
+    """A number, or a name of these, in small or large letters."""
+    if isinstance(value, str) and not value[:1].isdigit():
+        try:
+            return names[value.upper()]
+        except KeyError:
+            known = ", ".join(name.name.lower() for name in names)
+            raise FaultError(f"{what}: {value!r} is none of {known}") from None
+    return number(value, what, 0, most)
+
+
+def choice(value: Any, what: str, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise FaultError(f"{what}: {value!r} is none of {', '.join(choices)}")
+    return str(value)
+
+
+def table(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise FaultError(f"{what}: {value!r} is no table of names and values")
+    return dict(value)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A set of numbers: some, a range, or all with certain bits."""
+
+    some: frozenset[int] = frozenset()
+    low: int = 1
+    high: int = 0
+    mask: int = 0
+    value: int = 0
+
+    def __contains__(self, number: int | None) -> bool:
+        if number is None:
+            return False
+        if self.mask:
+            return number & self.mask == self.value
+        return number in self.some or self.low <= number <= self.high
+
+    def overlaps(self, first: int, last: int) -> bool:
+        """Whether any number from ``first`` to ``last`` is in it; not for masks."""
+        return (self.low <= last and first <= self.high) or any(first <= number <= last for number in self.some)
+
+
+def numbers(value: Any, what: str, names: type[IntEnum] | None = None) -> Numbers:
+    """One number (or name), a list of them, a range "8-15", or ``{mask = 0xff, value = 7}``."""
+    if isinstance(value, Mapping):
+        if set(value) != {"mask", "value"}:
+            raise FaultError(f"{what}: {dict(value)!r}: give mask and value")
+        mask = number(value["mask"], f"{what}.mask", 1)
+        return Numbers(mask=mask, value=number(value["value"], f"{what}.value") & mask)
+    if isinstance(value, str) and (match := re.fullmatch(r"(\w+)-(\w+)", value)):
+        low, high = number(match[1], what), number(match[2], what)
+        if low > high:
+            raise FaultError(f"{what}: {value!r} ends before it begins")
+        return Numbers(low=low, high=high)
+    if isinstance(value, list | tuple | set | frozenset):
+        found = [numbers(one, what, names) for one in value]
+        if not found or any(one.mask or one.low <= one.high for one in found):
+            raise FaultError(f"{what}: {value!r}: a list has single numbers")
+        return Numbers(frozenset().union(*(one.some for one in found)))
+    if isinstance(value, bool):
+        return Numbers(frozenset({int(value)}))
+    if names is not None:
+        return Numbers(frozenset({named(value, what, names, (1 << 64) - 1)}))
+    return Numbers(frozenset({number(value, what)}))
