@@ -109,6 +109,8 @@ def fake(serve: Callable[..., ServedFake]) -> ServedFake:
 @pytest.fixture
 def client(fake: ServedFake) -> Iterator[VfioClient]:
     with VfioClient(fake.path) as client:
+        client.enable_bus_master()
+        assert fake.wait_for("memory") == ["memory", 0]
         yield client
 
 

@@ -98,6 +98,23 @@ def test_only_writable_bits_change(space: ConfigSpace) -> None:
     assert word(space, 0x3C, 2) == 0x01FF
 
 
+def test_a_bus_master_is_one_by_its_command_register_and_in_d0(space: ConfigSpace) -> None:
+    assert not space.is_master
+    put(space, 0x04, 0x0004, 1)
+    assert space.is_master
+    for state in (1, 2, 3):
+        put(space, PM + 4, state, 2)
+        assert not space.is_master
+        put(space, PM + 4, 0, 1)
+        assert space.is_master
+    put(space, 0x04, 0x0543, 2)
+    assert not space.is_master
+    put(space, 0x04, 0xFFFF, 4)
+    assert space.is_master
+    space.reset()
+    assert not space.is_master
+
+
 def test_msix_enable_is_known_at_any_width(space: ConfigSpace) -> None:
     put(space, MSIX + 2, 0xC000, 2)
     assert space.msix_enabled

@@ -140,6 +140,7 @@ def test_a_reset_lowers_the_pin(served: ServedDisk, bus: VfioBus, driver: Driver
         bus = VfioBus(served.path, ram=4 << 20, vectors=0)
     bus.client.unmask_pin()
     assert not fired(bus)
+    bus.client.enable_bus_master()
     again = Driver(bus)
     again.enable()
     begin(again, again.create_queues(1))

@@ -70,10 +70,12 @@ class VfioBus:
     # --- what a VMM does
 
     def connect_interrupts(self) -> None:
-        """Route the interrupts to ``eventfds`` and enable MSI-X, which every reset of the function disables."""
+        """Route the interrupts to ``eventfds``, enable MSI-X and make the function a bus master: every reset of the
+        function undoes the latter two."""
         self.client.set_interrupts(MSIX if self.has_msix else INTX, 0, self.eventfds)
         if self.has_msix:
             self._set_control(MSIX_CAPABILITY, 2, MSIX_ENABLE)
+        self.client.enable_bus_master()
 
     def reset(self) -> None:
         """Reset the device, as when the machine is reset."""

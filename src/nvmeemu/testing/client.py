@@ -3,6 +3,7 @@
     memory = SharedMemory(1 << 20)
     with VfioClient("/tmp/nvme.sock") as vmm:  # nvmeemu serve --socket /tmp/nvme.sock --disk mem:1G
         vmm.map(0, 1 << 20, memory.fd)
+        vmm.enable_bus_master()
         cap = vmm.read(BAR0, 0x00, 8)
 
 ``VfioBus`` is the same with a ``Driver`` in mind. The protocol is QEMU's docs/interop/vfio-user.rst; the structures
@@ -32,6 +33,7 @@ DATA_NONE, DATA_BOOL, DATA_EVENTFD = 1, 2, 4  # SET_IRQS flags
 MASK, UNMASK, TRIGGER = 8, 16, 32
 
 BAR0, BAR4, CONFIG = 0, 4, 7  # region indexes
+COMMAND, MEMORY_SPACE, BUS_MASTER = 0x04, 1 << 1, 1 << 2  # a register of the configuration space, bits of it
 INTX, MSIX, ERR, REQ = 0, 2, 3, 4  # interrupt indexes
 
 HEADER = struct.Struct("<HHIII")  # id, command, size with the header, flags, error
@@ -165,6 +167,12 @@ class VfioClient:
         while offset and self.read(CONFIG, offset, 1)[0] != identifier:
             offset = self.read(CONFIG, offset + 1, 1)[0]
         return offset
+
+    def enable_bus_master(self) -> None:
+        """What firmware and drivers do (PCI Local Bus 3.0, 6.2.2): without it the device reaches no memory and sends
+        no MSI-X message. Every reset of the function undoes it."""
+        command = int.from_bytes(self.read(CONFIG, COMMAND, 2), "little")
+        self.write(CONFIG, COMMAND, (command | MEMORY_SPACE | BUS_MASTER).to_bytes(2, "little"))
 
     # --- memory and interrupts
 

@@ -95,11 +95,16 @@ class PciHost(GuestMemory):
 
     def interrupt(self, vector: int) -> None:
         # Without MSI-X, vector 0 would be INTx: the library keeps both in one table.
-        if self._context is not None and self.msix_enabled and not self._context.trigger(vector):
+        if self._context is not None and self.msix_enabled and not (self._can_send and self._context.trigger(vector)):
             self._pending.add(vector)
 
     def interrupt_fd(self, vector: int) -> int:
-        return self._context.interrupt_fd(vector) if self._context is not None and self.msix_enabled else -1
+        return self._context.interrupt_fd(vector) if self._context is not None and self._can_send else -1
+
+    @property
+    def _can_send(self) -> bool:
+        """A message is a write to memory, so that it takes a bus master (PCI Local Bus 3.0, 6.8.3.3)."""
+        return self._config is not None and self._config.msix_enabled and self._config.is_master
 
     def send_pending(self) -> None:
         """The VMM has changed its routes: between taking old ones away and giving new ones nothing may get lost."""
@@ -132,6 +137,7 @@ class PciFunction:
         self._map_changed = False
         self._memory_checked = False
         self._most_regions = most_regions()
+        host.set_reachable(self.config.is_master)
         self._told: set[int] = set()  # the errors that were answered to this client and have been logged
 
     def settle(self) -> None:
@@ -155,12 +161,21 @@ class PciFunction:
 
     def config_write(self, offset: int, data: bytes) -> None:
         config = self.config
-        before = config.msix_enabled, config.pin_disabled
+        msix_enabled, pin_disabled, is_master = config.msix_enabled, config.pin_disabled, config.is_master
         config.write(offset, data)
-        if before != (config.msix_enabled, config.pin_disabled):
+        if (msix_enabled, pin_disabled) != (config.msix_enabled, config.pin_disabled):
             self.pin_masked(False)
-        if before[0] != config.msix_enabled:
+        if is_master != config.is_master:
+            self._change_reach()
+            self.host.send_pending()
+        if (msix_enabled, is_master) != (config.msix_enabled, config.is_master):
             self.function.interrupts_changed()
+
+    def _change_reach(self) -> None:
+        """As if all memory was mapped, or unmapped (PCI Local Bus 3.0, 6.2.2, Bus Master; PCI Power Management 1.2,
+        5.4.1, D3hot). Linux relies on it: at kexec nothing of the old kernel's may write into the new one's memory."""
+        self.quiesce()
+        self.host.set_reachable(self.config.is_master)
 
     def quiesce(self) -> None:
         self._map_changed = True  # perhaps; in any case the function waits to hear that it may go on
@@ -176,6 +191,7 @@ class PciFunction:
             self._check_memory()
         self.host.reset_interrupts()
         self.config.reset()
+        self._change_reach()
         self.function.reset()
         self.function.interrupts_changed()
 

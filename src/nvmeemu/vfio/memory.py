@@ -38,8 +38,10 @@ class GuestMemory:
         self._starts: list[int] = []
         self._regions: dict[int, DmaRegion] = {}
         self.mirror: MemoryMirror | None = None
+        self._is_reachable = True
         self._forget()
         self._told = False
+        self._told_unreachable = False
 
     def _forget(self) -> None:
         # The writable region used last. A size of -1 holds nothing, not even 0 bytes.
@@ -56,8 +58,7 @@ class GuestMemory:
             insort(self._starts, region.iova)
         self._regions[region.iova] = region
         self._forget()
-        if self.mirror is not None and region.memory is not None:
-            self.mirror.add_region(region.iova, region.memory)
+        self._show(region)
 
     def remove(self, iova: int) -> None:
         """The region that begins at ``iova`` is about to be unmapped: its views must be gone."""
@@ -66,12 +67,30 @@ class GuestMemory:
             return
         del self._starts[bisect_right(self._starts, iova) - 1]
         self._forget()
-        if self.mirror is not None and region.memory is not None:
-            self.mirror.remove_region(iova)
+        self._hide(region)
         if region.memory is not None:
             region.memory.release()
         if not self._regions:
             self._told = False
+
+    def set_reachable(self, reachable: bool) -> None:
+        """Whether the function may access memory at all. To be called as if all of it was mapped, or unmapped."""
+        if reachable == self._is_reachable:
+            return
+        for region in self._regions.values() if not reachable else ():
+            self._hide(region)
+        self._is_reachable = reachable
+        self._forget()
+        for region in self._regions.values() if reachable else ():
+            self._show(region)
+
+    def _show(self, region: DmaRegion) -> None:
+        if self.mirror is not None and region.memory is not None and self._is_reachable:
+            self.mirror.add_region(region.iova, region.memory)
+
+    def _hide(self, region: DmaRegion) -> None:
+        if self.mirror is not None and region.memory is not None and self._is_reachable:
+            self.mirror.remove_region(region.iova)
 
     def __contains__(self, iova: int) -> bool:
         """Whether a region begins there."""
@@ -108,6 +127,9 @@ class GuestMemory:
         return iova - region.iova
 
     def _find(self, iova: int, size: int, writable: bool) -> tuple[DmaRegion, memoryview]:
+        if not self._is_reachable:
+            self._tell_unreachable()
+            raise HostMemoryError(iova, size)
         index = bisect_right(self._starts, iova) - 1
         if index < 0 or size < 0:
             raise HostMemoryError(iova, size)
@@ -142,4 +164,12 @@ class GuestMemory:
                 "every memory backend of the VM must be shared (QEMU: share=on)",
                 region.iova,
                 region.size >> 10,
+            )
+
+    def _tell_unreachable(self) -> None:
+        if not self._told_unreachable:
+            self._told_unreachable = True
+            log.warning(
+                "the guest uses the drive without Bus Master Enable (bit 2 of the PCI Command register), or in a "
+                "power state other than D0: no command works so"
             )

@@ -1,8 +1,9 @@
 """The configuration space of the PCI function: identity, BARs, capabilities (PCI Local Bus 3.0, 6; PCI Express Base).
 
 It is ours, not libvfio-user's, so that every write is handled as the specification says, at any width. A byte of it
-is what it was after reset, with those bits changed that are writable; Function Level Reset and the MSI-X Enable
-bit are all that act. The VMM emulates BAR addresses, interrupt routing and the MSI-X table.
+is what it was after reset, with those bits changed that are writable; Function Level Reset, MSI-X Enable, Interrupt
+Disable, Bus Master Enable and the power state are all that act. The VMM emulates BAR addresses, interrupt routing and
+the MSI-X table.
 """
 
 from __future__ import annotations
@@ -133,6 +134,7 @@ class ConfigSpace:
         self._data = bytearray(self._initial)
         self.msix_enabled = False
         self.pin_disabled = False  # Interrupt Disable, in the Command register
+        self.is_master = False  # may reach memory, and so send MSI-X messages: Bus Master Enable, and power state D0
 
     @staticmethod
     def _fill(identity: PciIdentity, vectors: int) -> bytes:
@@ -196,13 +198,16 @@ class ConfigSpace:
         return bytes(self._data[offset : offset + size])
 
     def write(self, offset: int, data: bytes) -> None:
-        """Change the writable bits; acts on those of Device Control and of MSI-X's Message Control."""
+        """Change the writable bits, and act on those that act."""
         for position, new in enumerate(data, offset):
             mask = self._writable[position]
             self._data[position] = self._data[position] & ~mask | new & mask
         msix = MsixCapability(bytes(self._data[MSIX : MSIX + MsixCapability.SIZE]))
         self.msix_enabled = msix.id != 0 and msix.enable
-        self.pin_disabled = Header(bytes(self._data[: Header.SIZE])).interrupt_disable
+        header = Header(bytes(self._data[: Header.SIZE]))
+        power = PowerManagement(bytes(self._data[PM : PM + PowerManagement.SIZE]))
+        self.pin_disabled = header.interrupt_disable
+        self.is_master = header.bus_master and power.power_state == 0
         flr = EXPRESS + 9 - offset  # the byte of Device Control that holds Initiate Function Level Reset
         if 0 <= flr < len(data) and data[flr] & INITIATE_FLR >> 8:
             self.reset()
