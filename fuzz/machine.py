@@ -85,7 +85,7 @@ class Machine:
         self.trap = Trap()
         self._interrupts = 0
         self._first = header[2]
-        self.outstanding = 4 if header[3] & 0x40 else executor.MOST_OUTSTANDING
+        self.outstanding = 6 if header[3] & 0x40 else executor.MOST_OUTSTANDING  # 4 may be AERs
         self.is_verbose = bool(header[3] & 0x80)  # every message of the log is formatted, too
 
     def begin(self) -> None:
