@@ -16,6 +16,7 @@ from nvmeemu.guest.guest import Guest
 from nvmeemu.guest.identify import NAMESPACE, identify
 from nvmeemu.guest.main_job import quiet_end
 from nvmeemu.guest.run import Run
+from nvmeemu.vfio.memory import most_regions
 from server.shim import Op, Shim, compile_shim
 
 pytestmark = pytest.mark.slow
@@ -24,7 +25,8 @@ REGIONS = 32768
 PIECE = 2 << 20
 LOW_LIMIT = 6000
 # nvme_core: requests are held for as long as the guest needs to map so much.
-OPTIONS = ["--job", "io", "--iommu", "--mem", "2G", "--smp", "2", "--append", "nvme_core.io_timeout=600"]
+OPTIONS = ["--job", "io", "--iommu", "--mem", "2G", "--smp", "2", "--timeout", "1500"]
+OPTIONS += ["--append", "nvme_core.io_timeout=600"]
 
 
 @pytest.fixture
@@ -76,13 +78,15 @@ def test_a_guest_uses_thirty_two_thousand_regions(run: Run, shim: Shim) -> None:
     assert most >= REGIONS
 
 
-def test_beyond_the_limit_one_message_and_a_clean_failure(run: Run, shim: Shim, tmp_path: Path) -> None:
-    """Some reads fail, and say so; the others are right; when the guest has taken pages back, all is well again.
+@pytest.mark.parametrize("limit", [LOW_LIMIT, most_regions()])
+def test_beyond_the_limit_one_message_and_a_clean_failure(run: Run, shim: Shim, tmp_path: Path, limit: int) -> None:
+    """A read either fails and says so, or is right; when the guest has taken pages back, all is well again.
 
-    The limit is lowered in the server, by a module that Python loads at its start.
+    None need fail: Linux tries five times more, and meanwhile other reads end and give pages back.
+    A lower limit is set in the server by a module that Python loads at its start.
     """
-    (tmp_path / "sitecustomize.py").write_text(f"import nvmeemu.vfio.memory as m\nm.LIBRARY_REGIONS = {LOW_LIMIT}\n")
-    count = 3 * LOW_LIMIT * 4096 // PIECE
+    (tmp_path / "sitecustomize.py").write_text(f"import nvmeemu.vfio.memory as m\nm.LIBRARY_REGIONS = {limit}\n")
+    count = 5 * limit * 4096 // PIECE // 4
     content = os.urandom(count * PIECE)
     run.image.write_bytes(content)
     drive = ServedDrive(run.image, environment={**shim.environment, "PYTHONPATH": str(tmp_path)})
@@ -90,7 +94,7 @@ def test_beyond_the_limit_one_message_and_a_clean_failure(run: Run, shim: Shim, 
         identify(guest)
         shim.hold(Op.READ)
         read_all_at_once(guest, count)
-        most = wait_for_regions(guest, drive, 2 * LOW_LIMIT, 10)
+        most = wait_for_regions(guest, drive, 2 * limit, 10)
         shim.release()
         guest.check(f"while [ $(ls /tmp/read/*.status | wc -l) != {count} ]; do sleep 0.2; done", 300)
         good = [number for number in range(count) if guest.check(f"cat /tmp/read/{number}.status") == "0\n"]
@@ -104,7 +108,8 @@ def test_beyond_the_limit_one_message_and_a_clean_failure(run: Run, shim: Shim, 
         guest.power_off()
     log = (guest.folder / "server.log").read_text()
     assert log.count("the most there can be") == 1, log
-    assert len(good) < count
+    assert good
+    assert most > 0.95 * limit  # neighbours in the file are one mapping
 
 
 def wait_for_regions(guest: Guest, drive: ServedDrive, wanted: int, patience: float = 20) -> int:
