@@ -19,7 +19,8 @@ from nvmeemu.testing.ports import ManualWorker, Ram, VirtualClock
 class Bench:
     """A controller on virtual ports, and a driver for it. ``manual`` leaves the worker's tasks to the test.
 
-    With ``engine="native"`` the native engine serves its I/O queues, on a thread that ``settle`` waits for; ``close``
+    ``ram``: so many bytes from address 0 on, or a memory of the test's own, with no region yet. With
+    ``engine="native"`` the native engine serves its I/O queues, on a thread that ``settle`` waits for; ``close``
     (or the end of a ``with``) ends it.
     """
 
@@ -29,13 +30,13 @@ class Bench:
         *,
         limits: Limits | None = None,
         block_size: int = 512,
-        ram: int = 16 << 20,
+        ram: int | Ram = 16 << 20,
         manual: bool = False,
         engine: str = "python",
         lanes: int = 1,
     ) -> None:
         self.engine = NativeEngine(lanes) if engine == "native" else None
-        self.ram = Ram(0)
+        self.ram = ram if isinstance(ram, Ram) else Ram(0)
         self.clock = VirtualClock()
         self.worker = ManualWorker()
         self.is_manual = manual
@@ -46,7 +47,8 @@ class Bench:
             self.ram, self.clock, self.worker, self.namespaces, Identity(serial="TEST0001"), limits, self.engine
         )
         self.ram.mirror = Mirrors(self.engine, self.controller.taps)
-        self.ram.map(0, ram)
+        if isinstance(ram, int):
+            self.ram.map(0, ram)
         self.driver = Driver(self)
 
     def __enter__(self) -> Self:

@@ -1,0 +1,68 @@
+#!/bin/bash
+# Runs tests on a build of our C code (the native engine, the binding with libvfio-user) that watches itself.
+set -euo pipefail
+
+# shellcheck source-path=SCRIPTDIR
+. "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
+
+TESTS="tests/native tests/transport"
+
+help() {
+    cat <<END
+usage: scripts/sanitize.sh asan|tsan [--rounds N] [PYTEST ARGUMENT...]
+
+Builds the two extension modules into $CACHE/sanitize and runs tests with them,
+by default: $TESTS
+  asan        AddressSanitizer and UndefinedBehaviorSanitizer
+  tsan        ThreadSanitizer
+  --rounds N  of each attack in tests/native/test_attacks.py (100)
+Exit status 1 if a test fails or a sanitizer reports anything; the reports are printed.
+END
+}
+
+kind=${1:-}
+case $kind in
+-h | --help) help && exit ;;
+asan) flags="-fsanitize=address,undefined -fno-sanitize-recover=undefined" ;;
+tsan) flags="-fsanitize=thread -Wno-tsan" ;; # it takes no notice of fences; there is no data that only they protect
+*) usage_error "asan or tsan?" ;;
+esac
+shift
+rounds=100
+if [ "${1:-}" = --rounds ]; then
+    rounds=${2:-} && shift 2
+    [[ $rounds =~ ^[0-9]+$ ]] || usage_error "--rounds takes a number"
+fi
+# shellcheck disable=SC2086  # a list of words
+[ $# != 0 ] || set -- $TESTS
+
+cd "$CHECKOUT"
+scripts/setup.sh base
+place=$CACHE/sanitize/$kind
+mkdir -p "$place"
+exec 8>"$place/lock" # one run at a time
+flock 8
+rm -rf "$place/lib" "$place/reports"
+mkdir "$place/reports"
+say "building with $flags"
+logged "sanitize-$kind" env CFLAGS="-g -O1 -fno-omit-frame-pointer $flags" LDFLAGS="$flags" \
+    LIBVFIO_USER_SRC="${LIBVFIO_USER_SRC:-$CACHE/libvfio-user}" \
+    .venv/bin/python setup.py -q build --build-base "$place/build" --build-lib "$place/lib"
+
+# Python itself is not instrumented: the runtime has to be there before it, and what CPython does with its own memory at
+# its end is not our business. Everything that the tests start inherits this.
+reports=$place/reports/report
+library=$(gcc -print-file-name="lib$kind.so")
+status=0
+env LD_PRELOAD="$library" PYTHONPATH="$place/lib" PYTHONMALLOC=malloc PYTHONDONTWRITEBYTECODE=1 \
+    NVMEEMU_SANITIZER="$kind" NVMEEMU_ATTACKS="$rounds" \
+    ASAN_OPTIONS="detect_leaks=0:abort_on_error=1:quarantine_size_mb=16:log_path=$reports" \
+    UBSAN_OPTIONS="print_stacktrace=1:log_path=$reports" \
+    TSAN_OPTIONS="log_path=$reports:suppressions=$CHECKOUT/tests/native/tsan.supp" \
+    .venv/bin/python -m pytest -n0 -p no:cacheprovider --timeout=3600 "$@" || status=$?
+if [ -n "$(ls "$place/reports")" ]; then
+    cat "$place"/reports/* >&2
+    die "$kind: $(find "$place/reports" -type f | wc -l) processes had something to report"
+fi
+[ $status = 0 ] || die "$kind: the tests failed"
+say "$kind: nothing found"
