@@ -41,7 +41,7 @@ class GuestMemory:
         self._is_reachable = True
         self._forget()
         self._told = False
-        self._told_unreachable = False
+        self._needs_telling = True  # the guest does not seem to know how it lets us reach its memory
 
     def _forget(self) -> None:
         # The writable region used last. A size of -1 holds nothing, not even 0 bytes.
@@ -72,6 +72,7 @@ class GuestMemory:
             region.memory.release()
         if not self._regions:
             self._told = False
+            self._needs_telling = True
 
     def set_reachable(self, reachable: bool) -> None:
         """Whether the function may access memory at all. To be called as if all of it was mapped, or unmapped."""
@@ -80,6 +81,7 @@ class GuestMemory:
         for region in self._regions.values() if not reachable else ():
             self._hide(region)
         self._is_reachable = reachable
+        self._needs_telling &= not reachable
         self._forget()
         for region in self._regions.values() if reachable else ():
             self._show(region)
@@ -167,9 +169,9 @@ class GuestMemory:
             )
 
     def _tell_unreachable(self) -> None:
-        if not self._told_unreachable:
-            self._told_unreachable = True
+        if self._needs_telling:
+            self._needs_telling = False
             log.warning(
-                "the guest uses the drive without Bus Master Enable (bit 2 of the PCI Command register), or in a "
-                "power state other than D0: no command works so"
+                "the guest uses the drive, but has never set Bus Master Enable (bit 2 of the PCI Command register): "
+                "no command can work"
             )
