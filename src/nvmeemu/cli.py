@@ -10,9 +10,9 @@ import json
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
 
 from nvmeemu import __version__
+from nvmeemu.arguments import Number, Parser
 
 _SERVE = """\
 Be an NVMe drive on a vfio-user socket, for one client (QEMU, ...) after another.
@@ -35,18 +35,8 @@ Options are those of `nvmeemu serve`.
 
 _FEATURES = [
     *("create", "read-only", "overlay", "block-size", "once", "pid-file", "ready-fd", "no-msix"),
-    *("engine", "io-threads"),
+    *("engine", "io-threads", "trace"),
 ]
-
-
-class _Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line, and whose options have one name."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,11 +111,11 @@ def capabilities() -> dict[str, object]:
     }
 
 
-def _parser() -> _Parser:
-    parser = _Parser(prog="nvmeemu", description="An NVMe controller in a process of its own, for VMs.")
+def _parser() -> Parser:
+    parser = Parser(prog="nvmeemu", description="An NVMe controller in a process of its own, for VMs.")
     parser.add_argument("--version", action="version", version=f"nvmeemu {__version__}")
     parser.add_argument("--print-capabilities", action="store_true", help="print what this build can do, as JSON")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     serve = commands.add_parser(
         "serve",
         help="be an NVMe drive on a vfio-user socket",
@@ -138,12 +128,13 @@ def _parser() -> _Parser:
     _add_disk(serve.add_argument_group("disk"))
     _add_device(serve.add_argument_group("device"))
     _add_process(process := serve.add_argument_group("process"))
-    process.add_argument("--ready-fd", metavar="N", type=_number(0, 1 << 20), help="gets a line when it listens")
+    process.add_argument("--ready-fd", metavar="N", type=Number(0, 1 << 20), help="gets a line when it listens")
+    _add_trace(serve.add_argument_group("trace"))
     _add_run(commands)
     return parser
 
 
-def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
     run = commands.add_parser(
         "run",
         help="serve a drive while a command runs",
@@ -156,6 +147,7 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     _add_disk(run.add_argument_group("disk"))
     _add_device(run.add_argument_group("device"))
     _add_process(run.add_argument_group("process"), log_level="warning")
+    _add_trace(run.add_argument_group("trace"))
 
 
 def _add_disk(group: argparse._ArgumentGroup) -> None:
@@ -172,10 +164,15 @@ def _add_disk(group: argparse._ArgumentGroup) -> None:
 def _add_device(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--serial", metavar="S", help="serial number (made from the disk's path)")
     group.add_argument("--model", metavar="M", default="nvmeemu NVMe Controller", help="model number (%(default)s)")
-    group.add_argument("--queues", metavar="N", type=_number(1, 64), default=64, help="I/O queue pairs (64)")
+    group.add_argument("--queues", metavar="N", type=Number(1, 64), default=64, help="I/O queue pairs (64)")
     group.add_argument("--no-msix", action="store_true", help="no MSI-X capability: the interrupt pin only")
-    group.add_argument("--vendor-id", metavar="ID", type=_number(0, 0xFFFF), help="PCI vendor id, for example 0x1234")
-    group.add_argument("--device-id", metavar="ID", type=_number(0, 0xFFFF), help="PCI device id")
+    group.add_argument("--vendor-id", metavar="ID", type=Number(0, 0xFFFF), help="PCI vendor id, for example 0x1234")
+    group.add_argument("--device-id", metavar="ID", type=Number(0, 0xFFFF), help="PCI device id")
+
+
+def _add_trace(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--trace", metavar="FILE", help="record all that host and device say; see nvmeemu trace --help")
+    group.add_argument("--trace-payload", action="store_true", help="with the data itself, not only its digests")
 
 
 def _add_process(group: argparse._ArgumentGroup, log_level: str = "info") -> None:
@@ -185,25 +182,9 @@ def _add_process(group: argparse._ArgumentGroup, log_level: str = "info") -> Non
         default="python",
         help="who serves reads and writes: python (default), native (C, fast, new), auto: native if built",
     )
-    group.add_argument("--io-threads", metavar="N", type=_number(1, 16), help="of the native engine (half the CPUs)")
+    group.add_argument("--io-threads", metavar="N", type=Number(1, 16), help="of the native engine (half the CPUs)")
     group.add_argument("--once", action="store_true", help="exit when the first client has left")
     group.add_argument("--pid-file", metavar="F", help="written when it listens, removed at exit")
     levels = ("debug", "info", "warning", "error")
     told = ", ".join(f"{level} (default)" if level == log_level else level for level in levels)
     group.add_argument("--log-level", metavar="L", choices=levels, default=log_level, help=told)
-
-
-class _number:
-    """An argparse type: a decimal or 0x number within bounds."""
-
-    def __init__(self, least: int, most: int) -> None:
-        self.least, self.most = least, most
-
-    def __call__(self, text: str) -> int:
-        try:
-            value = int(text, 0)
-        except ValueError:
-            value = -1
-        if not self.least <= value <= self.most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {self.least} to {self.most}")
-        return value

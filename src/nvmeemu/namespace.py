@@ -22,7 +22,8 @@ class Namespace:
         self.backend = backend
         self.block_size = block_size
         self.blocks = backend.size // block_size
-        self.uuid = uuid.uuid5(_UUID_ROOT, f"{identity or backend.identity}#{nsid}")
+        self.identity = identity or backend.identity
+        self.uuid = uuid.uuid5(_UUID_ROOT, f"{self.identity}#{nsid}")
         digest = hashlib.sha256(self.uuid.bytes).digest()
         # An EUI-64 based identifier with a locally administered OUI (bytes 8 to 10): ours alone, clashing with none.
         self.nguid = digest[:8] + bytes((digest[8] & 0xFC | 0x02, digest[9], digest[10])) + digest[11:16]

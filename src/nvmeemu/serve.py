@@ -81,6 +81,7 @@ def _serve(arguments: argparse.Namespace) -> None:
         engine = _engine(arguments, loop, stack)
         controller = _controller(arguments, host, loop, list(ending.backends.values()), engine)
         host.mirror = Mirrors(engine, controller.taps)
+        _trace(arguments, controller, stack)
         identity = controller.device.identity
         pci = PciIdentity(identity.vendor_id, identity.device_id, identity.vendor_id, identity.device_id)
         server = stack.enter_context(Server(loop, host, controller, socket, pci))
@@ -118,6 +119,9 @@ def _engine(arguments: argparse.Namespace, loop: Loop, stack: ExitStack) -> Nati
         if arguments.io_threads is not None:
             raise Failure("--io-threads is for the native engine, not for --engine python", 2)
         return None
+    if arguments.trace is not None:
+        log.info("traced: reads and writes are served in Python")
+        return None
     try:
         engine = NativeEngine(arguments.io_threads or max(1, (os.cpu_count() or 1) // 2))
     except EngineMissing as missing:
@@ -154,6 +158,23 @@ def _controller(
     vectors = 0 if arguments.no_msix else arguments.queues + 1
     limits = Limits(io_queues=arguments.queues, vectors=vectors)
     return Controller(host, loop, loop, namespaces, identity, limits, engine)
+
+
+def _trace(arguments: argparse.Namespace, controller: Controller, stack: ExitStack) -> None:
+    """Record everything from here on, if that is wanted."""
+    if arguments.trace is None:
+        if arguments.trace_payload:
+            raise Failure("--trace-payload is for a trace: give --trace FILE", 2)
+        return
+    from nvmeemu.trace.recorder import Recorder, describe  # start-up: without --trace not needed
+    from nvmeemu.trace.sink import BadTarget, TraceError, TraceFile
+
+    try:
+        file = TraceFile(arguments.trace, describe(controller, payload=arguments.trace_payload))
+    except TraceError as error:
+        raise Failure(f"--trace: {error}", 2 if isinstance(error, BadTarget) else 1) from None
+    stack.callback(file.close)
+    controller.observe(Recorder(file, controller.device, payload=arguments.trace_payload))
 
 
 def _identity(backend: Backend, socket: str) -> str:

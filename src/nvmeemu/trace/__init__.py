@@ -29,7 +29,6 @@ from nvmeemu.trace.records import (
     RegisterRead,
     RegisterWrite,
     Reset,
-    ResetKind,
     Signal,
     Unknown,
 )
@@ -56,7 +55,6 @@ __all__ = [
     "RegisterRead",
     "RegisterWrite",
     "Reset",
-    "ResetKind",
     "Signal",
     "TraceError",
     "Unknown",

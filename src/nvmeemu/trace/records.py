@@ -172,14 +172,13 @@ class InterruptMode(NamedTuple):
 
 
 class DmaMap(NamedTuple):
-    """The VMM gives the device a region of guest memory."""
+    """The VMM shares a region of guest memory. (What it maps without sharing it the device cannot use.)"""
 
     time: int
     lane: int
     iova: int
     size: int
     writable: bool
-    shared: bool  # otherwise no command can use it
 
 
 class DmaUnmap(NamedTuple):
@@ -190,20 +189,12 @@ class DmaUnmap(NamedTuple):
     iova: int
 
 
-class ResetKind(IntEnum):
-    """Who reset the function. A Controller Reset is a write to CC, and has no record of its own."""
-
-    DEVICE = 0  # the VMM: the machine was reset
-    FUNCTION = 1  # the host: Function Level Reset
-    CLIENT_LEFT = 2
-
-
 class Reset(NamedTuple):
-    """Everything is as after power-on (``reset``: a ``ResetKind``)."""
+    """The function was reset: everything is as after power-on. The VMM did it (the machine was reset), or the host
+    (Function Level Reset), or the client is about to be gone. A Controller Reset is a write to CC."""
 
     time: int
     lane: int
-    reset: int
 
 
 class ClientAttached(NamedTuple):
@@ -219,7 +210,6 @@ class ClientLeft(NamedTuple):
 
     time: int
     lane: int
-    name: str
 
 
 class AsyncEvent(NamedTuple):
@@ -344,11 +334,11 @@ _CODECS = (
     _Codec(8, Completion, "HH16s"),
     _Codec(9, Interrupt, "HBx"),
     _Codec(10, InterruptMode, "?xxx"),
-    _Codec(11, DmaMap, "QQ??xx"),
+    _Codec(11, DmaMap, "QQ?xxx"),
     _Codec(12, DmaUnmap, "Q"),
-    _Codec(13, Reset, "Bxxx"),
+    _Codec(13, Reset, ""),
     _Codec(14, ClientAttached, "", str.encode, _text),
-    _Codec(15, ClientLeft, "", str.encode, _text),
+    _Codec(15, ClientLeft, ""),
     _Codec(16, AsyncEvent, "BBBx"),
     _Codec(17, Note, "", str.encode, _text),
     _Codec(18, Lost, "Q"),

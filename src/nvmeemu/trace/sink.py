@@ -1,0 +1,150 @@
+"""Where a recorder's bytes go: a file, written by a thread of its own, so that the guest never waits for it.
+
+What is not written yet is at most what came in the last ``PAUSE`` seconds, unless the file takes no more: then up to
+``MOST_WAITING`` bytes wait, and what comes beyond that is counted and left out (a ``Lost`` record says so). A disk
+that is full ends the trace, with one message; the guest does not notice.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import stat
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from nvmeemu.trace.file import MAGIC, Description, Reader, TraceError, Writer
+from nvmeemu.trace.records import Lost, encode
+
+log = logging.getLogger(__name__)
+
+PAUSE = 0.05  # seconds between two writes: one for many records
+MOST_WAITING = 64 << 20  # bytes
+LAST_WORDS = 5.0  # seconds that ``close`` waits for a file that takes nothing
+
+
+class BadTarget(TraceError):
+    """A trace there would destroy something else: bad use, not bad luck."""
+
+
+class TraceFile:
+    """A trace that is being written. ``put`` is called on one thread, never blocks and never raises.
+
+    Raises TraceError if the file cannot be written, or is something that must not be overwritten.
+    """
+
+    def __init__(self, path: str, description: Description, now: Callable[[], int] = time.monotonic_ns) -> None:
+        self.path = path
+        self._now = now
+        self._file = open(_open(path), "wb", buffering=0)  # noqa: SIM115  # closed in ``close``
+        self._waiting: deque[bytes] = deque()
+        self._put = self._taken = 0  # bytes; each is changed on one thread only
+        self._lost = self._told = 0  # records
+        self._is_dead = False
+        self._news = threading.Event()
+        self._closing = threading.Event()
+        try:
+            self.start = now()
+            Writer(self._file, description, time.time_ns())
+        except OSError as error:
+            self._file.close()
+            raise TraceError(f"{path}: {error.strerror}") from None
+        self._thread = threading.Thread(target=self._write_all, name="nvmeemu-trace", daemon=True)
+        self._thread.start()
+
+    def now(self) -> int:
+        """The time for a record."""
+        return self._now() - self.start
+
+    def put(self, data: bytes) -> None:
+        """A record, encoded, or several."""
+        if self._put - self._taken > MOST_WAITING or self._is_dead:
+            self._lost += 1
+            return
+        self._waiting.append(data)
+        self._put += len(data)
+        if not self._news.is_set():
+            self._news.set()
+
+    def close(self) -> None:
+        """Write what waits, and close the file."""
+        self._closing.set()
+        self._news.set()
+        self._thread.join(LAST_WORDS)
+        if self._thread.is_alive():
+            log.warning("trace %s: the file takes nothing any more: what came last is not in it", self.path)
+        else:
+            self._file.close()
+
+    # --- on the thread
+
+    def _write_all(self) -> None:
+        while self._waiting or not self._closing.is_set():
+            self._news.wait()
+            self._closing.wait(PAUSE)
+            self._news.clear()  # before looking: what comes from here on sets it again
+            self._write(b"".join(self._waiting.popleft() for _ in range(len(self._waiting))))
+
+    def _write(self, data: bytes) -> None:
+        taken = len(data)
+        if self._lost != self._told:
+            lost, self._told = self._lost - self._told, self._lost
+            data += encode(Lost(self.now(), 0, lost))
+        try:
+            while data and not self._is_dead:
+                data = data[self._file.write(data) or 0 :]
+        except OSError as error:
+            self._is_dead = True
+            log.error("trace %s: %s: it ends here; the guest goes on", self.path, error.strerror)
+        self._taken += taken
+
+
+def _open(path: str) -> int:
+    """A descriptor of the file, emptied. What holds something else than a trace is not touched. Raises TraceError."""
+    try:
+        fd = os.open(
+            path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600
+        )  # a pipe nobody reads: an error
+        os.set_blocking(fd, True)
+        try:
+            _check(path, os.fstat(fd).st_mode)
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                os.ftruncate(fd, 0)
+        except BaseException:
+            os.close(fd)
+            raise
+    except OSError as error:
+        raise TraceError(f"{path}: {error.strerror}") from None
+    return fd
+
+
+def _check(path: str, mode: int) -> None:
+    if stat.S_ISBLK(mode):
+        raise BadTarget(f"{path}: a block device: give a file")
+    if stat.S_ISREG(mode):
+        with open(path, "rb") as file:
+            if file.read(len(MAGIC)) not in (b"", MAGIC):
+                raise BadTarget(f"{path}: there is a file that is no trace: give another name")
+
+
+class Memory:
+    """A trace in memory, for tests."""
+
+    def __init__(self, description: Description, now: Callable[[], int] = time.monotonic_ns) -> None:
+        self._now = now
+        self._start = now()
+        self._file = io.BytesIO()
+        Writer(self._file, description)
+
+    def now(self) -> int:
+        return self._now() - self._start
+
+    def put(self, data: bytes) -> None:
+        self._file.write(data)
+
+    def reader(self) -> Reader:
+        """What is in it so far."""
+        return Reader(io.BytesIO(self._file.getvalue()))

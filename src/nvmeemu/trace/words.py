@@ -1,0 +1,237 @@
+"""Records in words: the names, fields and statuses that ``spec`` and the dispatch tables declare, and no others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from enum import Enum, IntEnum
+from functools import cache
+from typing import Any
+
+from nvmeemu import admin, io, regs, spec
+from nvmeemu.layout import Number
+from nvmeemu.layout import Record as Layout
+from nvmeemu.trace import records as kinds
+from nvmeemu.trace.records import Record
+
+_ACRONYMS = {"AER", "CID", "CQ", "CSI", "LBA", "NVM", "PRP", "SMART", "SQ"}
+_SMALL = {"OF", "TO"}
+_NAMED_FIELDS: dict[str, type[IntEnum]] = {"cns": spec.Cns, "lid": spec.LogId, "fid": spec.FeatureId}
+_REGISTER_FIELDS: dict[str, type[Layout]] = {
+    "CAP": spec.Capabilities,
+    "CC": spec.Configuration,
+    "CSTS": spec.ControllerStatus,
+    "AQA": spec.AdminQueueAttributes,
+}
+_COMMAND_DWORDS = 40  # where CDW10 begins
+
+
+def words(member: Enum) -> str:
+    """A constant's name as a person writes it: GET_LOG_PAGE is ``Get Log Page``."""
+    return " ".join(
+        part if part in _ACRONYMS else part.lower() if number and part in _SMALL else part.capitalize()
+        for number, part in enumerate(member.name.split("_"))
+    )
+
+
+def opcode(sqid: int, number: int) -> str:
+    """``Identify``, or the number of an opcode that is not known."""
+    kind = spec.NvmOpcode if sqid else spec.AdminOpcode
+    return words(kind(number)) if number in _values(kind) else f"{'I/O' if sqid else 'admin'} opcode {number:02X}h"
+
+
+def status(number: int) -> str:
+    """``Invalid Field``, or Status Code Type and Status Code of one that is not known."""
+    if number in _values(spec.Status):
+        return words(spec.Status(number))
+    return f"status type {number >> 8}h code {number & 0xFF:02X}h"
+
+
+@cache
+def _values(kind: type[IntEnum]) -> frozenset[int]:
+    return frozenset(kind)
+
+
+def command_of(sqid: int, sqe: bytes) -> spec.Command:
+    """The entry as the command that it is, with the fields of its own."""
+    entry = (io.COMMANDS if sqid else admin.COMMANDS).get(sqe[0])
+    return entry.kind(sqe) if entry is not None else spec.Command(sqe)
+
+
+def command(sqid: int, sqe: bytes) -> str:
+    """``Identify Controller``, ``Read nsid=1 slba=2048 nlb=8``: the name, and the fields that this command has."""
+    found = command_of(sqid, sqe)
+    parts = [opcode(sqid, sqe[0])]
+    kind: Any = type(found)
+    fields = _own_fields(kind)
+    parts += [_named(name, getattr(found, name)) for name, _ in fields if name in _NAMED_FIELDS]
+    if found.nsid:
+        parts.append("nsid=all" if found.nsid == spec.BROADCAST else f"nsid={found.nsid}")
+    for name, is_number in fields:
+        value = getattr(found, name)
+        if name not in _NAMED_FIELDS and (value or (is_number and name in _ALWAYS)):
+            parts.append(f"{name}={value:d}" if is_number else name)
+    if sqe[1]:
+        parts += [f"fuse={found.fuse}", f"psdt={found.psdt}"]
+    return " ".join([*parts, *_rest(found)])
+
+
+_ALWAYS = {"slba", "qid"}  # fields whose 0 says something
+
+
+def _named(name: str, value: int) -> str:
+    kind = _NAMED_FIELDS[name]
+    return words(kind(value)) if value in _values(kind) else f"{name}={value:02X}h"
+
+
+@cache
+def _own_fields(kind: Any) -> tuple[tuple[str, bool], ...]:
+    """(name, whether it is a number) of the fields that only this kind of command has."""
+    return tuple((name, isinstance(field, Number)) for name, field in kind.fields() if not hasattr(spec.Command, name))
+
+
+@cache
+def _declared_bits(kind: Any) -> int:
+    """The bits of the entry that its own fields cover, as a number."""
+    found = 0
+    for name, field in kind.fields():
+        if isinstance(field, Number) and not hasattr(spec.Command, name):
+            found |= (1 << field.high - field.low + 1) - 1 << field.low << field.offset * 8
+        elif not hasattr(spec.Command, name):
+            found |= int(kind(**{name: True}))
+    return found
+
+
+def _rest(found: spec.Command) -> Iterator[str]:
+    """The command dwords that say more than the declared fields."""
+    kind: Any = type(found)
+    rest = int(found) & ~_declared_bits(kind)
+    for number, offset in enumerate(range(_COMMAND_DWORDS, spec.SQE_SIZE, 4), 10):
+        value = rest >> offset * 8 & 0xFFFFFFFF
+        if value:
+            yield f"cdw{number}={value:#x}"
+
+
+def pointers(sqe: bytes) -> str:
+    """PRP1 and PRP2 of a command, if it has any."""
+    entry = spec.Command(sqe)
+    return " ".join(f"{name}={value:#x}" for name in ("prp1", "prp2") if (value := getattr(entry, name)))
+
+
+def completion(entry: spec.Completion) -> str:
+    """Status with DNR and More, and DW0 if it says something: ``Invalid Field, DNR, More``."""
+    parts = [status(entry.status)]
+    parts += [name for name, is_set in (("DNR", entry.dnr), ("More", entry.more)) if is_set]
+    if entry.dw0:
+        parts.append(f"dw0={entry.dw0:#x}")
+    return ", ".join(parts)
+
+
+def register(offset: int, data: bytes) -> str:
+    """``CC = 0x460001 (en mps=0 ...)``; what is no whole register is bytes at an offset."""
+    value = int.from_bytes(data, "little")
+    for known in regs.REGISTERS:
+        if (known.offset, known.size) == (offset, len(data)):
+            kind = _REGISTER_FIELDS.get(known.name)
+            return f"{known.name} = {value:#x}" + (f" ({_set_fields(kind.of(value))})" if kind and value else "")
+        if known.offset < offset + len(data) and offset < known.offset + known.size and len(data) <= known.size:
+            return f"{known.name}+{offset - known.offset} = {value:#x} ({len(data)} bytes)"
+    shown = f"{value:#x} ({len(data)} bytes)" if len(data) <= 8 else f"{len(data)} bytes"
+    return f"BAR0+{offset:#x} = {shown}"
+
+
+def _set_fields(entry: Layout) -> str:
+    """The fields that are not 0."""
+    found = ((name, getattr(entry, name), field) for name, field in entry.fields())
+    return " ".join(f"{name}={value:d}" if isinstance(field, Number) else name for name, value, field in found if value)
+
+
+def size(number: int) -> str:
+    """Bytes, in the largest unit that fits: ``4 KiB``."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if number < 1024 or number % 1024:
+            return f"{number} {unit}"
+        number //= 1024
+    return f"{number} TiB"
+
+
+def duration(nanoseconds: float) -> str:
+    """``3.2 µs``, ``15 ms``, ``2.1 s``: three digits are enough for a person."""
+    for unit, scale in (("ns", 1), ("µs", 1_000), ("ms", 1_000_000)):
+        if nanoseconds < 999.5 * scale:
+            return f"{nanoseconds / scale:.3g} {unit}"
+    return f"{nanoseconds / 1_000_000_000:.3g} s"
+
+
+_Line = tuple[str, str]  # where, what
+
+
+def describe(record: Record) -> _Line:
+    """Where (``SQ 1``, ``BAR0``, ...) and what."""
+    return _DESCRIBE[type(record)](record)
+
+
+def _doorbell(one: kinds.Doorbell) -> _Line:
+    name = "head" if one.is_cq else "tail"
+    return f"{'CQ' if one.is_cq else 'SQ'} {one.qid}", f"{'shadow ' if one.is_shadow else ''}{name} {one.value}"
+
+
+def _fetch(one: kinds.Fetch) -> _Line:
+    return f"SQ {one.sqid}", f"#{one.cid:04x} {command(one.sqid, one.sqe)} {pointers(one.sqe)}".rstrip()
+
+
+def _prp(one: kinds.Prp) -> _Line:
+    runs = len(one.runs)
+    return f"SQ {one.sqid}", f"#{one.cid:04x} PRP list: {size(one.length)} in {runs} run{'s' * (runs != 1)}"
+
+
+def _digest(one: kinds.Digest) -> _Line:
+    way = "to the host" if one.to_host else "to the controller"
+    return f"SQ {one.sqid}", f"#{one.cid:04x} {size(one.length)} {way}, crc {one.crc:08x}"
+
+
+def _data(one: kinds.Data) -> _Line:
+    way = "to the host" if one.to_host else "to the controller"
+    shown = one.data[:16].hex(" ") + (" ..." if len(one.data) > 16 else "")
+    return f"SQ {one.sqid}", f"#{one.cid:04x} data {way} from {one.offset} on, {size(len(one.data))}: {shown}"
+
+
+def _completion(one: kinds.Completion) -> _Line:
+    return f"CQ {one.cqid}", f"#{one.cid:04x} {completion(one.completion)}"
+
+
+def _interrupt(one: kinds.Interrupt) -> _Line:
+    if one.signal == kinds.Signal.MSIX:
+        return "IRQ", f"vector {one.vector}"
+    return "IRQ", f"pin {'asserted' if one.signal == kinds.Signal.PIN_UP else 'deasserted'}"
+
+
+def _map(one: kinds.DmaMap) -> _Line:
+    return "DMA", f"map {one.iova:#x}, {size(one.size)}{'' if one.writable else ', read-only'}"
+
+
+def _event(one: kinds.AsyncEvent) -> _Line:
+    kind = words(spec.EventType(one.type)) if one.type in _values(spec.EventType) else f"type {one.type}"
+    return "event", f"{kind}, information {one.info:#x}, log {_named('lid', one.log)}"
+
+
+_DESCRIBE: dict[Any, Callable[[Any], _Line]] = {
+    kinds.RegisterRead: lambda one: ("BAR0", f"read {register(one.offset, one.data)}"),
+    kinds.RegisterWrite: lambda one: ("BAR0", f"write {register(one.offset, one.data)}"),
+    kinds.Doorbell: _doorbell,
+    kinds.Fetch: _fetch,
+    kinds.Prp: _prp,
+    kinds.Digest: _digest,
+    kinds.Data: _data,
+    kinds.Completion: _completion,
+    kinds.Interrupt: _interrupt,
+    kinds.InterruptMode: lambda one: ("IRQ", f"MSI-X {'enabled' if one.msix else 'disabled'}"),
+    kinds.DmaMap: _map,
+    kinds.DmaUnmap: lambda one: ("DMA", f"unmap {one.iova:#x}"),
+    kinds.Reset: lambda one: ("reset", "the function is reset"),
+    kinds.ClientAttached: lambda one: ("client", f"attached: {one.name}"),
+    kinds.ClientLeft: lambda one: ("client", "left"),
+    kinds.AsyncEvent: _event,
+    kinds.Note: lambda one: ("note", one.text),
+    kinds.Lost: lambda one: ("note", f"{one.records} records are missing here"),
+    kinds.Unknown: lambda one: ("?", f"a record of kind {one.kind}, which this version does not know"),
+}

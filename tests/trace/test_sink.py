@@ -1,0 +1,112 @@
+"""A trace that is being written: never at the guest's expense, and never over something else."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from nvmeemu import trace
+from nvmeemu.trace import sink
+from nvmeemu.trace.records import encode
+from nvmeemu.trace.sink import BadTarget, TraceFile
+
+NOTE = trace.Note(1, 0, "x" * 1000)
+
+
+def read(path: Path) -> list[trace.Record]:
+    with trace.open_trace(path) as found:
+        return list(found)
+
+
+def test_what_is_put_is_in_the_file_after_a_moment(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    file = TraceFile(str(path), trace.Description())
+    for number in range(100):
+        file.put(encode(trace.Note(number, 0, str(number))))
+    for _ in range(100):
+        if len(read(path)) == 100:  # without close: so much is there if the process dies
+            break
+        threading.Event().wait(0.05)
+    else:
+        raise AssertionError("nothing was written in 5 s")
+    file.put(encode(trace.Note(100, 0, "100")))
+    file.close()
+    assert [one.text for one in read(path) if isinstance(one, trace.Note)] == [str(number) for number in range(101)]
+
+
+def test_a_file_that_holds_something_else_is_not_touched(tmp_path: Path) -> None:
+    disk = tmp_path / "disk.raw"
+    disk.write_bytes(bytes(4096))
+    with pytest.raises(BadTarget, match="a file that is no trace"):
+        TraceFile(str(disk), trace.Description())
+    assert disk.read_bytes() == bytes(4096)
+
+
+def test_an_old_trace_is_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    for text in ("a long one" * 100, "short"):
+        file = TraceFile(str(path), trace.Description())
+        file.put(encode(trace.Note(0, 0, text)))
+        file.close()
+    assert read(path) == [trace.Note(0, 0, "short")]
+    assert path.stat().st_mode & 0o777 == 0o600  # what a host gives may be a secret
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/nowhere/t", "/nowhere/t: No such file or directory"),
+        ("/", "/: Is a directory"),
+        ("/dev/full", "/dev/full: No space left on device"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_in_a_line(path: str, message: str) -> None:
+    with pytest.raises(trace.TraceError, match=f"^{message}$"):
+        TraceFile(path, trace.Description())
+
+
+def test_a_pipe_that_nobody_reads_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(trace.TraceError, match="No such device or address"):
+        TraceFile(str(tmp_path / "pipe"), trace.Description())
+
+
+def test_a_pipe_that_takes_nothing_never_stops_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than may wait is counted, and the count is in the trace once there is room again."""
+    monkeypatch.setattr(sink, "MOST_WAITING", 1 << 20)
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    file = TraceFile(str(path), trace.Description())
+    note = encode(NOTE)
+    for _ in range(5000):  # 5 MB; a pipe takes 64 KiB
+        file.put(note)
+    os.set_blocking(reading, True)
+    closing = threading.Thread(target=file.close)
+    closing.start()
+    with trace.Reader(os.fdopen(reading, "rb")) as reader:
+        found = list(reader)
+    closing.join()
+    lost = [one.records for one in found if isinstance(one, trace.Lost)]
+    assert 1000 < len(found) < 5000
+    assert len(found) - len(lost) + sum(lost) == 5000
+
+
+def test_a_pipe_whose_reader_leaves_is_one_message(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    file = TraceFile(str(path), trace.Description())
+    os.close(reading)
+    with caplog.at_level(logging.ERROR):
+        for _ in range(3):
+            file.put(encode(NOTE))
+            threading.Event().wait(0.1)
+        file.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"trace {path}: Broken pipe: it ends here; the guest goes on"
+    ]
