@@ -33,9 +33,18 @@ Serve a drive while a command runs, and return the command's exit status (128+n 
 Options are those of `nvmeemu serve`.
 """
 
+_CTL = """\
+Talk to a running `nvmeemu serve --control PATH`.
+
+  nvmeemu ctl --control PATH status
+  nvmeemu ctl --control PATH fault add match.opcode=write do.status=write_fault when.nth=3
+  nvmeemu ctl --control PATH fault add scenario:flaky
+  nvmeemu ctl --control PATH namespace add disk2.img
+"""
+
 _FEATURES = [
     *("create", "read-only", "overlay", "block-size", "once", "pid-file", "ready-fd", "no-msix"),
-    *("engine", "io-threads", "trace"),
+    *("engine", "io-threads", "trace", "faults", "control", "cap-to"),
 ]
 
 
@@ -52,7 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(capabilities(), indent=2))
         return 0
     if arguments.command is None:
-        parser.error("give a command: serve, run")
+        parser.error("give a command: serve, run, ctl")
+    if arguments.command == "ctl":
+        from nvmeemu.control.cli import ctl
+
+        return ctl(arguments)
     if arguments.command == "run":
         return _run(arguments, words[1:], command)
     if arguments.command == "serve" and not (arguments.socket and arguments.disk):
@@ -130,7 +143,9 @@ def _parser() -> Parser:
     _add_process(process := serve.add_argument_group("process"))
     process.add_argument("--ready-fd", metavar="N", type=Number(0, 1 << 20), help="gets a line when it listens")
     _add_trace(serve.add_argument_group("trace"))
+    _add_faults(serve.add_argument_group("faults and control"))
     _add_run(commands)
+    _add_ctl(commands)
     return parser
 
 
@@ -148,6 +163,44 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
     _add_device(run.add_argument_group("device"))
     _add_process(run.add_argument_group("process"), log_level="warning")
     _add_trace(run.add_argument_group("trace"))
+    _add_faults(run.add_argument_group("faults and control"))
+
+
+def _add_ctl(commands: argparse._SubParsersAction[Parser]) -> None:
+    ctl = commands.add_parser(
+        "ctl",
+        help="talk to a running server: faults, namespaces",
+        description=_CTL,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    ctl.set_defaults(parser=ctl, print_capabilities=False)
+    ctl.add_argument("--control", metavar="PATH", required=True, help="the server's --control")
+    ctl.add_argument("--json", action="store_true", help="print the answer as JSON")
+    whats = ctl.add_subparsers(dest="what", metavar="WHAT", parser_class=Parser, required=True)
+    whats.add_parser("status", help="the controller, its queues, namespaces and faults")
+    faults = whats.add_parser("fault", help="add, list or rm").add_subparsers(
+        dest="action", metavar="ACTION", parser_class=Parser, required=True
+    )
+    add = faults.add_parser("add", help="a fault, a file of them, or scenario:NAME")
+    add.add_argument("fault", nargs="+", metavar="KEY=VALUE", help="docs/faults.md; or one FILE or scenario:NAME")
+    faults.add_parser("list", help="all, with what they have done")
+    remove = faults.add_parser("rm", help="end faults")
+    remove.add_argument("id", nargs="+", type=_number_or_all, metavar="ID", help="its number, or all")
+    namespaces = whats.add_parser("namespace", help="add, rm or resize").add_subparsers(
+        dest="action", metavar="ACTION", parser_class=Parser, required=True
+    )
+    add = namespaces.add_parser("add", help="another disk")
+    add.add_argument("disk", metavar="SPEC", help="as in --disk")
+    add.add_argument("--nsid", type=Number(1, 16), metavar="N", help="the namespace's number (the first free one)")
+    remove = namespaces.add_parser("rm", help="take a namespace away")
+    remove.add_argument("nsid", type=Number(1, 16), metavar="NSID")
+    resize = namespaces.add_parser("resize", help="make it smaller, or up to its disk's size again")
+    resize.add_argument("nsid", type=Number(1, 16), metavar="NSID")
+    resize.add_argument("size", metavar="SIZE", help="for example 10G")
+
+
+def _number_or_all(text: str) -> str:
+    return text if text == "all" else str(Number(1, 1 << 30)(text))
 
 
 def _add_disk(group: argparse._ArgumentGroup) -> None:
@@ -173,6 +226,20 @@ def _add_device(group: argparse._ArgumentGroup) -> None:
 def _add_trace(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--trace", metavar="FILE", help="record all that host and device say; see nvmeemu trace --help")
     group.add_argument("--trace-payload", action="store_true", help="with the data itself, not only its digests")
+
+
+def _add_faults(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--faults", metavar="FILE", action="append", help="break it on purpose (docs/faults.md); or scenario:NAME"
+    )
+    group.add_argument("--control", metavar="PATH", help="listen there for nvmeemu ctl; made with mode 0600")
+    group.add_argument(
+        "--cap-to",
+        metavar="N",
+        type=Number(1, 255),
+        default=60,
+        help="CAP.TO: how long a host waits for CSTS.RDY, in 500 ms (%(default)s)",
+    )
 
 
 def _add_process(group: argparse._ArgumentGroup, log_level: str = "info") -> None:

@@ -131,6 +131,11 @@ class Controller:
         self._reset_registers()
         self.taps.reset()
 
+    @property
+    def is_busy(self) -> bool:
+        """A command is being worked on."""
+        return self._executor.is_busy or self._executor.is_changing_media
+
     def observe(self, observer: Observer) -> None:
         """Let it see what passes, from now on."""
         self.taps.add(observer)

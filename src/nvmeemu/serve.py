@@ -16,8 +16,12 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from nvmeemu import __version__, logs
 from nvmeemu.backend import Backend, BackendError, BadRequest, describe, open_backend, parse_size
+from nvmeemu.control.methods import Methods
+from nvmeemu.control.server import ControlServer
 from nvmeemu.controller import Controller
 from nvmeemu.device import DEVICE_ID, VENDOR_ID, Identity, Limits, serial_of
+from nvmeemu.faults import FaultError, Faults
+from nvmeemu.faults.file import load
 from nvmeemu.host import Mirrors
 from nvmeemu.namespace import Namespace, Namespaces
 from nvmeemu.native.engine import EngineMissing, NativeEngine
@@ -82,10 +86,14 @@ def _serve(arguments: argparse.Namespace) -> None:
         controller = _controller(arguments, host, loop, list(ending.backends.values()), engine)
         host.mirror = Mirrors(engine, controller.taps)
         _trace(arguments, controller, stack)
+        faults = _faults(arguments, controller)
         identity = controller.device.identity
         pci = PciIdentity(identity.vendor_id, identity.device_id, identity.vendor_id, identity.device_id)
         server = stack.enter_context(Server(loop, host, controller, socket, pci))
         server.on_attach, server.on_leave = controller.taps.attached, controller.taps.left
+        if arguments.control is not None:
+            methods = _methods(arguments, loop, controller, faults, ending)
+            stack.enter_context(ControlServer(loop, arguments.control, methods.table()))
         stack.enter_context(_pid_file(arguments.pid_file))
         ending.pid_file = arguments.pid_file
         _announce(arguments, ending.backends)
@@ -119,9 +127,10 @@ def _engine(arguments: argparse.Namespace, loop: Loop, stack: ExitStack) -> Nati
         if arguments.io_threads is not None:
             raise Failure("--io-threads is for the native engine, not for --engine python", 2)
         return None
-    if arguments.trace is not None:
-        log.info("traced: reads and writes are served in Python")
-        return None
+    for option in ("trace", "faults", "control"):
+        if getattr(arguments, option) is not None:
+            log.info("with --%s reads and writes are served in Python", option)
+            return None
     try:
         engine = NativeEngine(arguments.io_threads or max(1, (os.cpu_count() or 1) // 2))
     except EngineMissing as missing:
@@ -156,8 +165,47 @@ def _controller(
     for nsid, (backend, name) in enumerate(zip(backends, names, strict=True), 1):
         namespaces.add(Namespace(nsid, backend, arguments.block_size, name))
     vectors = 0 if arguments.no_msix else arguments.queues + 1
-    limits = Limits(io_queues=arguments.queues, vectors=vectors)
+    limits = Limits(io_queues=arguments.queues, vectors=vectors, timeout=arguments.cap_to)
     return Controller(host, loop, loop, namespaces, identity, limits, engine)
+
+
+def _faults(arguments: argparse.Namespace, controller: Controller) -> Faults:
+    """The faults of --faults, at work."""
+    try:
+        found = [load(spec) for spec in arguments.faults or ()]
+    except FaultError as error:
+        raise Failure(f"--faults: {error}", 2) from None
+    except OSError as error:
+        raise Failure(f"--faults {error.filename}: {describe(error)}", 2) from None
+    seeds = [one.seed for one in found if one.seed is not None]
+    faults = Faults(controller, seeds[0] if seeds else 0)
+    for fault in (fault for one in found for fault in one.faults):
+        faults.add(fault)
+    return faults
+
+
+def _methods(
+    arguments: argparse.Namespace, loop: Loop, controller: Controller, faults: Faults, ending: _Ending
+) -> Methods:
+    """What the control socket can do."""
+
+    def open_disk(nsid: int, disk: str) -> Namespace:
+        if disk in ending.backends:
+            raise BadRequest(f"disk {disk} is a namespace already")
+        backend = open_backend(disk, block_size=arguments.block_size)
+        ending.backends[disk] = backend
+        return Namespace(nsid, backend, arguments.block_size, _identity(backend, arguments.socket))
+
+    def close_disk(backend: Backend) -> None:
+        def done(_: object, error: BaseException | None) -> None:
+            if error is not None:
+                log.error("a disk that was removed failed to flush: %s: written data may be lost", error)
+            backend.close()
+            ending.backends = {disk: one for disk, one in ending.backends.items() if one is not backend}
+
+        loop.submit(backend.flush, done)
+
+    return Methods(controller, faults, open_disk, close_disk)
 
 
 def _trace(arguments: argparse.Namespace, controller: Controller, stack: ExitStack) -> None:

@@ -19,6 +19,7 @@ LAYERS = [
     ["__main__"],
     ["cli"],
     ["pytest_plugin", "run", "serve"],
+    ["control"],
     ["guest", "logs", "testing", "trace", "vfio"],
     ["native"],
     ["faults"],

@@ -10,6 +10,7 @@ from nvmeemu.faults.states import (
     EndlessShutdown,
     Fatal,
     Flood,
+    Hang,
     ReadOnly,
     Ready,
     Removal,
@@ -26,7 +27,7 @@ ACTIONS: dict[str, type[Action]] = {
         *(SetStatus, Delay, Drop, Duplicate, Reorder),
         *(Corrupt, Set, Tear, Lose, Fail),
         *(UnknownCid, WrongPhase, WrongSqhd, Spurious),
-        *(Fatal, Ready, SlowReady, EndlessShutdown, Removal),
+        *(Fatal, Hang, Ready, SlowReady, EndlessShutdown, Removal),
         *(Vanish, Shrink, ReadOnly, Smart, Flood),
     )
 }

@@ -165,6 +165,10 @@ class Faults(Interceptor):
             undo()
 
     @property
+    def _holds(self) -> bool:
+        return any(state.holds or state.silent for state in self._states)
+
+    @property
     def _is_silent(self) -> bool:
         return any(state.silent for state in self._states)
 
@@ -226,6 +230,8 @@ class Faults(Interceptor):
             self._pass(passage, go, offset, value)
 
     def fetch(self, go: Callable[[bytes], None], sq: SubmissionQueue, entry: bytes) -> None:
+        if self._holds:
+            return
         command = self._kind(sq, entry)(entry)
         self._pass(Passage(FETCH, qid=sq.qid, command=command), go, entry)
 
@@ -268,7 +274,7 @@ class Faults(Interceptor):
         self, go: Callable[[SubmissionQueue, int, int, int], None], sq: SubmissionQueue, cid: int, dw0: int, field: int
     ) -> None:
         plan = self._plans.pop((sq, cid), None)
-        if self._is_silent or self.controller.status.cfs:
+        if self._holds or self.controller.status.cfs:
             return
         command = plan.command if plan is not None else None
         self._pass(Passage(COMPLETION, qid=sq.qid, command=command, status=field & 0x7FF), go, sq, cid, dw0, field)
@@ -289,6 +295,9 @@ class Faults(Interceptor):
             go(asserted)
 
     def dropped(self) -> None:
+        for state in tuple(self._states):
+            if state.holds:
+                self._end(state)
         self._plans.clear()
         self._behind = {at: held for at, held in self._behind.items() if at not in _VOID_AFTER_DROP}
         for number, (timer, at) in tuple(self._pending.items()):

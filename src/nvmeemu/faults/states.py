@@ -45,6 +45,8 @@ class State(Action):
     options: ClassVar[tuple[str, ...]] = ("seconds",)
     stops = False
     """Whether all commands are gone when it begins."""
+    holds = False
+    """No command is fetched and none completed as long as it lasts, or until a reset."""
     silent = False
     """As long as it lasts, nothing of the host reaches the device, and nothing of the device the host."""
 
@@ -137,6 +139,17 @@ class EndlessShutdown(State):
     def view(self, faults: Faults, status: ControllerStatus) -> None:
         if status.shst == SHST_COMPLETE:
             status.shst = SHST_OCCURRING
+
+
+class Hang(State):
+    """The controller is hung: it fetches nothing and completes nothing until it is reset. Registers work."""
+
+    name = "hang"
+    holds = True
+
+    def plan(self, faults: Faults, plan: Plan) -> None:
+        faults.begin(self)
+        plan.park(lambda request, resume: None)
 
 
 class Removal(State):

@@ -1,0 +1,80 @@
+"""``nvmeemu ctl``: talk to a running ``nvmeemu serve --control PATH``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from nvmeemu.control.client import Control, ControlError, Unreachable
+
+INVALID_PARAMS = -32602  # bad use, as far as we are concerned
+
+
+def ctl(arguments: argparse.Namespace) -> int:
+    """The exit status: 1 for what failed, 2 for bad use."""
+    try:
+        result = _ask(arguments)
+    except (Unreachable, ControlError) as error:
+        print(f"nvmeemu ctl: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ControlError) and error.code == INVALID_PARAMS else 1
+    except (ValueError, OSError) as error:  # of faults as they were written
+        print(f"nvmeemu ctl: {error}", file=sys.stderr)
+        return 2
+    if arguments.json:
+        print(json.dumps(result, indent=2))
+    else:
+        _show(result)
+    return 0
+
+
+def _ask(arguments: argparse.Namespace) -> Any:
+    calls = _calls(arguments)
+    with Control(arguments.control) as control:
+        results = [control.call(method, **parameters) for method, parameters in calls]
+    flat = [one for result in results for one in (result if isinstance(result, list) else [result])]
+    return flat if len(results) > 1 else results[0] if results else None
+
+
+def _calls(arguments: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
+    what = (arguments.what, getattr(arguments, "action", None))
+    if what == ("fault", "add"):
+        return _added(arguments.fault)
+    if what == ("fault", "rm"):
+        return [("fault.remove", {} if one == "all" else {"id": int(one)}) for one in arguments.id]
+    if what == ("namespace", "add"):
+        return [("namespace.add", {"disk": arguments.disk, **({"nsid": arguments.nsid} if arguments.nsid else {})})]
+    if what == ("namespace", "rm"):
+        return [("namespace.remove", {"nsid": arguments.nsid})]
+    if what == ("namespace", "resize"):
+        return [("namespace.resize", {"nsid": arguments.nsid, "size": arguments.size})]
+    return [("fault.list" if arguments.what == "fault" else "status", {})]
+
+
+def _added(words: list[str]) -> list[tuple[str, dict[str, Any]]]:
+    """A scenario, a file, or one fault as KEY=VALUE words."""
+    from nvmeemu.faults.file import SCENARIO, load, of_words
+
+    if len(words) == 1 and words[0].startswith(SCENARIO):
+        return [("scenario.add", {"name": words[0].removeprefix(SCENARIO)})]
+    if len(words) == 1 and "=" not in words[0]:
+        found = load(words[0])
+        if found.seed is not None:
+            print(f"nvmeemu ctl: {words[0]}: the server has a seed: this file's is not used", file=sys.stderr)
+        return [("fault.add", fault.as_table()) for fault in found.faults]
+    return [("fault.add", of_words(words))]
+
+
+def _show(result: Any) -> None:
+    if isinstance(result, list):
+        for one in result:
+            _show(one)
+    elif isinstance(result, dict) and "id" in result and "at" in result:
+        rest = {key: value for key, value in result.items() if key not in ("id", "seen", "hits") and value}
+        print(f"fault {result['id']}: {result['hits']} of {result['seen']} times: {json.dumps(rest)}")
+    elif isinstance(result, dict):
+        for key, value in result.items():
+            print(f"{key}: {value if isinstance(value, str) else json.dumps(value)}")
+    elif result is not None:
+        print(result)

@@ -1,0 +1,153 @@
+"""What the control socket can do to a running drive."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from nvmeemu import __version__, inventory
+from nvmeemu.backend import Backend, BackendError, parse_size
+from nvmeemu.control.messages import FAILED, INVALID_PARAMS, PROTOCOL, Method, RpcError
+from nvmeemu.controller import Controller
+from nvmeemu.faults import Fault, FaultError, Faults
+from nvmeemu.faults.file import scenario
+from nvmeemu.namespace import Namespace
+
+OpenDisk = Callable[[int, str], Namespace]
+
+
+class Methods:
+    """``open_disk`` makes a namespace with an NSID of what a user writes; ``close_disk`` is called when one that was
+    removed is no longer in use."""
+
+    def __init__(
+        self, controller: Controller, faults: Faults, open_disk: OpenDisk, close_disk: Callable[[Backend], None]
+    ) -> None:
+        self._controller = controller
+        self._device = controller.device
+        self._faults = faults
+        self._open_disk = open_disk
+        self._close_disk = close_disk
+
+    def table(self) -> dict[str, Method]:
+        """By their names in requests."""
+        methods: dict[str, Method] = {
+            "status": self.status,
+            "fault.add": self.fault_add,
+            "fault.list": self.fault_list,
+            "fault.remove": self.fault_remove,
+            "scenario.add": self.scenario_add,
+            "namespace.add": self.namespace_add,
+            "namespace.remove": self.namespace_remove,
+            "namespace.resize": self.namespace_resize,
+        }
+        return {name: _checked(method) for name, method in methods.items()}
+
+    def status(self) -> dict[str, Any]:
+        device, status = self._device, self._controller.status
+        return {
+            "protocol": PROTOCOL,
+            "version": __version__,
+            "serial": device.identity.serial,
+            "controller": {"rdy": int(status.rdy), "cfs": int(status.cfs), "shst": status.shst},
+            "queues": {"submission": sorted(device.sqs), "completion": sorted(device.cqs)},
+            "namespaces": [_namespace(one) for one in device.namespaces],
+            "faults": len(self._faults),
+        }
+
+    # --- faults
+
+    def fault_add(self, **fault: Any) -> dict[str, Any]:
+        return _fault(self._faults.add(Fault.of(fault)))
+
+    def fault_list(self) -> list[dict[str, Any]]:
+        return [_fault(fault) for fault in self._faults]
+
+    def fault_remove(self, id: int | None = None) -> None:
+        """One, or without an ``id`` all."""
+        if id is None:
+            self._faults.clear()
+        else:
+            try:
+                self._faults.remove(id)
+            except KeyError:
+                raise RpcError(FAILED, f"no fault {id!r}") from None
+
+    def scenario_add(self, name: str) -> list[dict[str, Any]]:
+        return [_fault(self._faults.add(fault)) for fault in scenario(name)]
+
+    # --- namespaces
+
+    def namespace_add(self, disk: str, nsid: int | None = None) -> dict[str, Any]:
+        """Under the first free NSID, if none is given."""
+        namespaces = self._device.namespaces
+        free = [number for number in range(1, namespaces.nn + 1) if number not in namespaces.active]
+        if nsid is None and not free:
+            raise RpcError(FAILED, f"there are {namespaces.nn} namespaces already, the most there can be")
+        number = free[0] if nsid is None else nsid
+        if number not in free:
+            raise RpcError(FAILED, f"NSID {number!r} is taken or outside 1..{namespaces.nn}")
+        namespace = self._open_disk(number, disk)
+        inventory.add(self._device, namespace)
+        return _namespace(namespace)
+
+    def namespace_remove(self, nsid: int) -> None:
+        self._find(nsid)
+        namespace = inventory.remove(self._device, nsid)
+        self._close_when_idle(namespace.backend)
+
+    def namespace_resize(self, nsid: int, size: str | int) -> dict[str, Any]:
+        namespace = self._find(nsid)
+        length = parse_size(str(size))
+        if length % namespace.block_size:
+            raise RpcError(FAILED, f"{length} bytes are no whole number of blocks of {namespace.block_size} bytes")
+        inventory.resize(self._device, nsid, length // namespace.block_size)
+        return _namespace(namespace)
+
+    def _find(self, nsid: object) -> Namespace:
+        namespace = self._device.namespaces.active.get(nsid) if isinstance(nsid, int) else None
+        if namespace is None:
+            raise RpcError(FAILED, f"no namespace {nsid!r}")
+        return namespace
+
+    def _close_when_idle(self, backend: Backend) -> None:
+        if self._controller.is_busy:  # perhaps with this one
+            self._device.clock.call_later(0.1, lambda: self._close_when_idle(backend))
+        else:
+            self._close_disk(backend)
+
+
+def _fault(fault: Fault) -> dict[str, Any]:
+    return {"id": fault.id, **fault.as_table(), "seen": fault.seen, "hits": fault.hits}
+
+
+def _namespace(namespace: Namespace) -> dict[str, Any]:
+    return {
+        "nsid": namespace.nsid,
+        "disk": namespace.backend.identity,
+        "size": namespace.blocks * namespace.block_size,
+        "block_size": namespace.block_size,
+        "read_only": namespace.backend.read_only,
+    }
+
+
+def _checked(method: Method) -> Method:
+    """Have bad parameters, and what cannot be done, answered as errors."""
+    signature = inspect.signature(method)
+
+    @wraps(method)
+    def call(**parameters: Any) -> Any:
+        try:
+            signature.bind(**parameters)
+        except TypeError as error:
+            raise RpcError(INVALID_PARAMS, str(error)) from None
+        try:
+            return method(**parameters)
+        except FaultError as error:
+            raise RpcError(INVALID_PARAMS, str(error)) from None
+        except (BackendError, ValueError, OSError) as error:
+            raise RpcError(FAILED, str(error)) from None
+
+    return call
