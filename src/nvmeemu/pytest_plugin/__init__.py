@@ -6,22 +6,30 @@ fixtures, not here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from nvmeemu.pytest_plugin.bench import NvmeBench
-    from nvmeemu.pytest_plugin.commands import HostCommand, Trace
+    from nvmeemu.pytest_plugin.commands import Expect, HostCommand, Trace
+    from nvmeemu.pytest_plugin.faults import NvmeFaults
     from nvmeemu.pytest_plugin.guests import NvmeGuest
-    from nvmeemu.pytest_plugin.live import Live
+    from nvmeemu.pytest_plugin.live import Boot, Live, Serve
     from nvmeemu.pytest_plugin.servers import NvmeServer
 
-    Expect = Callable[..., HostCommand]
+__all__ = ["Boot", "Expect", "HostCommand", "NvmeBench", "NvmeFaults", "NvmeGuest", "NvmeServer", "Serve", "Trace"]
 
+_HOMES = {  # of what users name in their annotations: imported when they do
+    "bench": ["NvmeBench"],
+    "commands": ["Expect", "HostCommand", "Trace"],
+    "faults": ["NvmeFaults"],
+    "guests": ["NvmeGuest"],
+    "live": ["Boot", "Serve"],
+    "servers": ["NvmeServer"],
+}
 DRIVES = ("nvme_guest", "nvme_server", "nvme")  # the fixtures that `faults`, `trace` and `expect` can be about
 PATHS = {
     "qemu": "the QEMU for guests: 10.1 or newer, with vfio-user-pci",
@@ -30,6 +38,13 @@ PATHS = {
 }
 _live = pytest.StashKey["Live"]()
 _running = pytest.StashKey[str]()  # the id of the test that is running
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__} has no attribute {name}")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -108,7 +123,7 @@ def nvme_guest(request: pytest.FixtureRequest, _nvmeemu: Live) -> Iterator[NvmeG
 
 
 @pytest.fixture(scope="session")
-def nvme_serve(_nvmeemu: Live) -> Callable[..., AbstractContextManager[NvmeServer]]:
+def nvme_serve(_nvmeemu: Live) -> Serve:
     """A function that makes servers, with the options of the marker as keywords: ``with nvme_serve(size="1G") as s``.
 
     For a server that several tests share, override the fixture ``nvme_server`` with one of a wider scope.
@@ -117,7 +132,7 @@ def nvme_serve(_nvmeemu: Live) -> Callable[..., AbstractContextManager[NvmeServe
 
 
 @pytest.fixture(scope="session")
-def nvme_boot(_nvmeemu: Live) -> Callable[..., AbstractContextManager[NvmeGuest]]:
+def nvme_boot(_nvmeemu: Live) -> Boot:
     """A function that boots guests, with the options of the marker as keywords: ``with nvme_boot(smp=2) as guest``.
 
     For a guest that several tests share, override the fixture ``nvme_guest`` with one of a wider scope.
@@ -134,6 +149,17 @@ def _drive(request: pytest.FixtureRequest) -> Any:
             pytrace=False,
         )
     return request.getfixturevalue(used[0] if used else "nvme")
+
+
+@pytest.fixture
+def faults(request: pytest.FixtureRequest) -> Iterator[NvmeFaults]:
+    """The faults of the test's drive: ``faults.add(Fault(match={"opcode": "write"}, do={"status": "write_fault"}))``.
+
+    All are removed when the test has ended.
+    """
+    found: NvmeFaults = _drive(request).faults
+    yield found
+    found.clear()
 
 
 @pytest.fixture

@@ -2,23 +2,56 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from nvmeemu.backend import parse_size
 from nvmeemu.backend.memory import MemoryBackend
+from nvmeemu.faults import Faults
+from nvmeemu.host import Clock
+from nvmeemu.pytest_plugin.commands import Trace
 from nvmeemu.pytest_plugin.options import DriveOptions
 from nvmeemu.testing import Bench
+from nvmeemu.trace.file import Writer
+from nvmeemu.trace.recorder import Recorder, describe
 
 
 class NvmeBench(Bench):
-    """A ``nvmeemu.testing.Bench`` whose driver is ready."""
+    """A ``nvmeemu.testing.Bench`` whose driver is ready, with ``faults`` and ``trace``."""
 
-    def __init__(self, options: DriveOptions) -> None:
+    def __init__(self, folder: Path, options: DriveOptions) -> None:
         super().__init__(MemoryBackend(parse_size(options.size)), block_size=options.block_size)
+        self.faults = Faults(self.controller)
+        self.records = Records(self.clock)
+        self._file = folder / "nvme.trace"
+        self.trace = Trace(self.records, patience=0)  # nobody sends anything while a test waits
 
     def start(self) -> None:
         """Enable the controller, make a pair of I/O queues."""
+        self.controller.observe(Recorder(self.records, self.controller.device))
         self.driver.enable()
         self.driver.create_queues()
 
     def sections(self) -> dict[str, str]:
         """What to know about it when a test has failed."""
-        return {}
+        with self._file.open("wb") as file:
+            Writer(file, describe(self.controller)).put(bytes(self.records.data))
+        return self.trace.sections()
+
+
+class Records:
+    """All records, in memory: the recorder's sink, and the trace's source."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.data = bytearray()
+        self._clock = clock
+        self._taken = 0
+
+    def now(self) -> int:
+        return round(self._clock.now() * 1e9)
+
+    def put(self, data: bytes) -> None:
+        self.data += data
+
+    def more(self) -> bytes:
+        start, self._taken = self._taken, len(self.data)
+        return bytes(self.data[start:])

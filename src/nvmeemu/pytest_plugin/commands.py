@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from nvmeemu import admin, io, spec
+from nvmeemu import spec
 from nvmeemu.faults.match import FETCH, Match, Passage
 from nvmeemu.trace import commands, file, records, words
 
@@ -100,12 +100,12 @@ class HostCommand:
 class Trace:
     """The commands that the host has sent to one drive since the test began (``list(trace)``)."""
 
-    def __init__(self, source: Source, patience: float) -> None:
+    def __init__(self, source: Source, patience: float, remember: int = REMEMBERED) -> None:
         self._source = source
         self._patience = patience
         self._rest = b""
         self._matcher = commands.Matcher()
-        self._found: deque[HostCommand] = deque(maxlen=REMEMBERED)
+        self._found: deque[HostCommand] = deque(maxlen=remember)
         self._count = 0  # of all that ever were in ``_found``
         self._begin = 0  # where this test's commands begin
         self._next = 0  # where ``expect`` goes on
@@ -133,7 +133,8 @@ class Trace:
         several calls check an order. Raises AssertionError if there is none yet and none comes in ``timeout`` seconds.
         """
         wanted = _match(op, fields)
-        end = time.monotonic() + (self._patience if timeout is None else timeout)
+        patience = self._patience if timeout is None else timeout
+        end = time.monotonic() + patience
         while True:
             self._read()
             for place, command in enumerate(self._since(self._next), max(self._next, self._oldest)):
@@ -141,15 +142,17 @@ class Trace:
                     self._next = place + 1
                     return command
             if time.monotonic() >= end:
-                raise AssertionError(
-                    f"the host has sent no command with {wanted.table}; its last:\n{self.words() or 'none'}"
-                )
+                raise AssertionError(_missing(wanted, patience, self.words()))
             time.sleep(LOOK_AGAIN)
 
     def words(self, last: int = SHOWN) -> str:
         """The last commands, one on a line."""
         self._read()
         return "\n".join(map(str, list(self._found)[-last:]))
+
+    def sections(self) -> dict[str, str]:
+        """For the report of a failed test."""
+        return {"the last commands": self.words()}
 
     @property
     def _oldest(self) -> int:
@@ -181,8 +184,19 @@ def _match(op: Op | None, fields: dict[str, Any]) -> Match:
     table = dict(fields)
     if op is not None:
         table["opcode"] = re.sub(r"[\s-]+", "_", op if isinstance(op, str) else op.name)
-    return Match(FETCH, table, (admin.COMMANDS, io.COMMANDS))
+    return Match(FETCH, table)
 
 
 def _fits(command: HostCommand, match: Match) -> bool:
     return Passage(FETCH, command.sqid, command.command) in match
+
+
+def _missing(match: Match, seconds: float, words: str) -> str:
+    table = dict(match.table)
+    what = str(table.pop("opcode", "command"))
+    fields = ", ".join(f"{name}={value!r}" for name, value in table.items())
+    seen = f"its last commands:\n{words}" if words else "nor any other command"
+    return f"the host has sent no {what}{' with ' * bool(fields)}{fields} in {seconds:g} s; {seen}"
+
+
+Expect = Callable[..., HostCommand]

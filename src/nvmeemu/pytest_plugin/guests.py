@@ -13,7 +13,7 @@ from nvmeemu.guest.guest import Guest, Result
 from nvmeemu.guest.identify import NAMESPACE, wait_for_device
 from nvmeemu.guest.machine import Machine
 from nvmeemu.pytest_plugin.options import GuestOptions
-from nvmeemu.pytest_plugin.servers import make_disk
+from nvmeemu.pytest_plugin.servers import Observed, make_disk
 
 KERNEL_ARGUMENTS = "loglevel=5 panic=-1"  # warnings and worse; a panic ends QEMU
 CRASHES = r"Kernel panic|Oops|BUG: "
@@ -33,7 +33,9 @@ class NvmeGuest(Guest):
         )
         self.options = options
         self.disk = make_disk(folder, options)
-        arguments = ["--block-size", str(options.block_size), *options.serve]
+        observed = Observed(folder)
+        self.trace = observed.trace
+        arguments = ["--block-size", str(options.block_size), *observed.arguments, *options.serve]
         super().__init__(
             machine, ServedDrive(self.disk, arguments), folder, Deadline(options.patience), complaints=CRASHES
         )
@@ -92,6 +94,7 @@ class NvmeGuest(Guest):
         """What to know about it when a test has failed."""
         logs = {name: process.tail(self.folder / name, LOG_LINES) for name in ("qemu.log", "server.log")}
         return {
+            **self.trace.sections(),
             "guest's console, the last lines": "\n".join(self.console.splitlines()[-CONSOLE_LINES:]),
             **{f"{name}, the last lines": "\n".join(lines) for name, lines in logs.items()},
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -24,6 +24,8 @@ HOW = "docs/pytest.md says what a guest needs"
 Options = TypeVar("Options", bound=DriveOptions)
 
 Section = tuple[str, str]
+Serve = Callable[..., AbstractContextManager[NvmeServer]]
+Boot = Callable[..., AbstractContextManager[NvmeGuest]]
 
 
 class Drive(Protocol):
@@ -53,7 +55,7 @@ class Live:
     def bench(self, **options: Any) -> Iterator[NvmeBench]:
         """See the fixture ``nvme``."""
         checked = _checked(DriveOptions, options, "nvme")
-        with self._living(lambda folder: NvmeBench(checked)) as bench:
+        with self._living(lambda folder: NvmeBench(folder, checked)) as bench:
             yield bench
 
     @contextmanager

@@ -9,11 +9,13 @@ from pathlib import Path
 from nvmeemu.backend import parse_size
 from nvmeemu.guest import image, process, serving
 from nvmeemu.guest.errors import GuestError
+from nvmeemu.pytest_plugin.commands import FileSource, Trace
 from nvmeemu.pytest_plugin.options import ServerOptions
 from nvmeemu.testing import Driver, VfioBus
 
 LOG_LINES = 20
 LEAVE_SECONDS = 20.0
+EXPECT_SECONDS = 10.0  # that ``expect`` waits, if nothing else is asked for
 
 
 def make_disk(folder: Path, options: ServerOptions) -> Path:
@@ -25,6 +27,14 @@ def make_disk(folder: Path, options: ServerOptions) -> Path:
     return disk
 
 
+class Observed:
+    """What the plugin wants to have beside a served drive: its trace, and its control socket."""
+
+    def __init__(self, folder: Path) -> None:
+        self.arguments = ["--trace", str(folder / "nvme.trace")]
+        self.trace = Trace(FileSource(folder / "nvme.trace"), EXPECT_SECONDS)
+
+
 class NvmeServer:
     """A drive in a process of its own: ``socket`` is for any vfio-user client, ``driver`` is one without a VM."""
 
@@ -33,12 +43,15 @@ class NvmeServer:
         self.options = options
         self.socket = folder / "nvme.sock"
         self.disk = make_disk(folder, options)
+        self._observed = Observed(folder)
+        self.trace = self._observed.trace
         self._buses: list[VfioBus] = []
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Serve. Raises GuestError."""
-        arguments = ["--disk", str(self.disk), "--block-size", str(self.options.block_size), *self.options.serve]
+        arguments = ["--disk", str(self.disk), "--block-size", str(self.options.block_size)]
+        arguments += [*self._observed.arguments, *self.options.serve]
         self._process = serving.start(self.socket, arguments, self.folder / "server.log")
 
     @property
@@ -79,4 +92,5 @@ class NvmeServer:
 
     def sections(self) -> dict[str, str]:
         """What to know about it when a test has failed."""
-        return {"nvmeemu serve, the last lines": "\n".join(process.tail(self.folder / "server.log", LOG_LINES))}
+        log = "\n".join(process.tail(self.folder / "server.log", LOG_LINES))
+        return {**self.trace.sections(), "nvmeemu serve, the last lines": log}

@@ -1,0 +1,30 @@
+"""The guest of the examples: one Linux for all of them, because to boot is what takes the time."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from nvmeemu.pytest_plugin import Boot, NvmeGuest
+
+SLEEPY = "nvme_core.io_timeout=5 nvme_core.admin_timeout=5"  # seconds; 30 and 60 are too long for a test
+BACK_AGAIN = """
+[ -b /dev/nvme0n1 ] && exit
+cd /sys/bus/pci/devices
+for device in $(dirname $(grep -l 0x010802 */class)); do echo 1 >$device/remove; done
+echo 1 >/sys/bus/pci/rescan
+for i in $(seq 100); do [ -b /dev/nvme0n1 ] && exit; sleep 0.1; done
+exit 1
+"""
+
+
+@pytest.fixture(scope="session")
+def booted(nvme_boot: Boot) -> Iterator[NvmeGuest]:
+    with nvme_boot(size="64M", append=SLEEPY) as guest:
+        yield guest
+
+
+@pytest.fixture
+def nvme_guest(booted: NvmeGuest) -> NvmeGuest:
+    """In place of the plugin's, which would boot for each test: the drive works, whatever the test before did."""
+    booted.check(BACK_AGAIN)
+    return booted

@@ -1,0 +1,123 @@
+"""Make the reference in docs/pytest.md of the plugin's docstrings and signatures.
+
+.venv/bin/python scripts/pytest_doc.py [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from nvmeemu import pytest_plugin
+from nvmeemu.pytest_plugin import bench, commands, faults, guests, options, servers
+
+TARGET = Path(__file__).parents[1] / "docs" / "pytest.md"
+BEGIN, END = "<!-- made by scripts/pytest_doc.py: -->", "<!-- until here -->"
+
+FIXTURES = ("nvme", "nvme_server", "nvme_guest", "faults", "trace", "expect", "nvme_serve", "nvme_boot")
+CLASSES: dict[type, tuple[str, ...]] = {
+    bench.NvmeBench: ("driver", "clock", "faults", "trace", "controller", "ram", "unmap", "map", "settle"),
+    servers.NvmeServer: ("driver", "faults", "trace", "socket", "disk", "connect", "process", "log"),
+    guests.NvmeGuest: (
+        *("run", "check", "expect", "console", "kernel_messages", "faults", "trace", "disk", "send"),
+        *("power_off", "wait_for_end", "reboot", "stop", "kill_qemu", "qemu", "monitor"),
+    ),
+    faults.NvmeFaults: ("add", "clear"),
+    faults.Armed: ("seen", "hits"),
+    commands.Trace: ("expect", "commands", "words", "restart"),
+    commands.HostCommand: ("command", "sqid", "time", "completion", "status", "latency"),
+}
+OPTIONS = (options.DriveOptions, options.ServerOptions, options.GuestOptions)
+
+
+def reference() -> str:
+    """All of it."""
+    parts = ["## Fixtures", *map(_fixture, FIXTURES), *_marker(), *_classes()]
+    return "\n\n".join(parts)
+
+
+def _fixture(name: str) -> str:
+    function = getattr(pytest_plugin, name)._get_wrapped_function()
+    return f"### {name}\n\n{_text(function)}"
+
+
+def _marker() -> Iterator[str]:
+    yield "## Options of drives and guests"
+    yield (
+        "Keywords of `@pytest.mark.nvmeemu(...)`, for a test, a class or a module (`pytestmark = ...`), the nearest\n"
+        "one's value counts; and of `nvme_serve(...)` and `nvme_boot(...)`."
+    )
+    seen: set[str] = set()
+    for kind, where in zip(OPTIONS, ("all", "`nvme_server` and `nvme_guest`", "`nvme_guest`"), strict=True):
+        lines = [f"For {where}: {_text(kind)}", "", "| option | default |", "|---|---|"]
+        for field in fields(kind):
+            default = field.default if field.default is not MISSING else None
+            if field.name not in seen or field.default != _default(OPTIONS[0], field.name):
+                lines.append(f"| `{field.name}` | `{default!r}` |")
+            seen.add(field.name)
+        yield "\n".join(lines)
+
+
+def _default(kind: type, name: str) -> Any:
+    return next((field.default for field in fields(kind) if field.name == name), None)
+
+
+def _classes() -> Iterator[str]:
+    for kind, names in CLASSES.items():
+        yield f"## {kind.__name__}"
+        yield _text(kind)
+        yield "\n".join(_member(kind, name) for name in names)
+
+
+def _member(kind: type, name: str) -> str:
+    found = inspect.getattr_static(kind, name, None)
+    if found is None:  # set when an object is made
+        return f"- `{name}`"
+    if callable(found):
+        return f"- `{name}{_signature(found)}`: {_text(found, indent='  ')}"
+    return f"- `{name}`: {_text(found, indent='  ')}"
+
+
+def _signature(function: Callable[..., Any]) -> str:
+    signature = inspect.signature(function)
+    rest = [one for one in signature.parameters.values() if one.name != "self"]
+    return str(signature.replace(parameters=rest)).replace("'", "").replace(" -> None", "")
+
+
+def _text(documented: Any, indent: str = "") -> str:
+    """A docstring as Markdown."""
+    text = inspect.getdoc(documented)
+    if not text:
+        raise SystemExit(f"{documented} has no docstring")
+    text = re.sub(r"``(.+?)``", r"`\1`", text)
+    return text.replace("\n", f"\n{indent}").replace(f"\n{indent}\n", "\n\n")
+
+
+def page(before: str) -> str:
+    """The page with the reference made anew."""
+    head, rest = before.split(BEGIN)
+    return f"{head}{BEGIN}\n\n{reference()}\n\n{END}{rest.split(END)[1]}"
+
+
+def main() -> int:
+    """Write the page, or say whether it is up to date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only say whether it is up to date")
+    before = TARGET.read_text()
+    after = page(before)
+    if parser.parse_args().check:
+        if after != before:
+            print("docs/pytest.md is out of date: run scripts/pytest_doc.py", file=sys.stderr)
+        return int(after != before)
+    TARGET.write_text(after)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
