@@ -13,12 +13,13 @@ import re
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 from bench import cpu
+from bench.marks import Mark
 from bench.target import MIB, has_mapped
 from nvmeemu.guest import cache, initramfs
 from nvmeemu.guest.deadline import Deadline
@@ -41,8 +42,11 @@ ACCESS = re.compile(r"memory_region_ops_(?:read|write) .* name '([^']*)'")
 
 Key = tuple[str, int, str]  # rival, depth, load
 MARKS = {
-    "guest_over_qemu_nvme_qd1": (1.2, 1.1),  # in the better mode, in the default one
-    "guest_over_qemu_nvme_qd32": (1.0, 0.8),  # mapped, default
+    "guest_over_qemu_nvme_qd1_default": Mark(1.1, is_least=True),
+    "guest_over_qemu_nvme_qd1_mapped": Mark(1.2, is_least=True),  # or the default, if that is better
+    "guest_over_qemu_nvme_qd32_default": Mark(0.8, is_least=True),
+    "guest_over_qemu_nvme_qd32_mapped": Mark(1.0, is_least=True),
+    "guest_idle_cpu_percent_default": Mark(0.5, is_inclusive=False),
 }
 
 
@@ -140,7 +144,12 @@ class FioGuest:
         return found
 
 
-def measure_guest(rounds: int = ROUNDS, seconds: float = SECONDS) -> dict[str, object]:
+def marks(found: Mapping[str, object]) -> dict[str, Mark]:
+    """Those of what has been measured."""
+    return {name: mark for name, mark in MARKS.items() if name in found}
+
+
+def measure(rounds: int = ROUNDS, seconds: float = SECONDS) -> dict[str, object]:
     """All of it; prints tables. Raises GuestError, OSError."""
     with tempfile.TemporaryDirectory(prefix="bench-guest-") as name:
         run = Run(Settings(job="bench", accel="tcg", mem="1G", timeout=5400), Path(name))
@@ -152,7 +161,7 @@ def measure_guest(rounds: int = ROUNDS, seconds: float = SECONDS) -> dict[str, o
             iops, disturbed = _race(run, fio, [rival.name for rival in all_rivals], rounds, seconds)
             guest.power_off()
         found |= _ratios(iops)
-        found["guest_idle_cpu_percent"] = idle
+        found |= {f"guest_idle_cpu_percent_{name}": percent for name, percent in idle.items()}
         found["guest_disturbed_percent"] = disturbed
         found["guest_iops"] = {
             f"{rival} {load} qd{depth}": round(median(v)) for (rival, depth, load), v in iops.items()

@@ -7,10 +7,10 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from bench import cpu
+from bench.marks import Mark
 from bench.polled import PAGE
 from bench.rounds import Case, Summary, measure
 from bench.target import MIB, FloorTarget, ServedTarget, Target, fill, has_mapped
@@ -21,24 +21,6 @@ DISK = 256 * MIB
 STARTS = 10
 IDLE_SECONDS = 4.0
 SETTLE_SECONDS = 0.5  # until a polling engine has gone to sleep
-
-
-@dataclass(frozen=True)
-class Mark:
-    """What a number should be."""
-
-    limit: float
-    is_least: bool = False
-    is_inclusive: bool = True
-
-    def is_met(self, value: float) -> bool:
-        if self.is_least:
-            return value >= self.limit
-        return value <= self.limit if self.is_inclusive else value < self.limit
-
-    def __str__(self) -> str:
-        sign = ">=" if self.is_least else "<=" if self.is_inclusive else "<"
-        return f"{sign} {self.limit:g}"
 
 
 MARKS = {
@@ -85,9 +67,9 @@ def quick() -> dict[str, float]:
     }
 
 
-def measured(cases: Mapping[str, Case], disk: int = DISK, **options: int) -> dict[str, Summary]:
+def measured(cases: Mapping[str, Case]) -> dict[str, Summary]:
     """All cases in turns, printed, by their names."""
-    found = dict(zip(cases, measure(list(cases.values()), disk // PAGE, **options), strict=True))
+    found = dict(zip(cases, measure(list(cases.values()), DISK // PAGE), strict=True))
     for name, summary in found.items():
         print(f"{name:<24} {summary}", flush=True)
     return found
@@ -108,11 +90,11 @@ def startup(folder: Path) -> float:
     return statistics.median(times)
 
 
-def idle_percent(target: ServedTarget, seconds: float = IDLE_SECONDS) -> float:
+def idle_percent(target: ServedTarget) -> float:
     """Of one CPU: what the server takes while its client is there and does nothing."""
     time.sleep(SETTLE_SECONDS)
     before, begin = cpu.threads(target.pid), time.monotonic_ns()
-    time.sleep(seconds)
+    time.sleep(IDLE_SECONDS)
     spent = cpu.spent(before, cpu.threads(target.pid))
     return sum(one.run for one in spent.values()) / (time.monotonic_ns() - begin) * 100
 

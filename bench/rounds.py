@@ -71,10 +71,9 @@ class Summary:
         return asdict(self)
 
 
-def measure(
-    cases: Sequence[Case], pages: int, *, rounds: int = ROUNDS, seconds: float = SECONDS, tries: int = TRIES
-) -> list[Summary]:
+def measure(cases: Sequence[Case], pages: int, *, rounds: int | None = None, tries: int | None = None) -> list[Summary]:
     """Rounds of all cases in turns, on disks of ``pages`` pages. Raises BenchError."""
+    rounds, tries, seconds = rounds or ROUNDS, tries or TRIES, SECONDS
     good: list[list[Result]] = [[] for _ in cases]
     bad: list[list[Result]] = [[] for _ in cases]
     for case in cases:  # warm

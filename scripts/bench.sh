@@ -8,26 +8,33 @@ set -euo pipefail
 help() {
     cat <<END
 usage: scripts/bench.sh [--quick] [--guest] [--soak N] [--json FILE]
+       scripts/bench.sh --document FILE...
 
-Sets up what is missing, then measures and prints tables; ratios are of one run, numbers are medians of short rounds
-(at least 10; those in which the machine took a CPU away are dropped and counted).
-  --quick      only the six numbers with marks (less than a minute); with --guest, these and the guest's
-  --guest      fio in a Linux guest under QEMU: ours, QEMU's nvme, AHCI and virtio-blk in turns (many minutes)
-  --soak N     N commands (100M, 5M, ...): does the server grow?
-  --json FILE  the numbers, for programs
-Without any: the tables over queue depth, engines and doorbells, for docs/performance.md (minutes), and its plots if
-there is matplotlib. As root, 'nice -n -5' in front steadies it. Exit status 1: something does not work; a number that
-misses its mark is no failure.
+Sets up what is missing, then measures and prints; ratios are of one run, numbers are medians of short rounds (10 at
+least; those in which somebody else took a CPU away are dropped and counted).
+  --quick          only the six numbers that have marks, in less than a minute; without it, the tables, too
+  --guest          fio in a Linux guest under QEMU, too: our drives, QEMU's nvme, AHCI and virtio-blk in turns
+  --soak N         N commands, too: does the server grow?
+  --json FILE      the numbers, for programs
+  --document FILE  measure nothing: bring docs/performance.md and its plots up to date from such files (matplotlib)
+The exit status is 1 if something does not work; that a number misses its mark is no failure. On a busy machine, as
+root: nice -n -5 scripts/bench.sh ...
 END
 }
 
 components=(base)
+extra=""
 for word; do
     case $word in
     -h | --help) help && exit ;;
     --guest) components+=(qemu:x86 linux:trixie:amd64 tools:amd64 tools-fio:amd64) ;;
+    --document) extra=matplotlib ;;
     esac
 done
 cd "$CHECKOUT"
 scripts/setup.sh "${components[@]}"
-exec .venv/bin/python -m bench "$@"
+python=.venv/bin/python
+if [ -n "$extra" ] && ! $python -c "import $extra" 2>/dev/null; then
+    logged bench $python -m pip install --disable-pip-version-check -e ".[bench]"
+fi
+exec $python -m bench "$@"

@@ -1,0 +1,197 @@
+"""docs/performance.md's tables and plots, from the JSON of runs of scripts/bench.sh.
+
+    scripts/bench.sh --document docs/performance.json ...
+
+replaces what is between the markers in the page, and draws docs/images/performance-*.svg.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.guest import DEPTHS as GUEST_DEPTHS
+from bench.quick import MARKS
+from bench.tables import DEPTHS, FEW_DEPTHS, QUEUES, WORKLOADS
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "performance.md"
+IMAGES = ROOT / "docs" / "images"
+LABELS = {
+    "floor": "the floor",
+    "mapped": "native, mapped doorbells",
+    "native": "native, shadow doorbells",
+    "python": "Python, shadow doorbells",
+}
+COLOURS = {"floor": "#888888", "mapped": "#1b7837", "native": "#2166ac", "python": "#b2182b"}
+
+Found = dict[str, Any]
+
+
+def update(files: Sequence[Path]) -> None:
+    """Bring the page and its pictures up to date. Raises OSError, ValueError."""
+    found: Found = {}
+    for file in files:
+        found |= json.loads(file.read_text())
+    text = PAGE.read_text()
+    for name, make in SECTIONS.items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        before, _, rest = text.partition(begin)
+        _, marker, after = rest.partition(end)
+        if not marker:
+            raise ValueError(f"{PAGE}: no {begin.strip()} ... {end}")
+        text = before + begin + "\n".join(make(found)) + "\n" + end + after
+    PAGE.write_text(text)
+    plot(found["depths"])
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """A table of Markdown; numbers stand to the right."""
+    lines = ["| " + " | ".join(head) + " |", "|---" + "|--:" * (len(head) - 1) + "|"]
+    return lines + ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+
+
+def _thousands(number: float) -> str:
+    return f"{number / 1000:.0f}" if number >= 100_000 else f"{number / 1000:.1f}"
+
+
+def _marks(found: Found) -> list[str]:
+    return table(
+        ["number", "mark", "measured", ""],
+        [
+            [f"`{name}`", mark, found[name], "met" if mark.is_met(found[name]) else "**not met**"]
+            for name, mark in MARKS.items()
+        ],
+    )
+
+
+def _names(cases: Iterable[str], suffix: str) -> list[str]:
+    """The targets, in their order."""
+    return [name.removesuffix(suffix) for name in cases if name.endswith(suffix)]
+
+
+def _depths(found: Found) -> list[str]:
+    cases = found["depths"]
+    names = _names(cases, " qd1")
+    rows = [
+        [
+            depth,
+            *(
+                f"{_thousands(cases[f'{name} qd{depth}']['iops'])} / {cases[f'{name} qd{depth}']['p50_us']:.1f}"
+                for name in names
+            ),
+        ]
+        for depth in DEPTHS
+    ]
+    return table(["depth", *(LABELS[name] for name in names)], rows)
+
+
+def _loads(disk: str) -> Callable[[Found], list[str]]:
+    def make(found: Found) -> list[str]:
+        cases = found[disk]
+        names = _names(cases, f" {WORKLOADS[0].name} qd1")
+        rows = []
+        for work in WORKLOADS:
+            for depth in FEW_DEPTHS:
+                each = [cases[f"{name} {work.name} qd{depth}"] for name in names]
+                rows.append(
+                    [
+                        f"{work.name}, {depth}",
+                        *(f"{_thousands(one['iops'])} / {one['process_ns'] / 1000:.1f}" for one in each),
+                    ]
+                )
+        return table(["load, depth", *names], rows)
+
+    return make
+
+
+def _queues(found: Found) -> list[str]:
+    cases = found["queues"]
+    names = _names(cases, " 1 queues")
+    rows = [[queues, *(_thousands(cases[f"{name} {queues} queues"]["iops"]) for name in names)] for queues in QUEUES]
+    return table(["queues", *names], rows)
+
+
+def _messages(found: Found) -> list[str]:
+    cases = found["mem"]
+    load = WORKLOADS[0].name
+    names = _names(cases, f" {load} qd1")
+    rows = [[name, *(f"{cases[f'{name} {load} qd{depth}']['messages']:.3f}" for depth in FEW_DEPTHS)] for name in names]
+    return table(["", *(f"depth {depth}" for depth in FEW_DEPTHS)], rows)
+
+
+def _idle(found: Found) -> list[str]:
+    rows = [[name, one["cpu_percent"], one["first_us"]] for name, one in found["idle"].items()]
+    return table(["", "CPU, per cent of one", "first command after 0.2 s, us"], rows)
+
+
+def _guest(found: Found) -> list[str]:
+    iops, accesses = found["guest_iops"], found["guest_register_accesses"]
+    rows = []
+    for name in dict.fromkeys(key.split()[0] for key in iops):
+        row: list[object] = [name]
+        for depth in GUEST_DEPTHS:
+            row += [
+                iops[f"{name} randread qd{depth}"],
+                iops[f"{name} randwrite qd{depth}"],
+                accesses[f"{name} qd{depth}"],
+            ]
+        rows.append(row)
+    head = [""]
+    for depth in GUEST_DEPTHS:
+        head += [f"read, {depth}", f"write, {depth}", f"accesses per I/O, {depth}"]
+    return table(head, rows)
+
+
+def _ratios(found: Found) -> list[str]:
+    modes = [mode for mode in ("default", "mapped") if f"guest_over_qemu_nvme_qd1_{mode}" in found]
+    pattern = re.compile(r"guest_over_(\w+)_qd1_default")
+    rivals = [match[1] for match in map(pattern.fullmatch, found) if match]
+    rows = []
+    for rival in rivals:
+        values = [found[f"guest_over_{rival}_qd{depth}_{mode}"] for depth in GUEST_DEPTHS for mode in modes]
+        rows.append([f"over {rival.replace('_', '-')}", *values])
+    return table(["", *(f"{mode}, depth {depth}" for depth in GUEST_DEPTHS for mode in modes)], rows)
+
+
+SECTIONS: dict[str, Callable[[Found], list[str]]] = {
+    "marks": _marks,
+    "depths": _depths,
+    "mem": _loads("mem"),
+    "file": _loads("file"),
+    "queues": _queues,
+    "messages": _messages,
+    "idle": _idle,
+    "guest": _guest,
+    "ratios": _ratios,
+}
+
+
+def plot(cases: dict[str, dict[str, float]]) -> None:
+    """IOPS and the median latency over the queue depth. Raises ImportError without matplotlib."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "nvmeemu"  # the same numbers give the same file
+    from matplotlib import pyplot
+
+    IMAGES.mkdir(exist_ok=True)
+    for key, title, scale in (("iops", "thousand IOPS", 1e-3), ("p50_us", "median latency, us", 1.0)):
+        figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+        for name in _names(cases, " qd1"):
+            values = [cases[f"{name} qd{depth}"][key] * scale for depth in DEPTHS]
+            axes.plot(DEPTHS, values, marker="o", markersize=4, label=LABELS[name], color=COLOURS[name])
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(DEPTHS, [str(depth) for depth in DEPTHS])
+        axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_xlabel("commands at once (queue depth)")
+        axes.set_ylabel(title)
+        axes.set_title(f"4 KiB random reads from memory: {title}")
+        axes.grid(True, which="both", alpha=0.25)
+        axes.legend()
+        figure.savefig(IMAGES / f"performance-{key.partition('_')[0]}.svg", metadata={"Date": None})
+        pyplot.close(figure)

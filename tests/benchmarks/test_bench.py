@@ -1,0 +1,184 @@
+"""The benchmarks measure what they say: the right data moves, disturbed rounds are dropped, all numbers come out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench import __main__ as command
+from bench import cpu, quick, rounds, service_time, tables
+from bench.cpu import Times
+from bench.polled import PAGE, Load
+from bench.rounds import Case, measure
+from bench.target import MIB, BenchError, FloorTarget, Result, ServedTarget, Target, fill
+from nvmeemu.spec import NvmOpcode
+
+DISK = 4 * MIB
+PAGES = DISK // PAGE
+KINDS = {
+    "native-shadow": (["--engine", "native"], "shadow"),
+    "native-socket": (["--engine", "native"], "socket"),
+    "python-shadow": (["--engine", "python"], "shadow"),
+    "python-socket": (["--engine", "python"], "socket"),
+}
+
+
+@pytest.fixture(params=["floor", *KINDS])
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
+    if request.param == "floor":
+        yield FloorTarget(DISK, 2)
+        return
+    arguments, doorbells = KINDS[request.param]
+    with ServedTarget("served", tmp_path, f"mem:{DISK}", arguments, doorbells=doorbells, queues=2) as served:
+        yield served
+
+
+def reads(**options: int) -> Load:
+    return Load(**{"disk_pages": PAGES, "opcode": NvmOpcode.READ, "pages": 1, "depth": 32, "check": 1, **options})
+
+
+@pytest.mark.parametrize("pages", [1, 2, 3, 32])
+def test_what_was_written_is_read(target: Target, pages: int) -> None:
+    """Two queues, and all ways to describe the data."""
+    fill(target, PAGES)
+    for seed in (0, 12345):
+        load = reads(seed=seed, pages=pages, commands=500, room=1000)
+        result = target.run(load, 2)
+        assert 500 <= load.done < 500 + 2 * 32
+        assert 0 < result.p50 <= result.p99
+        assert 0 < result.engine <= result.process
+    target.run(reads(opcode=NvmOpcode.WRITE, seed=3, pages=pages, commands=100))
+    target.run(reads(seed=4, commands=500))
+
+
+def test_other_data_is_noticed(target: Target) -> None:
+    """Nothing was written to the disk."""
+    with pytest.raises(BenchError, match="read other data"):
+        target.run(reads(seed=1, commands=100))
+
+
+def test_a_failed_command_is_noticed(tmp_path: Path) -> None:
+    with (
+        ServedTarget("served", tmp_path, f"mem:{DISK}", doorbells="shadow") as served,
+        pytest.raises(BenchError, match="1 failed"),
+    ):
+        served.run(reads(cursor=PAGES, commands=1, depth=1))
+
+
+def test_doorbells_that_go_to_the_socket_are_counted(tmp_path: Path) -> None:
+    messages = {}
+    for doorbells in ("socket", "shadow"):
+        with ServedTarget(doorbells, tmp_path, f"mem:{DISK}", doorbells=doorbells) as served:
+            fill(served, PAGES)
+            load = reads(seed=9, depth=1, commands=1000)
+            served.run(load)
+            messages[doorbells] = load.messages / load.done
+    assert messages["socket"] == 2  # a tail and a head for each command
+    assert messages["shadow"] < messages["socket"]
+
+
+class Scripted:
+    """A target whose rounds are disturbed as told."""
+
+    name = "scripted"
+    queues = 1
+
+    def __init__(self, disturbances: list[float]) -> None:
+        self._disturbances = iter([0.0, *disturbances])  # the first one only warms
+
+    def run(self, load: Load, count: int = 1) -> Result:
+        share = next(self._disturbances)
+        load.done, load.elapsed = 1000, 1_000_000
+        return Result(load, 10, 20, 5000, 6000, int(share * load.elapsed))
+
+
+def test_disturbed_rounds_are_dropped_and_counted() -> None:
+    [found] = measure([Case(Scripted([0.5, 0, 0.01, 0.9, 0]), 1)], PAGES, rounds=3, tries=3)
+    assert (found.kept, found.dropped, found.disturbed) == (3, 2, 0)
+    assert (found.iops, found.engine_ns, found.process_ns, found.p50_us) == (1_000_000, 5, 6, 0.01)
+
+
+def test_where_all_are_disturbed_the_least_are_taken() -> None:
+    [found] = measure([Case(Scripted([0.5, 0.1, 0.3, 0.2, 0.9, 0.6]), 1)], PAGES, rounds=2, tries=3)
+    assert (found.kept, found.dropped, found.disturbed) == (2, 4, 2)
+
+
+def test_threads_that_wait_for_each_other_are_no_disturbance() -> None:
+    assert cpu.disturbance({1: Times(run=100, waited=50), 2: Times(run=50, waited=90)}) == 0
+    assert cpu.disturbance({1: Times(run=100, waited=80), 2: Times(run=50, waited=90)}) == 30
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything, with little time for each."""
+    for module, name, value in (
+        (quick, "STARTS", 2),
+        (quick, "IDLE_SECONDS", 0.2),
+        (quick, "SETTLE_SECONDS", 0.1),
+        (quick, "DISK", DISK),
+        (tables, "DISK", DISK),
+        (rounds, "ROUNDS", 1),
+        (rounds, "TRIES", 1),
+        (rounds, "SECONDS", 0.005),
+        (tables, "DEPTHS", (1, 32)),
+        (tables, "FEW_DEPTHS", (1, 32)),
+        (tables, "QUEUES", (1, 2)),
+        (tables, "WORKLOADS", (tables.WORKLOADS[0], tables.WORKLOADS[-1])),
+        (tables, "WAKES", 2),
+        (tables, "REST_SECONDS", 0.01),
+        (service_time, "COMMANDS", 512),
+    ):
+        monkeypatch.setattr(module, name, value)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr("sys.argv", ["bench", *words])
+    return command.main()
+
+
+@pytest.mark.usefixtures("small")
+def test_quick_gives_the_six_numbers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "found.json"
+    assert run(monkeypatch, "--quick", "--json", str(file)) == 0
+    found = json.loads(file.read_text())
+    assert set(found) == {
+        *("native_cpu_over_floor", "native_over_floor_qd1_p50", "native_over_python_qd32"),
+        *("idle_cpu_percent", "startup_seconds", "rss_mib"),
+    }
+    assert all(isinstance(value, float) for value in found.values())
+    printed = capsys.readouterr().out
+    assert all(f"\n{name} " in printed for name in found)
+    assert " met" in printed
+
+
+@pytest.mark.timeout(240)  # threads that poll get on slowly on a busy machine
+@pytest.mark.usefixtures("small")
+def test_the_tables_have_all_cases(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of two kinds of servers, to save time."""
+    some = [kind for kind in tables.kinds() if kind.name in ("native", "python-socket")]
+    monkeypatch.setattr(tables, "kinds", lambda: some)
+    file = tmp_path / "found.json"
+    assert run(monkeypatch, "--soak", "2k", "--json", str(file)) == 0
+    found = json.loads(file.read_text())
+    assert set(found["depths"]) == {f"{name} qd{depth}" for name in ("floor", "native") for depth in (1, 32)}
+    for disk in ("mem", "file"):
+        assert "native 128k sequential write qd32" in found[disk]
+        assert "python-socket 4k random read qd1" in found[disk]
+    assert set(found["queues"]) == {f"{n}-thread {m} queues" for n in (1, 2) for m in (1, 2)}
+    assert found["idle"]["native"]["first_us"] > 0
+    assert found["soak_commands"] == 2000
+
+
+@pytest.mark.parametrize("words", [["--fast"], ["--soak", "0"], ["--soak", "many"], ["--json"]])
+def test_bad_use_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, *words)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
