@@ -78,7 +78,7 @@ def delete_sq(device: Device, command: DeleteQueue) -> Result:
     sq = device.sqs.get(command.qid) if command.qid else None
     if sq is None:
         raise CommandFailed(Status.INVALID_QUEUE_ID, location=(40, 0))
-    del device.sqs[command.qid]
+    device.remove_sq(command.qid)
     for request in tuple(sq.outstanding):
         request.abort(Status.ABORTED_SQ_DELETION)
     return Parked(lambda request: sq.close(request.complete), is_abortable=False)  # the queue is gone already
@@ -91,9 +91,7 @@ def delete_cq(device: Device, command: DeleteQueue) -> int:
         raise CommandFailed(Status.INVALID_QUEUE_ID, location=(40, 0))
     if cq.sqs:
         raise CommandFailed(Status.INVALID_QUEUE_DELETION, location=(40, 0))
-    cq.ring.forget()
-    del device.cqs[command.qid]
-    cq.close()
+    device.remove_cq(command.qid)
     return 0
 
 

@@ -44,7 +44,7 @@ Talk to a running `nvmeemu serve --control PATH`.
 
 _FEATURES = [
     *("create", "read-only", "overlay", "block-size", "once", "pid-file", "ready-fd", "no-msix"),
-    *("engine", "io-threads", "trace", "faults", "control", "cap-to"),
+    *("engine", "io-threads", "doorbells", "trace", "faults", "control", "cap-to"),
 ]
 
 
@@ -248,6 +248,12 @@ def _add_process(group: argparse._ArgumentGroup, log_level: str = "info") -> Non
         choices=("auto", "native", "python"),
         default="python",
         help="who serves reads and writes: python (default), native (C, fast, new), auto: native if built",
+    )
+    group.add_argument(
+        "--doorbells",
+        choices=("auto", "trapped", "mapped"),
+        default="auto",
+        help="trapped: messages, asleep when idle; mapped: memory, polled by the native engine; auto: trapped",
     )
     group.add_argument("--io-threads", metavar="N", type=Number(1, 16), help="of the native engine (half the CPUs)")
     group.add_argument("--once", action="store_true", help="exit when the first client has left")

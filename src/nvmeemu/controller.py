@@ -67,7 +67,7 @@ class Controller:
         self.vectors = self.device.limits.vectors
         self.taps = Taps(self.device)
         self._worker = worker
-        self._executor = Executor(self.device, worker, self.fail, self._settle)
+        self._executor = Executor(self.device, worker, self.fail, self._settle, self._mapped_doorbell)
         self._registers = regs.RegisterFile()
         self._flushing: object | None = None
         self._is_ready = False  # CSTS.RDY, for the doorbells
@@ -75,6 +75,12 @@ class Controller:
         self._tap()
 
     # --- the bus ---------------------------------------------------------------------------------------------------
+
+    @property
+    def bar0_shared(self) -> tuple[int, int, int] | None:
+        """The part of BAR0 that a client may map, the doorbells: a file like BAR0, offset, size in bytes."""
+        engine = self.device.engine
+        return None if engine is None or engine.doorbells_fd < 0 else (engine.doorbells_fd, DOORBELLS, DOORBELLS)
 
     def read(self, offset: int, size: int) -> bytes:
         """A read of BAR0. Doorbells and everything reserved read as zero."""
@@ -262,11 +268,15 @@ class Controller:
         self.device.configure_engine(write_cache=True)
         cq = CompletionQueue(self.device.host, 0, bases[1], aqa.acqs, vector=0, ien=True)
         self.device.add_admin_queues(SubmissionQueue(self.device.host, 0, bases[0], aqa.asqs, cq))
+        if self.device.engine is not None:
+            self.device.engine.watch(True)
         self._settle()
 
     def _stop(self) -> None:
         """What every reset does. RDY falls at once unless a worker still writes."""
         self._executor.stop()
+        if self.device.engine is not None:
+            self.device.engine.watch(False)
         self._flushing = None
         self.device.reset()
         self._registers[regs.INTMS] = self._registers[regs.INTMC] = 0
@@ -345,6 +355,13 @@ class Controller:
             self._doorbell_error(ErrorEvent.INVALID_DOORBELL_VALUE, offset, value)
         if qid == 0 and device.shadow is not None:
             device.echo_admin_doorbells()
+
+    def _mapped_doorbell(self, number: int, value: int, is_good: bool) -> None:
+        """One that came without a message."""
+        if is_good:
+            self._on_doorbell(4 * number, value)
+        else:
+            self._doorbell_error(ErrorEvent.INVALID_DOORBELL_VALUE, 4 * number, value)
 
     def _doorbell_error(self, what: ErrorEvent, offset: int, value: int) -> None:
         log.warning("the guest wrote %#x to the doorbell at %#x: %s", value, DOORBELLS + offset, what.name.lower())

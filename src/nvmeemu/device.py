@@ -148,6 +148,7 @@ class Device:
         if self.shadow is not None:
             cq.shadow = self.shadow.head(cq.qid)
             cq.shadow.clear(0)
+        self.forget_doorbell(2 * cq.qid + 1)
         if self.engine is not None:
             cq.owned = self.engine.add_cq(cq)
         cq.tap = self._cq_tap
@@ -159,11 +160,28 @@ class Device:
         if self.shadow is not None:
             sq.shadow = self.shadow.tail(sq.qid)
             sq.shadow.clear(0)
+        self.forget_doorbell(2 * sq.qid)
         if self.engine is not None:
             sq.owned = self.engine.add_sq(sq)
         sq.cq.sqs.add(sq.qid)
         self.sqs[sq.qid] = sq
         self.had_io_queues = True
+
+    def remove_sq(self, qid: int) -> None:
+        """It is to be closed; its doorbell is that of no queue any more."""
+        del self.sqs[qid]
+        self.forget_doorbell(2 * qid)
+
+    def remove_cq(self, qid: int) -> None:
+        cq = self.cqs.pop(qid)
+        cq.ring.forget()
+        cq.close()
+        self.forget_doorbell(2 * qid + 1)
+
+    def forget_doorbell(self, number: int) -> None:
+        """What the host has rung before counts for nothing."""
+        if self.engine is not None:
+            self.engine.forget_doorbell(number)
 
     def configure_engine(self, write_cache: bool) -> None:
         """Tell the engine what the namespaces are. Without ``write_cache`` every write has to become durable, which

@@ -87,6 +87,18 @@ class Listener(Protocol):
         """The queue is no longer the engine's; its head and tail are where the engine left them."""
         ...
 
+    def head_moved(self, cq: CompletionQueue) -> None:
+        """The host has consumed entries of a completion queue whose ``has_room`` was false, or that the pin is for."""
+        ...
+
+    def rung(self, doorbell: int, value: int) -> None:
+        """The host has rung a mapped doorbell that is not of a queue of the engine's."""
+        ...
+
+    def misrung(self, doorbell: int, value: int) -> None:
+        """The host has rung a mapped doorbell with a value that its queue cannot have."""
+        ...
+
     def settled(self) -> None:
         """Nothing is in flight any more, after ``is_busy`` or ``is_changing_media`` was true."""
         ...
@@ -117,6 +129,22 @@ class Engine(Protocol):
     def add_cq(self, cq: CompletionQueue) -> OwnedCq: ...
     def add_sq(self, sq: SubmissionQueue) -> OwnedSq:
         """Serve it from its head on; its completion queue is the engine's."""
+        ...
+
+    @property
+    def doorbells_fd(self) -> int:
+        """A file that is like BAR0: a client may map its doorbells, and write them without a message. -1: it may not.
+        ``OwnedQueue.ring`` works in any case."""
+        ...
+
+    def watch(self, is_watched: bool) -> None:
+        """Tell the listener when the host rings mapped doorbells that are not of the engine's queues. What it has rung
+        before counts for nothing."""
+        ...
+
+    def forget_doorbell(self, doorbell: int) -> None:
+        """The queue of this doorbell (its number, from the first one) begins or ends: what the host has rung before
+        counts for nothing."""
         ...
 
     def drop(self) -> None:

@@ -35,16 +35,23 @@ _NO_LOCATION = 0xFFFF
 
 class Executor:
     """Fetches and executes commands on the controller's thread. ``on_fatal`` is called when it cannot go on,
-    ``on_settled`` whenever a worker has finished with a command."""
+    ``on_settled`` whenever a worker has finished with a command, ``on_doorbell`` for mapped doorbells that only the
+    engine has seen (number, value, whether its queue can have it)."""
 
     def __init__(
-        self, device: Device, worker: Worker, on_fatal: Callable[[str], None], on_settled: Callable[[], None]
+        self,
+        device: Device,
+        worker: Worker,
+        on_fatal: Callable[[str], None],
+        on_settled: Callable[[], None],
+        on_doorbell: Callable[[int, int, bool], None],
     ) -> None:
         self.is_paused = False
         self._device = device
         self._engine = device.engine
         self.worker = worker
         self._on_settled = on_settled
+        self._on_doorbell = on_doorbell
         self._ready: dict[SubmissionQueue, None] = {}
         self._posted: set[CompletionQueue] = set()
         self._running: set[_Running] = set()
@@ -363,6 +370,12 @@ class Executor:
 
     def missed(self, queue: CompletionQueue | SubmissionQueue) -> None:
         self._gaps.miss(queue)
+
+    def rung(self, doorbell: int, value: int) -> None:
+        self._on_doorbell(doorbell, value, True)
+
+    def misrung(self, doorbell: int, value: int) -> None:
+        self._on_doorbell(doorbell, value, False)
 
     def stopped(self, sq: SubmissionQueue) -> None:
         self.wake(sq)

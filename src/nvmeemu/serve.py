@@ -123,18 +123,23 @@ def _open(disk: str, arguments: argparse.Namespace, taken: bool) -> Backend:
 
 def _engine(arguments: argparse.Namespace, loop: Loop, stack: ExitStack) -> NativeEngine | None:
     """The native engine, unless it is not wanted or, with ``auto``, not there."""
+    is_mapped = arguments.doorbells == "mapped"  # auto: asleep when idle is worth more to most than a quick start
     if arguments.engine == "python":
-        if arguments.io_threads is not None:
-            raise Failure("--io-threads is for the native engine, not for --engine python", 2)
+        for is_given, option in ((arguments.io_threads, "--io-threads"), (is_mapped, "--doorbells mapped")):
+            if is_given:
+                raise Failure(f"{option} is for the native engine, not for --engine python", 2)
         return None
     for option in ("trace", "faults", "control"):
         if getattr(arguments, option) is not None:
+            if is_mapped:
+                raise Failure(f"--doorbells mapped is for the native engine, which is not there with --{option}", 2)
             log.info("with --%s reads and writes are served in Python", option)
             return None
+    threads = arguments.io_threads or max(1, (os.cpu_count() or 1) // 2)
     try:
-        engine = NativeEngine(arguments.io_threads or max(1, (os.cpu_count() or 1) // 2))
+        engine = NativeEngine(threads, has_mapped_doorbells=is_mapped)
     except EngineMissing as missing:
-        if arguments.engine == "native":
+        if arguments.engine == "native" or is_mapped:
             raise Failure(str(missing)) from None
         log.info("reads and writes are served in Python: %s", missing)
         return None

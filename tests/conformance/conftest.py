@@ -19,6 +19,11 @@ from conformance.judge import QemuNvme
 from nvmeemu.testing import Bench, Driver
 
 DISK = 16 << 20
+RINGING = {
+    f"test_{subject}"
+    for subject in ("abort", "doorbells", "enable", "events", "interrupts", "memory", "queue_creation", "queues")
+    + ("reset", "shadow", "shutdown")
+}
 HERE = Path(__file__).parent
 
 
@@ -50,15 +55,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every test of our controller runs on both data paths."""
+    """Every test of our controller runs on both data paths, and where doorbells matter with mapped ones, too."""
     chosen = any(mark.args[0] == "engine" for mark in metafunc.definition.iter_markers("parametrize"))
     if "engine" in metafunc.fixturenames and not chosen and not metafunc.config.getoption("--judge", default=False):
-        metafunc.parametrize("engine", ["python", "native"], indirect=True)
+        engines = ["python", "native", *(["mapped"] if metafunc.module.__name__.rpartition(".")[2] in RINGING else [])]
+        metafunc.parametrize("engine", engines, indirect=True)
 
 
 @pytest.fixture
 def engine(request: pytest.FixtureRequest) -> str:
-    """Who serves reads and writes: ``python`` or ``native``."""
+    """Who serves reads and writes: ``python``, ``native``, or ``mapped``: native, with mapped doorbells."""
     return str(getattr(request, "param", "python"))
 
 

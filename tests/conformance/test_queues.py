@@ -188,6 +188,7 @@ class _Watched:
 
 
 @pytest.mark.fact("A2", clause="Base 1.4, 4.6 P", kills=("phase-before-the-rest",))
+@pytest.mark.parametrize("engine", ["python", "native"], indirect=True)  # a paused lane finds no mapped doorbell
 def test_the_phase_tag_is_stored_last(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = bench.driver
     driver.enable()

@@ -74,6 +74,7 @@ def test_the_two_buffers_are_two(bench: Bench) -> None:
 
 
 @pytest.mark.fact("A33", clause=CLAUSE, kills=("event-index-never-written",))
+@pytest.mark.parametrize("engine", ["python", "native"], indirect=True)  # mapped doorbells do not let it sleep
 def test_a_sleeping_queue_asks_for_its_next_doorbell(bench: Bench) -> None:
     driver = bench.driver
     driver.enable()

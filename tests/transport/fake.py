@@ -34,6 +34,7 @@ class Fake:
     def __init__(self, host: PciHost, clock: Clock, worker: Worker, vectors: int) -> None:
         self.host, self.clock, self.worker = host, clock, worker
         self.bar0_size = BAR0_SIZE
+        self.bar0_shared: tuple[int, int, int] | None = None
         self.vectors = vectors
         self.registers = bytearray(BAR0_SIZE)
         self.busy = 0

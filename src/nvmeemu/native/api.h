@@ -1,6 +1,7 @@
 /* What Python calls, for C and for cffi. All of it on one thread, the controller's. */
 
 struct engine;
+struct queue; /* every sq and every cq is one */
 struct sq;
 struct cq;
 
@@ -18,14 +19,18 @@ struct disk {
 enum event_kind {
     EVENT_PUNT, /* run this entry of the submission queue `id` */
     EVENT_POSTED, /* raise the interrupt of the completion queue `id` */
-    EVENT_SQ_GAP, /* the memory of the submission queue `id` is not there */
-    EVENT_CQ_GAP,
+    EVENT_HEAD, /* the host has consumed entries of the completion queue `id`: after engine_has_room said no, or for the
+                   pin */
+    EVENT_GAP, /* the memory of the queue `id` is not there */
     EVENT_IDLE, /* nothing of the stopped submission queue `id` is under way any more */
-    EVENT_SETTLED /* what engine_in_flight or engine_writing said has ended */
+    EVENT_BAD_DOORBELL, /* the host has rung that of the queue `id` with `value`, which it cannot have */
+    EVENT_RUNG, /* the host has rung the watched doorbell number `id` with `value` */
+    EVENT_SETTLED /* what engine_in_flight said has ended */
 };
 
 struct event {
     enum event_kind kind;
+    uint32_t value;
     uint64_t id;
     uint8_t entry[64];
 };
@@ -54,15 +59,24 @@ void engine_signal_all(struct engine *engine);
 void engine_set_coalescing(struct engine *engine, uint64_t nanoseconds, uint32_t completions);
 void engine_coalesce_vector(struct engine *engine, uint32_t vector, bool is_coalesced);
 
+/* Mapped doorbells: from now on the bytes of this file from NVME_DOORBELLS on are the doorbells, for a client to map;
+   -1: errno says why not. queue_ring works as before. */
+int engine_map_doorbells(struct engine *engine);
+/* EVENT_RUNG for those that are not of the engine's queues, from now on; what was rung before counts for nothing. */
+void engine_watch(struct engine *engine, bool is_watched);
+/* Its queue begins or ends: what was rung before counts for nothing. */
+void engine_forget_doorbell(struct engine *engine, uint32_t number);
+
 /* Queues. `id` comes back in events. NULL: no memory. */
-struct cq *engine_add_cq(struct engine *engine, uint64_t id, uint64_t iova, uint32_t entries, uint32_t vector, bool ien);
+struct cq *engine_add_cq(struct engine *engine, uint64_t id, uint32_t qid, uint64_t iova, uint32_t entries,
+                         uint32_t vector, bool ien);
 struct sq *engine_add_sq(struct engine *engine, uint64_t id, struct cq *cq, uint32_t qid, uint64_t iova,
                          uint32_t entries, uint32_t head, uint32_t tail);
 void engine_remove_cq(struct engine *engine, struct cq *cq);
 /* Only a queue that was idle after engine_stop_sq. */
 void engine_remove_sq(struct engine *engine, struct sq *sq);
 /* Fetch nothing more from it; EVENT_IDLE follows. */
-void engine_stop_sq(struct engine *engine, struct sq *sq);
+void engine_stop_sq(struct sq *sq);
 /* Fetch nothing from it for a while, or go on. */
 void engine_hold_sq(struct sq *sq, bool is_held);
 /* A reset: all queues are gone, and nothing is completed any more. What a disk works on goes on to its end. */
@@ -70,36 +84,29 @@ void engine_drop(struct engine *engine);
 /* Fetch nothing, or go on. */
 void engine_hold(struct engine *engine, bool is_held);
 
-/* Doorbells. False: a value that the queue cannot have. */
-bool sq_ring(struct sq *sq, uint32_t tail);
-bool cq_ring(struct cq *cq, uint32_t head);
-/* The host has rung, and its shadow doorbell says what. */
-void sq_rung(struct sq *sq);
-void cq_rung(struct cq *cq);
-void sq_set_shadow(struct sq *sq, uint64_t value, uint64_t event);
-void cq_set_shadow(struct cq *cq, uint64_t value, uint64_t event);
-/* Take the head from the shadow doorbell. */
-void cq_look(struct cq *cq);
-uint32_t sq_head(struct sq *sq);
-uint32_t sq_tail(struct sq *sq);
-uint32_t cq_head(struct cq *cq);
-uint32_t cq_tail(struct cq *cq);
+/* The host has rung a queue's doorbell; with a shadow doorbell, that says the value. False: it cannot have this one. */
+bool queue_ring(struct queue *queue, uint32_t value);
+void queue_set_shadow(struct queue *queue, uint64_t value, uint64_t event);
+/* The host's index, and the engine's. */
+uint32_t queue_host(struct queue *queue);
+uint32_t queue_ours(struct queue *queue);
+/* Whether the memory that it needs next is still missing. */
+bool queue_has_gap(struct queue *queue);
+/* Find the head where the host writes it into memory. */
+void engine_look(struct cq *cq);
 
 /* Completions of what Python has executed. False: it has to wait for room or memory, and goes first when they come. */
 bool engine_post(struct cq *cq, uint32_t sqid, uint32_t sqhd, uint16_t cid, uint32_t dw0, uint16_t field);
 bool engine_has_room(struct cq *cq);
 /* Forget the completions of a submission queue that wait. */
 void engine_drop_waiting(struct cq *cq, uint32_t sqid);
-/* Whether the memory that the queue needs next is still missing. */
-bool engine_sq_gap(struct sq *sq);
-bool engine_cq_gap(struct cq *cq);
 
 /* News: the descriptor can be read when there are some. */
 int engine_fd(struct engine *engine);
 void engine_drain_fd(struct engine *engine);
 bool engine_has_news(struct engine *engine);
 uint32_t engine_events(struct engine *engine, struct event *events, uint32_t most);
-/* Commands that wait for a disk; the writes among them. EVENT_SETTLED follows if there are any. */
+/* Commands that wait for a disk, or the writes among them. EVENT_SETTLED follows if there are any. */
 uint32_t engine_in_flight(struct engine *engine, bool only_writes);
 /* Wait until all lanes sleep and nothing is in flight. For tests. */
 void engine_settle(struct engine *engine);

@@ -47,7 +47,7 @@ static void op_free(struct lane *lane, struct op *op)
     lane->op_bytes -= op->length;
     atomic_fetch_sub(&lane->writing, op->is_write);
     if (atomic_fetch_sub(&sq->under_way, 1) == 1 && sq->stopped)
-        sq_tell(sq, NOTICE_IDLE);
+        queue_tell(&sq->queue, NOTICE_IDLE);
     if (lane->ops == 0 || (op->is_write && lane->writing == 0)) {
         if (atomic_exchange(&engine->anxious, false)) {
             atomic_store(&engine->settled, true);

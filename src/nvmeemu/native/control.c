@@ -6,114 +6,107 @@
 
 #include "engine.h"
 
-#define LIST_ADD(list, item) list_add((void ***)&(list)->items, &(list)->count, &(list)->room, item)
-#define LIST_REMOVE(list, item) list_remove((void **)(list)->items, &(list)->count, item)
-
-static bool list_add(void ***items, uint32_t *count, uint32_t *room, void *item)
+static bool list_add(struct queue_list *list, struct queue *queue)
 {
-    if (*count == *room) {
-        uint32_t more = *room ? *room * 2 : 16;
-        void **longer = realloc(*items, more * sizeof(*longer));
-        if (!longer)
+    if (list->count == list->room) {
+        uint32_t room = list->room ? list->room * 2 : 16;
+        struct queue **items = realloc(list->items, room * sizeof(*items));
+        if (!items)
             return false;
-        *items = longer;
-        *room = more;
+        list->items = items;
+        list->room = room;
     }
-    (*items)[(*count)++] = item;
+    list->items[list->count++] = queue;
     return true;
 }
 
-static void list_remove(void **items, uint32_t *count, const void *item)
+static void list_remove(struct queue_list *list, const struct queue *queue)
 {
-    for (uint32_t i = 0; i < *count; i++) {
-        if (items[i] == item) {
-            memmove(&items[i], &items[i + 1], (*count - i - 1) * sizeof(*items));
-            --*count;
+    for (uint32_t i = 0; i < list->count; i++) {
+        if (list->items[i] == queue) {
+            list->count--;
+            memmove(&list->items[i], &list->items[i + 1], (list->count - i) * sizeof(*list->items));
             return;
         }
     }
 }
 
-struct cq *engine_add_cq(struct engine *engine, uint64_t id, uint64_t iova, uint32_t entries, uint32_t vector, bool ien)
+/* NULL, and the queue is gone, if there is no memory for it. */
+static struct queue *queue_add(struct queue *queue, struct queue_list *all, struct queue_list *of_lane)
+{
+    struct lane *lane = queue->lane;
+
+    lane_enter(lane);
+    bool is_added = list_add(all, queue);
+    if (is_added && !list_add(of_lane, queue)) {
+        list_remove(all, queue);
+        is_added = false;
+    }
+    doorbell_own(lane->engine, queue->doorbell, is_added);
+    lane_leave(lane);
+    lane_wake(lane);
+    if (!is_added)
+        free(queue);
+    return is_added ? queue : NULL;
+}
+
+struct cq *engine_add_cq(struct engine *engine, uint64_t id, uint32_t qid, uint64_t iova, uint32_t entries,
+                         uint32_t vector, bool ien)
 {
     struct cq *cq = calloc(1, sizeof(*cq));
     struct lane *lane = &engine->lanes[engine->cqs.count % engine->lane_count];
 
     if (!cq)
         return NULL;
-    cq->id = id;
-    cq->lane = lane;
-    cq->iova = iova;
-    cq->entries = entries;
+    cq->queue = (struct queue){.id = id, .lane = lane, .iova = iova, .entries = entries, .qid = qid};
+    cq->queue.doorbell = 2 * qid + 1;
     cq->vector = vector;
     cq->ien = ien;
     cq->phase = 1;
-    lane_enter(lane);
-    bool is_added = LIST_ADD(&lane->cqs, cq);
-    if (is_added && !LIST_ADD(&engine->cqs, cq)) {
-        LIST_REMOVE(&lane->cqs, cq);
-        is_added = false;
-    }
-    lane_leave(lane);
-    if (!is_added)
-        free(cq);
-    return is_added ? cq : NULL;
+    return as_cq(queue_add(&cq->queue, &engine->cqs, &lane->cqs));
 }
 
 struct sq *engine_add_sq(struct engine *engine, uint64_t id, struct cq *cq, uint32_t qid, uint64_t iova,
                          uint32_t entries, uint32_t head, uint32_t tail)
 {
     struct sq *sq = calloc(1, sizeof(*sq));
-    struct lane *lane = cq->lane;
+    struct lane *lane = cq->queue.lane;
 
     if (!sq)
         return NULL;
-    sq->id = id;
-    sq->lane = lane;
+    sq->queue = (struct queue){.id = id, .lane = lane, .iova = iova, .entries = entries, .qid = qid};
+    sq->queue.doorbell = 2 * qid;
+    sq->queue.ours = head;
+    sq->queue.host = tail;
     sq->cq = cq;
-    sq->qid = qid;
-    sq->iova = iova;
-    sq->entries = entries;
-    sq->head = head;
-    sq->tail = tail;
-    lane_enter(lane);
-    bool is_added = LIST_ADD(&lane->sqs, sq);
-    if (is_added && !LIST_ADD(&engine->sqs, sq)) {
-        LIST_REMOVE(&lane->sqs, sq);
-        is_added = false;
-    }
-    lane_leave(lane);
-    lane_wake(lane);
-    if (!is_added)
-        free(sq);
-    return is_added ? sq : NULL;
+    return as_sq(queue_add(&sq->queue, &engine->sqs, &lane->sqs));
 }
 
-void engine_stop_sq(struct engine *engine, struct sq *sq)
+void engine_stop_sq(struct sq *sq)
 {
-    struct lane *lane = sq->lane;
+    struct lane *lane = sq->queue.lane;
 
-    (void)engine;
     lane_enter(lane);
     if (!sq->stopped) {
         sq->stopped = true;
-        LIST_REMOVE(&lane->sqs, sq);
-        }
-    sq_tell(sq, NOTICE_IDLE); /* counts only once nothing is under way */
+        list_remove(&lane->sqs, &sq->queue);
+    }
+    queue_tell(&sq->queue, NOTICE_IDLE); /* counts only once nothing is under way */
     lane_leave(lane);
 }
 
 void engine_hold_sq(struct sq *sq, bool is_held)
 {
-    lane_enter(sq->lane);
+    lane_enter(sq->queue.lane);
     sq->held = is_held;
-    lane_leave(sq->lane);
-    lane_wake(sq->lane);
+    lane_leave(sq->queue.lane);
+    lane_wake(sq->queue.lane);
 }
 
 void engine_remove_sq(struct engine *engine, struct sq *sq)
 {
-    LIST_REMOVE(&engine->sqs, sq);
+    doorbell_own(engine, sq->queue.doorbell, false);
+    list_remove(&engine->sqs, &sq->queue);
     free(sq);
 }
 
@@ -125,12 +118,13 @@ static void cq_free(struct cq *cq)
 
 void engine_remove_cq(struct engine *engine, struct cq *cq)
 {
-    struct lane *lane = cq->lane;
+    struct lane *lane = cq->queue.lane;
 
     lane_enter(lane);
-    LIST_REMOVE(&lane->cqs, cq);
+    list_remove(&lane->cqs, &cq->queue);
+    doorbell_own(engine, cq->queue.doorbell, false);
     lane_leave(lane);
-    LIST_REMOVE(&engine->cqs, cq);
+    list_remove(&engine->cqs, &cq->queue);
     cq_free(cq);
 }
 
@@ -152,16 +146,18 @@ void engine_drop(struct engine *engine)
         struct lane *lane = &engine->lanes[i];
         lane_enter(lane);
         lane->sqs.count = lane->cqs.count = 0;
-            for (uint32_t j = 0; j < engine->sqs.count; j++) {
-            struct sq *sq = engine->sqs.items[j];
-            if (sq->lane == lane)
+        for (uint32_t j = 0; j < engine->sqs.count; j++) {
+            struct sq *sq = as_sq(engine->sqs.items[j]);
+            if (sq->queue.lane == lane)
                 sq->stopped = sq->dropped = true;
         }
         lane_leave(lane);
     }
     drop_punts(engine);
+    for (uint32_t i = 0; i < MAX_DOORBELLS; i++)
+        doorbell_own(engine, i, false);
     for (uint32_t i = 0; i < engine->cqs.count; i++)
-        cq_free(engine->cqs.items[i]);
+        cq_free(as_cq(engine->cqs.items[i]));
     engine->cqs.count = 0;
     atomic_store(&engine->held, false);
     engine_notify(engine); /* engine_events frees what nothing holds any more */
@@ -178,67 +174,56 @@ void engine_hold(struct engine *engine, bool is_held)
     }
 }
 
-void sq_set_shadow(struct sq *sq, uint64_t value, uint64_t event)
+void queue_set_shadow(struct queue *queue, uint64_t value, uint64_t event)
 {
-    lane_enter(sq->lane);
-    sq->shadow = (struct shadow){value, event, true};
-    lane_leave(sq->lane);
-    lane_wake(sq->lane);
+    lane_enter(queue->lane);
+    queue->shadow = (struct shadow){value, event, true};
+    lane_leave(queue->lane);
+    lane_wake(queue->lane);
 }
 
-void cq_set_shadow(struct cq *cq, uint64_t value, uint64_t event)
+bool queue_has_gap(struct queue *queue)
 {
-    lane_enter(cq->lane);
-    cq->shadow = (struct shadow){value, event, true};
-    lane_leave(cq->lane);
-    lane_wake(cq->lane);
+    lane_enter(queue->lane);
+    bool gap = queue->gap;
+    lane_leave(queue->lane);
+    return gap;
 }
 
 bool engine_post(struct cq *cq, uint32_t sqid, uint32_t sqhd, uint16_t cid, uint32_t dw0, uint16_t field)
 {
-    lane_enter(cq->lane);
+    struct lane *lane = cq->queue.lane;
+
+    lane_enter(lane);
     uint32_t posted = cq->posted;
     bool is_posted = cq_post(cq, dw0, completion_high(sqhd, sqid, cid, field));
     if (is_posted)
         cq->posted = posted; /* its interrupt is main's */
-    lane_leave(cq->lane);
+    lane_leave(lane);
     return is_posted;
 }
 
 bool engine_has_room(struct cq *cq)
 {
-    lane_enter(cq->lane);
+    struct lane *lane = cq->queue.lane;
+
+    lane_enter(lane);
     bool has_room = cq->waiting_count == 0 && cq_has_room(cq);
-    lane_leave(cq->lane);
+    cq->main_waits = !has_room;
+    lane_leave(lane);
     return has_room;
 }
 
 void engine_drop_waiting(struct cq *cq, uint32_t sqid)
 {
-    lane_enter(cq->lane);
+    lane_enter(cq->queue.lane);
     cq_drop_waiting(cq, sqid);
-    lane_leave(cq->lane);
+    lane_leave(cq->queue.lane);
 }
 
-void cq_look(struct cq *cq)
+void engine_look(struct cq *cq)
 {
-    lane_enter(cq->lane);
-    cq_refresh(cq);
-    lane_leave(cq->lane);
-}
-
-bool engine_sq_gap(struct sq *sq)
-{
-    lane_enter(sq->lane);
-    bool gap = sq->gap;
-    lane_leave(sq->lane);
-    return gap;
-}
-
-bool engine_cq_gap(struct cq *cq)
-{
-    lane_enter(cq->lane);
-    bool gap = cq->gap;
-    lane_leave(cq->lane);
-    return gap;
+    lane_enter(cq->queue.lane);
+    queue_look(&cq->queue);
+    lane_leave(cq->queue.lane);
 }

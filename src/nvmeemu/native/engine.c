@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -12,6 +13,9 @@
 #include "engine.h"
 
 #define STOP_TIME 1 /* seconds for a lane to end */
+#define MOST_PATIENCE 200000 /* nanoseconds */
+#define LONG_NAP 4000000
+#define WAKE_TIME 1000000 /* idle lanes wake less often than once in this time, all together */
 #define MAX_REPORTS(lanes) (MAX_PUNTS + (lanes) * MAX_OPS) /* commands that may wait for main at the most */
 
 static void enter_all(struct engine *engine)
@@ -80,6 +84,13 @@ static bool lane_stop(struct lane *lane)
     return true;
 }
 
+static int count_cpus(void)
+{
+    cpu_set_t cpus;
+
+    return sched_getaffinity(0, sizeof(cpus), &cpus) == 0 ? CPU_COUNT(&cpus) : 1;
+}
+
 struct engine *engine_new(uint32_t lanes)
 {
     struct engine *engine = calloc(1, sizeof(*engine));
@@ -88,6 +99,8 @@ struct engine *engine_new(uint32_t lanes)
         return NULL;
     pthread_mutex_init(&engine->punt_lock, NULL);
     engine->page_size = NVME_PAGE_MIN;
+    engine->most_patience = count_cpus() > 1 ? MOST_PATIENCE : 0;
+    engine->longest_nap = lanes > LONG_NAP / WAKE_TIME ? lanes * WAKE_TIME : LONG_NAP;
     for (int i = 0; i <= MAX_NSID; i++)
         engine->disks[i].fd = -1;
     for (int i = 0; i < MAX_VECTORS; i++)
@@ -124,6 +137,7 @@ void engine_free(struct engine *engine)
             close(engine->vectors[i].fd);
     if (engine->eventfd >= 0)
         close(engine->eventfd);
+    doorbells_free(engine);
     free(engine->sqs.items);
     free(engine->cqs.items);
     free(engine->memory.regions);
@@ -228,11 +242,11 @@ bool engine_set_vector(struct engine *engine, uint32_t vector, int eventfd)
 void engine_signal_all(struct engine *engine)
 {
     for (uint32_t i = 0; i < engine->cqs.count; i++) {
-        struct cq *cq = engine->cqs.items[i];
-        lane_enter(cq->lane);
-        if (cq->posted == 0 && atomic_load(&cq->head) != atomic_load(&cq->tail))
+        struct cq *cq = as_cq(engine->cqs.items[i]);
+        lane_enter(cq->queue.lane);
+        if (cq->posted == 0 && atomic_load(&cq->queue.host) != atomic_load(&cq->queue.ours))
             cq->posted = 1;
-        lane_leave(cq->lane);
+        lane_leave(cq->queue.lane);
     }
     for (uint32_t i = 0; i < engine->lane_count; i++)
         eventfd_write(engine->lanes[i].eventfd, 1); /* also to those who sleep with nothing to run */
@@ -281,7 +295,7 @@ static bool take_punt(struct engine *engine, struct event *event)
     if (engine->punt_count > 0) {
         const struct punt *punt = &engine->punts[engine->punt_first];
         sq = punt->sq;
-        *event = (struct event){EVENT_PUNT, sq->id, {0}};
+        *event = (struct event){.kind = EVENT_PUNT, .id = sq->queue.id};
         memcpy(event->entry, &punt->command, sizeof(event->entry));
         engine->punt_first = (engine->punt_first + 1) % engine->punt_room;
         engine->punt_count--;
@@ -291,7 +305,7 @@ static bool take_punt(struct engine *engine, struct event *event)
     if (was_full)
         wake_all(engine);
     if (sq && atomic_fetch_sub(&sq->under_way, 1) == 1)
-        atomic_fetch_or(&sq->notices, NOTICE_IDLE); /* looked at if it is stopped */
+        atomic_fetch_or(&sq->queue.notices, NOTICE_IDLE); /* looked at if it is stopped */
     return sq != NULL;
 }
 
@@ -318,31 +332,34 @@ static bool take_notice(_Atomic uint32_t *notices, enum notice notice)
     return (atomic_load(notices) & notice) && (atomic_fetch_and(notices, ~(uint32_t)notice) & notice);
 }
 
-static bool sq_event(struct sq *sq, struct event *event)
+static bool queue_event(struct queue *queue, struct event *event)
 {
-    event->id = sq->id;
-    event->kind = EVENT_SQ_GAP;
-    if (take_notice(&sq->notices, NOTICE_GAP))
+    event->id = queue->id;
+    event->kind = EVENT_GAP;
+    if (take_notice(&queue->notices, NOTICE_GAP))
         return true;
+    event->kind = EVENT_BAD_DOORBELL;
+    if (take_notice(&queue->notices, NOTICE_BAD)) {
+        event->value = atomic_load(&queue->bad);
+        return true;
+    }
+    if (is_cq(queue)) {
+        event->kind = EVENT_HEAD;
+        if (take_notice(&queue->notices, NOTICE_HEAD))
+            return true;
+        event->kind = EVENT_POSTED;
+        return take_notice(&queue->notices, NOTICE_POSTED);
+    }
+    struct sq *sq = as_sq(queue);
     event->kind = EVENT_IDLE;
-    return take_notice(&sq->notices, NOTICE_IDLE) && sq->stopped && atomic_load(&sq->under_way) == 0;
-}
-
-static bool cq_event(struct cq *cq, struct event *event)
-{
-    event->id = cq->id;
-    event->kind = EVENT_CQ_GAP;
-    if (take_notice(&cq->notices, NOTICE_GAP))
-        return true;
-    event->kind = EVENT_POSTED;
-    return take_notice(&cq->notices, NOTICE_POSTED);
+    return take_notice(&queue->notices, NOTICE_IDLE) && sq->stopped && atomic_load(&sq->under_way) == 0;
 }
 
 /* Queues of before a reset go when the last disk has answered. */
 static void free_dropped(struct engine *engine)
 {
     for (uint32_t i = engine->sqs.count; i-- > 0;) {
-        struct sq *sq = engine->sqs.items[i];
+        struct sq *sq = as_sq(engine->sqs.items[i]);
         if (sq->dropped && atomic_load(&sq->under_way) == 0) {
             engine->sqs.items[i] = engine->sqs.items[--engine->sqs.count];
             free(sq);
@@ -361,13 +378,16 @@ uint32_t engine_events(struct engine *engine, struct event *events, uint32_t mos
     while (number < most && take_punt(engine, &events[number]))
         number++;
     for (uint32_t i = 0; i < engine->sqs.count; i++)
-        while (number < most && !engine->sqs.items[i]->dropped && sq_event(engine->sqs.items[i], &events[number]))
+        while (number < most && !as_sq(engine->sqs.items[i])->dropped &&
+               queue_event(engine->sqs.items[i], &events[number]))
             number++;
     for (uint32_t i = 0; i < engine->cqs.count; i++)
-        while (number < most && cq_event(engine->cqs.items[i], &events[number]))
+        while (number < most && queue_event(engine->cqs.items[i], &events[number]))
             number++;
+    while (number < most && doorbells_next(engine, &events[number]))
+        number++;
     if (number < most && atomic_exchange(&engine->settled, false))
-        events[number++] = (struct event){EVENT_SETTLED, 0, {0}};
+        events[number++] = (struct event){.kind = EVENT_SETTLED};
     free_dropped(engine);
     if (number == most)
         engine_notify(engine); /* there may be more */
@@ -395,8 +415,10 @@ void engine_settle(struct engine *engine)
     for (uint32_t i = 0; i < engine->lane_count; i++) {
         struct lane *lane = &engine->lanes[i];
         pthread_mutex_lock(&lane->lock);
-        while (!(atomic_load(&lane->asleep) && lane->ops == 0 && lane->deadline == 0) && !engine->is_paused)
+        while (!lane_is_quiet(lane) && !engine->is_paused) {
+            lane_wake(lane);
             pthread_cond_wait(&lane->quiet, &lane->lock);
+        }
         pthread_mutex_unlock(&lane->lock);
     }
 }

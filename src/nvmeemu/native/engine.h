@@ -25,8 +25,9 @@
 
 #define BURST 32 /* commands that one queue may run before the next has its turn */
 #define MAX_LANES 16
-#define MAX_QUEUES 65536
 #define MAX_NSID 64
+#define MAX_DOORBELLS (NVME_PAGE_MIN / sizeof(uint32_t)) /* of the page that a client may map */
+#define NOT_RUNG UINT32_MAX
 #define MAX_VECTORS 128
 #define MAX_PIECES 1024 /* IOV_MAX: what one system call takes */
 #define MAX_PUNTS 256 /* fetched commands that may wait for main before lanes stop fetching */
@@ -84,6 +85,33 @@ enum notice {
     NOTICE_POSTED = 1 << 0, /* completions whose interrupt main must raise */
     NOTICE_GAP = 1 << 1, /* the memory that the queue needs next is not there */
     NOTICE_IDLE = 1 << 2, /* a stopped queue has nothing under way any more */
+    NOTICE_HEAD = 1 << 3, /* the host has consumed completions, and main waits for that */
+    NOTICE_BAD = 1 << 4, /* its doorbell was given a value that it cannot have */
+};
+
+/* The place of the host's index in the shadow doorbell buffers. */
+struct shadow {
+    uint64_t value, event;
+    bool used;
+};
+
+/* What both kinds have. One index is the host's, the tail of a submission queue or the head of a completion queue: main
+   writes it when the doorbell is rung, or the lane where the host writes it into memory. The other one is the lane's. */
+struct queue {
+    uint64_t id; /* main's name for it */
+    struct lane *lane;
+    uint64_t iova;
+    uint32_t entries, qid, doorbell; /* the number of its doorbell, from the first one; odd: a completion queue */
+    struct shadow shadow;
+    _Atomic uint32_t host, ours;
+    bool gap;
+    _Atomic uint32_t bad; /* what NOTICE_BAD is about */
+    _Atomic uint32_t notices;
+};
+
+struct queue_list {
+    struct queue **items;
+    uint32_t count, room;
 };
 
 /* A completion that found no room or no memory. */
@@ -91,57 +119,52 @@ struct completion {
     uint64_t low, high; /* high without the phase */
 };
 
-/* The head's and the tail's place in the shadow doorbell buffers; no shadow: event is 0, never a buffer's end. */
-struct shadow {
-    uint64_t value, event;
-    bool used;
-};
-
 struct cq {
-    uint64_t id; /* main's name for it */
-    struct lane *lane;
-    uint64_t iova;
-    uint32_t entries, vector;
+    struct queue queue; /* first, also in struct sq */
+    uint32_t vector;
     bool ien;
-    struct shadow shadow;
-    _Atomic uint32_t head; /* the host's; main or, with a shadow doorbell, the lane writes it */
-    _Atomic uint32_t tail;
     uint32_t phase;
     _Atomic bool starved; /* full: a new head has to wake the lane */
-    bool gap;
+    bool main_waits; /* for room */
     uint32_t posted; /* completions since the last interrupt */
     uint64_t posted_at; /* of the first of them, nanoseconds; only with coalescing */
     struct completion *waiting;
     uint32_t waiting_first, waiting_count, waiting_room;
-    _Atomic uint32_t notices;
 };
 
 struct sq {
-    uint64_t id;
-    struct lane *lane;
+    struct queue queue;
     struct cq *cq;
-    uint64_t iova;
-    uint32_t entries, qid;
-    struct shadow shadow;
-    _Atomic uint32_t head;
-    _Atomic uint32_t tail; /* the host's; main or, with a shadow doorbell, the lane writes it */
-    bool gap;
     bool held; /* main has enough of it at the moment */
     bool stopped; /* fetches nothing more */
     bool dropped; /* its commands' completions go nowhere: a reset */
     _Atomic uint32_t under_way; /* commands that wait for a disk, or for main to take them */
-    _Atomic uint32_t notices;
 };
 
+static inline bool is_cq(const struct queue *queue)
+{
+    return queue->doorbell & 1;
+}
+
+static inline struct cq *as_cq(struct queue *queue)
+{
+    return (struct cq *)(void *)queue;
+}
+
+static inline struct sq *as_sq(struct queue *queue)
+{
+    return (struct sq *)(void *)queue;
+}
+
 /* queue.c; all with the lane's lock */
-void sq_tell(struct sq *sq, enum notice notice);
-void cq_tell(struct cq *cq, enum notice notice);
+void queue_tell(struct queue *queue, enum notice notice);
+bool queue_look(struct queue *queue);
 bool cq_has_room(struct cq *cq);
 bool cq_post(struct cq *cq, uint64_t low, uint64_t high);
 bool cq_post_waiting(struct cq *cq);
 void cq_drop_waiting(struct cq *cq, uint32_t sqid);
-bool cq_can_post_waiting(struct cq *cq);
-void cq_refresh(struct cq *cq);
+/* A change of the head that somebody waits for has come. */
+bool cq_is_awaited(struct cq *cq);
 uint64_t completion_high(uint32_t sqhd, uint32_t sqid, uint16_t cid, uint16_t field);
 /* A command of ours has succeeded. */
 void sq_complete(struct sq *sq, uint16_t cid);
@@ -185,16 +208,6 @@ struct counters {
     _Atomic uint64_t reads, writes, bytes_read, bytes_written;
 };
 
-struct sq_list {
-    struct sq **items;
-    uint32_t count, room;
-};
-
-struct cq_list {
-    struct cq **items;
-    uint32_t count, room;
-};
-
 struct lane {
     struct engine *engine;
     pthread_t thread;
@@ -205,14 +218,15 @@ struct lane {
     bool stop;
     bool is_running; /* the thread was started */
     int eventfd; /* wakes it */
-    struct sq_list sqs;
-    struct cq_list cqs;
+    struct queue_list sqs, cqs;
     struct guest guest;
     struct transfer transfer; /* of the command that is being run */
     uint32_t ops, op_bytes; /* that wait for a disk */
     _Atomic uint32_t writing; /* writes among them */
     struct ring *ring;
     uint64_t deadline; /* when it must wake by itself; 0: never */
+    uint64_t idle_since; /* of mapped doorbells only; 0: it is busy */
+    uint64_t patience; /* how long it looks at them again and again before it sleeps, nanoseconds */
     struct counters counters;
 };
 
@@ -239,6 +253,14 @@ struct engine {
     _Atomic bool held; /* lanes fetch nothing */
     bool is_paused; /* main's */
 
+    /* Mapped doorbells: their page, which the host writes, or NULL. A doorbell that was not rung since we looked is
+       NOT_RUNG, so that ringing it with the same value again is seen, too. */
+    _Atomic uint32_t *doorbells;
+    int doorbells_fd;
+    uint64_t most_patience, longest_nap; /* of lanes that look at them, nanoseconds */
+    _Atomic bool owned[MAX_DOORBELLS]; /* by queues of the engine's; the first lane watches all others for main: */
+    uint32_t watched; /* so many in every round, the rest before it sleeps; 0: none; with that lane's lock */
+
     /* Towards main. */
     int eventfd;
     _Atomic bool notified;
@@ -250,12 +272,13 @@ struct engine {
     _Atomic bool punts_full;
 
     /* Main's own lists of all queues, for notices. */
-    struct sq_list sqs;
-    struct cq_list cqs;
+    struct queue_list sqs, cqs;
 };
 
 /* lane.c */
 void *lane_main(void *lane);
+/* There is nothing to do, as far as can be seen from outside. */
+bool lane_is_quiet(struct lane *lane);
 void lane_wake(struct lane *lane);
 /* The lock, for main: with the next command's end. */
 void lane_enter(struct lane *lane);
@@ -263,5 +286,15 @@ void lane_leave(struct lane *lane);
 
 bool engine_punt(struct engine *engine, struct sq *sq, const struct nvme_read_write *command, bool always);
 void engine_notify(struct engine *engine);
+
+/* doorbells.c */
+void doorbells_free(struct engine *engine);
+/* What the host has written to a mapped doorbell since the last call, or NOT_RUNG. */
+uint32_t doorbell_take(struct engine *engine, uint32_t number);
+bool doorbell_is_rung(struct engine *engine, uint32_t number);
+void doorbell_own(struct engine *engine, uint32_t number, bool is_owned);
+/* One below `end` that is not of the engine's queues. */
+bool doorbells_are_rung(struct engine *engine, uint32_t end);
+bool doorbells_next(struct engine *engine, struct event *event);
 
 #endif

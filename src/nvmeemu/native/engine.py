@@ -34,13 +34,19 @@ def require() -> None:
 
 
 class NativeEngine:
-    """An ``engine.Engine`` with ``lanes`` threads, and the mirror of a host's memory. Close it when done."""
+    """An ``engine.Engine`` with ``lanes`` threads, and the mirror of a host's memory. Close it when done. Raises
+    EngineMissing or OSError."""
 
-    def __init__(self, lanes: int = 1) -> None:
+    def __init__(self, lanes: int = 1, *, has_mapped_doorbells: bool = False) -> None:
         require()
         self._engine = lib.engine_new(lanes)
         if self._engine == ffi.NULL:
             raise OSError(ffi.errno, os.strerror(ffi.errno))
+        self.doorbells_fd = lib.engine_map_doorbells(self._engine) if has_mapped_doorbells else -1
+        if has_mapped_doorbells and self.doorbells_fd < 0:
+            code = ffi.errno
+            lib.engine_free(self._engine)
+            raise OSError(code, os.strerror(code))
         self._ids = itertools.count(1)
         self._cqs: dict[int, _Cq] = {}
         self._sqs: dict[int, _Sq] = {}
@@ -117,6 +123,12 @@ class NativeEngine:
         self._sqs[owned.id] = owned
         return owned
 
+    def watch(self, is_watched: bool) -> None:
+        lib.engine_watch(self._engine, is_watched)
+
+    def forget_doorbell(self, doorbell: int) -> None:
+        lib.engine_forget_doorbell(self._engine, doorbell)
+
     def drop(self) -> None:
         lib.engine_drop(self._engine)
         for cq in self._cqs.values():
@@ -146,22 +158,35 @@ class NativeEngine:
             self._tell(listener, event.kind, event.id, event)
 
     def _tell(self, listener: Listener, kind: int, id: int, event: Any) -> None:
-        sq, cq = self._sqs.get(id), self._cqs.get(id)
         if kind == lib.EVENT_SETTLED:
             listener.settled()
-        elif sq is not None:  # not dropped meanwhile
-            if kind == lib.EVENT_PUNT:
-                listener.punted(sq.queue, bytes(ffi.buffer(event.entry)))
-            elif kind == lib.EVENT_SQ_GAP:
-                listener.missed(sq.queue)
-            elif kind == lib.EVENT_IDLE:
-                sq.release()
-                listener.stopped(sq.queue)
-        elif cq is not None:
-            if kind == lib.EVENT_POSTED:
-                listener.posted(cq.queue)
-            else:
-                listener.missed(cq.queue)
+        elif kind == lib.EVENT_RUNG:
+            listener.rung(id, event.value)
+        elif (sq := self._sqs.get(id)) is not None:  # not dropped meanwhile
+            self._tell_of_sq(listener, kind, sq, event)
+        elif (cq := self._cqs.get(id)) is not None:
+            self._tell_of_cq(listener, kind, cq, event)
+
+    def _tell_of_sq(self, listener: Listener, kind: int, sq: _Sq, event: Any) -> None:
+        if kind == lib.EVENT_PUNT:
+            listener.punted(sq.queue, bytes(ffi.buffer(event.entry)))
+        elif kind == lib.EVENT_IDLE:
+            sq.release()
+            listener.stopped(sq.queue)
+        elif kind == lib.EVENT_GAP:
+            listener.missed(sq.queue)
+        else:
+            listener.misrung(2 * sq.queue.qid, event.value)
+
+    def _tell_of_cq(self, listener: Listener, kind: int, cq: _Cq, event: Any) -> None:
+        if kind == lib.EVENT_POSTED:
+            listener.posted(cq.queue)
+        elif kind == lib.EVENT_HEAD:
+            listener.head_moved(cq.queue)
+        elif kind == lib.EVENT_GAP:
+            listener.missed(cq.queue)
+        else:
+            listener.misrung(2 * cq.queue.qid + 1, event.value)
 
     @property
     def can_wait(self) -> bool:
@@ -181,49 +206,61 @@ class NativeEngine:
         return self._engine
 
 
-class _Cq:
-    """An ``engine.OwnedCq``."""
+class _Queue:
+    """What both kinds have of an ``engine.OwnedQueue``."""
 
-    def __init__(self, engine: NativeEngine, id: int, queue: CompletionQueue) -> None:
-        self.id = id
-        self.queue = queue
-        self._engine = engine
-        self.raw = lib.engine_add_cq(engine.raw, id, queue.ring.iova, queue.entries, queue.vector, queue.ien)
-        if self.raw == ffi.NULL:
+    def __init__(self, engine: NativeEngine, id: int, raw: Any, shadow: Slot | None) -> None:
+        if raw == ffi.NULL:
             raise MemoryError
-        self._has_shadow = False
-        if queue.shadow is not None:
-            self.use_shadow(queue.shadow)
-
-    @property
-    def head(self) -> int:
-        return int(lib.cq_head(self.raw))
-
-    @property
-    def tail(self) -> int:
-        return int(lib.cq_tail(self.raw))
+        self.id = id
+        self.raw = raw
+        self._engine = engine
+        self._queue = ffi.cast("struct queue *", raw)
+        if shadow is not None:
+            self.use_shadow(shadow)
 
     @property
     def is_stuck(self) -> bool:
-        return bool(lib.engine_cq_gap(self.raw))
+        return bool(lib.queue_has_gap(self._queue))
+
+    def ring(self, value: int) -> bool:
+        return bool(lib.queue_ring(self._queue, value))
+
+    def use_shadow(self, slot: Slot) -> None:
+        lib.queue_set_shadow(self._queue, slot.shadow, slot.event)
+
+    @property
+    def _host(self) -> int:
+        return int(lib.queue_host(self._queue))
+
+    @property
+    def _ours(self) -> int:
+        return int(lib.queue_ours(self._queue))
+
+
+class _Cq(_Queue):
+    """An ``engine.OwnedCq``."""
+
+    def __init__(self, engine: NativeEngine, id: int, queue: CompletionQueue) -> None:
+        place = queue.qid, queue.ring.iova, queue.entries
+        raw = lib.engine_add_cq(engine.raw, id, *place, queue.vector, queue.ien)
+        super().__init__(engine, id, raw, queue.shadow)
+        self.queue = queue
+
+    @property
+    def head(self) -> int:
+        return self._host
+
+    @property
+    def tail(self) -> int:
+        return self._ours
 
     @property
     def has_room(self) -> bool:
         return bool(lib.engine_has_room(self.raw))
 
     def look(self) -> None:
-        if self._has_shadow:
-            lib.cq_look(self.raw)
-
-    def ring(self, value: int) -> bool:
-        if self._has_shadow:
-            lib.cq_rung(self.raw)
-            return True
-        return bool(lib.cq_ring(self.raw, value))
-
-    def use_shadow(self, slot: Slot) -> None:
-        self._has_shadow = True
-        lib.cq_set_shadow(self.raw, slot.shadow, slot.event)
+        lib.engine_look(self.raw)
 
     def post(self, sqid: int, sqhd: int, cid: int, dw0: int, field: int) -> bool:
         return bool(lib.engine_post(self.raw, sqid, sqhd, cid, dw0, field))
@@ -236,51 +273,30 @@ class _Cq:
         lib.engine_remove_cq(self._engine.raw, self.raw)
 
 
-class _Sq:
+class _Sq(_Queue):
     """An ``engine.OwnedSq``."""
 
     def __init__(self, engine: NativeEngine, id: int, queue: SubmissionQueue) -> None:
-        self.id = id
-        self.queue = queue
-        self._engine = engine
         cq = queue.cq.owned
         assert isinstance(cq, _Cq)
-        self.raw = lib.engine_add_sq(
-            engine.raw, id, cq.raw, queue.qid, queue.ring.iova, queue.entries, queue.head, queue.tail
-        )
-        if self.raw == ffi.NULL:
-            raise MemoryError
-        self._has_shadow = False
-        if queue.shadow is not None:
-            self.use_shadow(queue.shadow)
+        place = queue.qid, queue.ring.iova, queue.entries
+        raw = lib.engine_add_sq(engine.raw, id, cq.raw, *place, queue.head, queue.tail)
+        super().__init__(engine, id, raw, queue.shadow)
+        self.queue = queue
 
     @property
     def head(self) -> int:
-        return int(lib.sq_head(self.raw))
+        return self._ours
 
     @property
     def tail(self) -> int:
-        return int(lib.sq_tail(self.raw))
-
-    @property
-    def is_stuck(self) -> bool:
-        return bool(lib.engine_sq_gap(self.raw))
-
-    def ring(self, value: int) -> bool:
-        if self._has_shadow:
-            lib.sq_rung(self.raw)
-            return True
-        return bool(lib.sq_ring(self.raw, value))
-
-    def use_shadow(self, slot: Slot) -> None:
-        self._has_shadow = True
-        lib.sq_set_shadow(self.raw, slot.shadow, slot.event)
+        return self._host
 
     def hold(self, held: bool) -> None:
         lib.engine_hold_sq(self.raw, held)
 
     def stop(self) -> None:
-        lib.engine_stop_sq(self._engine.raw, self.raw)
+        lib.engine_stop_sq(self.raw)
 
     def release(self) -> None:
         """Nothing is under way: give the queue back."""

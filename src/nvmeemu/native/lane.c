@@ -5,10 +5,15 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "engine.h"
+
+#define LEAST_PATIENCE 5000 /* nanoseconds */
+#define SHORTEST_NAP 20000
+#define NAP_SHARE 8 /* of the time that there has been nothing to do: what a nap may add to a command's latency */
 
 static uint64_t now(void)
 {
@@ -78,7 +83,7 @@ static void signal_posted(struct lane *lane)
 {
     lane->deadline = 0;
     for (uint32_t i = 0; i < lane->cqs.count; i++) {
-        struct cq *cq = lane->cqs.items[i];
+        struct cq *cq = as_cq(lane->cqs.items[i]);
         struct vector *vector = cq->vector < MAX_VECTORS ? &lane->engine->vectors[cq->vector] : NULL;
         if (cq->posted == 0 || (cq->ien && !is_due(lane, cq, vector)))
             continue;
@@ -90,13 +95,30 @@ static void signal_posted(struct lane *lane)
         if (fd >= 0)
             eventfd_write(fd, 1);
         else
-            cq_tell(cq, NOTICE_POSTED);
+            queue_tell(&cq->queue, NOTICE_POSTED);
     }
 }
 
 /* --- work ---------------------------------------------------------------------------------------------------------- */
 
-static bool serve(struct lane *lane, struct sq *sq)
+static bool watches(const struct lane *lane)
+{
+    return lane == lane->engine->lanes && lane->engine->watched > 0;
+}
+
+static bool serve_cq(struct cq *cq)
+{
+    if (!cq_is_awaited(cq))
+        return false;
+    bool posted = cq_post_waiting(cq);
+    if (cq->main_waits && cq->waiting_count == 0 && cq_has_room(cq)) {
+        cq->main_waits = false;
+        queue_tell(&cq->queue, NOTICE_HEAD);
+    }
+    return posted;
+}
+
+static bool serve_sq(struct lane *lane, struct sq *sq)
 {
     for (int i = 0; i < BURST; i++) {
         if (atomic_load_explicit(&lane->wanted, memory_order_relaxed) > 0)
@@ -119,48 +141,118 @@ static bool work(struct lane *lane)
         busy = true;
     }
     for (uint32_t i = 0; i < lane->cqs.count; i++)
-        busy |= lane->cqs.items[i]->waiting_count > 0 && cq_post_waiting(lane->cqs.items[i]);
+        busy |= serve_cq(as_cq(lane->cqs.items[i]));
     for (uint32_t i = 0; i < lane->sqs.count; i++)
-        busy |= serve(lane, lane->sqs.items[i]);
+        busy |= serve_sq(lane, as_sq(lane->sqs.items[i]));
+    if (watches(lane) && doorbells_are_rung(lane->engine, lane->engine->watched))
+        engine_notify(lane->engine);
     return busy;
+}
+
+/* Nobody needs to know a mapped head until the queue is full, nor a tail before there is room, but bad values have to be
+   told, and main's pin follows the good ones. */
+static bool look_for_main(struct queue *queue)
+{
+    return queue->lane->engine->doorbells && !queue->shadow.used && queue_look(queue);
+}
+
+static bool is_pin(struct engine *engine, const struct cq *cq)
+{
+    return cq->ien && (cq->vector >= MAX_VECTORS || atomic_load(&engine->vectors[cq->vector].fd) < 0);
 }
 
 static bool has_work(struct lane *lane)
 {
-    for (uint32_t i = 0; i < lane->cqs.count; i++)
-        if (cq_can_post_waiting(lane->cqs.items[i]))
+    if (watches(lane) && doorbells_are_rung(lane->engine, MAX_DOORBELLS))
+        engine_notify(lane->engine);
+    for (uint32_t i = 0; i < lane->cqs.count; i++) {
+        struct cq *cq = as_cq(lane->cqs.items[i]);
+        if (look_for_main(&cq->queue) && is_pin(lane->engine, cq))
+            queue_tell(&cq->queue, NOTICE_HEAD);
+        if (cq_is_awaited(cq))
             return true;
-    for (uint32_t i = 0; i < lane->sqs.count; i++)
-        if (sq_is_runnable(lane->sqs.items[i]))
+    }
+    for (uint32_t i = 0; i < lane->sqs.count; i++) {
+        look_for_main(lane->sqs.items[i]);
+        if (sq_is_runnable(as_sq(lane->sqs.items[i])))
             return true;
+    }
     return false;
 }
 
-/* Until somebody wakes us or the deadline comes. Whoever rings sees that we sleep, or we see that it has rung. */
-static void sleep_until_woken(struct lane *lane)
+bool lane_is_quiet(struct lane *lane)
+{
+    return atomic_load(&lane->asleep) && lane->ops == 0 && lane->deadline == 0 && !has_work(lane);
+}
+
+/* --- rest ---------------------------------------------------------------------------------------------------------- */
+
+/* Until somebody wakes us or the time comes (0: never). Whoever rings sees that we sleep, or we see that it has. */
+static void sleep_until(struct lane *lane, uint64_t end)
 {
     atomic_store(&lane->asleep, true);
     atomic_thread_fence(memory_order_seq_cst);
     if (!has_work(lane) && atomic_load(&lane->wanted) == 0 && !lane->stop) {
-        uint64_t deadline = lane->deadline;
         pthread_cond_broadcast(&lane->quiet);
         pthread_mutex_unlock(&lane->lock);
         eventfd_t value;
         struct pollfd wait = {lane->eventfd, POLLIN, 0};
-        uint64_t time = deadline ? now() : 0;
-        uint64_t left = deadline > time ? deadline - time : 0;
+        uint64_t time = end ? now() : 0;
+        uint64_t left = end > time ? end - time : 0;
         struct timespec timeout = {(time_t)(left / 1000000000), (long)(left % 1000000000)};
-        if (!deadline || ppoll(&wait, 1, &timeout, NULL) > 0)
+        if (!end || ppoll(&wait, 1, &timeout, NULL) > 0)
             eventfd_read(lane->eventfd, &value);
         pthread_mutex_lock(&lane->lock);
     }
     atomic_store(&lane->asleep, false);
 }
 
+/* Work has come after a while without: would it have been better to wait for it, or not to? */
+static void learn(struct lane *lane)
+{
+    uint64_t idle = now() - lane->idle_since, most = lane->engine->most_patience;
+
+    lane->idle_since = 0;
+    if (idle > most)
+        lane->patience /= 2;
+    else if (idle > lane->patience)
+        lane->patience = lane->patience < LEAST_PATIENCE ? LEAST_PATIENCE : lane->patience * 2;
+    if (lane->patience > most)
+        lane->patience = most;
+}
+
+static void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+}
+
+/* Mapped doorbells wake nobody: look again at once for a while, then less and less often. */
+static void rest(struct lane *lane)
+{
+    if (!lane->engine->doorbells || (lane->sqs.count == 0 && !watches(lane))) {
+        sleep_until(lane, lane->deadline);
+        return;
+    }
+    uint64_t time = now();
+    if (lane->idle_since == 0)
+        lane->idle_since = time;
+    uint64_t idle = time - lane->idle_since;
+    if (idle < lane->patience) {
+        relax();
+        return;
+    }
+    uint64_t nap = idle / NAP_SHARE < SHORTEST_NAP ? SHORTEST_NAP : idle / NAP_SHARE;
+    uint64_t end = time + (nap < lane->engine->longest_nap ? nap : lane->engine->longest_nap);
+    sleep_until(lane, lane->deadline && lane->deadline < end ? lane->deadline : end);
+}
+
 void *lane_main(void *argument)
 {
     struct lane *lane = argument;
 
+    prctl(PR_SET_TIMERSLACK, 1); /* nanosecond: naps are short */
     pthread_mutex_lock(&lane->lock);
     while (!lane->stop) {
         give_way(lane);
@@ -169,7 +261,9 @@ void *lane_main(void *argument)
             ring_submit(lane->ring);
         signal_posted(lane);
         if (!busy)
-            sleep_until_woken(lane);
+            rest(lane);
+        else if (lane->idle_since)
+            learn(lane);
     }
     pthread_mutex_unlock(&lane->lock);
     return NULL;

@@ -13,16 +13,26 @@ static uint32_t ring_distance(uint32_t from, uint32_t to, uint32_t entries)
     return to >= from ? to - from : to + entries - from;
 }
 
-void sq_tell(struct sq *sq, enum notice notice)
+void queue_tell(struct queue *queue, enum notice notice)
 {
-    atomic_fetch_or(&sq->notices, notice);
-    engine_notify(sq->lane->engine);
+    atomic_fetch_or(&queue->notices, notice);
+    engine_notify(queue->lane->engine);
 }
 
-void cq_tell(struct cq *cq, enum notice notice)
+/* --- where the host is ------------------------------------------------------------------------------------------- */
+
+/* False: an index that the host cannot have come to. */
+static bool queue_accept(struct queue *queue, uint32_t value)
 {
-    atomic_fetch_or(&cq->notices, notice);
-    engine_notify(cq->lane->engine);
+    uint32_t host = atomic_load_explicit(&queue->host, memory_order_relaxed);
+    uint32_t ours = atomic_load_explicit(&queue->ours, memory_order_acquire);
+    uint32_t room = is_cq(queue) ? ring_distance(host, ours, queue->entries)
+                                 : queue->entries - 1 - ring_distance(ours, host, queue->entries);
+
+    if (value >= queue->entries || value == host || ring_distance(host, value, queue->entries) > room)
+        return false;
+    atomic_store(&queue->host, value);
+    return true;
 }
 
 /* A shadow doorbell's value. If it is the one that we know, ask the host to ring when it goes on, and look again: it
@@ -44,31 +54,59 @@ static bool shadow_read(struct lane *lane, const struct shadow *shadow, uint32_t
     return true;
 }
 
-/* --- completion queues ------------------------------------------------------------------------------------------- */
-
-void cq_refresh(struct cq *cq)
+static void queue_miss(struct queue *queue)
 {
-    uint32_t head = atomic_load(&cq->head), value;
-
-    if (cq->shadow.used && shadow_read(cq->lane, &cq->shadow, head, &value) && value < cq->entries)
-        atomic_store(&cq->head, value);
+    queue->gap = true;
+    queue_tell(queue, NOTICE_GAP);
 }
+
+static bool look_at_shadow(struct queue *queue)
+{
+    uint32_t known = atomic_load_explicit(&queue->host, memory_order_relaxed), value;
+
+    if (!shadow_read(queue->lane, &queue->shadow, known, &value)) {
+        if (!is_cq(queue)) /* a completion queue needs it only once it is full, and then asks again and again */
+            queue_miss(queue);
+        return false;
+    }
+    if (value == known || value >= queue->entries)
+        return false;
+    atomic_store(&queue->host, value);
+    return true;
+}
+
+/* Find the host's index where it is in memory. True: it has changed. */
+bool queue_look(struct queue *queue)
+{
+    struct engine *engine = queue->lane->engine;
+
+    if (queue->shadow.used)
+        return look_at_shadow(queue);
+    if (!engine->doorbells)
+        return false;
+    uint32_t value = doorbell_take(engine, queue->doorbell);
+    if (value == NOT_RUNG)
+        return false;
+    if (queue_accept(queue, value))
+        return true;
+    atomic_store(&queue->bad, value);
+    queue_tell(queue, NOTICE_BAD);
+    return false;
+}
+
+/* --- completion queues ------------------------------------------------------------------------------------------- */
 
 static bool is_full(const struct cq *cq)
 {
-    uint32_t next = atomic_load_explicit(&cq->tail, memory_order_relaxed) + 1;
+    uint32_t next = atomic_load_explicit(&cq->queue.ours, memory_order_relaxed) + 1;
 
-    return (next == cq->entries ? 0 : next) == atomic_load(&cq->head);
+    return (next == cq->queue.entries ? 0 : next) == atomic_load(&cq->queue.host);
 }
 
 bool cq_has_room(struct cq *cq)
 {
-    if (!is_full(cq))
+    if (!is_full(cq) || (queue_look(&cq->queue) && !is_full(cq)))
         return true;
-    if (cq->shadow.used) {
-        cq_refresh(cq);
-        return !is_full(cq);
-    }
     /* Said before looking again: main writes the head first and looks at this then. */
     atomic_store(&cq->starved, true);
     if (is_full(cq))
@@ -80,20 +118,20 @@ bool cq_has_room(struct cq *cq)
 /* Two aligned 64-bit stores, the one with the phase tag last: the host polls that bit. */
 static bool cq_write(struct cq *cq, uint64_t low, uint64_t high)
 {
-    uint32_t tail = atomic_load_explicit(&cq->tail, memory_order_relaxed);
+    struct queue *queue = &cq->queue;
+    uint32_t tail = atomic_load_explicit(&queue->ours, memory_order_relaxed);
 
-    if (cq->gap || !cq_has_room(cq))
+    if (queue->gap || !cq_has_room(cq))
         return false;
-    uint64_t *entry =
-        (uint64_t *)(void *)guest_whole(&cq->lane->guest, cq->iova + (uint64_t)tail * NVME_CQE_SIZE, NVME_CQE_SIZE);
+    uint64_t iova = queue->iova + (uint64_t)tail * NVME_CQE_SIZE;
+    uint64_t *entry = (uint64_t *)(void *)guest_whole(&queue->lane->guest, iova, NVME_CQE_SIZE);
     if (!entry) {
-        cq->gap = true;
-        cq_tell(cq, NOTICE_GAP);
+        queue_miss(queue);
         return false;
     }
-    uint32_t next = tail + 1 == cq->entries ? 0 : tail + 1;
+    uint32_t next = tail + 1 == queue->entries ? 0 : tail + 1;
     /* Before the entry: a host that has seen it may ring at once. */
-    atomic_store_explicit(&cq->tail, next, memory_order_relaxed);
+    atomic_store_explicit(&queue->ours, next, memory_order_relaxed);
     __atomic_store_n(&entry[0], low, __ATOMIC_RELAXED);
     __atomic_store_n(&entry[1], high | (uint64_t)cq->phase << HIGH_SHIFT(PHASE), __ATOMIC_RELEASE);
     if (next == 0)
@@ -156,9 +194,9 @@ bool cq_post_waiting(struct cq *cq)
     return posted;
 }
 
-bool cq_can_post_waiting(struct cq *cq)
+bool cq_is_awaited(struct cq *cq)
 {
-    return cq->waiting_count > 0 && !cq->gap && cq_has_room(cq);
+    return (cq->waiting_count > 0 || cq->main_waits) && !cq->queue.gap && cq_has_room(cq);
 }
 
 /* --- submission queues ------------------------------------------------------------------------------------------- */
@@ -171,65 +209,47 @@ uint64_t completion_high(uint32_t sqhd, uint32_t sqid, uint16_t cid, uint16_t fi
 
 void sq_complete(struct sq *sq, uint16_t cid)
 {
-    cq_post(sq->cq, 0, completion_high(atomic_load_explicit(&sq->head, memory_order_relaxed), sq->qid, cid, 0));
-}
+    uint32_t head = atomic_load_explicit(&sq->queue.ours, memory_order_relaxed);
 
-static void sq_miss(struct sq *sq)
-{
-    sq->gap = true;
-    sq_tell(sq, NOTICE_GAP);
-}
-
-bool sq_refresh(struct sq *sq)
-{
-    uint32_t tail = atomic_load_explicit(&sq->tail, memory_order_relaxed), value;
-
-    if (!sq->shadow.used)
-        return false;
-    if (!shadow_read(sq->lane, &sq->shadow, tail, &value)) {
-        sq_miss(sq);
-        return false;
-    }
-    if (value == tail || value >= sq->entries)
-        return false;
-    atomic_store_explicit(&sq->tail, value, memory_order_relaxed);
-    return true;
+    cq_post(sq->cq, 0, completion_high(head, sq->queue.qid, cid, 0));
 }
 
 bool sq_is_runnable(struct sq *sq)
 {
-    struct lane *lane = sq->lane;
+    struct queue *queue = &sq->queue;
+    struct lane *lane = queue->lane;
 
-    if (sq->gap || sq->held || sq->stopped || lane->ops >= MAX_OPS || lane->op_bytes >= MAX_OP_BYTES)
+    if (queue->gap || sq->held || sq->stopped || lane->ops >= MAX_OPS || lane->op_bytes >= MAX_OP_BYTES)
         return false;
     if (atomic_load_explicit(&lane->engine->held, memory_order_relaxed) ||
         atomic_load_explicit(&lane->engine->punts_full, memory_order_relaxed))
         return false;
     if (sq->cq->waiting_count > 0 || !cq_has_room(sq->cq))
         return false;
-    return atomic_load_explicit(&sq->head, memory_order_relaxed) !=
-               atomic_load_explicit(&sq->tail, memory_order_acquire) ||
-           sq_refresh(sq);
+    return atomic_load_explicit(&queue->ours, memory_order_relaxed) !=
+               atomic_load_explicit(&queue->host, memory_order_acquire) ||
+           queue_look(queue);
 }
 
 bool sq_step(struct sq *sq)
 {
     struct nvme_read_write command;
-    struct lane *lane = sq->lane;
-    uint32_t head = atomic_load_explicit(&sq->head, memory_order_relaxed);
+    struct queue *queue = &sq->queue;
+    struct lane *lane = queue->lane;
+    uint32_t head = atomic_load_explicit(&queue->ours, memory_order_relaxed);
 
     if (!sq_is_runnable(sq))
         return false;
-    const uint8_t *entry = guest_whole(&lane->guest, sq->iova + (uint64_t)head * NVME_SQE_SIZE, NVME_SQE_SIZE);
+    const uint8_t *entry = guest_whole(&lane->guest, queue->iova + (uint64_t)head * NVME_SQE_SIZE, NVME_SQE_SIZE);
     if (!entry) {
-        sq_miss(sq);
+        queue_miss(queue);
         return false;
     }
     memcpy(&command, entry, sizeof(command)); /* once: the host may change it at any moment */
     enum verdict verdict = command_run(lane, sq, &command);
     if (verdict == PUNT && !engine_punt(lane->engine, sq, &command, false))
         return false; /* nothing was done: it is fetched again */
-    atomic_store_explicit(&sq->head, head + 1 == sq->entries ? 0 : head + 1, memory_order_release);
+    atomic_store_explicit(&queue->ours, head + 1 == queue->entries ? 0 : head + 1, memory_order_release);
     if (verdict == DONE)
         sq_complete(sq, command.cid);
     return true;
@@ -237,61 +257,28 @@ bool sq_step(struct sq *sq)
 
 /* --- the host rings: main, without the lock ---------------------------------------------------------------------- */
 
-bool sq_ring(struct sq *sq, uint32_t value)
+bool queue_ring(struct queue *queue, uint32_t value)
 {
-    uint32_t tail = atomic_load_explicit(&sq->tail, memory_order_relaxed);
+    struct engine *engine = queue->lane->engine;
 
-    if (value >= sq->entries || value == tail)
-        return false;
-    uint32_t there = ring_distance(atomic_load_explicit(&sq->head, memory_order_acquire), tail, sq->entries);
-    if (there + ring_distance(tail, value, sq->entries) >= sq->entries)
-        return false;
-    atomic_store(&sq->tail, value);
-    lane_wake(sq->lane);
+    if (!queue->shadow.used) {
+        if (engine->doorbells) /* the lane judges it */
+            atomic_store(&engine->doorbells[queue->doorbell], value);
+        else if (!queue_accept(queue, value))
+            return false;
+        if (is_cq(queue) && !atomic_exchange(&as_cq(queue)->starved, false))
+            return true; /* nobody waits for it */
+    }
+    lane_wake(queue->lane);
     return true;
 }
 
-void sq_rung(struct sq *sq)
+uint32_t queue_host(struct queue *queue)
 {
-    lane_wake(sq->lane);
+    return atomic_load(&queue->host);
 }
 
-bool cq_ring(struct cq *cq, uint32_t value)
+uint32_t queue_ours(struct queue *queue)
 {
-    uint32_t head = atomic_load_explicit(&cq->head, memory_order_relaxed);
-
-    if (value >= cq->entries || value == head)
-        return false;
-    if (ring_distance(head, value, cq->entries) >
-        ring_distance(head, atomic_load_explicit(&cq->tail, memory_order_acquire), cq->entries))
-        return false;
-    atomic_store(&cq->head, value);
-    if (atomic_exchange(&cq->starved, false))
-        lane_wake(cq->lane);
-    return true;
-}
-
-void cq_rung(struct cq *cq)
-{
-    lane_wake(cq->lane);
-}
-
-uint32_t sq_head(struct sq *sq)
-{
-    return atomic_load(&sq->head);
-}
-
-uint32_t sq_tail(struct sq *sq)
-{
-    return atomic_load(&sq->tail);
-}
-
-uint32_t cq_head(struct cq *cq)
-{
-    return atomic_load(&cq->head);
-}
-
-uint32_t cq_tail(struct cq *cq)
-{
-    return atomic_load(&cq->tail);
+    return atomic_load(&queue->ours);
 }

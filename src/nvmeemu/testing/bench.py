@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +13,7 @@ from nvmeemu.device import Identity, Limits
 from nvmeemu.host import Mirrors
 from nvmeemu.namespace import Namespace, Namespaces
 from nvmeemu.native.engine import NativeEngine
+from nvmeemu.spec import DOORBELLS
 from nvmeemu.testing.driver import Driver
 from nvmeemu.testing.ports import ManualWorker, Ram, VirtualClock
 
@@ -21,7 +23,8 @@ class Bench:
 
     ``ram``: so many bytes from address 0 on, or a memory of the test's own, with no region yet. With
     ``engine="native"`` the native engine serves its I/O queues, on a thread that ``settle`` waits for; ``close``
-    (or the end of a ``with``) ends it.
+    (or the end of a ``with``) ends it. With ``"mapped"`` it also finds the doorbells in memory, where ``write_bar``
+    puts them.
     """
 
     def __init__(
@@ -35,7 +38,9 @@ class Bench:
         engine: str = "python",
         lanes: int = 1,
     ) -> None:
-        self.engine = NativeEngine(lanes) if engine == "native" else None
+        self.engine: NativeEngine | None = None
+        if engine != "python":
+            self.engine = NativeEngine(lanes, has_mapped_doorbells=engine == "mapped")
         self.ram = ram if isinstance(ram, Ram) else Ram(0)
         self.clock = VirtualClock()
         self.worker = ManualWorker()
@@ -79,7 +84,11 @@ class Bench:
         return self.controller.read(offset, size)
 
     def write_bar(self, offset: int, data: bytes) -> None:
-        self.controller.write(offset, data)
+        is_mapped = self.engine is not None and self.engine.doorbells_fd >= 0
+        if self.engine is not None and is_mapped and offset >= DOORBELLS and len(data) == 4 and not offset & 3:
+            os.pwrite(self.engine.doorbells_fd, data, offset)
+        else:
+            self.controller.write(offset, data)
 
     def read_memory(self, iova: int, size: int) -> bytes:
         return self.ram.read(iova, size)

@@ -102,7 +102,8 @@ struct nvmeemu_message {
 };
 
 int nvmeemu_look(int fd, struct nvmeemu_message *message);
-int nvmeemu_setup_region(vfu_ctx_t *ctx, int region, size_t size, vfu_region_access_cb_t *callback, int flags);
+int nvmeemu_setup_region(vfu_ctx_t *ctx, int region, size_t size, vfu_region_access_cb_t *callback, int flags,
+                         int fd, struct iovec shared);
 int nvmeemu_setup_dma(vfu_ctx_t *ctx, vfu_dma_register_cb_t *added, vfu_dma_unregister_cb_t *removed);
 void nvmeemu_barrier(void);
 int nvmeemu_interrupt_fd(vfu_ctx_t *ctx, uint32_t vector);

@@ -122,7 +122,16 @@ def barrier() -> None:
 class Context:
     """A listening socket and the PCI function behind it. ``run`` and ``attach`` never wait for a whole message."""
 
-    def __init__(self, path: str, device: Device, *, bar0_size: int, bar4_size: int, vectors: int) -> None:
+    def __init__(
+        self,
+        path: str,
+        device: Device,
+        *,
+        bar0_size: int,
+        bar0_shared: tuple[int, int, int] | None,
+        bar4_size: int,
+        vectors: int,
+    ) -> None:
         require()
         self.device = device
         self._handle = ffi.new_handle(self)
@@ -137,21 +146,29 @@ class Context:
         if self._ctx == ffi.NULL:
             raise OSError(ffi.errno, os.strerror(ffi.errno), path)
         try:
-            self._set_up(bar0_size, bar4_size, vectors)
+            self._set_up(bar0_size, bar0_shared, bar4_size, vectors)
         except BaseException:
             self.close()
             raise
 
-    def _set_up(self, bar0_size: int, bar4_size: int, vectors: int) -> None:
+    def _set_up(
+        self, bar0_size: int, bar0_shared: tuple[int, int, int] | None, bar4_size: int, vectors: int
+    ) -> None:
         ctx, check = self._ctx, self._check
+        bar0, bar4 = lib.VFU_PCI_DEV_BAR0_REGION_IDX, lib.VFU_PCI_DEV_BAR4_REGION_IDX
+        nothing = -1, (ffi.NULL, 0)
+        shared = nothing
+        if bar0_shared is not None:
+            fd, offset, size = bar0_shared
+            shared = fd, (ffi.cast("void *", offset), size)
         memory = lib.VFU_REGION_FLAG_RW | lib.VFU_REGION_FLAG_MEM
         config = lib.VFU_REGION_FLAG_RW | lib.VFU_REGION_FLAG_ALWAYS_CB
         check(lib.vfu_setup_log(ctx, lib.on_log, LOG_ERR))
         check(lib.vfu_pci_init(ctx, lib.VFU_PCI_TYPE_EXPRESS, lib.PCI_HEADER_TYPE_NORMAL, 0))
-        check(lib.nvmeemu_setup_region(ctx, lib.VFU_PCI_DEV_BAR0_REGION_IDX, bar0_size, lib.on_bar0, memory))
+        check(lib.nvmeemu_setup_region(ctx, bar0, bar0_size, lib.on_bar0, memory, *shared))
         if bar4_size:
-            check(lib.nvmeemu_setup_region(ctx, lib.VFU_PCI_DEV_BAR4_REGION_IDX, bar4_size, lib.on_bar4, memory))
-        check(lib.nvmeemu_setup_region(ctx, lib.VFU_PCI_DEV_CFG_REGION_IDX, 4096, lib.on_config, config))
+            check(lib.nvmeemu_setup_region(ctx, bar4, bar4_size, lib.on_bar4, memory, *nothing))
+        check(lib.nvmeemu_setup_region(ctx, lib.VFU_PCI_DEV_CFG_REGION_IDX, 4096, lib.on_config, config, *nothing))
         check(lib.vfu_setup_device_nr_irqs(ctx, lib.VFU_DEV_INTX_IRQ, 1))
         check(lib.vfu_setup_device_nr_irqs(ctx, lib.VFU_DEV_MSIX_IRQ, vectors))
         for never_sent in (lib.VFU_DEV_ERR_IRQ, lib.VFU_DEV_REQ_IRQ):  # their eventfds would replace vector 0's

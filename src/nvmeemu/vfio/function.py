@@ -33,6 +33,12 @@ class Function(Protocol):
         ...
 
     @property
+    def bar0_shared(self) -> tuple[int, int, int] | None:
+        """The part of BAR0 that the client may map instead of sending messages: a file that is like BAR0, and the
+        part's offset and size in bytes. Its writes come to ``write`` all the same when the client likes."""
+        ...
+
+    @property
     def vectors(self) -> int:
         """MSI-X vectors; 0: no MSI-X capability, INTA# only."""
         ...

@@ -174,6 +174,7 @@ def _listen(path: str, pci: PciFunction) -> Context:
             path,
             pci,
             bar0_size=function.bar0_size,
+            bar0_shared=function.bar0_shared,
             bar4_size=msix_bar_size(function.vectors),
             vectors=function.vectors,
         )

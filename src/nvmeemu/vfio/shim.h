@@ -24,9 +24,11 @@ static int nvmeemu_setup_dma(vfu_ctx_t *ctx, vfu_dma_register_cb_t *added, vfu_d
 #endif
 }
 
-static int nvmeemu_setup_region(vfu_ctx_t *ctx, int region, size_t size, vfu_region_access_cb_t *callback, int flags)
+/* The client may map `shared` of the region, which lies at the same place of the file; fd -1: nothing. */
+static int nvmeemu_setup_region(vfu_ctx_t *ctx, int region, size_t size, vfu_region_access_cb_t *callback, int flags,
+                                int fd, struct iovec shared)
 {
-    return vfu_setup_region(ctx, region, size, callback, flags, NULL, 0, -1, 0);
+    return vfu_setup_region(ctx, region, size, callback, flags, fd < 0 ? NULL : &shared, fd >= 0, fd, 0);
 }
 
 /* Guest memory is written and then read; nothing in Python keeps the processor from doing it the other way round. */
