@@ -32,14 +32,18 @@ Repeat = Callable[[Callable[[int], None]], None]
 RepeatAttached = Callable[[Callable[[Load], None]], None]
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture(params=["memory", "file", "native", "mapped"])
 def served(request: pytest.FixtureRequest, path: str, tmp_path: Path) -> Iterator[ServedDisk]:
+    """Either kind of disk; then the native engine, with either kind of doorbells."""
     disk = "mem:64M"
+    options = []
+    if request.param in ("native", "mapped"):
+        options = ["--engine", "native", "--doorbells", {"native": "trapped"}.get(request.param, "mapped")]
     if request.param == "file":
         disk = str(tmp_path / "disk")
         with open(disk, "wb") as file:
             file.truncate(64 << 20)
-    served = ServedDisk(path, disk)
+    served = ServedDisk(path, disk, *options)
     yield served
     assert served.stop() == 0
 

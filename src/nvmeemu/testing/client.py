@@ -28,6 +28,9 @@ GET_IRQ_INFO, SET_IRQS, REGION_READ, REGION_WRITE, DEVICE_RESET = 7, 8, 9, 10, 1
 
 REPLY, NO_REPLY, ERROR = 1, 1 << 4, 1 << 5  # header flags
 READABLE, WRITABLE = 1, 2  # DMA_MAP flags
+SPARSE_MMAP = 1  # a capability of a region
+MOST_INFO = 4096  # bytes of GET_REGION_INFO
+MOST_FDS = 8
 UNMAP_ALL = 2
 DATA_NONE, DATA_BOOL, DATA_EVENTFD = 1, 2, 4  # SET_IRQS flags
 MASK, UNMASK, TRIGGER = 8, 16, 32
@@ -49,10 +52,12 @@ class Refused(OSError):
 
 @dataclass(frozen=True)
 class RegionInfo:
-    """What GET_REGION_INFO says."""
+    """What GET_REGION_INFO says. ``areas``: the offsets and sizes of what may be mapped (at ``offset`` in the files)."""
 
     flags: int
     size: int
+    offset: int = 0
+    areas: tuple[tuple[int, int], ...] = ()
 
 
 class SharedMemory:
@@ -76,9 +81,10 @@ class VfioClient:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.settimeout(timeout)
         self._number = 0
+        self._received: list[int] = []  # descriptors that came with the last reply
         try:
             self.socket.connect(path)
-            wanted = {"capabilities": {"max_msg_fds": 8, "max_data_xfer_size": 1 << 20}}
+            wanted = {"capabilities": {"max_msg_fds": MOST_FDS, "max_data_xfer_size": 1 << 20}}
             answer = self.call(VERSION, struct.pack("<HH", 0, 1) + json.dumps(wanted).encode() + b"\0")
         except BaseException:
             self.socket.close()
@@ -95,11 +101,17 @@ class VfioClient:
     def close(self) -> None:
         """Leave without a word; there is no message for it."""
         self.socket.close()
+        self._close_received()
+
+    def _close_received(self) -> None:
+        while self._received:
+            os.close(self._received.pop())
 
     # --- messages
 
     def call(self, command: int, body: bytes = b"", fds: Sequence[int] = ()) -> bytes:
         """Send a command, wait for its reply: the reply's body. Raises Refused, or EOFError if the server is gone."""
+        self._close_received()
         number = self.send(command, body, fds)
         answered, _, size, flags, error = HEADER.unpack(self._receive(HEADER.size))
         reply = self._receive(size - HEADER.size)
@@ -125,7 +137,8 @@ class VfioClient:
     def _receive(self, size: int) -> bytes:
         data = b""
         while len(data) < size:
-            piece = self.socket.recv(size - len(data))
+            piece, fds, _, _ = socket.recv_fds(self.socket, size - len(data), MOST_FDS, socket.MSG_CMSG_CLOEXEC)
+            self._received += fds
             if not piece:
                 raise EOFError("the server closed the connection")
             data += piece
@@ -139,9 +152,24 @@ class VfioClient:
         return regions, interrupts
 
     def region_info(self, index: int) -> RegionInfo:
-        reply = self.call(GET_REGION_INFO, struct.pack("<4I2Q", 32, 0, index, 0, 0, 0))
-        _, flags, _, _, size, _ = struct.unpack_from("<4I2Q", reply)
-        return RegionInfo(flags, size)
+        reply = self.call(GET_REGION_INFO, struct.pack("<4I2Q", MOST_INFO, 0, index, 0, 0, 0))
+        _, flags, _, at, size, offset = struct.unpack_from("<4I2Q", reply)
+        areas = []
+        while at:
+            kind, _, following = struct.unpack_from("<HHI", reply, at)
+            if kind == SPARSE_MMAP:
+                count = struct.unpack_from("<I", reply, at + 8)[0]
+                areas += [struct.unpack_from("<2Q", reply, at + 16 + 16 * number) for number in range(count)]
+            at = following
+        return RegionInfo(flags, size, offset, tuple(areas))
+
+    def map_region(self, index: int) -> tuple[int, mmap.mmap] | None:
+        """Where the part of a region begins that the server shares, and the part; None if it shares nothing."""
+        info = self.region_info(index)
+        if not info.areas:
+            return None
+        start, size = info.areas[0]
+        return start, mmap.mmap(self._received[0], size, offset=info.offset + start)
 
     def interrupt_count(self, index: int) -> int:
         reply = self.call(GET_IRQ_INFO, struct.pack("<4I", 16, 0, index, 0))
