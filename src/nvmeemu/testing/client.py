@@ -52,7 +52,7 @@ class Refused(OSError):
 
 @dataclass(frozen=True)
 class RegionInfo:
-    """What GET_REGION_INFO says. ``areas``: the offsets and sizes of what may be mapped (at ``offset`` in the files)."""
+    """What GET_REGION_INFO says. ``areas``: offsets and sizes of what may be mapped, at ``offset`` in the files."""
 
     flags: int
     size: int

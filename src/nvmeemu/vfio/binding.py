@@ -151,9 +151,7 @@ class Context:
             self.close()
             raise
 
-    def _set_up(
-        self, bar0_size: int, bar0_shared: tuple[int, int, int] | None, bar4_size: int, vectors: int
-    ) -> None:
+    def _set_up(self, bar0_size: int, bar0_shared: tuple[int, int, int] | None, bar4_size: int, vectors: int) -> None:
         ctx, check = self._ctx, self._check
         bar0, bar4 = lib.VFU_PCI_DEV_BAR0_REGION_IDX, lib.VFU_PCI_DEV_BAR4_REGION_IDX
         nothing = -1, (ffi.NULL, 0)
