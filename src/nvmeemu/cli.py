@@ -17,7 +17,8 @@ from nvmeemu.arguments import Number, Parser
 _SERVE = """\
 Be an NVMe drive on a vfio-user socket, for one client (QEMU, ...) after another.
 
-A disk is a raw file, a block device, or mem:SIZE (memory, gone at exit).
+A disk is a raw file, a block device, or mem:SIZE (memory, gone at exit). raw:PATH is for a file whose name begins
+like mem: or raw:, or whose content like an image of another format, which is refused otherwise.
 QEMU needs shared guest memory and the device; `serve` prints the exact arguments when it listens.
 """
 
@@ -205,7 +206,10 @@ def _number_or_all(text: str) -> str:
 
 def _add_disk(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--disk", metavar="SPEC", action="append", help="a raw file, a block device, or mem:SIZE; each is a namespace"
+        "--disk",
+        metavar="SPEC",
+        action="append",
+        help="a raw file, a block device, or mem:SIZE; each is a namespace; see above",
     )
     group.add_argument("--size", metavar="SIZE", help="with --create: size of the disk, for example 10G")
     group.add_argument("--create", action="store_true", help="make the file if it does not exist")

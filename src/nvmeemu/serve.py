@@ -11,11 +11,20 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from nvmeemu import __version__, logs
-from nvmeemu.backend import Backend, BackendError, BadRequest, describe, open_backend, parse_size
+from nvmeemu.backend import (
+    Backend,
+    BackendError,
+    BadRequest,
+    describe,
+    is_memory,
+    is_same,
+    open_backend,
+    parse_size,
+)
 from nvmeemu.control.methods import Methods
 from nvmeemu.control.server import ControlServer
 from nvmeemu.controller import Controller
@@ -80,7 +89,8 @@ def _serve(arguments: argparse.Namespace) -> None:
         loop = stack.enter_context(Loop())
         ending = stack.enter_context(_Ending(loop))
         for disk in arguments.disk:
-            ending.backends[disk] = _open(disk, arguments, taken=disk in ending.backends)
+            name = _name(disk, ending.backends)
+            ending.backends[name] = _open(disk, arguments)
         host = PciHost()
         engine = _engine(arguments, loop, stack)
         controller = _controller(arguments, host, loop, list(ending.backends.values()), engine)
@@ -104,9 +114,16 @@ def _serve(arguments: argparse.Namespace) -> None:
     log.info("stopped")
 
 
-def _open(disk: str, arguments: argparse.Namespace, taken: bool) -> Backend:
-    if taken:
-        raise Failure(f"disk {disk} is given twice", 2)
+def _name(disk: str, others: Iterable[str]) -> str:
+    """What the disk is called beside the others. Raises BadRequest if it is one of them."""
+    for other in others:
+        if is_same(disk, other):
+            raise BadRequest(f"disk {disk} is {other}, which is a namespace already: give each disk once")
+    number = sum(other.partition(" ")[0] == disk for other in others)
+    return f"{disk} ({number + 1})" if number and is_memory(disk) else disk
+
+
+def _open(disk: str, arguments: argparse.Namespace) -> Backend:
     try:
         size = None if arguments.size is None else parse_size(arguments.size)
     except BackendError as error:
@@ -195,10 +212,8 @@ def _methods(
     """What the control socket can do."""
 
     def open_disk(nsid: int, disk: str) -> Namespace:
-        if disk in ending.backends:
-            raise BadRequest(f"disk {disk} is a namespace already")
-        backend = open_backend(disk, block_size=arguments.block_size)
-        ending.backends[disk] = backend
+        name = _name(disk, ending.backends)
+        backend = ending.backends[name] = open_backend(disk, block_size=arguments.block_size)
         return Namespace(nsid, backend, arguments.block_size, _identity(backend, arguments.socket))
 
     def close_disk(backend: Backend) -> None:

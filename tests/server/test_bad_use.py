@@ -52,7 +52,8 @@ def test_a_directory_and_a_device_that_is_no_disk(path: str, folder: Path) -> No
     refused(run("--socket", path, "--disk", "/dev/null"), 1, "neither a file nor a block device")
     os.mkfifo(folder / "fifo")
     refused(run("--socket", path, "--disk", folder / "fifo"), 1, "neither a file nor a block device")
-    refused(run("--socket", path, "--disk", ""), 1, "does not exist")
+    for nothing in ("", "raw:"):
+        refused(run("--socket", path, "--disk", nothing), 2, "a disk without a name", "mem:1G")
 
 
 def test_a_disk_that_this_user_may_not_use(path: str, folder: Path, disk: Path) -> None:
@@ -93,11 +94,11 @@ def test_images_of_other_formats_are_not_served_as_raw_ones(path: str, disk: Pat
     serve("--disk", f"raw:{disk}")
 
 
-@pytest.mark.parametrize("size", ["", "-1", "10X", "9" * 5000])
+@pytest.mark.parametrize("size", ["", "-1", "-5G", "10X", "9" * 5000])
 def test_bad_sizes(path: str, folder: Path, size: str) -> None:
     """tests/unit/test_backend.py knows more of them."""
     disk = folder / "new"
-    refused(run("--socket", path, "--disk", disk, "--create", "--size=" + size), 2, "--size: bad size", "10G")
+    refused(run("--socket", path, "--disk", disk, "--create", "--size", size), 2, "--size: bad size", "10G")
     refused(run("--socket", path, "--disk", f"mem:{size}"), 2, "bad size")
     assert not disk.exists()
 
@@ -115,12 +116,19 @@ def test_create_and_size_go_together_and_make_only_what_can_be_served(path: str,
         run("--socket", path, "--disk", disk, "--create", "--size", "1M"), 1, "exists and has", "leave out --create"
     )
     assert disk.stat().st_size == 16 * MIB
-    refused(run("--socket", path, "--disk", folder / "none/new", "--create", "--size", "1M"), 1, "cannot create disk")
+    refused(
+        run("--socket", path, "--disk", folder / "none/new", "--create", "--size", "1M"),
+        1,
+        "cannot create disk",
+        "no folder",
+    )
 
 
 def test_memory_disks_take_no_other_option(path: str) -> None:
-    for options in (["--read-only"], ["--overlay"], ["--create", "--size", "1M"], ["--size", "1M"]):
-        refused(run("--socket", path, "--disk", "mem:1M", *options), 2, "mem:1G")
+    for options in (["--create", "--size", "1M"], ["--size", "1M"]):
+        refused(run("--socket", path, "--disk", "mem:1M", *options), 2, "mem:1M has its size in its name", "leave out")
+    for option in ("--read-only", "--overlay"):
+        refused(run("--socket", path, "--disk", "mem:1M", option), 2, "mem:1M begins empty", "leave out --read-only")
     refused(run("--socket", path, "--disk", "mem:8191P"), 1, "no room for a memory disk")
 
 
@@ -140,7 +148,16 @@ def test_a_disk_has_one_writer_or_many_readers(folder: Path, disk: Path, serve: 
 
 
 def test_disks_are_given_once_and_not_too_many(path: str, disk: Path) -> None:
-    refused(run("--socket", path, "--disk", disk, "--disk", disk), 2, "given twice")
+    again = disk.parent / "." / ".." / disk.parent.name / disk.name
+    link = disk.parent / "link"
+    link.symlink_to(disk)
+    for other in (disk, again, link, f"raw:{disk}"):
+        for options in ([], ["--read-only"]):
+            result = run("--socket", path, "--disk", disk, "--disk", other, *options)
+            refused(result, 2, f"disk {other} is {disk}, which is a namespace already: give each disk once")
+    new = disk.parent / "new"
+    result = run("--socket", path, "--disk", new, "--disk", f"raw:{new}", "--create", "--size", "1M")
+    refused(result, 2, "give each disk once")
     disks = [word for number in range(17) for word in ("--disk", f"mem:{number + 1}M")]
     refused(run("--socket", path, *disks), 2, "at most 16 disks")
 
@@ -213,7 +230,7 @@ def test_a_command_line_that_makes_no_sense(arguments: list[str], words: str) ->
 def test_without_a_command_it_says_which_there_are() -> None:
     result = run(command=(NVMEEMU,))
     assert result.returncode == 2
-    assert result.stderr == "nvmeemu: give a command: serve, run (see nvmeemu --help)\n"
+    assert result.stderr == "nvmeemu: give a command: serve, run, ctl (see nvmeemu --help)\n"
 
 
 @pytest.mark.parametrize(
@@ -249,7 +266,9 @@ def refused_late(result: subprocess.CompletedProcess[str], path: str) -> str:
 
 def test_a_pid_file_that_cannot_be_written(path: str, folder: Path) -> None:
     refused(
-        run("--socket", path, "--disk", "mem:1M", "--pid-file", folder / "none/pid"), 1, "--pid-file", "No such file"
+        run("--socket", path, "--disk", "mem:1M", "--pid-file", folder / "none/pid"),
+        1,
+        f"--pid-file {folder}/none/pid: there is no folder {folder}/none",
     )
     refused(run("--socket", path, "--disk", "mem:1M", "--pid-file", folder), 1, "--pid-file", "Is a directory")
     assert not os.path.exists(path)

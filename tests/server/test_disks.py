@@ -180,6 +180,18 @@ def test_each_disk_is_a_namespace(folder: Path, disk: Path, serve: Serve, attach
     assert (disk.read_bytes()[7 * BLOCK], other.read_bytes()[7 * BLOCK]) == (1, 3)
 
 
+def test_memory_disks_of_one_size_are_several(serve: Serve, attach: Attach) -> None:
+    served = serve("--disk", "mem:1M", "--disk", "mem:1M", "--disk", "mem:1M")
+    assert "disk mem:1M (1 MiB), mem:1M (2) (1 MiB), mem:1M (3) (1 MiB) on" in served.announced
+    guest = attach()
+    for nsid in (1, 2, 3):
+        guest.write(7, bytes([nsid]) * BLOCK, nsid=nsid)
+    assert [guest.read(7, 1, nsid=nsid)[0] for nsid in (1, 2, 3)] == [1, 2, 3]
+    assert len({guest.identify(3, nsid) for nsid in (1, 2, 3)}) == 3  # the descriptors, with the UUID
+    guest.shut_down()
+    assert served.stop() == 0
+
+
 @pytest.fixture
 def block_device(folder: Path) -> Iterator[Path]:
     """4 MiB, on a loop device."""

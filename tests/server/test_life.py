@@ -7,6 +7,7 @@ import os
 import re
 import select
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,20 @@ def test_the_pid_file_is_there_as_long_as_the_server(folder: Path, serve: Serve)
     assert int(pid_file.read_text()) == served.pid
     assert served.stop() == 0
     assert not pid_file.exists()
+
+
+def test_whoever_looks_in_and_leaves_is_no_warning(path: str, serve: Serve) -> None:
+    served = serve("--disk", "mem:1M")
+    for said in (b"", b"\0" * 8):
+        with socket.socket(socket.AF_UNIX) as visitor:
+            visitor.connect(path)
+            visitor.sendall(said)
+    served.expect("a client connected, but did not get through the handshake", 2)
+    assert "handshake: it said nothing" in served.log
+    assert "WARNING" not in served.log
+    VfioClient(path).close()
+    served.expect("detached")
+    assert served.stop() == 0
 
 
 def test_the_log_tells_the_life_of_each_client(path: str, serve: Serve, attach: Attach) -> None:

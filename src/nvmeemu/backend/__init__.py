@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from abc import ABC, abstractmethod
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 SECTOR = 512
+_MEMORY, _RAW = "mem:", "raw:"
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
 
 
@@ -89,6 +91,22 @@ def parse_size(text: str) -> int:
     return int(size)
 
 
+def is_memory(spec: str) -> bool:
+    """Whether this disk is memory, so that another one of the same name is another disk."""
+    return spec.startswith(_MEMORY)
+
+
+def is_same(spec: str, other: str) -> bool:
+    """Whether two specs name one disk."""
+    if is_memory(spec) or is_memory(other):
+        return False
+    path, other_path = spec.removeprefix(_RAW), other.removeprefix(_RAW)
+    try:
+        return os.path.samefile(path, other_path)
+    except OSError:
+        return os.path.abspath(path) == os.path.abspath(other_path)
+
+
 def open_backend(
     spec: str,
     *,
@@ -106,12 +124,16 @@ def open_backend(
     from nvmeemu.backend import memory, raw  # they build on this module
     from nvmeemu.backend.overlay import OverlayBackend
 
-    if spec.startswith("mem:"):
-        if create or size is not None or read_only or overlay:
-            raise BadRequest("a mem: disk takes its size from its name (mem:1G) and no other disk option")
-        backend: Backend = memory.MemoryBackend(parse_size(spec[4:]))
+    if is_memory(spec):
+        if create or size is not None:
+            raise BadRequest(f"{spec} has its size in its name (mem:1G): leave out --create and --size")
+        if read_only or overlay:
+            raise BadRequest(f"{spec} begins empty and is gone at exit: leave out --read-only and --overlay")
+        backend: Backend = memory.MemoryBackend(parse_size(spec.removeprefix(_MEMORY)))
     else:
-        path = spec.removeprefix("raw:")
+        path = spec.removeprefix(_RAW)
+        if not path:
+            raise BadRequest("a disk without a name: give a raw file, a block device, or memory, for example mem:1G")
         if create and (read_only or overlay):
             raise BadRequest("--create makes a disk to write to: leave out --read-only and --overlay")
         if create != (size is not None):
@@ -133,4 +155,8 @@ def open_backend(
 
 def describe(error: OSError) -> str:
     """The system's words for an error, without the path and number that Python adds."""
+    if error.errno == errno.ENOENT and isinstance(error.filename, str):
+        folder = os.path.dirname(error.filename) or "."
+        if not os.path.isdir(folder):
+            return f"there is no folder {folder}"
     return os.strerror(error.errno) if error.errno else str(error)

@@ -14,9 +14,12 @@ from nvmeemu.vfio.pci import ConfigSpace, PciIdentity
 log = logging.getLogger(__name__)
 library_log = logging.getLogger("nvmeemu.vfio.library")
 
-# What the library calls errors and is daily business: a VMM unmaps ranges that were never mapped (IOMMU), and a
-# device may interrupt before the guest listens.
-HARMLESS = ("no fd for interrupt", "failed to remove DMA region", "cmd 3 failed")
+# What the library calls errors and is daily business: a VMM unmaps ranges that were never mapped (IOMMU), a device may
+# interrupt before the guest listens, and whoever looks whether a server is there leaves without a word (we log that).
+HARMLESS = (
+    *("no fd for interrupt", "failed to remove DMA region", "cmd 3 failed"),
+    *("failed to receive version", "failed to recv version"),
+)
 
 NOT_SHARED = (
     "no memory of the guest is shared with this process, so no command can work; for QEMU: "

@@ -102,7 +102,8 @@ class Server:
             self._context.attach()
         except OSError as error:
             if error.errno != errno.EAGAIN:
-                log.info("a client connected, but did not get through the handshake: %s", error.strerror)
+                reason = "it said nothing" if error.errno == errno.ENOMSG else error.strerror
+                log.info("a client connected, but did not get through the handshake: %s", reason)
             return
         finally:
             guard.cancel()
