@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING
 
 from nvmeemu import __version__, logs
 from nvmeemu.backend import (
@@ -35,6 +36,9 @@ from nvmeemu.host import Mirrors
 from nvmeemu.namespace import Namespace, Namespaces
 from nvmeemu.native.engine import EngineMissing, NativeEngine
 from nvmeemu.vfio import Loop, PciHost, PciIdentity, ServeError, Server, check
+
+if TYPE_CHECKING:
+    from nvmeemu.trace.sink import TraceFile
 
 log = logging.getLogger(__name__)
 
@@ -95,14 +99,14 @@ def _serve(arguments: argparse.Namespace) -> None:
         engine = _engine(arguments, loop, stack)
         controller = _controller(arguments, host, loop, list(ending.backends.values()), engine)
         host.mirror = Mirrors(engine, controller.taps)
-        _trace(arguments, controller, stack)
+        trace = _trace(arguments, controller, stack)
         faults = _faults(arguments, controller)
         identity = controller.device.identity
         pci = PciIdentity(identity.vendor_id, identity.device_id, identity.vendor_id, identity.device_id)
         server = stack.enter_context(Server(loop, host, controller, socket, pci))
         server.on_attach, server.on_leave = controller.taps.attached, controller.taps.left
         if arguments.control is not None:
-            methods = _methods(arguments, loop, controller, faults, ending)
+            methods = _methods(arguments, loop, controller, faults, ending, trace)
             stack.enter_context(ControlServer(loop, arguments.control, methods.table()))
         stack.enter_context(_pid_file(arguments.pid_file))
         ending.pid_file = arguments.pid_file
@@ -207,7 +211,12 @@ def _faults(arguments: argparse.Namespace, controller: Controller) -> Faults:
 
 
 def _methods(
-    arguments: argparse.Namespace, loop: Loop, controller: Controller, faults: Faults, ending: _Ending
+    arguments: argparse.Namespace,
+    loop: Loop,
+    controller: Controller,
+    faults: Faults,
+    ending: _Ending,
+    trace: TraceFile | None,
 ) -> Methods:
     """What the control socket can do."""
 
@@ -225,15 +234,15 @@ def _methods(
 
         loop.submit(backend.flush, done)
 
-    return Methods(controller, faults, open_disk, close_disk)
+    return Methods(controller, faults, open_disk, close_disk, None if trace is None else trace.note)
 
 
-def _trace(arguments: argparse.Namespace, controller: Controller, stack: ExitStack) -> None:
+def _trace(arguments: argparse.Namespace, controller: Controller, stack: ExitStack) -> TraceFile | None:
     """Record everything from here on, if that is wanted."""
     if arguments.trace is None:
         if arguments.trace_payload:
             raise Failure("--trace-payload is for a trace: give --trace FILE", 2)
-        return
+        return None
     from nvmeemu.trace.recorder import Recorder, describe  # start-up: without --trace not needed
     from nvmeemu.trace.sink import BadTarget, TraceError, TraceFile
 
@@ -243,6 +252,7 @@ def _trace(arguments: argparse.Namespace, controller: Controller, stack: ExitSta
         raise Failure(f"--trace: {error}", 2 if isinstance(error, BadTarget) else 1) from None
     stack.callback(file.close)
     controller.observe(Recorder(file, controller.device, payload=arguments.trace_payload))
+    return file
 
 
 def _identity(backend: Backend, socket: str) -> str:

@@ -15,21 +15,28 @@ from nvmeemu.faults import Fault, FaultError, Faults
 from nvmeemu.faults.file import scenario
 from nvmeemu.namespace import Namespace
 
+LONGEST_NOTE = 1000  # characters
 OpenDisk = Callable[[int, str], Namespace]
 
 
 class Methods:
     """``open_disk`` makes a namespace with an NSID of what a user writes; ``close_disk`` is called when one that was
-    removed is no longer in use."""
+    removed is no longer in use; ``note`` puts a remark into the trace, if there is one."""
 
     def __init__(
-        self, controller: Controller, faults: Faults, open_disk: OpenDisk, close_disk: Callable[[Backend], None]
+        self,
+        controller: Controller,
+        faults: Faults,
+        open_disk: OpenDisk,
+        close_disk: Callable[[Backend], None],
+        note: Callable[[str], None] | None = None,
     ) -> None:
         self._controller = controller
         self._device = controller.device
         self._faults = faults
         self._open_disk = open_disk
         self._close_disk = close_disk
+        self._note = note
 
     def table(self) -> dict[str, Method]:
         """By their names in requests."""
@@ -42,6 +49,7 @@ class Methods:
             "namespace.add": self.namespace_add,
             "namespace.remove": self.namespace_remove,
             "namespace.resize": self.namespace_resize,
+            "trace.note": self.trace_note,
         }
         return {name: _checked(method) for name, method in methods.items()}
 
@@ -105,6 +113,16 @@ class Methods:
             raise RpcError(FAILED, f"{length} bytes are no whole number of blocks of {namespace.block_size} bytes")
         inventory.resize(self._device, nsid, length // namespace.block_size)
         return _namespace(namespace)
+
+    # --- the trace
+
+    def trace_note(self, text: str) -> None:
+        """Put a remark behind all that has been recorded: whoever finds it there has read what came before."""
+        if self._note is None:
+            raise RpcError(FAILED, "no trace is recorded: nvmeemu serve --trace FILE")
+        if not isinstance(text, str) or len(text) > LONGEST_NOTE:
+            raise RpcError(INVALID_PARAMS, f"text: a string of at most {LONGEST_NOTE} characters")
+        self._note(text)
 
     def _find(self, nsid: object) -> Namespace:
         namespace = self._device.namespaces.active.get(nsid) if isinstance(nsid, int) else None

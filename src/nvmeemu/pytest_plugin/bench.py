@@ -52,6 +52,9 @@ class Records:
     def put(self, data: bytes) -> None:
         self.data += data
 
+    def mark(self) -> None:
+        return None
+
     def more(self) -> bytes:
         start, self._taken = self._taken, len(self.data)
         return bytes(self.data[start:])

@@ -6,6 +6,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from nvmeemu.faults.match import FETCH, Match, Passage
 from nvmeemu.trace import commands, file, records, words
 
 LOOK_AGAIN = 0.02  # seconds; the server writes its trace every 50 ms
+LATE = 20.0  # seconds; a server whose disk is full or that is killed writes no more
 REMEMBERED = 100_000  # commands
 SHOWN = 20
 
@@ -27,13 +29,23 @@ class Source(Protocol):
         """The bytes that have come since the last call."""
         ...
 
+    def mark(self) -> str | None:
+        """The text of a remark that comes behind all that the drive has seen until now; None if all is here."""
+        ...
+
 
 class FileSource:
-    """A trace that a server is writing."""
+    """A trace that a server is writing; ``note`` has it put a remark there, and says whether it can."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, note: Callable[[str], bool]) -> None:
         self.path = path
+        self._note = note
         self._position = 0
+        self._numbers = count(1)
+
+    def mark(self) -> str | None:
+        text = f"pytest is at {next(self._numbers)}"
+        return text if self._note(text) else None
 
     def more(self) -> bytes:
         if not self._position:
@@ -104,6 +116,7 @@ class Trace:
         self._source = source
         self._patience = patience
         self._rest = b""
+        self._awaited: str | None = None  # the remark behind what we want to have
         self._matcher = commands.Matcher()
         self._found: deque[HostCommand] = deque(maxlen=remember)
         self._count = 0  # of all that ever were in ``_found``
@@ -112,7 +125,7 @@ class Trace:
 
     def __iter__(self) -> Iterator[HostCommand]:
         """In the order in which the controller fetched them."""
-        self._read()
+        self._catch_up()
         return iter(self._since(self._begin))
 
     def commands(self, op: Op | None = None, **fields: Any) -> list[HostCommand]:
@@ -122,7 +135,7 @@ class Trace:
 
     def restart(self) -> None:
         """Forget what was sent until now, as at the beginning of each test."""
-        self._read()
+        self._catch_up()
         self._begin = self._next = self._count
 
     def expect(self, op: Op | None = None, *, timeout: float | None = None, **fields: Any) -> HostCommand:
@@ -135,8 +148,8 @@ class Trace:
         wanted = _match(op, fields)
         patience = self._patience if timeout is None else timeout
         end = time.monotonic() + patience
+        self._catch_up()
         while True:
-            self._read()
             for place, command in enumerate(self._since(self._next), max(self._next, self._oldest)):
                 if _fits(command, wanted):
                     self._next = place + 1
@@ -144,10 +157,11 @@ class Trace:
             if time.monotonic() >= end:
                 raise AssertionError(_missing(wanted, patience, self.words()))
             time.sleep(LOOK_AGAIN)
+            self._read()
 
     def words(self, last: int = SHOWN) -> str:
         """The last commands, one on a line."""
-        self._read()
+        self._catch_up()
         return "\n".join(map(str, list(self._found)[-last:]))
 
     def sections(self) -> dict[str, str]:
@@ -160,6 +174,15 @@ class Trace:
 
     def _since(self, place: int) -> list[HostCommand]:
         return list(self._found)[max(0, place - self._oldest) :]
+
+    def _catch_up(self) -> None:
+        """Read all that the drive has seen until now: a server writes its trace a moment later."""
+        self._awaited = self._source.mark()
+        end = time.monotonic() + LATE
+        self._read()
+        while self._awaited is not None and time.monotonic() < end:
+            time.sleep(LOOK_AGAIN)
+            self._read()
 
     def _read(self) -> None:
         data = self._rest + self._source.more()
@@ -177,6 +200,8 @@ class Trace:
         if isinstance(record, records.Fetch):
             self._found.append(HostCommand(self._matcher.pending[record.sqid, record.cid]))
             self._count += 1
+        elif isinstance(record, records.Note) and record.text == self._awaited:
+            self._awaited = None
 
 
 def _match(op: Op | None, fields: dict[str, Any]) -> Match:

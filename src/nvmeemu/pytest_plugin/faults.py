@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from nvmeemu.faults import Fault
+from nvmeemu.control import Control, ControlError
+from nvmeemu.faults import Fault, FaultError
 
 
 class Armed(Protocol):
@@ -13,7 +14,7 @@ class Armed(Protocol):
 
     @property
     def seen(self) -> int:
-        """How often something matched."""
+        """How often it matched."""
         ...
 
     @property
@@ -32,3 +33,40 @@ class NvmeFaults(Protocol):
     def clear(self) -> None:
         """Remove all faults, and end what they have done to the drive."""
         ...
+
+
+class ServedFaults:
+    """Those of a server, through its control socket."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+
+    def add(self, fault: Fault | Mapping[str, Any], /) -> Armed:
+        made = fault if isinstance(fault, Fault) else Fault.of(fault)  # refused here, if it is wrong
+        try:
+            return _ServedFault(self._control, self._control.call("fault.add", **made.as_table())["id"])
+        except ControlError as error:
+            raise FaultError(str(error)) from None
+
+    def clear(self) -> None:
+        self._control.call("fault.remove")
+
+
+class _ServedFault:
+    def __init__(self, control: Control, number: int) -> None:
+        self._control = control
+        self._number = number
+
+    def _now(self) -> dict[str, int]:
+        for fault in self._control.call("fault.list"):
+            if fault["id"] == self._number:
+                return dict(fault)
+        raise LookupError(f"fault {self._number} was removed")
+
+    @property
+    def seen(self) -> int:
+        return self._now()["seen"]
+
+    @property
+    def hits(self) -> int:
+        return self._now()["hits"]

@@ -6,12 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from re import Match
 
+from nvmeemu.control import Control
 from nvmeemu.guest import process
 from nvmeemu.guest.deadline import Deadline
 from nvmeemu.guest.drive import ServedDrive
 from nvmeemu.guest.guest import Guest, Result
 from nvmeemu.guest.identify import NAMESPACE, wait_for_device
 from nvmeemu.guest.machine import Machine
+from nvmeemu.pytest_plugin.commands import Trace
+from nvmeemu.pytest_plugin.faults import ServedFaults
 from nvmeemu.pytest_plugin.options import GuestOptions
 from nvmeemu.pytest_plugin.servers import Observed, make_disk
 
@@ -33,9 +36,8 @@ class NvmeGuest(Guest):
         )
         self.options = options
         self.disk = make_disk(folder, options)
-        observed = Observed(folder)
-        self.trace = observed.trace
-        arguments = ["--block-size", str(options.block_size), *observed.arguments, *options.serve]
+        self._observed = Observed(folder)
+        arguments = ["--block-size", str(options.block_size), *self._observed.arguments, *options.serve]
         super().__init__(
             machine, ServedDrive(self.disk, arguments), folder, Deadline(options.patience), complaints=CRASHES
         )
@@ -82,12 +84,28 @@ class NvmeGuest(Guest):
         """The kernel's messages on the console (warnings and worse), without their time stamps."""
         return [] if self._console is None else self._console.transcript.kernel
 
+    @property
+    def faults(self) -> ServedFaults:
+        """See the fixture."""
+        return self._observed.faults
+
+    @property
+    def trace(self) -> Trace:
+        """See the fixture."""
+        return self._observed.trace
+
+    @property
+    def control(self) -> Control:
+        """A client of the drive's control socket: ``control.call("namespace.resize", nsid=1, size="32M")``."""
+        return self._observed.control
+
     def close(self) -> None:
         """Pull the plug. Raises GuestError if the server does not end well then."""
         try:
             if self._qemu is not None and self._qemu.poll() is None:
                 self.stop()
         finally:
+            self._observed.close()
             self.kill()
 
     def sections(self) -> dict[str, str]:

@@ -7,9 +7,11 @@ from functools import cached_property
 from pathlib import Path
 
 from nvmeemu.backend import parse_size
+from nvmeemu.control import Control, ControlError, Unreachable
 from nvmeemu.guest import image, process, serving
 from nvmeemu.guest.errors import GuestError
 from nvmeemu.pytest_plugin.commands import FileSource, Trace
+from nvmeemu.pytest_plugin.faults import ServedFaults
 from nvmeemu.pytest_plugin.options import ServerOptions
 from nvmeemu.testing import Driver, VfioBus
 
@@ -31,8 +33,32 @@ class Observed:
     """What the plugin wants to have beside a served drive: its trace, and its control socket."""
 
     def __init__(self, folder: Path) -> None:
-        self.arguments = ["--trace", str(folder / "nvme.trace")]
-        self.trace = Trace(FileSource(folder / "nvme.trace"), EXPECT_SECONDS)
+        self._socket = folder / "control.sock"
+        trace = folder / "nvme.trace"
+        self.arguments = ["--trace", str(trace), "--control", str(self._socket)]
+        self.trace = Trace(FileSource(trace, self._note), EXPECT_SECONDS)
+
+    @cached_property
+    def control(self) -> Control:
+        """Connected. Raises Unreachable."""
+        return Control(self._socket)
+
+    @cached_property
+    def faults(self) -> ServedFaults:
+        """Its faults."""
+        return ServedFaults(self.control)
+
+    def _note(self, text: str) -> bool:
+        try:
+            self.control.call("trace.note", text=text)
+        except (Unreachable, ControlError):
+            return False
+        return True
+
+    def close(self) -> None:
+        """Leave the control socket."""
+        if "control" in self.__dict__:
+            self.control.close()
 
 
 class NvmeServer:
@@ -44,7 +70,6 @@ class NvmeServer:
         self.socket = folder / "nvme.sock"
         self.disk = make_disk(folder, options)
         self._observed = Observed(folder)
-        self.trace = self._observed.trace
         self._buses: list[VfioBus] = []
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -74,6 +99,21 @@ class NvmeServer:
         return self._buses[-1]
 
     @property
+    def faults(self) -> ServedFaults:
+        """See the fixture."""
+        return self._observed.faults
+
+    @property
+    def trace(self) -> Trace:
+        """See the fixture."""
+        return self._observed.trace
+
+    @property
+    def control(self) -> Control:
+        """A client of the control socket, for all the rest that it can do: ``control.call("namespace.add", ...)``."""
+        return self._observed.control
+
+    @property
     def log(self) -> str:
         """What the server has said until now."""
         return (self.folder / "server.log").read_text(errors="replace")
@@ -82,6 +122,7 @@ class NvmeServer:
         """Leave, and end the server. Raises GuestError if it does not end well."""
         for bus in self._buses:
             bus.close()
+        self._observed.close()
         if self._process is None:
             return
         status = process.end(self._process, LEAVE_SECONDS)

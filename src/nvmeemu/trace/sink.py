@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 
 from nvmeemu.trace.file import MAGIC, Description, Reader, TraceError, Writer
-from nvmeemu.trace.records import Lost, encode
+from nvmeemu.trace.records import Lost, Note, encode
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,10 @@ class TraceFile:
         self._put += len(data)
         if not self._news.is_set():
             self._news.set()
+
+    def note(self, text: str) -> None:
+        """Put a user's remark between the records."""
+        self.put(encode(Note(self.now(), 0, text)))
 
     def close(self) -> None:
         """Write what waits, and close the file."""
