@@ -18,6 +18,7 @@ from nvmeemu.cli import capabilities
 from nvmeemu.guest import process, serving
 from nvmeemu.spec import CQE_SIZE, DOORBELLS, SQE_SIZE, AdminOpcode, Command, NvmOpcode
 from nvmeemu.testing import Driver, SharedMemory, VfioBus
+from nvmeemu.testing.client import BAR0
 
 MIB = 1 << 20
 ENTRIES = 1024  # of each queue
@@ -96,9 +97,7 @@ class ServedTarget:
             self._server = serving.start(socket, ["--disk", disk, "--log-level", "error", *arguments], self.log)
         try:
             self._bus = VfioBus(str(socket), ram=RAM, vectors=1)
-            self._lanes = cpu.threads(self.pid).keys() - {
-                self.pid
-            }  # the engine's; those that wait for disks come later
+            self._lanes = cpu.threads(self.pid).keys() - {self.pid}  # later ones wait for disks
             self._set_up(doorbells)
         except BaseException:
             process.end(self._server)
@@ -118,6 +117,8 @@ class ServedTarget:
             queue.head_register = queue.tail_register + 4
         if doorbells == "shadow":
             self._use_shadows(driver, layout)
+        elif doorbells == "mapped":
+            self._use_page(layout)
 
     def _use_shadows(self, driver: Driver, layout: Layout) -> None:
         shadow, event = driver.alloc(PAGE), driver.alloc(PAGE)
@@ -127,6 +128,15 @@ class ServedTarget:
             offset = layout.base + 8 * queue.qid
             queue.tail_shadow, queue.tail_event = offset + shadow, offset + event
             queue.head_shadow, queue.head_event = queue.tail_shadow + 4, queue.tail_event + 4
+
+    def _use_page(self, layout: Layout) -> None:
+        shared = self._bus.client.map_region(BAR0)
+        if shared is None:
+            raise BenchError(f"{self.name}: the server shares no doorbells")
+        start, self._page = shared
+        for queue in layout.queues:
+            queue.tail_page = address(self._page) + queue.tail_register - start
+            queue.head_page = address(self._page) + queue.head_register - start
 
     def __enter__(self) -> Self:
         return self
@@ -172,8 +182,8 @@ class FloorTarget:
         self._served = (Queue * queues)()
         for queue in layout.queues:
             queue.sq, queue.cq = (layout.base + layout.take(ENTRIES * size) for size in (SQE_SIZE, CQE_SIZE))
-            queue.tail_page = address(self._page) + 128 * (queue.qid - 1)  # each in a cache line of its own
-            queue.head_page = queue.tail_page + 64
+            queue.tail_page = address(self._page) + 8 * queue.qid  # as in a controller's doorbells
+            queue.head_page = queue.tail_page + 4
             self._served[queue.qid - 1] = queue
 
     def run(self, load: Load, count: int = 1) -> Result:
