@@ -48,7 +48,10 @@ class NvmOpcode(IntEnum):
 
 
 class Status(IntEnum):
-    """Status Code Type (bits 10:8) and Status Code (bits 7:0) of a completion. Base 1.4, 4.6.1."""
+    """Status Code Type (bits 10:8) and Status Code (bits 7:0) of a completion. Base 1.4, 4.6.1.
+
+    Some come from no command of ours: faults may ask for them, and traces and drivers must know their names.
+    """
 
     SUCCESS = 0x000
     INVALID_OPCODE = 0x001

@@ -103,12 +103,10 @@ def test_work_that_has_not_begun_can_be_cancelled(loop: Loop) -> None:
     assert third.cancel()
     assert third.cancel()
     assert not jobs[0].cancel()
-    assert not loop.drain(0)
     gate.set()
     loop.run(idle)
     assert not last.cancel()
     assert sorted(finished) == ["blocker", "blocker", "last"]
-    assert loop.drain(10)
 
 
 def test_a_stop_may_come_from_a_signal_handler_or_from_another_thread(loop: Loop) -> None:

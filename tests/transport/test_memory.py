@@ -104,14 +104,6 @@ def test_memory_without_a_file_is_a_hole_and_is_told_once(
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-def test_a_region_that_is_no_range_is_ignored(memory: GuestMemory) -> None:
-    memory.add(DmaRegion((1 << 64) - PAGE, 2 * PAGE, None))
-    memory.add(DmaRegion(0x100000, 0, None))
-    assert len(memory) == 4
-    with pytest.raises(HostMemoryError):
-        memory.view((1 << 64) - 8, 8)
-
-
 def test_all_private_means_that_no_ram_can_be_written() -> None:
     memory = GuestMemory()
     assert not memory.all_private

@@ -91,10 +91,6 @@ class Loop:
     def submit(self, work: Work, done: Done) -> _Job:
         return self._pool.submit(work, done)
 
-    def drain(self, timeout: float | None = None) -> bool:
-        """After ``run``: wait until no work is under way. Results are dropped; False if it took too long."""
-        return self._pool.drain(timeout)
-
     # --- running
 
     @property
@@ -214,7 +210,7 @@ class _Pool:
         self._todo: SimpleQueue[_Job | None] = SimpleQueue()
         self._finished: deque[tuple[Done, Any, BaseException | None]] = deque()
         self._threads = 0
-        self._lock = threading.Condition()
+        self._lock = threading.Lock()
         self._unfinished = 0  # jobs that wait, or that a thread still has to do with
 
     def submit(self, work: Work, done: Done) -> _Job:
@@ -234,7 +230,7 @@ class _Pool:
             if not job.cancelled:
                 job.cancelled = True
                 job.work = job.done = _nothing  # it stays in the queue, without the memory that it was for
-                self._forget_one()
+                self._unfinished -= 1
             return True
 
     def _serve(self) -> None:
@@ -251,21 +247,13 @@ class _Pool:
             self._wake()
             del job, value, error
             with self._lock:
-                self._forget_one()
-
-    def _forget_one(self) -> None:
-        self._unfinished -= 1
-        self._lock.notify_all()
+                self._unfinished -= 1
 
     def finish(self) -> None:
         """Report the work that has finished by now."""
         for _ in range(len(self._finished)):
             done, value, error = self._finished.popleft()
             done(value, error)
-
-    def drain(self, timeout: float | None) -> bool:
-        with self._lock:
-            return self._lock.wait_for(lambda: self._unfinished == 0, timeout)
 
     def close(self) -> None:
         for _ in range(self._threads):

@@ -50,12 +50,9 @@ class GuestMemory:
     # --- the map
 
     def add(self, region: DmaRegion) -> None:
-        """A region that is now mapped. The library has refused overlaps; the very same region may come again."""
-        if region.size == 0 or region.iova + region.size > 1 << 64:
-            log.warning("ignored a DMA region that is no range: %#x, %#x bytes", region.iova, region.size)
-            return
-        if region.iova not in self._regions:
-            insort(self._starts, region.iova)
+        """A region that is now mapped. What is no range, and what begins like a region that is there, ``PciFunction``
+        has refused; other overlaps the library has."""
+        insort(self._starts, region.iova)
         self._regions[region.iova] = region
         self._forget()
         self._show(region)
