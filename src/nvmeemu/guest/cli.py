@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -216,7 +216,13 @@ def _parser() -> Parser:
         "one last line, `guest: PASS (...)` or `guest: FAIL (...)`; exit status 0, 1, or 2 for bad use.",
         epilog=f"jobs:\n{jobs}",
     )
-    add = parser.add_argument
+    _add_what_to_do(parser.add_argument)
+    _add_machine(parser.add_argument)
+    _add_run(parser.add_argument)
+    return parser
+
+
+def _add_what_to_do(add: Callable[..., object]) -> None:
     add("--job", choices=JOBS, metavar="NAME", help="what to do, see below")
     add("--disk", type=Path, metavar="FILE", help="the drive's raw image, kept (default: a throw-away one of 256 MiB);"
         " the main job wants an empty one")  # fmt: skip
@@ -246,6 +252,9 @@ def _parser() -> Parser:
     add("--expect", action="append", default=[], metavar="REGEX",
         help="succeed once the console has printed this; several: in this order."
         " Without it, success is a guest that powers itself off")  # fmt: skip
+
+
+def _add_machine(add: Callable[..., object]) -> None:
     add("--arch", default="x86_64", metavar="NAME", help=f"the guest's: {', '.join(arch.ARCHES)} (default: x86_64)")
     add("--smp", type=_count, metavar="N", help="number of CPUs (default: 1, for some jobs and --os 2)")
     add("--mem", type=_memory, metavar="SIZE", help="memory (default: 512M; more where the job or --os needs it)")
@@ -258,6 +267,9 @@ def _parser() -> Parser:
         metavar="SECONDS",
         help="for the whole run (default: 600; more where the job or --os needs it)",
     )
+
+
+def _add_run(add: Callable[..., object]) -> None:
     add("--keep", action="store_true", help="keep the run's files also when it passes")
     add("--serial-log", type=Path, metavar="FILE", help="write what the console prints there")
     add("--result-json", type=Path, metavar="FILE", help="add a line of JSON there that tells how it ended")
@@ -267,7 +279,6 @@ def _parser() -> Parser:
     add("--qemu-arg", action="append", default=[], dest="qemu_args", metavar="ARG", help="pass to QEMU")
     add("--qemu", type=Path, metavar="FILE", help="this QEMU instead of set-up's")
     add("--print-components", action="store_true", help=argparse.SUPPRESS)
-    return parser
 
 
 def _joined(words: Sequence[str]) -> list[str]:
