@@ -164,6 +164,12 @@ class Controller:
         self._on_write = partial(self.taps.register_write, self._write) if self._is_tapped else self._write
         self._executor.tap(self.taps if self._is_tapped else None)
 
+    def serve_in_python(self, which: Callable[[int], bool]) -> None:
+        """Which I/O submission queues, by their identifiers and also those to come, are not for the native engine: from
+        now on, until the next call. Queues move with commands in flight; each of those still ends once."""
+        self.device.is_pythons = which
+        self._executor.assign_queues()
+
     def set_health(
         self, *, temperature: int | None = None, spare: int | None = None, is_degraded: bool | None = None
     ) -> None:

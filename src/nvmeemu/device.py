@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -106,6 +106,7 @@ class Device:
         self.features: dict[tuple[int, int], int] = {}  # values that the host has set: (FID, which) -> value
         self._cq_tap: CqTap | None = None
         self.views = prp.views  # the PRP walk of all data; taps stand in for it
+        self.is_pythons: Callable[[int], bool] = lambda qid: False  # submission queues that are not for the engine
         self.events = Events()
         self.changed_namespaces: set[int] = set()  # that the host has not read of
         self.errors = ErrorLog()
@@ -161,7 +162,7 @@ class Device:
             sq.shadow = self.shadow.tail(sq.qid)
             sq.shadow.clear(0)
         self.forget_doorbell(2 * sq.qid)
-        if self.engine is not None:
+        if self.engine is not None and not self.is_pythons(sq.qid):
             sq.owned = self.engine.add_sq(sq)
         sq.cq.sqs.add(sq.qid)
         self.sqs[sq.qid] = sq

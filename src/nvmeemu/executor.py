@@ -87,6 +87,28 @@ class Executor:
         if self._engine is not None:
             self._engine.hold(False)
 
+    def assign_queues(self) -> None:
+        """Move every I/O submission queue to where ``Device.is_pythons`` wants it."""
+        for sq in self._device.sqs.values():
+            if sq.qid and self._device.is_pythons(sq.qid):
+                self.give_back(sq)
+            elif sq.qid:
+                self.take(sq)
+
+    def give_back(self, sq: SubmissionQueue) -> None:
+        """From the engine to Python, once what waits for a disk there is done; until then nothing is fetched."""
+        if sq.owned is not None:
+            sq.owned.stop()
+
+    def take(self, sq: SubmissionQueue) -> None:
+        """From Python to the engine; what Python has begun ends here. If the engine is still giving the queue back, it
+        keeps it after that."""
+        if sq.owned is None and self._engine is not None:
+            self._ready.pop(sq, None)
+            sq.owned = self._engine.add_sq(sq)
+            if len(sq.outstanding) >= MOST_OUTSTANDING:
+                sq.owned.hold(True)
+
     def head_moved(self, cq: CompletionQueue) -> None:
         """The host has made room in a completion queue."""
         if cq.waiting and cq.post_waiting():
@@ -378,8 +400,12 @@ class Executor:
         self._on_doorbell(doorbell, value, False)
 
     def stopped(self, sq: SubmissionQueue) -> None:
-        self.wake(sq)
-        sq.settled()
+        if sq.is_closing:
+            sq.settled()
+        elif self._device.is_pythons(sq.qid):
+            self.wake(sq)
+        else:  # wanted back meanwhile
+            self.take(sq)
 
     def settled(self) -> None:
         self._on_settled()

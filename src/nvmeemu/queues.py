@@ -209,6 +209,11 @@ class SubmissionQueue:
     def is_empty(self) -> bool:
         return self.head == self.tail
 
+    @property
+    def is_closing(self) -> bool:
+        """It is being deleted."""
+        return self._on_idle is not None
+
     def pop(self) -> bytes:
         """The next entry, copied once. Raises HostMemoryError; then it is still the next."""
         head = self.head
@@ -251,7 +256,7 @@ class SubmissionQueue:
     def disown(self) -> None:
         """The engine has let go of it: go on from there, unless it is to be closed."""
         self.look()
-        if self._on_idle:
+        if self.is_closing:
             self.tail = self.head
         self.owned = None
 

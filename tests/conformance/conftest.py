@@ -30,6 +30,7 @@ RINGING = (
     "queues",
     "reset",
     "shadow",
+    "shutdown",
 )
 HERE = Path(__file__).parent
 

@@ -106,6 +106,8 @@ void engine_hold_sq(struct sq *sq, bool is_held)
 void engine_remove_sq(struct engine *engine, struct sq *sq)
 {
     doorbell_own(engine, sq->queue.doorbell, false);
+    if (doorbell_is_rung(engine, sq->queue.doorbell))
+        engine_notify(engine); /* the lane did not look any more */
     list_remove(&engine->sqs, &sq->queue);
     free(sq);
 }

@@ -14,7 +14,7 @@
 
 #define STOP_TIME 1 /* seconds for a lane to end */
 #define MOST_PATIENCE 200000 /* nanoseconds */
-#define LONG_NAP 4000000
+#define LONG_NAP 8000000
 #define WAKE_TIME 1000000 /* idle lanes wake less often than once in this time, all together */
 #define MAX_REPORTS(lanes) (MAX_PUNTS + (lanes) * MAX_OPS) /* commands that may wait for main at the most */
 
