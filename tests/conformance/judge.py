@@ -19,7 +19,7 @@ BAR = 0xE0000000
 MEMORY = 512  # MiB
 _ADDRESS, _DATA = 0xCF8, 0xCFC  # PCI configuration mechanism #1
 _STEP = 1_000_000  # nanoseconds
-_PATIENCE = 3  # settlings in a row before the disk, which works in real time, is waited for
+_MOMENT = 0.0002  # seconds
 
 
 class QemuNvme:
@@ -38,7 +38,7 @@ class QemuNvme:
             stderr=subprocess.PIPE,
             text=True,
         )
-        self._settled = 0  # in a row
+        self._threads = Path(f"/proc/{self._qemu.pid}/task")
         self._slot = self._find()
         self._config(0x10, BAR)
         self._config(0x14, 0)
@@ -84,7 +84,6 @@ class QemuNvme:
         return int(self._ask(f"read{word} {BAR + offset:#x}"), 16).to_bytes(size, "little")
 
     def write_bar(self, offset: int, data: bytes) -> None:
-        self._settled = 0
         word = {1: "b", 2: "w", 4: "l", 8: "q"}[len(data)]
         self._ask(f"write{word} {BAR + offset:#x} {int.from_bytes(data, 'little'):#x}")
 
@@ -96,7 +95,14 @@ class QemuNvme:
             self._ask(f"write {iova:#x} {len(data):#x} 0x{data.hex()}")
 
     def settle(self) -> None:
-        self._settled += 1
-        if self._settled > _PATIENCE:
-            time.sleep(0.002)
         self._ask(f"clock_step {_STEP}")
+        while self._is_at_work():  # its disk works in real time
+            time.sleep(_MOMENT)
+
+    def _is_at_work(self) -> bool:
+        """Some thread of QEMU's does not sleep: it runs, or would if it got a processor, or waits for a disk."""
+        states = (task.joinpath("stat").read_text().rpartition(")")[2].split()[0] for task in self._threads.iterdir())
+        try:
+            return any(state != "S" for state in states)
+        except OSError:  # a thread has ended meanwhile
+            return True

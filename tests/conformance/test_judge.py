@@ -21,11 +21,7 @@ def test_qemus_own_controller_passes_but_for_the_differences_that_are_listed() -
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     print(result.stdout[-20000:])
-    if result.returncode == 1:  # QEMU's disk works in real time: on a busy machine a test may give up too early
-        again = subprocess.run((*command[:-2], "-n", "0", "--last-failed"), cwd=ROOT, env=environment, check=False)
-        assert again.returncode == 0
-    else:
-        assert result.returncode == 0
+    assert result.returncode == 0
     passed = re.search(r"(\d+) passed", result.stdout)
     assert passed is not None
     assert int(passed[1]) >= LEAST
