@@ -47,6 +47,18 @@ def set_word(driver: Driver, place: int, value: int) -> None:
     driver.bus.write_memory(place, value.to_bytes(4, "little"))
 
 
+def announce(driver: Driver, pair: QueuePair, shadow: int, command: Command) -> None:
+    """Submit it, and put the new tail into the shadow doorbell only."""
+    driver.submit(pair, command, ring=False)
+    set_word(driver, shadow + 8 * pair.qid, pair.sq_tail)
+
+
+def consume(driver: Driver, pair: QueuePair, shadow: int) -> None:
+    """Take a completion, which must be there, and put the new head into the shadow doorbell only."""
+    assert driver.poll(pair, ring=False) is not None
+    set_word(driver, shadow + 8 * pair.qid + 4, pair.cq_head)
+
+
 def needs_doorbell(event: int, new: int, old: int) -> bool:
     """Whether ``event`` was passed on the way from ``old`` to ``new``, in 16 bits."""
     return (new - event - 1) & 0xFFFF < (new - old) & 0xFFFF
@@ -84,13 +96,11 @@ def test_a_sleeping_queue_asks_for_its_next_doorbell(bench: Bench) -> None:
     second = driver.create_queues(2, 8)
     for pair in (first, second):
         for _ in range(20):
-            driver.submit(pair, flush_command(), ring=False)
             old = word(driver, shadow + 8 * pair.qid)
-            set_word(driver, shadow + 8 * pair.qid, pair.sq_tail)
+            announce(driver, pair, shadow, flush_command())
             assert needs_doorbell(word(driver, event + 8 * pair.qid), pair.sq_tail, old)
             driver.ring_sq(pair)
-            assert driver.poll(pair, ring=False) is not None
-            set_word(driver, shadow + 8 * pair.qid + 4, pair.cq_head)
+            consume(driver, pair, shadow)
             assert word(driver, event + 8 * pair.qid) == pair.sq_tail
 
 
@@ -102,8 +112,7 @@ def test_a_queue_takes_what_its_shadow_has_beyond_the_doorbell(bench: Bench) -> 
     shadow, _ = set_buffers(driver)
     pair = driver.create_queues(1, 16)
     for _ in range(10):
-        driver.submit(pair, flush_command(), ring=False)
-    set_word(driver, shadow + 8, pair.sq_tail)
+        announce(driver, pair, shadow, flush_command())
     driver.set_reg(DOORBELLS + 8, 1)
     assert sum(driver.poll(pair, ring=False) is not None for _ in range(10)) == 10
 
@@ -150,11 +159,9 @@ def test_with_shadow_doorbells_no_real_value_is_wrong(bench: Bench) -> None:
     pair = driver.create_queues(1, 4)
     driver.submit(driver.admin, aer())
     for value in (0, 0, 3, 4, 0xFFFF, 1, 1):
-        driver.submit(pair, flush_command(), ring=False)
-        set_word(driver, shadow + 8, pair.sq_tail)
+        announce(driver, pair, shadow, flush_command())
         driver.set_reg(DOORBELLS + 8, value)
-        assert driver.poll(pair, ring=False) is not None
-        set_word(driver, shadow + 12, pair.cq_head)
+        consume(driver, pair, shadow)
         driver.set_reg(DOORBELLS + 12, value)
     assert driver.drain(driver.admin) == []
 
@@ -188,13 +195,11 @@ def test_a_tail_that_moves_just_before_the_question_is_seen(bench: Bench) -> Non
     shadow, event = set_buffers(driver)
     pair = driver.create_queues(1, 8)
     set_word(driver, event + 8, 5)  # a question of long ago, not passed by what comes
-    driver.submit(pair, flush_command(), ring=False)
-    set_word(driver, shadow + 8, pair.sq_tail)
+    announce(driver, pair, shadow, flush_command())
 
     def act() -> None:
         bench.ram.on_barrier = None
-        driver.submit(pair, flush_command(), ring=False)
-        set_word(driver, shadow + 8, pair.sq_tail)
+        announce(driver, pair, shadow, flush_command())
 
     bench.ram.on_barrier = act
     driver.ring_sq(pair)
@@ -369,13 +374,11 @@ def test_the_pin_follows_shadow_heads(bench: Bench) -> None:
     pair = driver.create_queues(1, 8)
     place = driver.alloc(PAGE)
     for _ in range(20):
-        driver.submit(pair, read_command(place), ring=False)
-        set_word(driver, shadow + 8, pair.sq_tail)
+        announce(driver, pair, shadow, read_command(place))
         driver.ring_sq(pair)
         assert bench.ram.pin_level
         old = pair.cq_head
-        assert driver.poll(pair, ring=False) is not None
-        set_word(driver, shadow + 12, pair.cq_head)
+        consume(driver, pair, shadow)
         if needs_doorbell(word(driver, event + 12), pair.cq_head, old):
             driver.ring_cq(pair)
         assert not bench.ram.pin_level

@@ -25,6 +25,10 @@ def write(guest: Guest, slba: int, *, fua: bool = False) -> Completion:
     return guest.execute(guest.queues[1], transfer(NvmOpcode.WRITE, guest.alloc(PAGE), slba, fua=fua))
 
 
+def read(guest: Guest, slba: int) -> Completion:
+    return guest.execute(guest.queues[1], transfer(NvmOpcode.READ, guest.alloc(PAGE), slba))
+
+
 def complaints(log: str) -> list[str]:
     return [line for line in log.splitlines() if " ERROR " in line or " WARNING " in line]
 
@@ -77,8 +81,7 @@ def test_an_input_output_error_is_a_status_and_one_message(
     assert write(guest, 0).status == Status.SUCCESS
     shim.fail(Op.READ, errno.EIO)
     for slba in range(20):
-        command = transfer(NvmOpcode.READ, guest.alloc(PAGE), slba)
-        assert guest.execute(guest.queues[1], command).status == Status.UNRECOVERED_READ_ERROR
+        assert read(guest, slba).status == Status.UNRECOVERED_READ_ERROR
     assert len(complaints(served.log)) == 2
     shim.fail(Op.READ, 0)
     assert guest.read(0, 1) == bytes(512)
@@ -147,7 +150,6 @@ def test_an_image_that_became_shorter_is_a_read_error_and_no_hang(disk: Path, se
     os.truncate(disk, MIB + 512)
     assert guest.read(0, 1) == b"\x5a" * 512
     for slba in (16384, 2047, 2049):  # behind the end, across it
-        command = transfer(NvmOpcode.READ, guest.alloc(PAGE), slba)
-        assert guest.execute(guest.queues[1], command).status == Status.UNRECOVERED_READ_ERROR
+        assert read(guest, slba).status == Status.UNRECOVERED_READ_ERROR
     assert len(complaints(served.log)) == 1
     assert served.stop() == 0

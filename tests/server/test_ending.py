@@ -16,7 +16,7 @@ from nvmeemu.spec import Command, NvmOpcode
 from server.conftest import Attach
 from server.guest import Guest
 from server.load import run_batch, transfer
-from server.process import Serve
+from server.process import Serve, Served
 from server.shim import Op, Shim
 
 PROMISE = 2.0  # seconds from the signal to the end of service
@@ -53,6 +53,13 @@ class Hammer:
         assert self.end
 
 
+def ends_in_time(served: Served) -> None:
+    begin = time.monotonic()
+    assert served.stop() == 0
+    assert time.monotonic() - begin < PROMISE
+    assert not os.path.exists(served.path)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_in_time_also_under_load(
     path: str, disk: Path, serve: Serve, attach: Attach, number: signal.Signals
@@ -74,10 +81,7 @@ def test_a_signal_ends_it_while_a_stranger_says_nothing(path: str, serve: Serve)
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.connect(path)
         stranger.sendall(b"\0")
-        begin = time.monotonic()
-        assert served.stop() == 0
-        assert time.monotonic() - begin < PROMISE
-    assert not os.path.exists(path)
+        ends_in_time(served)
 
 
 def test_what_was_written_is_synced_and_said_to_be_if_that_takes_long(
@@ -140,10 +144,7 @@ def test_a_disk_that_never_answers_does_not_keep_it_from_stopping(
     for slba in range(40):
         guest.submit(guest.queues[1], transfer(NvmOpcode.WRITE, place, slba * 8))
     shim.wait_for_held(Op.WRITE)
-    begin = time.monotonic()
-    assert served.stop() == 0
-    assert time.monotonic() - begin < PROMISE
-    assert not os.path.exists(path)
+    ends_in_time(served)
 
 
 def test_read_only_and_memory_disks_and_overlays_have_nothing_to_sync(
