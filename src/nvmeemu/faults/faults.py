@@ -202,10 +202,11 @@ class Faults(Interceptor):
 
     def _shown(self, data: bytes, offset: int) -> bytes:
         """What states make of CSTS, where it is part of this."""
-        shown = ControllerStatus.of(int(self.controller.status))
+        status = self.controller.status
+        shown = ControllerStatus(rdy=status.rdy, cfs=status.cfs, shst=status.shst)
         for state in self._states:
             state.view(self, shown)
-        change = (int(shown) ^ int(self.controller.status)) << 8 * regs.CSTS.offset >> 8 * offset
+        change = (int(shown) ^ int(status)) << 8 * regs.CSTS.offset >> 8 * offset
         mask = (1 << 8 * len(data)) - 1
         return (int.from_bytes(data, "little") ^ change & mask).to_bytes(len(data), "little")
 

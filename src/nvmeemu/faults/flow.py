@@ -85,6 +85,8 @@ class Duplicate(Action):
 
     def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
         go(*payload)
+        if passage.at == EVENT:  # the second one shall not wait until the host has looked at the first
+            faults.controller.device.events.was_read(payload[0].log)
         go(*payload)
 
 

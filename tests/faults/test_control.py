@@ -1,0 +1,241 @@
+"""The control socket: what it can do to a running server, and what it does not let be done to it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nvmeemu.control import Control, ControlError, Unreachable
+from nvmeemu.spec import Cns, Command, FeatureId, LogId
+from nvmeemu.testing import CommandError
+from server.guest import Guest
+from server.process import NVMEEMU, Served, run
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Path:
+    return tmp_path / "c"
+
+
+@pytest.fixture
+def served(tmp_path: Path, control: Path) -> Iterator[Served]:
+    served = Served(str(tmp_path / "s"), "--disk", "mem:16M", "--control", control)
+    yield served
+    served.close()
+
+
+@pytest.fixture
+def client(served: Served, control: Path) -> Iterator[Control]:
+    with Control(control) as client:
+        yield client
+
+
+def ctl(control: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    return run(*words, command=(NVMEEMU, "ctl", "--control", str(control)))
+
+
+def ask(control: Path, text: bytes) -> list[Any]:
+    """What is answered to these bytes, until the server hangs up."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(20)
+        connection.connect(str(control))
+        connection.sendall(text)
+        connection.shutdown(socket.SHUT_WR)
+        heard = b""
+        while piece := connection.recv(65536):
+            heard += piece
+    return [json.loads(line) for line in heard.splitlines()]
+
+
+def test_the_socket_is_for_its_owner_and_goes_with_the_server(served: Served, control: Path) -> None:
+    status = control.stat()
+    assert stat.S_ISSOCK(status.st_mode)
+    assert stat.S_IMODE(status.st_mode) == 0o600
+    assert served.stop() == 0
+    assert not control.exists()
+    with pytest.raises(Unreachable):
+        Control(control)
+
+
+def test_status_tells_what_the_drive_is_doing(client: Control, served: Served) -> None:
+    status = client.call("status")
+    assert status["protocol"] == 1
+    assert status["controller"] == {"rdy": 0, "cfs": 0, "shst": 0}
+    assert status["namespaces"][0]["size"] == 16 * MIB
+    guest = Guest(served.path)
+    status = client.call("status")
+    assert status["controller"]["rdy"] == 1
+    assert status["queues"] == {"submission": [0, 1], "completion": [0, 1]}
+    guest.leave()
+
+
+def test_faults_come_count_and_go(client: Control, served: Served) -> None:
+    guest = Guest(served.path)
+    fault = client.call("fault.add", match={"opcode": "write"}, do={"status": "write_fault"}, when={"nth": 2})
+    guest.write(0, b"a" * 512)
+    with pytest.raises(CommandError):
+        guest.write(0, b"b" * 512)
+    (listed,) = client.call("fault.list")
+    assert listed == {**fault, "seen": 2, "hits": 1}
+    client.call("fault.remove", id=fault["id"])
+    assert client.call("fault.list") == []
+    assert len(client.call("scenario.add", name="flaky")) == 2
+    client.call("fault.remove")
+    assert client.call("status")["faults"] == 0
+    guest.leave()
+
+
+def test_a_bad_fault_is_refused_with_the_reason(client: Control) -> None:
+    for method, parameters, said in (
+        ("fault.add", {"do": "explode"}, "do: {'explode': True}"),
+        ("fault.add", {"what": 1}, "what: a fault has"),
+        ("fault.remove", {"id": 4}, "no fault 4"),
+        ("scenario.add", {"name": "x"}, "no scenario 'x'"),
+        ("scenario.add", {}, "missing a required argument"),
+        ("namespace.remove", {"nsid": 9}, "no namespace 9"),
+        ("namespace.add", {"disk": "mem:8M", "nsid": 1}, "NSID 1 is taken"),
+        ("namespace.add", {"disk": "/none"}, "disk /none does not exist"),
+        ("namespace.resize", {"nsid": 1, "size": "17M"}, "namespace 1 can have 1 to 32768 blocks"),
+        ("namespace.resize", {"nsid": 1, "size": "x"}, "bad size 'x'"),
+        ("explode", {}, "no method 'explode'"),
+    ):
+        with pytest.raises(ControlError) as refused:
+            client.call(method, **parameters)
+        assert str(refused.value).startswith(said)
+
+
+def listen(guest: Guest) -> None:
+    """Ask to be told of namespaces that change."""
+    guest.set_feature(FeatureId.ASYNC_EVENT_CONFIGURATION, 0x100)
+    guest.submit(guest.admin, Command(opcode=0x0C))
+
+
+def heard(guest: Guest) -> int:
+    """DW0 of the next event."""
+    for _ in range(1000):
+        if (completion := guest.poll(guest.admin)) is not None:
+            return completion.dw0
+        guest.bus.settle()
+    raise TimeoutError("no event")
+
+
+def changed(guest: Guest) -> list[int]:
+    """The Changed Namespace List."""
+    page = guest.get_log(LogId.CHANGED_NAMESPACE_LIST, 4096)
+    found = [int.from_bytes(page[start : start + 4], "little") for start in range(0, 4096, 4)]
+    return [nsid for nsid in found if nsid]
+
+
+def test_namespaces_come_change_and_go_and_the_host_is_told(client: Control, served: Served, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(b"d" * MIB)
+    guest = Guest(served.path)
+    listen(guest)
+    added = client.call("namespace.add", disk=str(disk))
+    assert (added["nsid"], added["size"]) == (2, MIB)
+    assert heard(guest) == 0x040002  # notice, namespace attribute changed, log page 04h
+    assert changed(guest) == [2]
+    assert changed(guest) == []
+    assert guest.read(0, 1, nsid=2) == b"d" * 512
+    guest.write(0, b"n" * 512, nsid=2)
+
+    listen(guest)
+    client.call("namespace.resize", nsid=2, size="512K")
+    assert heard(guest) == 0x040002
+    assert int.from_bytes(guest.identify(Cns.NAMESPACE, 2)[:8], "little") == 1024
+    with pytest.raises(CommandError):
+        guest.read(1024, 1, nsid=2)
+
+    client.call("namespace.remove", nsid=2)
+    assert changed(guest) == [2]
+    assert guest.identify(Cns.ACTIVE_NAMESPACES)[:8] == b"\1\0\0\0\0\0\0\0"
+    guest.leave()
+    assert served.stop() == 0
+    assert disk.read_bytes()[:1024] == b"n" * 512 + b"d" * 512
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (b"nonsense\n", -32700),
+        (b"[" * 100000 + b"\n", -32700),
+        (b"[]\n", -32600),
+        (b"3\n", -32600),
+        (b'{"method": "status", "id": 1}\n', -32600),
+        (b'{"jsonrpc": "2.0", "method": 3, "id": 1}\n', -32600),
+        (b'{"jsonrpc": "2.0", "method": "status", "id": {}}\n', -32600),
+        (b'{"jsonrpc": "2.0", "method": "status", "params": [1], "id": 1}\n', -32602),
+        (b'{"jsonrpc": "2.0", "method": "status", "params": {"a": 1}, "id": 1}\n', -32602),
+    ],
+)
+def test_what_is_no_request_is_answered_as_json_rpc_says(served: Served, control: Path, text: bytes, code: int) -> None:
+    (answer,) = ask(control, text)
+    assert answer["error"]["code"] == code
+    assert served.stop() == 0
+
+
+def test_notifications_are_not_answered_and_batches_are(served: Served, control: Path) -> None:
+    note = {"jsonrpc": "2.0", "method": "fault.add", "params": {"do": "drop"}}
+    ask_list = {"jsonrpc": "2.0", "method": "fault.list", "id": "a"}
+    assert ask(control, json.dumps(note).encode() + b"\n") == []
+    ((answer,),) = ask(control, json.dumps([note, ask_list]).encode() + b"\n")
+    assert answer["id"] == "a"
+    assert len(answer["result"]) == 2
+
+
+def test_an_endless_line_and_too_many_clients_are_dropped(served: Served, control: Path) -> None:
+    assert ask(control, b" " * (1 << 20)) == []
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(20)
+        connection.connect(str(control))
+        with pytest.raises(OSError):  # noqa: PT011  # EPIPE or ECONNRESET
+            for _ in range(64):
+                connection.sendall(b"x" * (1 << 20))
+    clients = [Control(control) for _ in range(16)]
+    with Control(control) as one_too_many, pytest.raises(Unreachable):
+        one_too_many.call("status")
+    for client in clients:
+        client.close()
+    with Control(control) as client:
+        assert client.call("status")["faults"] == 0
+    assert served.stop() == 0
+
+
+def test_the_command_line_does_the_same(served: Served, control: Path, tmp_path: Path) -> None:
+    added = ctl(control, "fault", "add", "match.opcode=write", "do.status=write_fault", "when.nth=3")
+    assert added.stdout.startswith("fault 1: 0 of 0 times: ")
+    assert ctl(control, "fault", "add", "scenario:hung").returncode == 0
+    file = tmp_path / "f.toml"
+    file.write_text("[[fault]]\ndo = 'drop'\n[[fault]]\ndo = { delay = 1 }\n")
+    assert ctl(control, "fault", "add", file).stdout.count("\n") == 2
+    assert (
+        len(json.loads(run("fault", "list", command=(NVMEEMU, "ctl", "--control", str(control), "--json")).stdout)) == 4
+    )
+    assert ctl(control, "fault", "rm", 1, 2).returncode == 0
+    assert ctl(control, "fault", "rm", "all").returncode == 0
+    assert "faults: 0\n" in ctl(control, "status").stdout
+    assert ctl(control, "namespace", "add", "mem:2M").stdout.startswith("nsid: 2\n")
+    assert "size: 1048576\n" in ctl(control, "namespace", "resize", 2, "1M").stdout
+    assert ctl(control, "namespace", "rm", 2).returncode == 0
+    for words, status, said in (
+        (("fault", "add", "do=burn"), 2, "do: {'burn': True}"),
+        (("fault", "add", "nonsense=["), 2, "nonsense: a fault has"),
+        (("fault", "add", tmp_path / "none"), 2, "[Errno 2]"),
+        (("fault", "rm", 99), 1, "no fault 99"),
+        (("namespace", "rm", 9), 1, "no namespace 9"),
+    ):
+        result = ctl(control, *words)
+        assert result.returncode == status
+        assert result.stderr.startswith(f"nvmeemu ctl: {said}")
+        assert result.stderr.count("\n") == 1
+    missing = ctl(tmp_path / "none", "status")
+    assert (missing.returncode, missing.stderr.count("\n")) == (1, 1)

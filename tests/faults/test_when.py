@@ -1,0 +1,220 @@
+"""When a fault fires, and what it matches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from faults.rig import BLOCK, NEW, Rig
+from nvmeemu.faults import Fault, FaultError
+from nvmeemu.spec import FeatureId, Status
+from nvmeemu.testing import INTMS
+
+FAILS: Any = {"status": "write_fault"}
+
+
+def failed(rig: Rig, number: int) -> list[int]:
+    """Which of so many writes fail, from 1 on."""
+    return [index for index in range(1, number + 1) if rig.run(rig.write()).status != Status.SUCCESS]
+
+
+@pytest.mark.parametrize(
+    ("when", "expected"),
+    [
+        ({}, [1, 2, 3, 4, 5, 6, 7, 8]),
+        ({"nth": 3}, [3]),
+        ({"every": 3}, [3, 6]),
+        ({"after": 6}, [7, 8]),
+        ({"times": 2}, [1, 2]),
+        ({"after": 1, "every": 2, "times": 2}, [3, 5]),
+        ({"probability": 0}, []),
+        ({"probability": 1.0, "seed": 5}, [1, 2, 3, 4, 5, 6, 7, 8]),
+    ],
+)
+def test_matches_are_counted(rig: Rig, when: Any, expected: list[int]) -> None:
+    fault = rig.add(FAILS, match={"opcode": "write"}, **when)
+    assert failed(rig, 8) == expected
+    assert (fault.seen, fault.hits) == (8, len(expected))
+
+
+def test_chance_comes_from_the_seed() -> None:
+    def pattern(all_seed: int, **when: Any) -> list[int]:
+        rig = Rig(seed=all_seed)
+        rig.add(FAILS, match={"opcode": "write"}, probability=0.5, **when)
+        return failed(rig, 40)
+
+    assert pattern(1) == pattern(1)
+    assert pattern(1) != pattern(2)
+    assert pattern(1, seed=7) == pattern(2, seed=7)
+    assert 8 < len(pattern(1)) < 32
+
+
+def test_it_begins_after_a_time_and_lasts_for_a_time(rig: Rig) -> None:
+    rig.add(FAILS, match={"opcode": "write"}, after_seconds=10, seconds="5s")
+    assert failed(rig, 2) == []
+    rig.bench.clock.advance(10)
+    assert failed(rig, 2) == [1, 2]
+    rig.bench.clock.advance(5)
+    assert failed(rig, 2) == []
+
+
+def test_now_may_come_later(rig: Rig) -> None:
+    rig.add({"rdy": 0}, after_seconds=3)
+    assert rig.driver.status.rdy
+    rig.bench.clock.advance(3)
+    assert not rig.driver.status.rdy
+
+
+def test_a_state_ends_by_itself(rig: Rig) -> None:
+    rig.add({"vanish": 1, "seconds": 3})
+    assert rig.run(rig.write()).status == Status.INVALID_FIELD
+    rig.bench.clock.advance(3)
+    assert failed(rig, 1) == []
+
+
+def test_faults_combine(rig: Rig) -> None:
+    """In the order in which they were added; a list of actions is one fault."""
+    rig.add({"delay": 1}, match={"opcode": "write"})
+    rig.add(FAILS, match={"opcode": "write"})
+    rig.add([{"set": {"dw0": 1}}, "duplicate"], "completion", {"opcode": "write"})
+    rig.submit(rig.write())
+    assert rig.completions() == []
+    first, second = rig.later()
+    assert (first.status, first.dw0) == (Status.WRITE_FAULT, 1)
+    assert bytes(first)[:14] == bytes(second)[:14]
+
+
+@pytest.mark.parametrize(
+    ("match", "is_met"),
+    [
+        ({"opcode": "write"}, True),
+        ({"opcode": ["read", "write"]}, True),
+        ({"opcode": 1}, True),
+        ({"opcode": "0x01"}, True),
+        ({"opcode": "read"}, False),
+        ({"opcode": "create_sq"}, False),  # 01h, too, but of the admin queue
+        ({"queue": 1}, True),
+        ({"queue": "io"}, True),
+        ({"queue": "admin"}, False),
+        ({"queue": [2, 3]}, False),
+        ({"nsid": 1}, True),
+        ({"nsid": 2}, False),
+        ({"lba": 8}, True),
+        ({"lba": 9}, True),
+        ({"lba": "9-20"}, True),
+        ({"lba": "10-20"}, False),
+        ({"lba": [1, 2]}, False),
+        ({"nlb": 2}, True),
+        ({"slba": {"mask": 0xF, "value": 8}}, True),
+        ({"slba": {"mask": 0xF, "value": 9}}, False),
+        ({"fua": True}, False),
+        ({"cdw12": {"mask": 0xFFFF, "value": 1}}, True),
+        ({"fid": 7}, False),
+        ({"opcode": "write", "lba": "0-7"}, False),
+    ],
+)
+@pytest.mark.parametrize("at", ["fetch", "execute", "completion"])
+def test_commands_are_matched(rig: Rig, match: Any, is_met: bool, at: str) -> None:
+    fault = rig.add("drop", at, match)
+    rig.submit(rig.write(NEW * 2 * BLOCK, slba=8))
+    assert bool(fault.hits) == is_met
+
+
+def test_completions_are_matched_by_their_status(rig: Rig) -> None:
+    fault = rig.add({"set": {"dw0": 1}}, "completion", {"status": "invalid_namespace"})
+    rig.run(rig.write())
+    assert fault.hits == 0
+    command = rig.write()
+    command.nsid = 99
+    assert rig.run(command).dw0 == 1
+
+
+def test_admin_commands_are_matched_by_their_fields(rig: Rig) -> None:
+    fault = rig.add({"set": {"dw0": 1}}, "completion", {"opcode": "get_features", "fid": [4, 7]})
+    rig.driver.get_feature(FeatureId.WRITE_ATOMICITY)
+    assert fault.hits == 0
+    assert rig.driver.get_feature(FeatureId.NUMBER_OF_QUEUES) == 1
+
+
+def test_register_accesses_are_matched(rig: Rig) -> None:
+    fault = rig.add("drop", "register", {"register": "intms", "value": 4})
+    rig.driver.set_reg(INTMS, 2)
+    rig.driver.set_reg(INTMS, 4)
+    assert (rig.driver.reg(INTMS), fault.hits) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ({}, "do: say what shall happen"),
+        ({"do": "explode"}, "do: {'explode': True}; there are"),
+        ({"do": {"status": 1, "delay": 2}}, "do: status and delay are two actions: make a list of them"),
+        ({"do": {"status": "bad"}}, "do.status: 'bad' is none of success"),
+        ({"do": {"status": 1, "dnr": 1}}, "do.dnr: 1 is neither true nor false"),
+        ({"do": {"status": "success", "dnr": True}}, "do.status: success is not retried"),
+        ({"do": {"status": 1, "more": True}}, "do.more: only at completion"),
+        ({"do": {"delay": "soon"}}, "do.delay: 'soon' is no time"),
+        ({"do": {"delay": -1}}, "do.delay: -1 is no time"),
+        ({"do": {"drop": 1}}, "do.drop: takes no argument"),
+        ({"do": {"drop": True, "dnr": True}}, "do.dnr: no option of drop: it has none"),
+        ({"do": {"error": "EWHAT"}}, "do.error: 'EWHAT' is no errno"),
+        ({"do": {"corrupt": "stale"}, "at": "backend"}, "do.corrupt: only at dma"),
+        ({"do": {"corrupt": "zeros", "bits": 3}}, "do.bits: how many to flip"),
+        ({"do": {"set": {"nonsense": 1}}, "at": "fetch"}, "do.set: 'nonsense' is no field"),
+        ({"do": {"set": {"opcode": 256}}, "at": "fetch"}, "do.set: 256 does not fit opcode"),
+        ({"do": {"set": {"nonsense": 1}}, "at": "register"}, "do.set: 'nonsense' is no field"),
+        ({"do": {"set": {"nonsense": 1}}, "at": "completion"}, "do.set: nothing at 'completion' has 'nonsense'"),
+        ({"do": {"smart": {"age": 3}}}, "do.smart: {'age': 3}"),
+        ({"do": {"flood": 0}}, "do.flood: 0 is not within"),
+        ({"do": "drop", "at": "everywhere"}, "at: 'everywhere' is none of"),
+        ({"do": "drop", "match": {"colour": 1}}, "match.colour: no command has such a field"),
+        ({"do": "drop", "match": {"opcode": "wrote"}}, "match.opcode: 'wrote' is none of"),
+        ({"do": "drop", "match": {"lba": "9-3"}}, "match.lba: '9-3' ends before it begins"),
+        ({"do": "drop", "match": {"nsid": {"mask": 1}}}, "match.nsid: {'mask': 1}: give mask and value"),
+        ({"do": "drop", "at": "interrupt", "match": {"opcode": 1}}, "match.opcode: nothing at 'interrupt' has that"),
+        ({"do": "drop", "at": "register", "match": {"register": "x"}}, "match.register: 'x' is none of"),
+        ({"do": "drop", "at": "register", "match": {"access": "read"}}, "drop at register: a register that is read"),
+        ({"do": "cfs", "match": {"queue": 1}}, 'match.queue: at "now" there is nothing to match'),
+        ({"do": "cfs", "when": {"nth": 1}}, 'when: "now" comes once'),
+        ({"do": "drop", "when": {"nth": 0}}, "when.nth: 0 is not within"),
+        ({"do": "drop", "when": {"nth": 1, "every": 2}}, "when: nth is one certain time"),
+        ({"do": "drop", "when": {"seed": 1}}, "when: a seed without a probability"),
+        ({"do": "drop", "when": {"probability": 2}}, "when.probability: 2 is no probability"),
+        ({"do": "drop", "when": {"sometimes": 2}}, "when: no 'sometimes' there"),
+        ({"do": "drop", "name": 3}, "name: 3 is no text"),
+        ({"do": "drop", "where": 3}, "where: a fault has match, at, do, when, name"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_reason(fault: Any, reason: str) -> None:
+    with pytest.raises(FaultError) as refused:
+        Fault.of(fault)
+    assert str(refused.value).startswith(reason)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_fault_can_be_written_down_and_read_again() -> None:
+    written = {
+        "name": "all of it",
+        "match": {"opcode": ["read"], "lba": "1-2"},
+        "at": "dma",
+        "do": ["drop", {"smart": {"spare": 1}}],
+        "when": {"every": 2, "times": 3},
+    }
+    fault = Fault.of(written)
+    assert fault.as_table() == written
+    assert Fault.of(fault.as_table()).as_table() == written
+
+
+def test_a_fault_is_added_once(rig: Rig) -> None:
+    fault = rig.add("drop")
+    with pytest.raises(FaultError, match="added before"):
+        rig.faults.add(fault)
+
+
+def test_without_faults_nothing_stands_between(rig: Rig) -> None:
+    fault = rig.add("drop", match={"opcode": "flush"})
+    assert rig.bench.controller.device.views.__name__ == "_views"
+    rig.faults.remove(fault)
+    assert rig.bench.controller.device.views.__name__ == "views"
+    assert rig.bench.controller.device.host is rig.bench.ram
