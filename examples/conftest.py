@@ -8,12 +8,10 @@ from nvmeemu.pytest_plugin import Boot, NvmeGuest
 
 SLEEPY = "nvme_core.io_timeout=5 nvme_core.admin_timeout=5"  # seconds; 30 and 60 are too long for a test
 BACK_AGAIN = """
-[ -b /dev/nvme0n1 ] && exit
-cd /sys/bus/pci/devices
-for device in $(dirname $(grep -l 0x010802 */class)); do echo 1 >$device/remove; done
+grep -q live /sys/class/nvme/nvme0/state && exit
+echo 1 >/sys/class/nvme/nvme0/device/remove
 echo 1 >/sys/bus/pci/rescan
-for i in $(seq 100); do [ -b /dev/nvme0n1 ] && exit; sleep 0.1; done
-exit 1
+until [ -b /dev/nvme0n1 ]; do sleep 0.1; done
 """
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nvmeemu import pytest_plugin
-from nvmeemu.pytest_plugin import bench, commands, faults, guests, options, servers
+from nvmeemu.pytest_plugin import armed, bench, commands, guests, options, servers
 
 TARGET = Path(__file__).parents[1] / "docs" / "pytest.md"
 BEGIN, END = "<!-- made by scripts/pytest_doc.py: -->", "<!-- until here -->"
@@ -28,8 +28,8 @@ CLASSES: dict[type, tuple[str, ...]] = {
         *("run", "check", "expect", "console", "kernel_messages", "faults", "trace", "disk", "send"),
         *("power_off", "wait_for_end", "reboot", "stop", "kill_qemu", "qemu", "monitor"),
     ),
-    faults.NvmeFaults: ("add", "clear"),
-    faults.Armed: ("seen", "hits"),
+    armed.NvmeFaults: ("add", "clear"),
+    armed.Armed: ("seen", "hits"),
     commands.Trace: ("expect", "commands", "words", "restart"),
     commands.HostCommand: ("command", "sqid", "time", "completion", "status", "latency"),
 }

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from nvmeemu.pytest_plugin.armed import NvmeFaults
     from nvmeemu.pytest_plugin.bench import NvmeBench
     from nvmeemu.pytest_plugin.commands import Expect, HostCommand, Trace
-    from nvmeemu.pytest_plugin.faults import NvmeFaults
     from nvmeemu.pytest_plugin.guests import NvmeGuest
     from nvmeemu.pytest_plugin.live import Boot, Live, Serve
     from nvmeemu.pytest_plugin.servers import NvmeServer
@@ -25,7 +25,7 @@ __all__ = ["Boot", "Expect", "HostCommand", "NvmeBench", "NvmeFaults", "NvmeGues
 _HOMES = {  # of what users name in their annotations: imported when they do
     "bench": ["NvmeBench"],
     "commands": ["Expect", "HostCommand", "Trace"],
-    "faults": ["NvmeFaults"],
+    "armed": ["NvmeFaults"],
     "guests": ["NvmeGuest"],
     "live": ["Boot", "Serve"],
     "servers": ["NvmeServer"],

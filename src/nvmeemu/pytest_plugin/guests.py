@@ -13,8 +13,8 @@ from nvmeemu.guest.drive import ServedDrive
 from nvmeemu.guest.guest import Guest, Result
 from nvmeemu.guest.identify import NAMESPACE, wait_for_device
 from nvmeemu.guest.machine import Machine
+from nvmeemu.pytest_plugin.armed import ServedFaults
 from nvmeemu.pytest_plugin.commands import Trace
-from nvmeemu.pytest_plugin.faults import ServedFaults
 from nvmeemu.pytest_plugin.options import GuestOptions
 from nvmeemu.pytest_plugin.servers import Observed, make_disk
 

@@ -10,8 +10,8 @@ from nvmeemu.backend import parse_size
 from nvmeemu.control import Control, ControlError, Unreachable
 from nvmeemu.guest import image, process, serving
 from nvmeemu.guest.errors import GuestError
+from nvmeemu.pytest_plugin.armed import ServedFaults
 from nvmeemu.pytest_plugin.commands import FileSource, Trace
-from nvmeemu.pytest_plugin.faults import ServedFaults
 from nvmeemu.pytest_plugin.options import ServerOptions
 from nvmeemu.testing import Driver, VfioBus
 
