@@ -53,8 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     if argv is None:  # until somebody can end in order, Ctrl-C ends at once and without a traceback
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    parser = _parser()
     words, command = _split(sys.argv[1:] if argv is None else list(argv))
+    if words[:1] and words[0] in _TRACES:  # their parsers are theirs: start-up
+        return _on_traces(words[0], words[1:])
+    parser = _parser()
     arguments, unknown = parser.parse_known_args(words)
     if unknown:
         (arguments.parser if arguments.command else parser).error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -75,6 +77,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     from nvmeemu.serve import serve  # start-up: --help needs none of it
 
     return serve(arguments)
+
+
+_TRACES = {
+    "trace": "show, search, count and compare what serve --trace has recorded",
+    "replay": "feed a trace to the controller, and compare its completions",
+    "check": "what a trace says of its host",
+}
+
+
+def _on_traces(command: str, words: list[str]) -> int:
+    if command == "replay":
+        from nvmeemu.replay.cli import replay
+
+        return replay(words)
+    from nvmeemu.trace.cli import check, trace
+
+    return trace(words) if command == "trace" else check(words)
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
@@ -147,6 +166,8 @@ def _parser() -> Parser:
     _add_faults(serve.add_argument_group("faults and control"))
     _add_run(commands)
     _add_ctl(commands)
+    for name, text in _TRACES.items():
+        commands.add_parser(name, help=text)
     return parser
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import mmap
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from nvmeemu.host import HostMemoryError, MemoryMirror
 
 @dataclass
 class _Region:
-    data: bytearray
+    data: bytearray | mmap.mmap
     writable: bool
 
 
@@ -35,18 +36,21 @@ class Ram:
         if size:
             self.map(base, size)
 
-    def map(self, iova: int, size: int, *, data: bytearray | None = None, writable: bool = True) -> None:
+    def map(self, iova: int, size: int, *, data: bytearray | mmap.mmap | None = None, writable: bool = True) -> None:
         region = self._regions[iova] = _Region(bytearray(size) if data is None else data, writable)
         self._starts = sorted(self._regions)
         if self.mirror is not None:
             self.mirror.add_region(iova, memoryview(region.data) if writable else memoryview(region.data).toreadonly())
 
     def unmap(self, iova: int) -> bytearray:
-        """Take a region away; its bytes."""
+        """Take a region away; its bytes (none of an ``mmap``, which is closed)."""
         region = self._regions.pop(iova)
         if self.mirror is not None:
             self.mirror.remove_region(iova)
         self._starts = sorted(self._regions)
+        if isinstance(region.data, mmap.mmap):
+            region.data.close()  # BufferError while a view exists
+            return bytearray()
         region.data.append(0)  # BufferError while a view exists
         del region.data[-1]
         return region.data

@@ -10,6 +10,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
@@ -100,6 +101,7 @@ class Source(Protocol):
 
     def read1(self, size: int, /) -> bytes: ...
     def tell(self) -> int: ...
+    def fileno(self) -> int: ...
     def close(self) -> None: ...
 
 
@@ -147,6 +149,14 @@ class Reader:
     @property
     def raw_position(self) -> int:
         return self._raw.tell()
+
+    @property
+    def raw_size(self) -> int:
+        """Bytes of the file, 0 if nobody knows (a pipe)."""
+        try:
+            return os.fstat(self._raw.fileno()).st_size
+        except OSError:  # io.UnsupportedOperation, of a file in memory, is an OSError
+            return 0
 
     def __iter__(self) -> Iterator[Record]:
         """The records in order. Those of several lanes may stand in the file up to a second too late: they are

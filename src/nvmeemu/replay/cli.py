@@ -1,0 +1,64 @@
+"""``nvmeemu replay``."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+
+from nvmeemu.arguments import Number, Parser
+from nvmeemu.backend import BackendError, open_backend
+from nvmeemu.replay.player import replay as play
+from nvmeemu.trace.cli import run as run_command
+from nvmeemu.trace.file import Reader, TraceError, open_trace
+from nvmeemu.trace.records import encode
+from nvmeemu.trace.sink import TraceFile
+from nvmeemu.trace.terminal import Output, at, heading
+
+_REPLAY = """\
+Does to a controller, in this process and without a guest, what the host of a trace did, and compares the completions
+and the registers that were read. Disks are empty unless they are given (never written); what the host wrote is zeros
+unless the trace was recorded with --trace-payload. Exit status: 0 all as recorded, 1 something was not.
+"""
+
+
+def replay(words: Sequence[str]) -> int:
+    """Parse and run; the exit status."""
+    parser = Parser(prog="nvmeemu replay", description=_REPLAY)
+    parser.add_argument("file", metavar="FILE", help="a trace, compressed or not")
+    parser.add_argument(
+        "--disk", metavar="SPEC", action="append", default=[], help="instead of an empty disk, in order"
+    )
+    parser.add_argument("--data", action="store_true", help="compare also the data that the host was given")
+    parser.add_argument("--output", metavar="FILE", help="the trace of the replay, for nvmeemu trace diff")
+    parser.add_argument("--most", metavar="N", type=Number(0, 1 << 30), default=20, help="differences to tell (20)")
+    parser.set_defaults(run=_run)
+    return run_command(parser, words)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    output = Output()
+    with open_trace(arguments.file) as reader:
+        try:
+            backends = [open_backend(disk, overlay=True) for disk in arguments.disk]
+            began = time.process_time()
+            result = play(reader, backends, data=arguments.data)
+        except (BackendError, TraceError) as error:
+            raise TraceError(f"{arguments.file}: {error}") from None
+        seconds = time.process_time() - began
+        output.line(f"# {heading(reader)}")
+    for difference in result.differences[: arguments.most]:
+        output.line(output.styled("bad", f"{at(difference.time)}  {difference.what}"))
+    if arguments.output is not None:
+        _save(arguments.output, result.trace)
+    number = len(result.differences)
+    verdict = "all as recorded" if not number else f"{number} difference{'s' * (number != 1)}"
+    output.line(f"{result.commands} commands in {seconds:.2f} s: {verdict}")
+    return 1 if number else 0
+
+
+def _save(path: str, trace: Reader) -> None:
+    file = TraceFile(path, trace.description)
+    for record in trace:
+        file.put(encode(record))
+    file.close()

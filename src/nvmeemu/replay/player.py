@@ -1,0 +1,345 @@
+"""Feeds a trace to a controller on virtual ports: registers, doorbells, memory map, in the times of the trace.
+
+Entries of submission queues are put where the host had them before the doorbell that gave them away, PRP lists and
+what the host gave with a command with them. What the blocks of writes held is not in a trace unless it was recorded
+with them; then they are zeros, and what is read is compared in length only.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from nvmeemu import prp, regs, spec
+from nvmeemu.backend import Backend, BackendError
+from nvmeemu.backend.memory import MemoryBackend
+from nvmeemu.controller import Controller
+from nvmeemu.device import Identity, Limits
+from nvmeemu.errors import CommandFailed
+from nvmeemu.events import Event
+from nvmeemu.host import HostMemoryError
+from nvmeemu.namespace import Namespace, Namespaces
+from nvmeemu.taps import Observer
+from nvmeemu.testing.ports import ManualWorker, Ram, VirtualClock
+from nvmeemu.trace import words
+from nvmeemu.trace.commands import Matcher, TracedCommand, is_reset
+from nvmeemu.trace.file import Description, Reader, TraceError
+from nvmeemu.trace.recorder import Recorder, describe
+from nvmeemu.trace.records import (
+    AsyncEvent,
+    ClientAttached,
+    ClientLeft,
+    DmaMap,
+    DmaUnmap,
+    Doorbell,
+    Fetch,
+    InterruptMode,
+    Record,
+    RegisterRead,
+    RegisterWrite,
+    Reset,
+)
+from nvmeemu.trace.sink import Memory
+
+_ENTRY = 8  # bytes of a PRP list's entry
+_SPARE = 1 << 20  # bytes for the pages of chained lists, which are in no trace
+_NORESERVE = 0x4000  # MAP_NORESERVE of linux/mman.h
+_DEFAULT = {"nsid": 1, "blocks": 1 << 20, "block_size": 512}
+_UNSTEADY = {regs.CSTS.offset}  # registers whose value is a matter of time
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something that was not as recorded: ``what`` is a line for a person."""
+
+    time: int
+    what: str
+
+
+@dataclass
+class Result:
+    """What a replay came to. ``trace`` is that of the replay itself."""
+
+    commands: int
+    differences: list[Difference]
+    trace: Reader
+
+
+def replay(reader: Reader, backends: Iterable[Backend] = (), *, data: bool = False) -> Result:
+    """Play a trace to a controller like the one that was recorded, with these disks or empty ones.
+
+    Compared are for each command its completion (status, DNR, More, DW0, queue), and the registers that were read;
+    with ``data`` also what the controller gave to the host. Raises TraceError if the trace cannot be played.
+    """
+    records = list(reader)
+    player = _Player(reader.description, list(backends))
+    player.play(records)
+    return player.result(records, data)
+
+
+class _Player:
+    def __init__(self, description: Description, backends: list[Backend]) -> None:
+        self._ram = Ram(0)
+        self._ram.msix_enabled = False
+        self._clock = VirtualClock()
+        self._worker = ManualWorker()
+        try:
+            self._controller = Controller(
+                self._ram,
+                self._clock,
+                self._worker,
+                _namespaces(description, backends),
+                Identity(**description.identity or {"serial": "REPLAY"}),
+                Limits(**description.limits),
+            )
+        except (TypeError, ValueError, BackendError) as error:
+            raise TraceError(f"the device of this trace cannot be made: {error}") from None
+        self._ram.mirror = self._controller.taps
+        self._payload = description.payload
+        self._sink = Memory(describe(self._controller, payload=description.payload), self._now)
+        self._own_events: Counter[tuple[int, int, int]] = Counter()
+        self._controller.observe(_Events(self._own_events))
+        self._controller.observe(Recorder(self._sink, self._controller.device))
+        self._todo: defaultdict[int, deque[tuple[int, TracedCommand]]] = defaultdict(deque)  # (life, command) by SQID
+        self._life = 0
+        self._spare = self._spare_at = 0
+
+    def _now(self) -> int:
+        return round(self._clock.now() * 1_000_000_000)
+
+    def play(self, records: list[Record]) -> None:
+        """Everything that came from the host, in order."""
+        for life, command in _by_life(records):
+            self._todo[command.fetch.sqid].append((life, command))
+        self._map_spare(records)
+        for record in records:
+            self._clock.advance(max(0.0, record.time / 1_000_000_000 - self._clock.now()))
+            self._take(record)
+            self._settle()
+            self._life += is_reset(record)
+
+    def _take(self, record: Record) -> None:
+        controller = self._controller
+        if isinstance(record, RegisterRead):
+            controller.read(record.offset, len(record.data))
+        elif isinstance(record, RegisterWrite):
+            controller.write(record.offset, record.data)
+        elif isinstance(record, Doorbell):
+            self._ring(record)
+        elif isinstance(record, DmaMap | DmaUnmap):
+            self._remap(record)
+        elif isinstance(record, InterruptMode):
+            self._ram.msix_enabled = record.msix
+            controller.interrupts_changed()
+        elif isinstance(record, Reset):
+            controller.reset()
+        elif isinstance(record, ClientAttached):
+            controller.taps.attached(record.name)
+        elif isinstance(record, ClientLeft):
+            controller.taps.left()
+        elif isinstance(record, AsyncEvent):
+            self._event(record)
+
+    def _settle(self) -> None:
+        while self._controller.run() or self._worker.tasks:
+            self._worker.finish_all()
+
+    def _remap(self, record: DmaMap | DmaUnmap) -> None:
+        self._controller.quiesce()
+        with suppress(KeyError):  # a trace that lacks its beginning
+            self._ram.unmap(record.iova)
+        if isinstance(record, DmaMap):
+            try:
+                memory = mmap.mmap(-1, record.size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE)
+            except (OSError, ValueError, OverflowError) as error:
+                raise TraceError(f"{words.describe(record)[1]}: no room for it here: {error}") from None
+            self._ram.map(record.iova, record.size, data=memory, writable=record.writable)
+        self._controller.memory_changed()
+
+    def _map_spare(self, records: list[Record]) -> None:
+        ends = [record.iova + record.size for record in records if isinstance(record, DmaMap)]
+        self._spare = self._spare_at = -(-max(ends, default=0) // _SPARE) * _SPARE + _SPARE
+        self._ram.map(self._spare, _SPARE)
+
+    def _event(self, record: AsyncEvent) -> None:
+        """What came from outside comes again; what the host has caused has happened already."""
+        key = record.type, record.info, record.log
+        if self._own_events[key]:
+            self._own_events[key] -= 1
+            return
+        with suppress(ValueError):  # a type that is not known
+            kind, log = spec.EventType(record.type), spec.LogId(record.log)
+            self._controller.device.events.report(Event(kind, record.info, log))
+            self._own_events[key] -= 1
+
+    # --- queues
+
+    def _ring(self, record: Doorbell) -> None:
+        device = self._controller.device
+        queue = (device.cqs if record.is_cq else device.sqs).get(record.qid)
+        value = record.value
+        if not record.is_cq and record.qid in device.sqs:
+            value = self._fill(record.qid, value)
+        if queue is not None and queue.shadow is not None:
+            with suppress(HostMemoryError):
+                self._ram.write(queue.shadow.shadow, value.to_bytes(4, "little"))
+        self._controller.write(spec.DOORBELLS + 8 * record.qid + 4 * record.is_cq, value.to_bytes(4, "little"))
+
+    def _fill(self, qid: int, tail: int) -> int:
+        """Put the entries into the queue that this tail gives away; the tail behind those that were ever fetched."""
+        sq = self._controller.device.sqs[qid]
+        if tail >= sq.entries:
+            return tail  # for the controller to refuse
+        todo = self._todo[qid]
+        while todo and todo[0][0] < self._life:  # the controller has not fetched what the recorded one did
+            todo.popleft()
+        slot = sq.tail
+        while slot != tail:
+            if not todo or todo[0][0] != self._life or todo[0][1].fetch.slot != slot:
+                return slot if slot != sq.tail else tail  # a doorbell that is refused is refused again
+            _, command = todo.popleft()
+            self._place(command)
+            with suppress(HostMemoryError):
+                self._ram.write(sq.ring.iova + slot * spec.SQE_SIZE, command.fetch.sqe)
+            slot = (slot + 1) % sq.entries
+        return tail
+
+    def _place(self, command: TracedCommand) -> None:
+        """The PRP list of a command, and what the host gave with it."""
+        entry = command.fetch.command
+        page_size = self._controller.device.page_size
+        pieces = [one for one in command.data if not one.to_host]
+        with suppress(HostMemoryError, CommandFailed):
+            if command.prp is not None:
+                self._write_list(entry, command.prp.runs, page_size)
+            if pieces:
+                data = b"".join(one.data for one in pieces)
+                places = prp.views(self._ram, entry.prp1, entry.prp2, len(data), page_size, writable=False)
+                start = 0
+                for place in places:
+                    if not place.readonly:
+                        place[:] = data[start : start + len(place)]
+                    start += len(place)
+
+    def _write_list(self, entry: spec.Command, runs: tuple[tuple[int, int], ...], page_size: int) -> None:
+        """A PRP list at PRP2 that says these runs; where it is chained, the further pages are ours."""
+        pages = [page for start, size in runs for page in range(start - start % page_size, start + size, page_size)][1:]
+        place = entry.prp2
+        room = (page_size - place % page_size) // _ENTRY
+        while len(pages) > room:
+            following = self._spare_page(page_size)
+            self._ram.write(place, struct.pack(f"<{room}Q", *pages[: room - 1], following))
+            pages, place, room = pages[room - 1 :], following, page_size // _ENTRY
+        self._ram.write(place, struct.pack(f"<{len(pages)}Q", *pages))
+
+    def _spare_page(self, page_size: int) -> int:
+        """A page for a moment: they are used in turn."""
+        page = self._spare_at
+        self._spare_at = page + page_size
+        if self._spare_at >= self._spare + _SPARE:
+            self._spare_at = self._spare
+        return page
+
+    # --- what came of it
+
+    def result(self, records: list[Record], data: bool) -> Result:
+        """Compare the trace with that of the replay."""
+        replayed = list(self._sink.reader())
+        was, came = _by_queue(records), _by_queue(replayed)
+        found = list(_compare_reads(records, replayed))
+        for sqid, commands in was.items():
+            others = came.get(sqid, [])
+            for number, command in enumerate(commands):
+                other = others[number] if number < len(others) else None
+                what = _compare(command, other, data and (not sqid or self._payload))
+                if what:
+                    fetch = command.fetch
+                    name = f"SQ {sqid} #{fetch.cid:04x} {words.command(sqid, fetch.sqe)}"
+                    found.append(Difference(fetch.time, f"{name}: {what}"))
+        found.sort(key=lambda one: one.time)
+        return Result(sum(map(len, was.values())), found, self._sink.reader())
+
+
+@dataclass
+class _Events(Observer):
+    """Counts the events that the controller itself reports."""
+
+    counts: Counter[tuple[int, int, int]] = field(default_factory=Counter)
+
+    def event(self, event: Event) -> None:
+        self.counts[int(event.type), event.info, int(event.log)] += 1
+
+
+def _namespaces(description: Description, backends: list[Backend]) -> Namespaces:
+    """Those of the trace, with these disks in order, or empty ones. Raises TypeError, ValueError, BackendError."""
+    namespaces = Namespaces()
+    told: list[dict[str, Any]] = description.namespaces or [_DEFAULT]
+    for number, one in enumerate(told):
+        one = _DEFAULT | one
+        if not all(isinstance(one[name], int) for name in _DEFAULT) or one["block_size"] not in (512, 4096):
+            raise ValueError("a namespace without good numbers")
+        backend = backends[number] if number < len(backends) else MemoryBackend(one["blocks"] * one["block_size"])
+        if number >= len(backends):
+            backend.volatile_cache = bool(one.get("volatile_cache", backend.volatile_cache))
+            backend.read_only = bool(one.get("read_only", False))
+        namespaces.add(Namespace(one["nsid"], backend, one["block_size"], str(one.get("identity", "replay"))))
+    return namespaces
+
+
+def _by_life(records: Iterable[Record]) -> Iterator[tuple[int, TracedCommand]]:
+    """The commands in the order in which they were fetched, each with how many resets came before."""
+    matcher = Matcher()
+    life = 0
+    found = []
+    for record in records:
+        matcher.feed(record)
+        if isinstance(record, Fetch):
+            found.append((life, matcher.pending[record.sqid, record.cid]))
+        life += is_reset(record)
+    yield from found
+
+
+def _by_queue(records: Iterable[Record]) -> dict[int, list[TracedCommand]]:
+    found: defaultdict[int, list[TracedCommand]] = defaultdict(list)
+    for _, command in _by_life(records):
+        found[command.fetch.sqid].append(command)
+    return found
+
+
+def _compare(was: TracedCommand, came: TracedCommand | None, data: bool) -> str:
+    """What is different, nothing if nothing is."""
+    if came is None:
+        return "was not fetched"
+    if came.fetch.sqe != was.fetch.sqe:
+        return f"another command came: {words.command(came.fetch.sqid, came.fetch.sqe)}"
+    if (was.completion is None) != (came.completion is None):
+        return "has no completion now" if came.completion is None else "had no completion"
+    if was.completion is not None and came.completion is not None:
+        before, now = was.completion.completion, came.completion.completion
+        if (before.dw0, before.status, before.dnr, before.more) != (now.dw0, now.status, now.dnr, now.more):
+            return f"was {words.completion(before)}, is {words.completion(now)}"
+        if was.completion.cqid != came.completion.cqid:
+            return f"completed in queue {came.completion.cqid}, not {was.completion.cqid}"
+    if data:
+        before_data = [(one.length, one.crc) for one in was.digests if one.to_host]
+        if before_data != [(one.length, one.crc) for one in came.digests if one.to_host]:
+            return "gave other data"
+    return ""
+
+
+def _compare_reads(records: list[Record], replayed: list[Record]) -> Iterator[Difference]:
+    """Registers that read as something else now; that of CSTS is a matter of time."""
+    pairs = zip(_reads(records), _reads(replayed), strict=True)
+    for was, came in pairs:
+        if was.data != came.data and was.offset not in _UNSTEADY:
+            now = words.register(came.offset, came.data)
+            yield Difference(was.time, f"BAR0: read {words.register(was.offset, was.data)}, now {now}")
+
+
+def _reads(records: list[Record]) -> list[RegisterRead]:
+    return [record for record in records if isinstance(record, RegisterRead)]

@@ -1,0 +1,52 @@
+"""``nvmeemu trace``: its parsers, and the errors of all of its commands in one line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from nvmeemu.arguments import Parser
+from nvmeemu.trace import coverage, difference, show, stats
+from nvmeemu.trace.file import TraceError
+
+_TRACE = """\
+Read traces that `nvmeemu serve --trace FILE` has recorded. Files may be compressed with gzip, bzip2 or xz; one that
+was cut, because the server was killed or the disk was full, is good up to there.
+"""
+
+
+def trace(words: Sequence[str]) -> int:
+    """Run a command; its exit status: 0, 1 for what failed (or, as with grep(1) and diff(1), for nothing found and for
+    a difference), 2 for bad use."""
+    parser = Parser(prog="nvmeemu trace", description=_TRACE)
+    parsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    for part in (show, stats, difference):
+        part.add(parsers)
+    parser.set_defaults(run=lambda _: parser.error("give a command: show, grep, stats, diff"))
+    return run(parser, words)
+
+
+def check(words: Sequence[str]) -> int:
+    """``nvmeemu check``."""
+    parser = Parser(prog="nvmeemu check")
+    coverage.add(parser)
+    return run(parser, words)
+
+
+def run(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
+    """Parse, and call ``run`` of the arguments, with errors as a user wants them."""
+    arguments = parser.parse_args(words)
+    try:
+        status: int = arguments.run(arguments)
+        sys.stdout.flush()
+        return status
+    except TraceError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        print(f"{parser.prog}: {error.strerror or error}", file=sys.stderr)
+    return 1

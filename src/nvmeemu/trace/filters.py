@@ -1,0 +1,124 @@
+"""Which commands of a trace somebody wants to see: by queue, opcode, NSID, status and time."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from nvmeemu import spec
+from nvmeemu.trace.commands import TracedCommand
+from nvmeemu.trace.words import words
+
+_UNITS = {"": 1_000_000_000, "s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "µs": 1_000, "ns": 1}
+
+Test = Callable[[TracedCommand], bool]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options that may be given several times: one of them has to match."""
+    group = parser.add_argument_group("filters", "Each may be given several times; a command must match one of each.")
+    group.add_argument(
+        "--queue", metavar="QID", action="append", type=_number, help="of this submission queue; 0: admin"
+    )
+    group.add_argument("--opcode", metavar="NAME", action="append", type=opcode, help="read, get-log-page, 0x7c, ...")
+    group.add_argument("--nsid", metavar="N", action="append", type=_nsid, help="of this namespace; all: FFFFFFFFh")
+    group.add_argument(
+        "--status", metavar="NAME", action="append", type=status, help="ok, error, none, invalid-field, 0x281, ..."
+    )
+    add_times(group)
+
+
+def add_times(group: argparse._ActionsContainer) -> None:
+    """--from and --to."""
+    group.add_argument("--from", metavar="T", dest="start", type=time, default=0, help="seconds, or 20ms, 3us, ...")
+    group.add_argument("--to", metavar="T", dest="end", type=time, help="until then")
+
+
+@dataclass(frozen=True)
+class Filter:
+    """``tests``: of each group one must hold. ``start`` and ``end`` in nanoseconds; the fetch has to be between."""
+
+    tests: tuple[tuple[Test, ...], ...] = ()
+    start: int = 0
+    end: int | None = None
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Filter:
+        groups = (
+            tuple(_is_of_queue(qid) for qid in arguments.queue or ()),
+            tuple(arguments.opcode or ()),
+            tuple(_is_for(nsid) for nsid in arguments.nsid or ()),
+            tuple(arguments.status or ()),
+        )
+        return cls(tuple(group for group in groups if group), arguments.start, arguments.end)
+
+    def is_in_time(self, time: int) -> bool:
+        return self.start <= time and (self.end is None or time <= self.end)
+
+    def matches(self, command: TracedCommand) -> bool:
+        return self.is_in_time(command.fetch.time) and all(any(test(command) for test in group) for group in self.tests)
+
+
+def _is_of_queue(qid: int) -> Test:
+    return lambda command: command.fetch.sqid == qid
+
+
+def _is_for(nsid: int) -> Test:
+    return lambda command: command.fetch.command.nsid == nsid
+
+
+def _plain(text: str) -> str:
+    """A name, however it is written."""
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def _find(kind: type[IntEnum], text: str) -> int | None:
+    return next((int(member) for member in kind if _plain(member.name) == _plain(text)), None)
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
+def _nsid(text: str) -> int:
+    return spec.BROADCAST if text == "all" else _number(text)
+
+
+def opcode(text: str) -> Test:
+    """A test of a name, or of a number in any queue. Raises ArgumentTypeError."""
+    if text[:1].isdigit():
+        number = _number(text)
+        return lambda command: command.fetch.opcode == number
+    found = [_find(kind, text) for kind in (spec.AdminOpcode, spec.NvmOpcode)]
+    if found == [None, None]:
+        names = ", ".join(words(one).lower().replace(" ", "-") for one in (*spec.NvmOpcode, *spec.AdminOpcode))
+        raise argparse.ArgumentTypeError(f"no opcode {text!r}: give a number or one of {names}")
+    return lambda command: command.fetch.opcode == found[bool(command.fetch.sqid)]
+
+
+def status(text: str) -> Test:
+    """A test of the status by name or number, or of ``ok``, ``error``, ``none``. Raises ArgumentTypeError."""
+    if text == "none":
+        return lambda command: command.completion is None
+    if text == "error":
+        return lambda command: command.completion is not None and command.completion.status != spec.Status.SUCCESS
+    number = spec.Status.SUCCESS if text == "ok" else _number(text) if text[:1].isdigit() else _find(spec.Status, text)
+    if number is None:
+        raise argparse.ArgumentTypeError(
+            f"no status {text!r}: give ok, error, none, a name as in the trace, or a number"
+        )
+    return lambda command: command.completion is not None and command.completion.status == number
+
+
+def time(text: str) -> int:
+    """Nanoseconds. Raises ArgumentTypeError."""
+    match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*(s|ms|us|µs|ns|)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time: give seconds, or a number with ms, us or ns")
+    return round(float(match[1]) * _UNITS[match[2]])

@@ -1,0 +1,211 @@
+"""``nvmeemu trace stats``: counts and latencies for each opcode and queue, doorbells and interrupts for each I/O."""
+
+from __future__ import annotations
+
+import argparse
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+
+from rich.table import Table
+
+from nvmeemu.spec import AdminOpcode, CreateCq, Status
+from nvmeemu.trace import words
+from nvmeemu.trace.commands import Matcher, TracedCommand
+from nvmeemu.trace.file import open_trace
+from nvmeemu.trace.filters import add_times
+from nvmeemu.trace.records import Doorbell, Interrupt, Lost, Record, RegisterRead, RegisterWrite, Signal
+from nvmeemu.trace.terminal import Output, heading, table, with_progress
+
+_STATS = """\
+How often each opcode came on each queue, how it ended and how long it took from fetch to completion; and what each
+queue took of doorbells and interrupts for a command. Latencies include what the device waited for.
+"""
+PERCENTILES = (50, 90, 99)
+
+
+def add(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The parser."""
+    parser = parsers.add_parser("stats", help="counts and latencies, doorbells and interrupts", description=_STATS)
+    parser.add_argument("file", metavar="FILE", help="a trace, compressed or not")
+    add_times(parser)
+    parser.set_defaults(run=run)
+
+
+def percentile(values: Sequence[int], percent: float) -> int:
+    """The smallest of these sorted values that ``percent`` of them do not exceed (nearest rank)."""
+    return values[max(0, ceil(len(values) * percent / 100) - 1)]
+
+
+@dataclass
+class Opcode:
+    """One opcode on one queue. Latencies in nanoseconds."""
+
+    commands: int = 0
+    errors: int = 0
+    unanswered: int = 0
+    bytes: int = 0
+    latencies: array[int] = field(default_factory=lambda: array("Q"))
+
+
+@dataclass
+class Queue:
+    """A submission queue with its completion queue, or a completion queue alone."""
+
+    commands: int = 0
+    completions: int = 0
+    tails: int = 0  # doorbells
+    heads: int = 0
+    shadows: int = 0  # values found in the shadow doorbell buffer
+    interrupts: int = 0
+
+
+class Statistics:
+    """What a trace comes to; give it all records in order, then call ``end``."""
+
+    def __init__(self) -> None:
+        self.opcodes: defaultdict[tuple[int, int], Opcode] = defaultdict(Opcode)  # by (SQID, opcode)
+        self.queues: defaultdict[int, Queue] = defaultdict(Queue)
+        self.statuses: Counter[int] = Counter()
+        self.records = self.lost = self.reads = self.writes = self.last = 0
+        self._matcher = Matcher()
+        self._cqs_of: defaultdict[int, set[int]] = defaultdict(set, {0: {0}})  # by vector
+
+    def feed(self, record: Record) -> None:
+        self.records += 1
+        self.last = record.time
+        for command in self._matcher.feed(record):
+            self._add(command)
+        if isinstance(record, Doorbell):
+            self._ring(record)
+        elif isinstance(record, Interrupt):
+            if record.signal != Signal.PIN_DOWN:
+                for cqid in self._cqs_of[record.vector]:
+                    self.queues[cqid].interrupts += 1
+        elif isinstance(record, RegisterRead):
+            self.reads += 1
+        elif isinstance(record, RegisterWrite):
+            self.writes += 1
+        elif isinstance(record, Lost):
+            self.lost += record.records
+
+    def end(self) -> None:
+        """What is still under way has no completion."""
+        for command in self._matcher.end():
+            self._add(command)
+
+    def _ring(self, record: Doorbell) -> None:
+        queue = self.queues[record.qid]
+        if record.is_shadow:
+            queue.shadows += 1
+        elif record.is_cq:
+            queue.heads += 1
+        else:
+            queue.tails += 1
+
+    def _add(self, command: TracedCommand) -> None:
+        fetch, done = command.fetch, command.completion
+        found = self.opcodes[fetch.sqid, fetch.opcode]
+        found.commands += 1
+        found.bytes += max((one.length for one in command.digests), default=0)
+        self.queues[fetch.sqid].commands += 1
+        if done is None:
+            found.unanswered += 1
+            return
+        found.latencies.append(done.time - fetch.time)
+        self.queues[done.cqid].completions += 1
+        self.statuses[done.status] += 1
+        if done.status != Status.SUCCESS:
+            found.errors += 1
+        elif fetch.sqid == 0 and fetch.opcode == AdminOpcode.CREATE_CQ:
+            entry = CreateCq(fetch.sqe)
+            for cqs in self._cqs_of.values():
+                cqs.discard(entry.qid)
+            if entry.ien:
+                self._cqs_of[entry.iv].add(entry.qid)
+
+
+def statistics(records: Iterable[Record]) -> Statistics:
+    found = Statistics()
+    for record in records:
+        found.feed(record)
+    found.end()
+    return found
+
+
+def run(arguments: argparse.Namespace) -> int:
+    output = Output()
+    with open_trace(arguments.file) as reader:
+        start, end = arguments.start, arguments.end
+        records = with_progress(reader)
+        found = statistics(one for one in records if start <= one.time and (end is None or one.time <= end))
+        output.line(f"# {heading(reader)}")
+    output.line(
+        f"{found.records} records in {words.duration(found.last)}; register reads {found.reads}, "
+        f"writes {found.writes}" + (f"; {found.lost} records are missing" if found.lost else "")
+    )
+    output.console.print(_commands_table(found), _queues_table(found), sep="")
+    if set(found.statuses) - {Status.SUCCESS}:
+        output.console.print(_statuses_table(found))
+    return 0
+
+
+def _commands_table(found: Statistics) -> Table:
+    right = ("count", "errors", "no answer", "data", "min", *(f"p{percent}" for percent in PERCENTILES), "max")
+    made = table("Commands", ("queue", "command"), right)
+    for (sqid, number), one in sorted(found.opcodes.items()):
+        latencies = sorted(one.latencies)
+        times = (
+            [latencies[0], *(percentile(latencies, each) for each in PERCENTILES), latencies[-1]] if latencies else []
+        )
+        counts = (one.commands, one.errors or "", one.unanswered or "")
+        made.add_row(
+            f"SQ {sqid}",
+            words.opcode(sqid, number),
+            *map(str, counts),
+            _bytes(one.bytes),
+            *(words.duration(each) for each in times),
+        )
+    return made
+
+
+def _bytes(number: int) -> str:
+    """Rounded, for a table; nothing if there are none."""
+    value = float(number)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024 or unit == "TiB":
+            break
+        value /= 1024
+    return f"{value:.4g} {unit}" if number else ""
+
+
+def _queues_table(found: Statistics) -> Table:
+    right = ("commands", "tail doorbells", "per command", "head doorbells", "per command", "shadow", "interrupts")
+    made = table("Queues", ("queue",), (*right, "per command"))
+    for qid, one in sorted(found.queues.items()):
+        done = one.completions or one.commands
+        made.add_row(
+            str(qid),
+            str(one.commands),
+            str(one.tails),
+            _ratio(one.tails, one.commands),
+            str(one.heads),
+            _ratio(one.heads, done),
+            str(one.shadows or ""),
+            str(one.interrupts),
+            _ratio(one.interrupts, done),
+        )
+    return made
+
+
+def _ratio(number: int, of: int) -> str:
+    return f"{number / of:.2f}" if of else ""
+
+
+def _statuses_table(found: Statistics) -> Table:
+    made = table("Statuses", ("status",), ("count",))
+    for number, times in sorted(found.statuses.items()):
+        made.add_row(words.status(number), str(times))
+    return made
