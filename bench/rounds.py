@@ -1,13 +1,16 @@
 """Many short rounds of several cases in turns, and their medians: what else the machine does shifts all alike.
 
 A round in which a thread had to wait for a CPU that others had is dropped. Where a busy machine leaves too few, the
-least disturbed ones are taken, too, and counted.
+least disturbed ones are taken, too, and counted; what is said of a command is a median in which rounds weigh as much as
+they have commands, so that a round that hardly got on says little.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 
@@ -91,14 +94,25 @@ def _summary(good: list[Result], bad: list[Result], rounds: int) -> Summary:
     bad.sort(key=lambda result: result.disturbance / result.load.elapsed)
     disturbed = bad[: rounds - len(good)]
     kept = good + disturbed
+
+    def typical(of: Callable[[Result], float]) -> float:
+        return _weighted_median([(of(result), result.load.done) for result in kept])
+
     return Summary(
         iops=round(median(result.load.done / result.load.elapsed * 1e9 for result in kept)),
-        p50_us=median(result.p50 for result in kept) / 1000,
-        p99_us=median(result.p99 for result in kept) / 1000,
-        engine_ns=round(median(result.engine / result.load.done for result in kept)),
-        process_ns=round(median(result.process / result.load.done for result in kept)),
-        messages=round(median(result.load.messages / result.load.done for result in kept), 4),
+        p50_us=typical(lambda result: result.p50) / 1000,
+        p99_us=typical(lambda result: result.p99) / 1000,
+        engine_ns=round(typical(lambda result: result.engine / result.load.done)),
+        process_ns=round(typical(lambda result: result.process / result.load.done)),
+        messages=round(typical(lambda result: result.load.messages / result.load.done), 4),
         kept=len(kept),
         dropped=len(bad) - len(disturbed),
         disturbed=len(disturbed),
     )
+
+
+def _weighted_median(values: list[tuple[float, int]]) -> float:
+    """Of values and their weights: half of the weight is below it, or above."""
+    values.sort()
+    sums = list(itertools.accumulate(weight for _, weight in values))
+    return values[bisect_left(sums, sums[-1] / 2)][0]

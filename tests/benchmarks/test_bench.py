@@ -21,6 +21,7 @@ PAGES = DISK // PAGE
 KINDS = {
     "native-shadow": (["--engine", "native"], "shadow"),
     "native-socket": (["--engine", "native"], "socket"),
+    "native-mapped": (["--engine", "native", "--doorbells", "mapped"], "mapped"),
     "python-shadow": (["--engine", "python"], "shadow"),
     "python-socket": (["--engine", "python"], "socket"),
 }
@@ -70,14 +71,16 @@ def test_a_failed_command_is_noticed(tmp_path: Path) -> None:
 
 def test_doorbells_that_go_to_the_socket_are_counted(tmp_path: Path) -> None:
     messages = {}
-    for doorbells in ("socket", "shadow"):
-        with ServedTarget(doorbells, tmp_path, f"mem:{DISK}", doorbells=doorbells) as served:
+    for kind in ("native-socket", "native-shadow", "native-mapped"):
+        arguments, doorbells = KINDS[kind]
+        with ServedTarget(kind, tmp_path, f"mem:{DISK}", arguments, doorbells=doorbells) as served:
             fill(served, PAGES)
             load = reads(seed=9, depth=1, commands=1000)
             served.run(load)
             messages[doorbells] = load.messages / load.done
     assert messages["socket"] == 2  # a tail and a head for each command
     assert messages["shadow"] < messages["socket"]
+    assert messages["mapped"] == 0
 
 
 class Scripted:
