@@ -10,7 +10,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -53,19 +53,11 @@ def _marker() -> Iterator[str]:
         "Keywords of `@pytest.mark.nvmeemu(...)`, for a test, a class or a module (`pytestmark = ...`), the nearest\n"
         "one's value counts; and of `nvme_serve(...)` and `nvme_boot(...)`."
     )
-    seen: set[str] = set()
-    for kind, where in zip(OPTIONS, ("all", "`nvme_server` and `nvme_guest`", "`nvme_guest`"), strict=True):
-        lines = [f"For {where}: {_text(kind)}", "", "| option | default |", "|---|---|"]
-        for field in fields(kind):
-            default = field.default if field.default is not MISSING else None
-            if field.name not in seen or field.default != _default(OPTIONS[0], field.name):
-                lines.append(f"| `{field.name}` | `{default!r}` |")
-            seen.add(field.name)
-        yield "\n".join(lines)
-
-
-def _default(kind: type, name: str) -> Any:
-    return next((field.default for field in fields(kind) if field.name == name), None)
+    for kind in OPTIONS:
+        yield _text(kind)
+        own = [field for field in fields(kind) if field.name in vars(kind)["__annotations__"]]
+        lines = [f"| `{field.name}` | `{field.default!r}` | {field.metadata['about']} |" for field in own]
+        yield "\n".join(["| option | default | |", "|---|---|---|", *lines])
 
 
 def _classes() -> Iterator[str]:

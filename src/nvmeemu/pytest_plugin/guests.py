@@ -86,12 +86,12 @@ class NvmeGuest(Guest):
 
     @property
     def faults(self) -> ServedFaults:
-        """See the fixture."""
+        """As the fixture."""
         return self._observed.faults
 
     @property
     def trace(self) -> Trace:
-        """See the fixture."""
+        """As the fixture."""
         return self._observed.trace
 
     @property

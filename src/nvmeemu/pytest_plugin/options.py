@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,8 +12,17 @@ class BadOptions(Exception):
     """A keyword that there is not, for this fixture; one line for the user."""
 
 
+def _option(default: Any, about: str) -> Any:
+    return field(default=default, metadata={"about": about})
+
+
 @dataclass(frozen=True)
-class _Options:
+class DriveOptions:
+    """All drives have these options."""
+
+    size: str = _option("64M", "of the disk, as for `nvmeemu serve --size`")
+    block_size: int = _option(512, "512 or 4096")
+
     @classmethod
     def of(cls, values: Mapping[str, Any], what: str) -> Self:
         """Raises BadOptions."""
@@ -25,35 +34,24 @@ class _Options:
 
 
 @dataclass(frozen=True)
-class DriveOptions(_Options):
-    """Of every drive. ``size`` as ``nvmeemu serve --size`` takes it."""
-
-    size: str = "64M"
-    block_size: int = 512
-
-
-@dataclass(frozen=True)
 class ServerOptions(DriveOptions):
-    """Of a drive in a process of its own: ``disk`` is an image that is kept (a new one of ``size`` if None), ``serve``
-    are more options for ``nvmeemu serve``."""
+    """``nvme_server`` and ``nvme_guest``, whose drive is in a process of its own, have these, too."""
 
-    disk: Path | None = None
-    serve: Sequence[str] = ()
+    disk: Path | None = _option(None, "an image, which is kept; otherwise a new one of `size`")  # noqa: RUF009  # a field, as its neighbours
+    serve: Sequence[str] = _option((), "more options for `nvmeemu serve`")
 
 
 @dataclass(frozen=True)
 class GuestOptions(ServerOptions):
-    """Of a guest: ``append`` to the kernel's command line, CPUs, memory, more options for QEMU.
+    """``nvme_guest`` also has these."""
 
-    ``patience``: seconds for each step, if the step is not given a time of its own. ``wait``: until the guest's kernel
-    shows the drive. ``reboots``: QEMU stays when the guest reboots; otherwise it ends then.
-    """
-
-    size: str = "256M"
-    append: str = ""
-    smp: int = 1
-    mem: str = "512M"
-    qemu: Sequence[str] = ()
-    patience: float = 300.0
-    wait: bool = True
-    reboots: bool = False
+    size: str = _option("256M", "of the disk")
+    append: str = _option("", "added to the kernel's command line")
+    smp: int = _option(1, "CPUs")
+    mem: str = _option("512M", "memory")
+    qemu: Sequence[str] = _option((), "more options for QEMU")
+    patience: float = _option(
+        300.0, "seconds for each step (a boot, a command, a text awaited) without a time of its own"
+    )
+    wait: bool = _option(True, "wait until the guest's kernel shows the drive")
+    reboots: bool = _option(False, "the guest may reboot; otherwise QEMU ends then")

@@ -100,12 +100,12 @@ class NvmeServer:
 
     @property
     def faults(self) -> ServedFaults:
-        """See the fixture."""
+        """As the fixture."""
         return self._observed.faults
 
     @property
     def trace(self) -> Trace:
-        """See the fixture."""
+        """As the fixture."""
         return self._observed.trace
 
     @property
