@@ -61,7 +61,7 @@ build_inputs() {
     local lib=${LIBVFIO_USER_SRC:-$CACHE/libvfio-user}
     {
         echo "$lib" "$CHECKOUT"
-        sha256sum "$CHECKOUT"/{pyproject.toml,setup.py}
+        sha256sum "$CHECKOUT"/{pyproject.toml,setup.py} "$CHECKOUT"/src/nvmeemu/{spec,layout,native/generate}.py
         find "$lib/lib" "$lib/include" "$CHECKOUT/src" -name '*.[ch]' -print0 | sort -z | xargs -0r sha256sum
     } 2>/dev/null | sha256sum || true # absent files count as absent
 }

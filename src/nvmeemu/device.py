@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from nvmeemu import prp
+from nvmeemu.coalescing import Coalescing
 from nvmeemu.doorbells import ShadowDoorbells
 from nvmeemu.engine import Disk, Engine
 from nvmeemu.events import Events
@@ -108,6 +109,7 @@ class Device:
         self.views = prp.views  # the PRP walk of all data; taps stand in for it
         self.is_pythons: Callable[[int], bool] = lambda qid: False  # submission queues that are not for the engine
         self.events = Events()
+        self.coalescing = Coalescing(self.clock, self.engine, lambda vector: self.host.interrupt(vector))
         self.changed_namespaces: set[int] = set()  # that the host has not read of
         self.errors = ErrorLog()
         self.health = Health(self.clock)
@@ -224,6 +226,7 @@ class Device:
         self.shadow = None
         self.changed_namespaces.clear()
         self.interrupt_mask = 0
+        self.coalescing.reset()
         self.events = Events(self.events.tap)
         self.had_io_queues = False
         self.told = CriticalWarning(0)

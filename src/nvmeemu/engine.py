@@ -8,7 +8,7 @@ All of this is called on the controller's thread; "news" waits for ``Engine.deli
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -182,6 +182,11 @@ class Engine(Protocol):
 
     def set_vector(self, vector: int, eventfd: int) -> None:
         """Raise this interrupt through a copy of the eventfd; -1: tell the listener instead."""
+        ...
+
+    def coalesce(self, time: float, completions: int, vectors: Iterable[int]) -> None:
+        """Interrupt Coalescing (Base 1.4, 5.21.1.8) for these vectors and no others: the engine raises their interrupts
+        once there are so many completions, Python's too, or after so many seconds. Without any: not at all."""
         ...
 
     def signal_all(self) -> None:

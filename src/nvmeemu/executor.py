@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -53,7 +54,8 @@ class Executor:
         self._on_settled = on_settled
         self._on_doorbell = on_doorbell
         self._ready: dict[SubmissionQueue, None] = {}
-        self._posted: set[CompletionQueue] = set()
+        self._posted: defaultdict[CompletionQueue, int] = defaultdict(int)  # and how many completions
+        self._due: set[CompletionQueue] = set()  # whose interrupt the engine wants raised
         self._running: set[_Running] = set()
         self._background_bytes = 0
         self._gaps = Gaps(device.clock, self._late, partial(on_fatal, "the memory of a queue is gone"), on_settled)
@@ -111,8 +113,8 @@ class Executor:
 
     def head_moved(self, cq: CompletionQueue) -> None:
         """The host has made room in a completion queue."""
-        if cq.waiting and cq.post_waiting():
-            self._posted.add(cq)
+        if cq.waiting and (number := cq.post_waiting()):
+            self._posted[cq] += number
         for sqid in cq.sqs:
             if sqid in self._device.sqs:
                 self.wake(self._device.sqs[sqid])
@@ -176,6 +178,7 @@ class Executor:
             cq.drop_waiting()
         self._ready.clear()
         self._posted.clear()
+        self._due.clear()
         self._gaps.forget()
         if self._taps is not None:
             self._taps.dropped()
@@ -185,8 +188,8 @@ class Executor:
         for request, stage in self._gaps.take():
             self._proceed(request.sq, request.command, request, stage)
         for cq in self._device.cqs.values():
-            if cq.waiting and cq.post_waiting():
-                self._posted.add(cq)
+            if cq.waiting and (number := cq.post_waiting()):
+                self._posted[cq] += number
         self._wake_all()
         self._on_settled()
 
@@ -194,13 +197,16 @@ class Executor:
         """Raise the interrupts of what has been posted: one for each vector, or the level of the pin."""
         host = self._device.host
         if host.msix_enabled:
-            for vector in {cq.vector for cq in self._posted if cq.ien}:
+            is_due = self._device.coalescing.is_due
+            vectors = {cq.vector for cq, number in self._posted.items() if cq.ien and is_due(cq, number)}
+            for vector in vectors | {cq.vector for cq in self._due}:
                 host.interrupt(vector)
             self._set_pin(False)
-        elif self._posted or self._pin or self._had_msix:
+        elif self._posted or self._due or self._pin or self._had_msix:
             self.update_pin()
         self._had_msix = host.msix_enabled
         self._posted.clear()
+        self._due.clear()
 
     def update_pin(self) -> None:
         """INTA# follows the queues: asserted while one with interrupts has entries that the host has not consumed
@@ -306,7 +312,7 @@ class Executor:
     def _write(self, sq: SubmissionQueue, cid: int, dw0: int, field: int) -> None:
         cq = sq.cq
         if cq.post(sq, cid, dw0, field):
-            self._posted.add(cq)
+            self._posted[cq] += 1
         elif not cq.is_full:
             self._gaps.miss(cq)
 
@@ -388,7 +394,7 @@ class Executor:
             sq.owned.hold(True)
 
     def posted(self, cq: CompletionQueue) -> None:
-        self._posted.add(cq)
+        self._due.add(cq)
 
     def missed(self, queue: CompletionQueue | SubmissionQueue) -> None:
         self._gaps.miss(queue)

@@ -25,6 +25,8 @@ from nvmeemu.spec import (
     Status,
 )
 
+_AGGREGATION_TIME = 100e-6  # seconds
+_COALESCING_DISABLE = 1 << 16  # CD
 _CURRENT, _DEFAULT, _SAVED, _CAPABILITIES = range(4)
 
 
@@ -108,7 +110,20 @@ def set_features(device: Device, command: SetFeatures) -> Result:
     device.features[fid, feature.select(device, command.cdw11)] = command.cdw11
     if fid == FeatureId.ASYNC_EVENT_CONFIGURATION:
         report_warnings(device)
+    elif fid in (FeatureId.INTERRUPT_COALESCING, FeatureId.INTERRUPT_VECTOR_CONFIGURATION):
+        _coalesce(device)
     return 0
+
+
+def _coalesce(device: Device) -> None:
+    """Base 1.4, 5.21.1.8 and 5.21.1.9."""
+    setting = value(device, FeatureId.INTERRUPT_COALESCING)
+    vectors = [
+        vector
+        for vector in range(device.limits.vectors)
+        if not value(device, FeatureId.INTERRUPT_VECTOR_CONFIGURATION, vector) & _COALESCING_DISABLE
+    ]
+    device.coalescing.configure((setting >> 8 & 0xFF) * _AGGREGATION_TIME, (setting & 0xFF) + 1, vectors)
 
 
 def _set_for_namespaces(device: Device, fid: FeatureId, feature: Feature, command: SetFeatures) -> Result:
@@ -232,8 +247,8 @@ FEATURES: dict[FeatureId, Feature] = {
     FeatureId.NUMBER_OF_QUEUES: Feature(default=_all_queues, check=_check_queues),
     FeatureId.INTERRUPT_COALESCING: Feature(),
     FeatureId.INTERRUPT_VECTOR_CONFIGURATION: Feature(
-        # the admin queue's vector is never coalesced: CD, bit 16
-        default=lambda device, vector: vector if vector else 1 << 16,
+        # the admin queue's vector is never coalesced
+        default=lambda device, vector: vector if vector else _COALESCING_DISABLE,
         which=lambda cdw11: cdw11 & 0xFFFF,
         check=_check_vector,
     ),

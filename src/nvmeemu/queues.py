@@ -105,12 +105,12 @@ class CompletionQueue:
             self.owned.drop_waiting(sq.qid)
         self.waiting = deque(entry for entry in self.waiting if sq is not None and entry[0] is not sq)
 
-    def post_waiting(self) -> bool:
-        """Post what can be posted now of what waits; True if anything was."""
-        posted = False
+    def post_waiting(self) -> int:
+        """Post what can be posted now of what waits; how many."""
+        posted = 0
         while self.waiting and self._write(*self.waiting[0]):
             self.waiting.popleft()
-            posted = True
+            posted += 1
         return posted
 
     def _write(self, sq: SubmissionQueue, cid: int, dw0: int, field: int) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from conformance.tools import TellingBackend, flush_command, write_command
+from conformance.tools import TellingBackend, flush_command, read_command, write_command
 from nvmeemu.spec import FeatureId
-from nvmeemu.testing import CC, INTMC, INTMS, PAGE, Bench, QueuePair
+from nvmeemu.testing import CC, INTMC, INTMS, PAGE, Bench, Driver, QueuePair
 
 CLAUSE = "Base 1.4, 7.5"
 PIN = "Base 1.4, 7.5.1"
@@ -95,6 +95,144 @@ def test_the_admin_queue_is_never_coalesced(bench: Bench) -> None:
     for _ in range(3):
         driver.execute(driver.admin, flush_command())
         assert messages(bench) == [0]
+
+
+COALESCING = "Base 1.4, 5.21.1.8"
+TICK = 100e-6  # seconds, the unit of the Aggregation Time
+
+
+def coalesce(driver: Driver, *, time: int, completions: int) -> None:
+    driver.set_feature(FeatureId.INTERRUPT_COALESCING, time << 8 | completions - 1)
+
+
+def advance(bench: Bench, seconds: float) -> None:
+    bench.clock.advance(seconds)
+    bench.settle()
+
+
+@pytest.fixture
+def coalescing(bench: Bench) -> Bench:
+    """Two queue pairs with vectors 1 and 2, whose messages wait for 4 completions or 1 ms."""
+    bench.driver.enable()
+    for qid in (1, 2):
+        bench.driver.create_queues(qid, vector=qid)
+    coalesce(bench.driver, time=10, completions=4)
+    messages(bench)
+    return bench
+
+
+def submit(bench: Bench, qid: int, *, is_read: bool = True) -> list[int]:
+    """Run a command; the vectors of the messages since the last call. With the engine, reads are its own, a Flush is
+    Python's."""
+    command = read_command(bench.driver.alloc(PAGE)) if is_read else flush_command()
+    bench.driver.submit(bench.driver.queues[qid], command)
+    return messages(bench)
+
+
+@pytest.mark.fact("A31", clause=COALESCING, kills=("never-coalesced", "threshold-is-not-zero-based"))
+def test_a_message_waits_for_the_aggregation_threshold(coalescing: Bench) -> None:
+    for is_read in (True, False):
+        for _ in range(3):
+            assert [submit(coalescing, 1, is_read=is_read) for _ in range(4)] == [[], [], [], [1]]
+    assert [submit(coalescing, 1, is_read=number % 2 == 0) for number in range(4)] == [[], [], [], [1]]
+
+
+@pytest.mark.fact("A31", clause=COALESCING, kills=("aggregation-time-in-milliseconds", "message-held-for-ever"))
+def test_a_message_waits_for_no_longer_than_the_aggregation_time(coalescing: Bench) -> None:
+    for is_read in (True, False):
+        assert submit(coalescing, 1, is_read=is_read) == []
+        advance(coalescing, 9.5 * TICK)
+        assert messages(coalescing) == []
+        advance(coalescing, TICK)
+        assert messages(coalescing) == [1]
+        advance(coalescing, 100 * TICK)
+        assert messages(coalescing) == []
+
+
+@pytest.mark.fact("A31", clause=COALESCING, kills=("aggregation-time-begins-anew",))
+def test_the_aggregation_time_begins_with_the_first_completion(coalescing: Bench) -> None:
+    assert submit(coalescing, 1) == []
+    advance(coalescing, 6 * TICK)
+    assert submit(coalescing, 1, is_read=False) == []
+    advance(coalescing, 4.5 * TICK)
+    assert messages(coalescing) == [1]
+
+
+@pytest.mark.fact("A31", clause=COALESCING, kills=("threshold-leaves-the-time-running",))
+def test_a_message_for_the_threshold_ends_the_wait(coalescing: Bench) -> None:
+    for _ in range(4):
+        submit(coalescing, 1)
+    advance(coalescing, 9 * TICK)
+    assert submit(coalescing, 1) == []
+    advance(coalescing, 2 * TICK)
+    assert messages(coalescing) == []
+    advance(coalescing, 8.5 * TICK)
+    assert messages(coalescing) == [1]
+
+
+@pytest.mark.fact("A31", clause=COALESCING, kills=("coalesced-across-vectors",))
+def test_completions_are_counted_for_each_vector(coalescing: Bench) -> None:
+    assert [submit(coalescing, qid) for qid in (1, 2, 1, 2, 1, 2)] == [[]] * 6
+    assert submit(coalescing, 2) == [2]
+    assert submit(coalescing, 1) == [1]
+
+
+@pytest.mark.fact("A31", clause=COALESCING, kills=("coalesced-for-each-queue",))
+def test_queues_that_share_a_vector_are_counted_together(coalescing: Bench) -> None:
+    coalescing.driver.create_queues(3, vector=1)
+    messages(coalescing)
+    assert [submit(coalescing, qid) for qid in (1, 3, 1, 3)] == [[], [], [], [1]]
+
+
+@pytest.mark.fact("A31", clause="Base 1.4, 5.21.1.9 CD", kills=("coalescing-disable-ignored",))
+def test_a_vector_can_be_left_out(coalescing: Bench) -> None:
+    configuration = FeatureId.INTERRUPT_VECTOR_CONFIGURATION
+    coalescing.driver.set_feature(configuration, 1 << 16 | 1)
+    messages(coalescing)
+    assert [submit(coalescing, qid) for qid in (1, 2, 1)] == [[1], [], [1]]
+    coalescing.driver.set_feature(configuration, 1)
+    messages(coalescing)
+    assert [submit(coalescing, 1) for _ in range(4)] == [[], [], [], [1]]
+
+
+@pytest.mark.fact("A31", clause=COALESCING, kills=("admin-vector-is-coalesced",))
+def test_the_admin_queues_vector_is_never_coalesced(coalescing: Bench) -> None:
+    """Not even if the host asks for it, nor for an I/O queue that shares it."""
+    driver = coalescing.driver
+    driver.set_feature(FeatureId.INTERRUPT_VECTOR_CONFIGURATION, 0)
+    driver.create_queues(3, vector=0)
+    messages(coalescing)
+    assert submit(coalescing, 3) == [0]
+    driver.execute(driver.admin, flush_command())
+    assert messages(coalescing) == [0]
+
+
+@pytest.mark.fact("A31", clause=COALESCING, kills=("no-time-is-for-ever",))
+@pytest.mark.parametrize(("time", "completions"), [(0, 4), (10, 1), (0, 1)])
+def test_without_time_or_threshold_nothing_waits(coalescing: Bench, time: int, completions: int) -> None:
+    coalesce(coalescing.driver, time=time, completions=completions)
+    messages(coalescing)
+    assert [submit(coalescing, 1), submit(coalescing, 2, is_read=False)] == [[1], [2]]
+
+
+@pytest.mark.fact("A31", clause=COALESCING, kills=("forgotten-when-switched-off",))
+def test_what_has_waited_is_sent_when_coalescing_ends(coalescing: Bench) -> None:
+    assert submit(coalescing, 1) == []
+    coalesce(coalescing.driver, time=0, completions=1)
+    assert sorted(messages(coalescing)) == [0, 1]
+    advance(coalescing, 100 * TICK)
+    assert messages(coalescing) == []
+
+
+@pytest.mark.fact("A31", clause="Base 1.4, 7.3.2", kills=("held-across-a-reset",))
+def test_a_reset_ends_coalescing_and_what_has_waited(coalescing: Bench) -> None:
+    assert submit(coalescing, 1) == []
+    coalescing.driver.enable()
+    coalescing.driver.create_queues(1, vector=1)
+    messages(coalescing)
+    advance(coalescing, 100 * TICK)
+    assert messages(coalescing) == []
+    assert submit(coalescing, 1) == [1]
 
 
 @pytest.mark.fact("A31", clause="Base 1.4, 3.1.3", kills=("intms-masks-messages",))

@@ -31,6 +31,7 @@ LAYERS = [
     ["inventory"],
     ["features"],
     ["device"],
+    ["coalescing"],
     ["events", "health", "namespace", "prp", "queues"],
     ["doorbells", "requests"],
     ["engine"],

@@ -56,8 +56,11 @@ bool engine_set_disk(struct engine *engine, uint32_t nsid, const struct disk *di
 /* Takes a copy of the eventfd; -1: main raises it. Completion queues with entries are signalled once. */
 bool engine_set_vector(struct engine *engine, uint32_t vector, int eventfd);
 void engine_signal_all(struct engine *engine);
+/* From now on no vector is coalesced but those that follow. engine_post leaves their interrupts to the engine. */
 void engine_set_coalescing(struct engine *engine, uint64_t nanoseconds, uint32_t completions);
-void engine_coalesce_vector(struct engine *engine, uint32_t vector, bool is_coalesced);
+void engine_coalesce_vector(struct engine *engine, uint32_t vector);
+/* It is now this time, for coalescing: for tests. */
+void engine_set_test_time(struct engine *engine, uint64_t nanoseconds);
 
 /* Mapped doorbells: from now on the bytes of this file from NVME_DOORBELLS on are the doorbells, for a client to map;
    -1: errno says why not. queue_ring works as before. */

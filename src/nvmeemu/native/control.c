@@ -156,6 +156,8 @@ void engine_drop(struct engine *engine)
         lane_leave(lane);
     }
     drop_punts(engine);
+    for (uint32_t i = 0; i < MAX_VECTORS; i++)
+        atomic_store(&engine->vectors[i].held, 0);
     for (uint32_t i = 0; i < MAX_DOORBELLS; i++)
         doorbell_own(engine, i, false);
     for (uint32_t i = 0; i < engine->cqs.count; i++)
@@ -199,9 +201,12 @@ bool engine_post(struct cq *cq, uint32_t sqid, uint32_t sqhd, uint16_t cid, uint
     lane_enter(lane);
     uint32_t posted = cq->posted;
     bool is_posted = cq_post(cq, dw0, completion_high(sqhd, sqid, cid, field));
-    if (is_posted)
+    bool is_coalesced = cq_is_coalesced(cq);
+    if (is_posted && !is_coalesced)
         cq->posted = posted; /* its interrupt is main's */
     lane_leave(lane);
+    if (is_coalesced)
+        lane_kick(lane);
     return is_posted;
 }
 

@@ -36,6 +36,12 @@ static void wake_all(struct engine *engine)
         lane_wake(&engine->lanes[i]);
 }
 
+static void kick_all(struct engine *engine)
+{
+    for (uint32_t i = 0; i < engine->lane_count; i++)
+        lane_kick(&engine->lanes[i]);
+}
+
 /* --- its life ------------------------------------------------------------------------------------------------------ */
 
 static bool lane_start(struct engine *engine, struct lane *lane)
@@ -248,20 +254,36 @@ void engine_signal_all(struct engine *engine)
             cq->posted = 1;
         lane_leave(cq->queue.lane);
     }
-    for (uint32_t i = 0; i < engine->lane_count; i++)
-        eventfd_write(engine->lanes[i].eventfd, 1); /* also to those who sleep with nothing to run */
+    kick_all(engine);
 }
 
 void engine_set_coalescing(struct engine *engine, uint64_t nanoseconds, uint32_t completions)
 {
+    enter_all(engine);
     atomic_store(&engine->coalesce_time, nanoseconds);
     atomic_store(&engine->coalesce_count, completions);
+    for (uint32_t i = 0; i < MAX_VECTORS; i++)
+        atomic_store(&engine->vectors[i].is_coalesced, false);
+    for (uint32_t i = 0; i < engine->cqs.count; i++) { /* what was held back for the old values is raised now */
+        struct cq *cq = as_cq(engine->cqs.items[i]);
+        if (cq->vector < MAX_VECTORS)
+            cq->posted += atomic_exchange(&engine->vectors[cq->vector].held, 0);
+    }
+    leave_all(engine);
+    kick_all(engine);
 }
 
-void engine_coalesce_vector(struct engine *engine, uint32_t vector, bool is_coalesced)
+void engine_coalesce_vector(struct engine *engine, uint32_t vector)
 {
     if (vector < MAX_VECTORS)
-        atomic_store(&engine->vectors[vector].is_coalesced, is_coalesced);
+        atomic_store(&engine->vectors[vector].is_coalesced, true);
+}
+
+void engine_set_test_time(struct engine *engine, uint64_t nanoseconds)
+{
+    atomic_store(&engine->test_time, nanoseconds);
+    atomic_store(&engine->has_test_time, true);
+    kick_all(engine);
 }
 
 /* --- towards main ---------------------------------------------------------------------------------------------------- */

@@ -126,8 +126,7 @@ struct cq {
     uint32_t phase;
     _Atomic bool starved; /* full: a new head has to wake the lane */
     bool main_waits; /* for room */
-    uint32_t posted; /* completions since the last interrupt */
-    uint64_t posted_at; /* of the first of them, nanoseconds; only with coalescing */
+    uint32_t posted; /* completions that no interrupt was raised for, nor held back */
     struct completion *waiting;
     uint32_t waiting_first, waiting_count, waiting_room;
 };
@@ -160,6 +159,7 @@ static inline struct sq *as_sq(struct queue *queue)
 void queue_tell(struct queue *queue, enum notice notice);
 bool queue_look(struct queue *queue);
 bool cq_has_room(struct cq *cq);
+bool cq_is_coalesced(const struct cq *cq);
 bool cq_post(struct cq *cq, uint64_t low, uint64_t high);
 bool cq_post_waiting(struct cq *cq);
 void cq_drop_waiting(struct cq *cq, uint32_t sqid);
@@ -215,6 +215,7 @@ struct lane {
     pthread_cond_t resumed, quiet;
     _Atomic uint32_t wanted; /* calls of main that want the lock, and pauses */
     _Atomic bool asleep;
+    _Atomic bool kicked; /* interrupts are to be looked at, although there may be nothing to run */
     bool stop;
     bool is_running; /* the thread was started */
     int eventfd; /* wakes it */
@@ -238,6 +239,8 @@ struct punt {
 struct vector {
     _Atomic int fd; /* -1: main raises the interrupt */
     _Atomic bool is_coalesced;
+    _Atomic uint32_t held; /* completions that wait for an interrupt, with coalescing */
+    _Atomic uint64_t due; /* when it is raised at the latest, nanoseconds */
 };
 
 struct engine {
@@ -250,6 +253,8 @@ struct engine {
     struct vector vectors[MAX_VECTORS];
     _Atomic uint64_t coalesce_time; /* nanoseconds */
     _Atomic uint32_t coalesce_count; /* completions */
+    _Atomic bool has_test_time;
+    _Atomic uint64_t test_time; /* nanoseconds; for coalescing, instead of the real one */
     _Atomic bool held; /* lanes fetch nothing */
     bool is_paused; /* main's */
 
@@ -280,6 +285,7 @@ void *lane_main(void *lane);
 /* There is nothing to do, as far as can be seen from outside. */
 bool lane_is_quiet(struct lane *lane);
 void lane_wake(struct lane *lane);
+void lane_kick(struct lane *lane);
 /* The lock, for main: with the next command's end. */
 void lane_enter(struct lane *lane);
 void lane_leave(struct lane *lane);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nvmeemu.doorbells import Slot
@@ -101,6 +101,15 @@ class NativeEngine:
 
     def signal_all(self) -> None:
         lib.engine_signal_all(self._engine)
+
+    def coalesce(self, time: float, completions: int, vectors: Iterable[int]) -> None:
+        lib.engine_set_coalescing(self._engine, round(time * 1e9), completions)
+        for vector in vectors:
+            lib.engine_coalesce_vector(self._engine, vector)
+
+    def set_test_time(self, time: float) -> None:
+        """For ``coalesce``: the time stands still, at these seconds."""
+        lib.engine_set_test_time(self._engine, round(time * 1e9))
 
     def hold(self, held: bool) -> None:
         lib.engine_hold(self._engine, held)

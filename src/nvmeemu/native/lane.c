@@ -23,6 +23,11 @@ static uint64_t now(void)
     return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
 }
 
+static uint64_t engine_time(struct engine *engine)
+{
+    return atomic_load(&engine->has_test_time) ? atomic_load(&engine->test_time) : now();
+}
+
 /* --- the lock ------------------------------------------------------------------------------------------------------ */
 
 /* With the lock: let main have it first if it wants to, or has paused us. */
@@ -56,25 +61,41 @@ void lane_wake(struct lane *lane)
         eventfd_write(lane->eventfd, 1);
 }
 
+void lane_kick(struct lane *lane)
+{
+    atomic_store(&lane->kicked, true);
+    lane_wake(lane);
+}
+
 /* --- interrupts ---------------------------------------------------------------------------------------------------- */
 
-/* False: Interrupt Coalescing lets it wait until the lane's deadline. */
-static bool is_due(struct lane *lane, struct cq *cq, const struct vector *vector)
+static void signal_cq(struct cq *cq, const struct vector *vector)
+{
+    int fd = vector ? atomic_load_explicit(&vector->fd, memory_order_relaxed) : -1;
+
+    if (fd >= 0)
+        eventfd_write(fd, 1);
+    else
+        queue_tell(&cq->queue, NOTICE_POSTED);
+}
+
+/* Interrupt Coalescing, Base 1.4, 5.21.1.8: enough completions, or the first of them has waited for long enough. All
+   queues of a vector count together. */
+static bool is_due(struct lane *lane, struct cq *cq, struct vector *vector)
 {
     struct engine *engine = lane->engine;
-    uint64_t patience = atomic_load_explicit(&engine->coalesce_time, memory_order_relaxed);
+    uint32_t held = atomic_fetch_add(&vector->held, cq->posted);
 
-    if (patience == 0 || !vector || !atomic_load_explicit(&vector->is_coalesced, memory_order_relaxed))
-        return true;
-    if (cq->posted >= atomic_load_explicit(&engine->coalesce_count, memory_order_relaxed))
-        return true;
-    uint64_t time = now();
-    if (cq->posted_at == 0)
-        cq->posted_at = time;
-    if (time - cq->posted_at >= patience)
-        return true;
-    if (lane->deadline == 0 || cq->posted_at + patience < lane->deadline)
-        lane->deadline = cq->posted_at + patience;
+    if (held + cq->posted == 0)
+        return false;
+    uint64_t time = engine_time(engine);
+    if (held == 0)
+        atomic_store(&vector->due, time + atomic_load(&engine->coalesce_time));
+    uint64_t due = atomic_load(&vector->due);
+    if (held + cq->posted >= atomic_load(&engine->coalesce_count) || time >= due)
+        return atomic_exchange(&vector->held, 0) > 0;
+    if (!atomic_load(&engine->has_test_time) && (lane->deadline == 0 || due < lane->deadline))
+        lane->deadline = due;
     return false;
 }
 
@@ -82,20 +103,13 @@ static bool is_due(struct lane *lane, struct cq *cq, const struct vector *vector
 static void signal_posted(struct lane *lane)
 {
     lane->deadline = 0;
+    atomic_store(&lane->kicked, false);
     for (uint32_t i = 0; i < lane->cqs.count; i++) {
         struct cq *cq = as_cq(lane->cqs.items[i]);
         struct vector *vector = cq->vector < MAX_VECTORS ? &lane->engine->vectors[cq->vector] : NULL;
-        if (cq->posted == 0 || (cq->ien && !is_due(lane, cq, vector)))
-            continue;
+        if (cq->ien && (cq_is_coalesced(cq) ? is_due(lane, cq, vector) : cq->posted > 0))
+            signal_cq(cq, vector);
         cq->posted = 0;
-        cq->posted_at = 0;
-        if (!cq->ien)
-            continue;
-        int fd = vector ? atomic_load_explicit(&vector->fd, memory_order_relaxed) : -1;
-        if (fd >= 0)
-            eventfd_write(fd, 1);
-        else
-            queue_tell(&cq->queue, NOTICE_POSTED);
     }
 }
 
@@ -182,7 +196,7 @@ static bool has_work(struct lane *lane)
 
 bool lane_is_quiet(struct lane *lane)
 {
-    return atomic_load(&lane->asleep) && lane->ops == 0 && lane->deadline == 0 && !has_work(lane);
+    return atomic_load(&lane->asleep) && !atomic_load(&lane->kicked) && lane->ops == 0 && lane->deadline == 0 && !has_work(lane);
 }
 
 /* --- rest ---------------------------------------------------------------------------------------------------------- */
@@ -192,7 +206,7 @@ static void sleep_until(struct lane *lane, uint64_t end)
 {
     atomic_store(&lane->asleep, true);
     atomic_thread_fence(memory_order_seq_cst);
-    if (!has_work(lane) && atomic_load(&lane->wanted) == 0 && !lane->stop) {
+    if (!has_work(lane) && !atomic_load(&lane->kicked) && atomic_load(&lane->wanted) == 0 && !lane->stop) {
         pthread_cond_broadcast(&lane->quiet);
         pthread_mutex_unlock(&lane->lock);
         eventfd_t value;

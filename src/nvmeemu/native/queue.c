@@ -115,6 +115,13 @@ bool cq_has_room(struct cq *cq)
     return true;
 }
 
+bool cq_is_coalesced(const struct cq *cq)
+{
+    const struct vector *vectors = cq->queue.lane->engine->vectors;
+
+    return cq->vector < MAX_VECTORS && atomic_load_explicit(&vectors[cq->vector].is_coalesced, memory_order_relaxed);
+}
+
 /* Two aligned 64-bit stores, the one with the phase tag last: the host polls that bit. */
 static bool cq_write(struct cq *cq, uint64_t low, uint64_t high)
 {

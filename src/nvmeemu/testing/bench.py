@@ -43,6 +43,9 @@ class Bench:
             self.engine = NativeEngine(lanes, has_mapped_doorbells=engine == "mapped")
         self.ram = ram if isinstance(ram, Ram) else Ram(0)
         self.clock = VirtualClock()
+        if self.engine is not None:
+            self.engine.set_test_time(0.0)
+            self.clock.on_advance = self.engine.set_test_time
         self.worker = ManualWorker()
         self.is_manual = manual
         self.backend = backend or MemoryBackend(16 << 20)

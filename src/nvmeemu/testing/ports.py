@@ -121,6 +121,7 @@ class VirtualClock:
         self._time = 0.0
         self._alarms: list[_Alarm] = []
         self._numbers = itertools.count()
+        self.on_advance: Callable[[float], None] = lambda time: None
 
     def now(self) -> float:
         return self._time
@@ -139,6 +140,7 @@ class VirtualClock:
             if not alarm.is_cancelled:
                 alarm.callback()
         self._time = end
+        self.on_advance(end)
 
 
 class Task:
