@@ -23,9 +23,9 @@ BEGIN, END = "<!-- made by scripts/pytest_doc.py: -->", "<!-- until here -->"
 FIXTURES = ("nvme", "nvme_server", "nvme_guest", "faults", "trace", "expect", "nvme_serve", "nvme_boot")
 CLASSES: dict[type, tuple[str, ...]] = {
     bench.NvmeBench: ("driver", "clock", "faults", "trace", "controller", "ram", "unmap", "map", "settle"),
-    servers.NvmeServer: ("driver", "faults", "trace", "socket", "disk", "connect", "process", "log"),
+    servers.NvmeServer: ("driver", "faults", "trace", "socket", "disk", "connect", "control", "process", "log"),
     guests.NvmeGuest: (
-        *("run", "check", "expect", "console", "kernel_messages", "faults", "trace", "disk", "send"),
+        *("run", "check", "expect", "console", "kernel_messages", "faults", "trace", "disk", "control", "send"),
         *("power_off", "wait_for_end", "reboot", "stop", "kill_qemu", "qemu", "monitor"),
     ),
     armed.NvmeFaults: ("add", "clear"),

@@ -9,18 +9,19 @@ help() {
     cat <<END
 usage: scripts/test.sh [--fast | --all | --help] [PYTEST ARGUMENT...]
 
-Sets up what is missing, then runs ruff, mypy and the tests.
+Sets up what is missing, then runs ruff, mypy, the examples (unless there are arguments) and the tests.
   --fast   without the tests that boot guests, without the mutants and the minute of fuzzing
   --all    with the tests marked slow
 END
 }
 
 components=()
+examples=true
 marks="not slow"
 budget=900
 case ${1:-} in
 -h | --help) help && exit ;;
---fast) shift && components=(base) marks="not slow and not guest and not mutants and not long" budget=120 ;;
+--fast) shift && components=(base) examples=false marks="not slow and not guest and not mutants and not long" budget=120 ;;
 --all) shift && marks="" budget=3600 ;;
 esac
 
@@ -30,5 +31,9 @@ bin=.venv/bin
 $bin/ruff check --quiet .
 $bin/ruff format --check --quiet .
 $bin/mypy
+# Alone, as their readers have them.
+if $examples && [ $# = 0 ]; then
+    $bin/pytest --nvmeemu-require-guest examples
+fi
 # The plugin says what CPU time the tests took, and warns above the mode's budget: wall time on shared machines says little.
 NVMEEMU_CPU_BUDGET=$budget PYTHONPATH=scripts/lib exec $bin/python -m pytest -p cpu_budget -m "$marks" "$@"

@@ -19,7 +19,7 @@ NUMBER_OF_BLOCKS = 10
 def script(text: str) -> tuple[str, list[str]]:
     """The page as a program for bash, and the patterns of lines that it must print in this order."""
     steps = ["set -eu"]
-    printed = []
+    printed: list[str] = []
     for block in BLOCK.finditer(text):
         kind, fails, content = block.groups()
         if kind == "text":
