@@ -12,11 +12,20 @@ from typing import Any
 
 from nvmeemu.host import HostMemoryError, MemoryMirror
 
+_LARGE = 1 << 20  # bytes
+
 
 @dataclass
 class _Region:
     data: bytearray | mmap.mmap
     writable: bool
+
+
+def _zeros(size: int) -> bytearray | mmap.mmap:
+    """Large ones cost nothing until they are touched; of mappings there cannot be many."""
+    if size < _LARGE:
+        return bytearray(size)
+    return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 class Ram:
@@ -37,20 +46,21 @@ class Ram:
             self.map(base, size)
 
     def map(self, iova: int, size: int, *, data: bytearray | mmap.mmap | None = None, writable: bool = True) -> None:
-        region = self._regions[iova] = _Region(bytearray(size) if data is None else data, writable)
+        region = self._regions[iova] = _Region(_zeros(size) if data is None else data, writable)
         self._starts = sorted(self._regions)
         if self.mirror is not None:
             self.mirror.add_region(iova, memoryview(region.data) if writable else memoryview(region.data).toreadonly())
 
     def unmap(self, iova: int) -> bytearray:
-        """Take a region away; its bytes (none of an ``mmap``, which is closed)."""
+        """Take a region away; its bytes."""
         region = self._regions.pop(iova)
         if self.mirror is not None:
             self.mirror.remove_region(iova)
         self._starts = sorted(self._regions)
         if isinstance(region.data, mmap.mmap):
+            kept = bytearray(region.data)
             region.data.close()  # BufferError while a view exists
-            return bytearray()
+            return kept
         region.data.append(0)  # BufferError while a view exists
         del region.data[-1]
         return region.data
