@@ -45,7 +45,7 @@ Talk to a running `nvmeemu serve --control PATH`.
 
 _FEATURES = [
     *("create", "read-only", "overlay", "block-size", "once", "pid-file", "ready-fd", "no-msix"),
-    *("engine", "io-threads", "doorbells", "trace", "faults", "control", "cap-to"),
+    *("engine", "io-threads", "doorbells", "trace", "faults", "control", "cap-to", "ocp"),
 ]
 
 
@@ -258,6 +258,7 @@ def _add_faults(group: argparse._ArgumentGroup) -> None:
         "--faults", metavar="FILE", action="append", help="break it on purpose (docs/faults.md); or scenario:NAME"
     )
     group.add_argument("--control", metavar="PATH", help="listen there for nvmeemu ctl; made with mode 0600")
+    group.add_argument("--ocp", action="store_true", help="let the guest arm faults: nvme ocp set-error-injection")
     group.add_argument(
         "--cap-to",
         metavar="N",

@@ -155,6 +155,7 @@ class Controller:
         """Let it decide what becomes of all that passes, from now on."""
         self.taps.interceptor = interceptor
         self._tap()
+        self.interrupts_changed()
 
     def _tap(self) -> None:
         self._is_tapped = self.taps.install()

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from nvmeemu import prp
 from nvmeemu.coalescing import Coalescing
@@ -18,7 +19,7 @@ from nvmeemu.host import Clock, Host, HostMemoryError
 from nvmeemu.namespace import Namespaces
 from nvmeemu.queues import CompletionQueue, CqTap, SubmissionQueue
 from nvmeemu.requests import CommandEntry
-from nvmeemu.spec import PAGE_MIN, Command, CriticalWarning
+from nvmeemu.spec import PAGE_MIN, Command, CriticalWarning, GetFeatures, SetFeatures
 
 VENDOR_ID = 0x4E45  # ours: registered for nobody, so that no driver applies another device's quirks
 DEVICE_ID = 0x0001
@@ -84,6 +85,13 @@ class EntrySizes:
     cq: int = 1
 
 
+class VendorFeature(Protocol):
+    """A feature with an FID from C0h on. Both may raise CommandFailed."""
+
+    def get(self, device: Device, command: GetFeatures) -> int: ...
+    def set(self, device: Device, command: SetFeatures) -> int: ...
+
+
 @dataclass
 class Device:
     """The state that commands work on. ``page_size`` follows CC.MPS."""
@@ -106,6 +114,8 @@ class Device:
     def __post_init__(self) -> None:
         self.features: dict[tuple[int, int], int] = {}  # values that the host has set: (FID, which) -> value
         self._cq_tap: CqTap | None = None
+        self.vendor_features: dict[int, VendorFeature] = {}
+        self.uuids: list[bytes] = []  # of vendors' definitions, by UUID Index from 1 on
         self.views = prp.views  # the PRP walk of all data; taps stand in for it
         self.is_pythons: Callable[[int], bool] = lambda qid: False  # submission queues that are not for the engine
         self.events = Events()

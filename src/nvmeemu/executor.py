@@ -105,7 +105,7 @@ class Executor:
     def take(self, sq: SubmissionQueue) -> None:
         """From Python to the engine; what Python has begun ends here. If the engine is still giving the queue back, it
         keeps it after that."""
-        if sq.owned is None and self._engine is not None:
+        if sq.owned is None and self._engine is not None and sq.cq.owned is not None:  # else: fatal, or shut down
             self._ready.pop(sq, None)
             sq.owned = self._engine.add_sq(sq)
             if len(sq.outstanding) >= MOST_OUTSTANDING:

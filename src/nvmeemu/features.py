@@ -67,6 +67,8 @@ def _look_up(device: Device, fid: int) -> tuple[FeatureId, Feature]:
 
 def get_features(device: Device, command: GetFeatures) -> Result:
     """Base 1.4, 5.13. NSID counts only for features of a namespace."""
+    if command.fid in device.vendor_features:
+        return device.vendor_features[command.fid].get(device, command)
     fid, feature = _look_up(device, command.fid)
     if command.sel == _CAPABILITIES:
         return int(feature.is_per_namespace) << 1 | int(feature.is_changeable) << 2
@@ -85,6 +87,8 @@ def get_features(device: Device, command: GetFeatures) -> Result:
 
 def set_features(device: Device, command: SetFeatures) -> Result:
     """Base 1.4, 5.21."""
+    if command.fid in device.vendor_features:
+        return device.vendor_features[command.fid].set(device, command)
     fid, feature = _look_up(device, command.fid)
     if command.sv:
         raise CommandFailed(Status.FEATURE_NOT_SAVEABLE, location=(43, 7))

@@ -55,6 +55,7 @@ def _controller(device: Device, nsid: int) -> bytes:
         ver=VERSION,
         rtd3e=_SHUTDOWN_TIME,
         oaes=1 << 8,  # namespaces that change are told
+        ctratt=bool(device.uuids) << 9,  # UUID list
         cntrltype=1,  # I/O controller
         oacs=_advertised(device.admin_commands.values()),
         acl=limits.acl,
@@ -144,6 +145,13 @@ def _independent_namespace(device: Device, nsid: int) -> bytes:
     return bytes(IndependentNamespace(nsattr=int(namespace.backend.read_only), nstat=1))
 
 
+def _uuid_list(device: Device, nsid: int) -> bytes:
+    """CNS 17h, if there are any: entries of 32 bytes from 32 on, each with its UUID in the upper half."""
+    if not device.uuids:
+        raise CommandFailed(Status.INVALID_FIELD, location=(40, 0))
+    return (bytes(32) + b"".join(bytes(16) + uuid for uuid in device.uuids)).ljust(PAGE, b"\0")
+
+
 def _command_sets(device: Device, nsid: int) -> bytes:
     """CNS 1Ch: one combination, the NVM command set alone."""
     return struct.pack("<Q", 1).ljust(PAGE, b"\0")
@@ -158,6 +166,7 @@ PAGES: dict[int, Callable[[Device, int], bytes]] = {
     Cns.CSI_CONTROLLER: _csi_controller,
     Cns.CSI_ACTIVE_NAMESPACES: _list,
     Cns.INDEPENDENT_NAMESPACE: _independent_namespace,
+    Cns.UUID_LIST: _uuid_list,
     Cns.COMMAND_SETS: _command_sets,
 }
 _OF_COMMAND_SET = (Cns.CSI_NAMESPACE, Cns.CSI_CONTROLLER, Cns.CSI_ACTIVE_NAMESPACES)

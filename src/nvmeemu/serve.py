@@ -32,6 +32,7 @@ from nvmeemu.controller import Controller
 from nvmeemu.device import DEVICE_ID, VENDOR_ID, Identity, Limits, serial_of
 from nvmeemu.faults import FaultError, Faults
 from nvmeemu.faults.file import load
+from nvmeemu.faults.ocp import offer
 from nvmeemu.host import Mirrors
 from nvmeemu.namespace import Namespace, Namespaces
 from nvmeemu.native.engine import EngineMissing, NativeEngine
@@ -150,12 +151,11 @@ def _engine(arguments: argparse.Namespace, loop: Loop, stack: ExitStack) -> Nati
             if is_given:
                 raise Failure(f"{option} is for the native engine, not for --engine python", 2)
         return None
-    for option in ("trace", "faults", "control"):
-        if getattr(arguments, option) is not None:
-            if is_mapped:
-                raise Failure(f"--doorbells mapped is for the native engine, which is not there with --{option}", 2)
-            log.info("with --%s reads and writes are served in Python", option)
-            return None
+    if arguments.trace is not None:
+        if is_mapped:
+            raise Failure("--doorbells mapped is for the native engine, which is not there with --trace", 2)
+        log.info("with --trace reads and writes are served in Python")
+        return None
     threads = arguments.io_threads or max(1, (os.cpu_count() or 1) // 2)
     try:
         engine = NativeEngine(threads, has_mapped_doorbells=is_mapped)
@@ -205,6 +205,8 @@ def _faults(arguments: argparse.Namespace, controller: Controller) -> Faults:
         raise Failure(f"--faults {error.filename}: {describe(error)}", 2) from None
     seeds = [one.seed for one in found if one.seed is not None]
     faults = Faults(controller, seeds[0] if seeds else 0)
+    if arguments.ocp:
+        offer(controller.device, faults)
     for fault in (fault for one in found for fault in one.faults):
         faults.add(fault)
     return faults

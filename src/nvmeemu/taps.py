@@ -123,6 +123,11 @@ class Interceptor:
     def event(self, go: Callable[[Event], None], event: Event) -> None:
         go(event)
 
+    @property
+    def wants_interrupts(self) -> bool:
+        """Whether the native engine's interrupts, too, shall pass."""
+        return False
+
     def interrupt(self, go: Callable[[int], None], vector: int) -> None:
         go(vector)
 
@@ -339,12 +344,18 @@ class _TappedHost:
 
     def __init__(self, host: Host, taps: Taps) -> None:
         self._host = host
+        self._taps = taps
         self.view = host.view
         self.views = host.views
         self.barrier = host.barrier
-        self.interrupt_fd = host.interrupt_fd
         self.interrupt = taps.interrupt
         self.pin = taps.pin
+
+    def interrupt_fd(self, vector: int) -> int:
+        """None, if the native engine's interrupts shall pass the taps."""
+        interceptor = self._taps.interceptor
+        wanted = interceptor is not None and interceptor.wants_interrupts
+        return -1 if wanted else self._host.interrupt_fd(vector)
 
     @property
     def msix_enabled(self) -> bool:

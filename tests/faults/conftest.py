@@ -10,8 +10,9 @@ import pytest
 from faults.rig import Rig
 
 
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
+@pytest.fixture(params=["python", "native"])
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    """With the native engine, faults take from it what they need."""
+    rig = Rig(engine=str(request.param))
     with closing(rig.bench):
         yield rig

@@ -41,6 +41,8 @@ from nvmeemu.taps import GoOn, Interceptor, Stage
 log = logging.getLogger(__name__)
 
 Go = Callable[..., None]
+_STAGES = frozenset({EXECUTE, DMA, BACKEND})
+_AT_COMPLETION = frozenset({EXECUTE, COMPLETION})  # reordered commands wait for completions
 _VOID_AFTER_DROP = (DOORBELL, FETCH, EXECUTE, COMPLETION, EVENT)
 
 
@@ -59,9 +61,11 @@ class Faults(Interceptor):
         self.clock = controller.device.clock
         self.seed = seed
         self.random = random.Random(seed)
-        self.on_change: Callable[[], None] = lambda: None  # faults were added or removed
+        self.on_reset: Callable[[], None] = lambda: None  # the function was reset
         self._faults: dict[int, Fault] = {}
+        self._places: frozenset[str] = frozenset()  # where there are faults: nowhere else is anything asked
         self._ids, self._numbers = itertools.count(1), itertools.count()
+        self._is_fatal = False  # CSTS.CFS: nothing is completed until a reset
         self._states: dict[State, Callable[[], None]] = {}  # what lasts, and how to end it
         self._plans: dict[tuple[SubmissionQueue, int], Plan] = {}  # of the commands that have begun, by CID
         self._pending: dict[int, tuple[Timer, str]] = {}  # what is kept back, and at which place
@@ -74,6 +78,9 @@ class Faults(Interceptor):
         fault = fault if isinstance(fault, Fault) else Fault.of(fault)
         if fault.trigger is not None:
             raise FaultError("this fault was added before: make another one")
+        if self.controller.device.engine is not None:
+            for action in fault.actions:
+                action.check_native()
         fault.id = next(self._ids)
         fault.trigger = Trigger(fault.when, self.seed << 16 ^ fault.id, self.clock.now())
         self._faults[fault.id] = fault
@@ -90,7 +97,7 @@ class Faults(Interceptor):
         found = self._faults.pop(fault if isinstance(fault, int) else fault.id)
         for action in found.actions:
             if isinstance(action, State):
-                self._end(action)
+                self.end(action)
         self._settle()
 
     def clear(self) -> None:
@@ -109,13 +116,16 @@ class Faults(Interceptor):
 
     def needs(self, qid: int) -> bool:
         """Whether what passes this queue has to pass here: it cannot be the native engine's then."""
-        return any(fault.match.queues is None or qid in fault.match.queues for fault in self._faults.values())
+        return self._holds or any(
+            fault.match.queues is None or qid in fault.match.queues for fault in self._faults.values()
+        )
 
     def _settle(self) -> None:
+        self._places = frozenset(fault.at for fault in self._faults.values())
         self.controller.intercept(self if self._faults else None)
+        self.controller.serve_in_python(self.needs)
         if not self._faults:
             self._plans.clear()
-        self.on_change()
 
     def _now(self, fault: Fault) -> None:
         if fault.id in self._faults:
@@ -154,15 +164,26 @@ class Faults(Interceptor):
         self._states[state] = lambda: None  # what it does may pass here
         self._states[state] = state.start(self)
         if state.stops:
+            self._is_fatal = not state.silent
             for sq in queues:  # one of them may be in the middle of its turn
                 sq.tail, sq.shadow = sq.head, None
-        if state.seconds is not None:
-            self.clock.call_later(state.seconds, partial(self._end, state))
+        self.controller.serve_in_python(self.needs)
+        if not state.lasts:
+            del self._states[state]
+        elif state.seconds is not None:
+            self.clock.call_later(state.seconds, partial(self._expire, state, self._states[state]))
 
-    def _end(self, state: State) -> None:
+    def _expire(self, state: State, undo: Callable[[], None]) -> None:
+        """It ends, unless it has ended before and begun anew."""
+        if self._states.get(state) is undo:
+            self.end(state)
+
+    def end(self, state: State) -> None:
+        """It ends, if it lasts."""
         undo = self._states.pop(state, None)
         if undo is not None:
             undo()
+            self.controller.serve_in_python(self.needs)
 
     @property
     def _holds(self) -> bool:
@@ -193,9 +214,10 @@ class Faults(Interceptor):
             release()
 
     def register_read(self, offset: int, data: bytes) -> bytes:
-        passage = Passage(REGISTER, offset=offset, size=len(data))
-        for action in self._fired(passage):
-            data = action.read(self, passage, data)
+        if REGISTER in self._places:
+            passage = Passage(REGISTER, offset=offset, size=len(data))
+            for action in self._fired(passage):
+                data = action.read(self, passage, data)
         if self._states:
             data = self._shown(data, offset)
         return b"\xff" * len(data) if self._is_silent else data
@@ -233,6 +255,9 @@ class Faults(Interceptor):
     def fetch(self, go: Callable[[bytes], None], sq: SubmissionQueue, entry: bytes) -> None:
         if self._holds:
             return
+        if FETCH not in self._places:
+            go(entry)
+            return
         command = self._kind(sq, entry)(entry)
         self._pass(Passage(FETCH, qid=sq.qid, command=command), go, entry)
 
@@ -243,12 +268,14 @@ class Faults(Interceptor):
 
     def execute(self, go_on: GoOn, sq: SubmissionQueue, command: Command, stage: Stage) -> Stage:
         plan = self._plans[sq, command.cid] = Plan(self.controller.device.namespaces, command, stage, go_on)
+        if not self._places & _STAGES:
+            return stage
         asked = [self._fired(Passage(EXECUTE, qid=sq.qid, command=command))]
         if not any(action.ends for action in asked[0]):
             if plan.uses_disk and sq.qid:
                 asked.append(self._fired(Passage(BACKEND, qid=sq.qid, command=command)))
                 self._plan(plan, BACKEND, asked[1])
-            if any(fault.at == DMA for fault in self):
+            if DMA in self._places:
                 plan.with_transfer()
         self._plan(plan, EXECUTE, asked[0])
         return plan.stage
@@ -275,7 +302,10 @@ class Faults(Interceptor):
         self, go: Callable[[SubmissionQueue, int, int, int], None], sq: SubmissionQueue, cid: int, dw0: int, field: int
     ) -> None:
         plan = self._plans.pop((sq, cid), None)
-        if self._holds or self.controller.status.cfs:
+        if self._is_fatal or self._holds:
+            return
+        if not self._places & _AT_COMPLETION and not self._behind:
+            go(sq, cid, dw0, field)
             return
         command = plan.command if plan is not None else None
         self._pass(Passage(COMPLETION, qid=sq.qid, command=command, status=field & 0x7FF), go, sq, cid, dw0, field)
@@ -284,6 +314,10 @@ class Faults(Interceptor):
 
     def event(self, go: Callable[[Event], None], event: Event) -> None:
         self._pass(Passage(EVENT, event=event.type), go, event)
+
+    @property
+    def wants_interrupts(self) -> bool:
+        return INTERRUPT in self._places
 
     def interrupt(self, go: Callable[[int], None], vector: int) -> None:
         if not self._is_silent:
@@ -295,10 +329,14 @@ class Faults(Interceptor):
         elif not asserted:
             go(asserted)
 
+    def reset(self) -> None:
+        self.on_reset()
+
     def dropped(self) -> None:
+        self._is_fatal = False
         for state in tuple(self._states):
             if state.holds:
-                self._end(state)
+                self.end(state)
         self._plans.clear()
         self._behind = {at: held for at, held in self._behind.items() if at not in _VOID_AFTER_DROP}
         for number, (timer, at) in tuple(self._pending.items()):

@@ -14,7 +14,7 @@ from nvmeemu.spec import AdminOpcode, Command, EventType, NvmOpcode, ReadWrite, 
 NOW, REGISTER, DOORBELL, FETCH, EXECUTE = "now", "register", "doorbell", "fetch", "execute"
 DMA, BACKEND, COMPLETION, INTERRUPT, EVENT = "dma", "backend", "completion", "interrupt", "event"
 OF_COMMANDS = (FETCH, EXECUTE, DMA, BACKEND, COMPLETION)
-OF_QUEUES = (DOORBELL, *OF_COMMANDS, INTERRUPT)
+OF_QUEUES = (DOORBELL, *OF_COMMANDS)
 PLACES = (REGISTER, DOORBELL, *OF_COMMANDS, INTERRUPT, EVENT, NOW)
 
 PIN = -1  # the vector of INTA#

@@ -43,6 +43,7 @@ class State(Action):
     places = (NOW, *PLACES[:-1])
     reads = True
     options: ClassVar[tuple[str, ...]] = ("seconds",)
+    lasts = True
     stops = False
     """Whether all commands are gone when it begins."""
     holds = False
@@ -88,6 +89,7 @@ class Fatal(State):
 
     name = "cfs"
     options = ()
+    lasts = False
     stops = True
 
     def start(self, faults: Faults) -> Undo:
@@ -291,6 +293,7 @@ class Flood(State):
         def send() -> None:
             nonlocal left
             if is_over or not left:
+                faults.end(self)
                 return
             events = faults.controller.device.events
             if events.outstanding:
@@ -312,6 +315,7 @@ class Spurious(State):
 
     name = "spurious"
     options = ()
+    lasts = False
 
     def _take(self, argument: Any) -> None:
         if argument == "pin":
