@@ -1,0 +1,162 @@
+"""Faults that the guest arms: Set Features with FID C0h, byte by byte as nvme-cli 2.13 sends it."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from faults.rig import BLOCK, Rig
+from nvmeemu.faults.ocp import KINDS, OCP, offer
+from nvmeemu.spec import AdminOpcode, Command, Completion, Status
+
+CONTROLLER, UUID_LIST = 0x01, 0x17
+HANG, NAND_CORRUPTION, NO_MORE_SPARES, INCOMPLETE_SHUTDOWN, ADMIN_TIMEOUT = 1, 7, 10, 11, 18
+UNKNOWN = 22
+
+
+class Armed(Rig):
+    """A controller that offers the feature, and nvme-cli's commands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        offer(self.bench.controller.device, self.faults)
+
+    def set(self, *entries: bytes, uuid_index: int = 1, save: bool = False) -> Completion:
+        """nvme ocp set-error-injection: one buffer of exactly the entries, their number in CDW11."""
+        place = self.driver.alloc(4096)
+        self.driver.bus.write_memory(place, b"".join(entries))
+        return self._features(AdminOpcode.SET_FEATURES, place, len(entries), uuid_index, int(save) << 31)
+
+    def get(self, place: int = 0, select: int = 0) -> Completion:
+        """nvme ocp get-error-injection; nvme-cli 2.13 forgets to give its buffer."""
+        return self._features(AdminOpcode.GET_FEATURES, place, 0, 1, select << 8)
+
+    def _features(self, opcode: int, place: int, number: int, uuid_index: int, cdw10: int) -> Completion:
+        command = Command(
+            opcode=opcode, nsid=0xFFFFFFFF, prp1=place, cdw10=0xC0 | cdw10, cdw11=number, cdw14=uuid_index
+        )
+        return self.driver.execute(self.driver.admin, command)
+
+
+def entry(kind: int, *, enable: bool = True, single: bool = True, reads: int = 0) -> bytes:
+    """OCP Datacenter NVMe SSD 2.0, Error Injection Data Structure Entry: flags, reserved, type, then 28 bytes of the
+    type, of which the first two are the number of reads to trigger device panic."""
+    return struct.pack("<BxHH26x", enable | single << 1, kind, reads)
+
+
+@pytest.fixture
+def rig() -> Iterator[Armed]:
+    rig = Armed()
+    with closing(rig.bench):
+        yield rig
+
+
+def test_it_is_not_there_unless_asked_for() -> None:
+    rig = Rig()
+    command = Command(opcode=AdminOpcode.GET_FEATURES, cdw10=0xC0)
+    assert rig.driver.execute(rig.driver.admin, command).status == Status.INVALID_FIELD
+    command = Command(opcode=AdminOpcode.IDENTIFY, prp1=rig.place, cdw10=UUID_LIST)
+    assert rig.driver.execute(rig.driver.admin, command).status == Status.INVALID_FIELD
+    assert not rig.driver.identify(CONTROLLER)[97] & 2
+
+
+def test_the_uuid_list_has_ocp_first(rig: Armed) -> None:
+    assert rig.driver.identify(CONTROLLER)[97] & 2  # CTRATT bit 9
+    page = rig.driver.identify(UUID_LIST)
+    assert page[:48] == bytes(48)
+    assert UUID(bytes=page[48:64]) == OCP
+    assert page[64:] == bytes(4096 - 64)
+
+
+def test_an_injection_is_armed_fires_once_and_is_told(rig: Armed) -> None:
+    assert rig.set(entry(NAND_CORRUPTION)).status == Status.SUCCESS
+    place = rig.driver.alloc(4096)
+    assert rig.get(place).dw0 == 1
+    assert rig.driver.bus.read_memory(place, 64) == entry(NAND_CORRUPTION) + bytes(32)
+    assert rig.run(rig.read()).status == Status.UNRECOVERED_READ_ERROR
+    assert rig.run(rig.read()).status == Status.SUCCESS
+
+
+def test_reads_are_counted_until_it_panics(rig: Armed) -> None:
+    rig.set(entry(HANG, reads=3))
+    assert [rig.run(rig.read()).status for _ in range(2)] == [0, 0]
+    assert rig.run(rig.write()).status == Status.SUCCESS
+    rig.submit(rig.read())
+    assert rig.later(3600) == []
+    rig.driver.enable()
+    rig.queue = rig.driver.create_queues(1)
+    assert rig.run(rig.read()).status == Status.SUCCESS
+
+
+def test_what_is_not_single_lasts_until_it_is_disabled(rig: Armed) -> None:
+    rig.set(entry(NAND_CORRUPTION, single=False), entry(INCOMPLETE_SHUTDOWN))
+    assert rig.get().dw0 == 2
+    assert [rig.run(rig.read()).status for _ in range(3)] == [Status.UNRECOVERED_READ_ERROR] * 3
+    rig.set(entry(NAND_CORRUPTION, enable=False))
+    assert rig.run(rig.read()).status == Status.SUCCESS
+    assert rig.get().dw0 == 1
+    rig.set()
+    assert rig.get().dw0 == 0
+    assert len(rig.faults) == 0
+
+
+def test_no_more_spares_is_a_warning_and_a_read_only_drive(rig: Armed) -> None:
+    rig.set(entry(NO_MORE_SPARES))
+    rig.run(rig.read())
+    assert rig.driver.get_log(2, BLOCK)[3] == 0
+    assert rig.run(rig.write()).status == Status.NAMESPACE_WRITE_PROTECTED
+
+
+def test_an_admin_timeout_leaves_the_way_out(rig: Armed) -> None:
+    rig.set(entry(ADMIN_TIMEOUT, single=False))
+    rig.submit(Command(opcode=AdminOpcode.IDENTIFY, prp1=rig.place, cdw10=1), rig.driver.admin)
+    assert rig.completions(rig.driver.admin) == []
+    assert rig.set().status == Status.SUCCESS
+    assert len(rig.driver.identify(CONTROLLER)) == 4096
+
+
+@pytest.mark.parametrize(
+    ("do", "status"),
+    [
+        (lambda rig: rig.set(entry(UNKNOWN)), Status.INVALID_FIELD),
+        (lambda rig: rig.set(entry(HANG), uuid_index=2), Status.INVALID_FIELD),
+        (lambda rig: rig.set(entry(HANG), save=True), Status.FEATURE_NOT_SAVEABLE),
+        (lambda rig: rig.get(select=4), Status.INVALID_FIELD),
+        (lambda rig: rig.set(entry(UNKNOWN, enable=False)), Status.SUCCESS),
+        (lambda rig: rig.set(entry(HANG), uuid_index=0), Status.SUCCESS),
+    ],
+)
+def test_bad_commands_are_refused(rig: Armed, do: Any, status: Status) -> None:
+    assert do(rig).status == status
+    assert (len(rig.faults) > 0) == (status == Status.SUCCESS and rig.get().dw0 > 0)
+
+
+def test_default_and_capabilities(rig: Armed) -> None:
+    rig.set(entry(HANG))
+    assert rig.get(select=1).dw0 == 0
+    assert rig.get(select=3).dw0 == 1 << 2  # changeable
+
+
+def test_a_reset_of_the_function_ends_all(rig: Armed) -> None:
+    rig.set(entry(HANG))
+    rig.bench.controller.reset()
+    assert len(rig.faults) == 0
+    rig.driver.enable()
+    assert rig.get().dw0 == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_does_something(kind: int) -> None:
+    rig = Armed()
+    rig.set(entry(kind))
+    rig.submit(rig.read())
+    if kind in (17, 18):
+        rig.submit(Command(opcode=AdminOpcode.IDENTIFY, prp1=rig.place, cdw10=1), rig.driver.admin)
+    (fault,) = rig.faults
+    assert fault.hits == 1
+    assert fault.name.startswith("OCP: ")
