@@ -1,16 +1,24 @@
-"""docs/faults.md: every example runs, and every action and scenario is there."""
+"""docs/faults.md and docs/control.md: every example runs, and nothing is missing."""
 
 from __future__ import annotations
 
+import json
 import re
+import socket
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from nvmeemu import __version__
+from nvmeemu.control.methods import Methods
+from nvmeemu.faults import Faults
 from nvmeemu.faults.actions import ACTIONS
 from nvmeemu.faults.file import of_words, parse
 from nvmeemu.faults.match import PLACES
 from nvmeemu.faults.scenarios import SCENARIOS
+from nvmeemu.testing import Bench
+from server.process import NVMEEMU, Served, run
 
 PAGE = (Path(__file__).parents[2] / "docs" / "faults.md").read_text()
 PRELUDE, *EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -47,3 +55,44 @@ def test_the_file_and_the_command_line_are_right() -> None:
     (fault,) = parse(text).faults
     (line,) = re.findall(r"fault add (match.*)", PAGE)
     assert of_words(line.split()) == {key: fault.as_table()[key] for key in ("match", "do")}
+
+
+CONTROL = (Path(__file__).parents[2] / "docs" / "control.md").read_text()
+
+
+def served(folder: Path) -> Served:
+    return Served(str(folder / "s"), "--disk", "mem:16M", "--serial", "S1", "--control", folder / "c")
+
+
+def test_the_protocol_is_as_documented(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```json\n(.*?)```", CONTROL, re.DOTALL)
+    lines = text.splitlines()
+    server = served(tmp_path)
+    with closing(server), socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(tmp_path / "c"))
+        with connection.makefile("rwb") as file:
+            for request, answer in zip(lines[::2], lines[1::2], strict=True):
+                file.write(request.encode() + b"\n")
+                file.flush()
+                expected = json.loads(answer)
+                if "version" in (expected.get("result") or {}):
+                    expected["result"]["version"] = __version__
+                assert json.loads(file.readline()) == expected
+
+
+def test_the_client_and_the_commands_are_as_documented(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", CONTROL, re.DOTALL)
+    (commands,) = re.findall(r"```sh\n(.*?)```", CONTROL, re.DOTALL)
+    (tmp_path / "disk2.img").write_bytes(bytes(1 << 20))
+    server = served(tmp_path)
+    with closing(server):
+        exec(compile(example.replace("/tmp/nvme.ctl", str(tmp_path / "c")), "docs/control.md", "exec"), {})
+        for line in commands.splitlines()[1:]:
+            words = line.replace("/tmp/nvme.ctl", str(tmp_path / "c")).partition("#")[0].split()[1:]
+            result = run(*words, command=(NVMEEMU,), cwd=tmp_path)
+            assert (result.returncode, result.stderr) == (0, ""), line
+
+
+def test_every_method_is_there() -> None:
+    methods = Methods(Bench().controller, Faults(Bench().controller), lambda nsid, disk: None, lambda disk: None)  # type: ignore[arg-type,return-value]
+    assert re.findall(r"^\| `([a-z.]+)` \|", CONTROL, re.MULTILINE) == list(methods.table())

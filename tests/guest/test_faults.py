@@ -64,7 +64,7 @@ def booted() -> Iterator[Linux]:
     with tempfile.TemporaryDirectory(prefix="nvme-", dir="/var/tmp") as name:
         folder = Path(name)
         control = folder / "c"
-        options = ("--control", str(control), "--cap-to", CAP_TO)
+        options = ("--control", str(control), "--cap-to", CAP_TO, "--ocp")
         run = Run(Settings(append=IMPATIENT, nvme_args=options, timeout=1800), folder)
         with run.boot(run.linux(), complaints="") as guest:
             guest.check(f"for i in $(seq 100); do [ -b {DRIVE} ] && exit; sleep 0.1; done; exit 1")
@@ -275,3 +275,14 @@ def test_a_flood_of_events_is_survived(linux: Linux) -> None:
     fault = linux.control.call("fault.add", do={"flood": 200, "interval": 0.005})
     linux.guest.check(READ, PATIENCE)
     assert fault["at"] == "now"
+
+
+@pytest.mark.slow
+def test_the_guest_arms_a_fault_itself(linux: Linux) -> None:
+    armed = linux.guest.check("nvme ocp set-error-injection /dev/nvme0 --type=15 --number=1", PATIENCE)
+    assert "type: 15" in armed
+    (fault,) = linux.control.call("fault.list")
+    assert fault["name"] == "OCP: I/O command failure"
+    assert linux.guest.run(READ, PATIENCE).status == 1
+    linux.await_message("error, dev nvme0n1, sector 8000")
+    assert "0x00000001" in linux.guest.check("nvme ocp get-error-injection /dev/nvme0", PATIENCE)

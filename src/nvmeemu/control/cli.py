@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from typing import Any
 
@@ -44,12 +45,18 @@ def _calls(arguments: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
     if what == ("fault", "rm"):
         return [("fault.remove", {} if one == "all" else {"id": int(one)}) for one in arguments.id]
     if what == ("namespace", "add"):
-        return [("namespace.add", {"disk": arguments.disk, **({"nsid": arguments.nsid} if arguments.nsid else {})})]
+        return [("namespace.add", {"disk": _absolute(arguments.disk), **({"nsid": arguments.nsid} if arguments.nsid else {})})]
     if what == ("namespace", "rm"):
         return [("namespace.remove", {"nsid": arguments.nsid})]
     if what == ("namespace", "resize"):
         return [("namespace.resize", {"nsid": arguments.nsid, "size": arguments.size})]
     return [("fault.list" if arguments.what == "fault" else "status", {})]
+
+
+def _absolute(disk: str) -> str:
+    """The server may have another working folder."""
+    kind, colon, path = disk.partition(":") if disk.startswith("raw:") else ("", "", disk)
+    return disk if disk.startswith("mem:") else f"{kind}{colon}{os.path.abspath(path)}"
 
 
 def _added(words: list[str]) -> list[tuple[str, dict[str, Any]]]:
