@@ -133,7 +133,7 @@ class _Watcher:
         kept = []
         for item in items:
             callspec = getattr(item, "callspec", None)
-            if callspec and callspec.params.get("engine") == "native":
+            if callspec and callspec.params.get("engine", "python") != "python":
                 continue  # the mutants are those of the Python path
             of_case = list(callspec.marks) if callspec else []
             marks = list(item.iter_markers("fact"))
