@@ -1,0 +1,165 @@
+"""Known faults put into the native engine's C, to prove that the tests can fail: ``mutants.py [NAME...]``.
+
+Each mutant of mutants.toml is compiled in a temporary folder and loaded instead of the real engine. First the two data
+paths are compared on generated commands; a mutant that survives this meets the conformance tests and those of the
+engine. A crash and a hang are ways to be found out, too. The unchanged engine, built in the same way, must pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.machinery import ExtensionFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+if __name__ == "__main__":
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "fuzz")]
+
+from conformance.mutants import BadMutant, Mutant  # noqa: E402
+
+NATIVE = "src/nvmeemu/native"
+MODULE = "nvmeemu.native._engine"
+CASES, SEED = 3000, 1
+TESTS = ("tests/conformance", "tests/native/test_engine.py")
+SECONDS = 240  # for the tests of one mutant, of real time
+JOBS = 2
+FLAGS = ("-std=gnu11", "-D_FILE_OFFSET_BITS=64", "-O1", "-fPIC", "-pthread", "-fvisibility=hidden", "-w")
+
+
+def load() -> list[Mutant]:
+    entries = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())["mutant"]
+    return [Mutant(**entry) for entry in entries]
+
+
+class Builder:
+    """Compiles the engine once, and of each mutant the changed file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._liburing = subprocess.run(("pkg-config", "--exists", "liburing"), check=False).returncode == 0
+        self._generate()
+        sources = [*sorted((ROOT / NATIVE).glob("*.c")), folder / "_engine.c"]
+        for source in sources:
+            self._compile(source, folder / f"{source.stem}.o")
+
+    def _generate(self) -> None:
+        from cffi import FFI
+
+        from nvmeemu.native.generate import header
+
+        (self._folder / "nvme_spec.h").write_text(header())
+        ffi = FFI()
+        ffi.cdef((ROOT / NATIVE / "api.h").read_text())
+        ffi.set_source(MODULE, '#include "engine.h"')
+        ffi.emit_c_code(str(self._folder / "_engine.c"))
+
+    def _compile(self, source: Path, target: Path) -> None:
+        import sysconfig
+
+        places = (self._folder, ROOT / NATIVE, sysconfig.get_path("include"))
+        options = (*FLAGS, *(f"-I{place}" for place in places), *(("-DHAVE_LIBURING",) if self._liburing else ()))
+        subprocess.run(("cc", *options, "-c", source, "-o", target), check=True)
+
+    def library(self, mutant: Mutant | None) -> Path:
+        """The module with the mutant in it. Raises BadMutant."""
+        name = mutant.name if mutant else "unchanged"
+        objects = {path.stem: path for path in self._folder.glob("*.o")}
+        folder = self._folder / name
+        folder.mkdir()
+        if mutant is not None:
+            source = folder / Path(mutant.file).name
+            source.write_text(mutant.source(ROOT))
+            objects[source.stem] = source.with_suffix(".o")
+            try:
+                self._compile(source, objects[source.stem])
+            except subprocess.CalledProcessError:
+                raise BadMutant("it does not compile") from None
+        library = folder / "_engine.so"
+        liburing = ("-luring",) if self._liburing else ()
+        subprocess.run(("cc", "-shared", "-pthread", "-o", library, *objects.values(), *liburing), check=True)
+        return library
+
+
+@dataclass
+class Verdict:
+    name: str
+    how: str  # it was found out; empty: it was not
+    fault: str = ""
+
+
+def _judge(builder: Builder, mutant: Mutant | None) -> Verdict:
+    name = mutant.name if mutant else "(unchanged)"
+    try:
+        library = builder.library(mutant)
+    except BadMutant as error:
+        return Verdict(name, "", str(error))
+    command = (sys.executable, __file__, "--child", library)
+    try:
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return Verdict(name, "it hangs")
+    if result.returncode < 0:
+        return Verdict(name, f"it crashes (signal {-result.returncode})")
+    last = result.stdout.strip().splitlines()[-1:] or [f"status {result.returncode}: {result.stderr.strip()[-200:]}"]
+    return Verdict(name, last[0] if result.returncode else "")
+
+
+def _child(library: Path) -> int:
+    """Run the tests on this engine."""
+    spec = spec_from_file_location(MODULE, library, loader=ExtensionFileLoader(MODULE, str(library)))
+    assert spec is not None
+    module = module_from_spec(spec)
+    assert spec.loader is not None
+    spec.loader.exec_module(module)
+    sys.modules[MODULE] = module
+    import pytest
+
+    from differential.run import run
+    from differential.sides import Difference
+
+    try:
+        run(CASES, SEED)
+    except Difference as difference:
+        print(f"differential: {str(difference)[:160]}")
+        return 1
+    options = ("-q", "-x", "-n0", "-p", "no:cacheprovider", "--tb=line", "--assert=plain", "--timeout=60")
+    return int(pytest.main([*options, "-k", "native", "--deselect", "tests/conformance/test_mutants.py", *TESTS]))
+
+
+@contextmanager
+def builders() -> Iterator[Builder]:
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        yield Builder(Path(folder))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Run the tests of the native engine against known faults.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these mutants")
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        return _child(arguments.child)
+    mutants = [mutant for mutant in load() if not arguments.names or mutant.name in arguments.names]
+    faults = 0
+    with builders() as builder, ThreadPoolExecutor(JOBS) as pool:
+        for verdict in pool.map(lambda mutant: _judge(builder, mutant), [None, *mutants]):
+            is_wrong = bool(verdict.fault) or bool(verdict.how) == (verdict.name == "(unchanged)")
+            faults += is_wrong
+            what = verdict.fault or verdict.how or "nothing found"
+            print(f"{'ERROR' if is_wrong else 'right':6} {verdict.name:28} {what}", flush=True)
+    print(f"mutants of the engine: {len(mutants)}, {faults} errors; CPU {sum(os.times()[:4]):.0f} s")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
