@@ -8,10 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from nvmeemu.guest import initramfs
+from nvmeemu.guest.errors import GuestError
+from nvmeemu.pytest_plugin import parts
+
 pytest_plugins = ["pytester"]
 
-FAKE_QEMU = """#!/bin/sh
+OLD_QEMU = """#!/bin/sh
 case "$*" in *--version*) echo "QEMU emulator version 9.2.1" ;; *) echo "no such device" >&2; exit 1 ;; esac
+"""
+NEW_QEMU = """#!/bin/sh
+echo "vfio-user-pci options:"
 """
 
 
@@ -29,6 +36,12 @@ def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither QEMU on PATH nor anything of set-up's."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def program(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
 
 
 def left(tmp_path: Path) -> list[str]:
@@ -183,13 +196,37 @@ def test_without_qemu_a_test_is_skipped_or_fails(pytester: pytest.Pytester) -> N
 
 @pytest.mark.usefixtures("bare_machine")
 def test_an_old_qemu_is_no_qemu(pytester: pytest.Pytester, tmp_path: Path) -> None:
-    qemu = tmp_path / "qemu-system-x86_64"
-    qemu.write_text(FAKE_QEMU)
-    qemu.chmod(0o755)
+    program(tmp_path / "qemu-system-x86_64", OLD_QEMU)
     pytester.makepyfile(GUEST_TEST)
     result = pytester.runpytest("-rs")
     result.assert_outcomes(skipped=1)
     result.stdout.fnmatch_lines(["*is version 9.2.1 without vfio-user-pci: QEMU 10.1 or newer is needed*"])
+
+
+@pytest.mark.usefixtures("bare_machine")
+def test_a_kernel_and_programs_are_needed(pytester: pytest.Pytester, tmp_path: Path) -> None:
+    program(tmp_path / "qemu-system-x86_64", NEW_QEMU)
+    pytester.makepyfile(GUEST_TEST)
+    result = pytester.runpytest("-rs")
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["*nvmeemu/linux/trixie-amd64/vmlinuz is missing: run scripts/setup.sh*"])
+
+
+@pytest.mark.usefixtures("bare_machine")
+def test_the_initramfs_can_be_made_of_the_hosts_programs(tmp_path: Path) -> None:
+    """A machine without set-up: its own QEMU, the user's kernel, busybox and a few more from the distribution."""
+    program(tmp_path / "qemu-system-x86_64", NEW_QEMU)
+    kernel = tmp_path / "bzImage"
+    kernel.touch()
+    host = tmp_path / "host"
+    wanted = parts.Wanted(kernel=kernel, accel="tcg")
+    with pytest.raises(GuestError, match=f"busybox is in no folder of {host}"):
+        parts.machine(wanted, tmp_path, host)
+    for name in ("bin/busybox", *(f"usr/sbin/{name}" for name in initramfs.PROGRAMS)):
+        program(host / name, "#!/bin/sh\n")
+    made = parts.machine(wanted, tmp_path, host)
+    assert (made.kernel, made.initrd) == (kernel, tmp_path / "initrd")
+    assert b"@@ready" in (tmp_path / "initrd").read_bytes()
 
 
 @pytest.mark.usefixtures("bare_machine")

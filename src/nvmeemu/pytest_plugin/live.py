@@ -13,10 +13,11 @@ from typing import Any, Protocol, TypeVar
 import pytest
 
 from nvmeemu.guest.errors import GuestError
+from nvmeemu.guest.machine import Machine
 from nvmeemu.pytest_plugin.bench import NvmeBench
 from nvmeemu.pytest_plugin.guests import NvmeGuest
 from nvmeemu.pytest_plugin.options import BadOptions, DriveOptions, GuestOptions, ServerOptions
-from nvmeemu.pytest_plugin.parts import Parts, Wanted, require_server
+from nvmeemu.pytest_plugin.parts import Wanted, machine, require_server
 from nvmeemu.pytest_plugin.servers import NvmeServer
 
 KEPT = ("*.log", "*.trace", "qemu-command")  # of a drive's folder, when a test fails
@@ -70,8 +71,8 @@ class Live:
     def boot(self, **options: Any) -> Iterator[NvmeGuest]:
         """See the fixture ``nvme_guest``."""
         checked = _checked(GuestOptions, options, "nvme_guest")
-        machine = self._require(lambda: self._parts).machine
-        with self._living(lambda folder: NvmeGuest(machine, folder, checked)) as guest:
+        found = self._require(lambda: self._machine)
+        with self._living(lambda folder: NvmeGuest(found, folder, checked)) as guest:
             yield guest
 
     @contextmanager
@@ -100,11 +101,11 @@ class Live:
     # --- what there is
 
     @cached_property
-    def _parts(self) -> Parts:
+    def _machine(self) -> Machine:
         require_server()
         option = self._config.getoption
         paths = {name: self._path(name) for name in ("qemu", "kernel", "initrd")}
-        return Parts(Wanted(**paths, accel=option("--nvmeemu-accel")), self._keep())
+        return machine(Wanted(**paths, accel=option("--nvmeemu-accel")), self._keep())
 
     def _path(self, name: str) -> Path | None:
         """From the command line or, if not there, from the ini file. What is named must be there."""

@@ -26,16 +26,17 @@ class Wanted:
     accel: str = "auto"
 
 
-class Parts:
-    """A machine to build guests on, without drive. Raises GuestError, with what is missing and how to get it."""
+def machine(wanted: Wanted, folder: Path, host: Path = HOST) -> Machine:
+    """What guests are made on, without drive; ``folder`` gets the initramfs, if one has to be made.
 
-    def __init__(self, wanted: Wanted, folder: Path, host: Path = HOST) -> None:
-        qemu = wanted.qemu or cache.qemu(ARCH.qemu)
-        machines.require_vfio_user(qemu)
-        kernel = wanted.kernel or cache.kernel(ARCH.debian)
-        initrd = wanted.initrd or _initramfs(kernel, folder / "initrd", host)
-        accel = machines.choose_accel(wanted.accel, ARCH, qemu, kernel)
-        self.machine = Machine(qemu, ARCH, accel=accel, firmware=ARCH.firmware[0], kernel=kernel, initrd=initrd)
+    Raises GuestError, with what is missing and how to get it.
+    """
+    qemu = wanted.qemu or cache.qemu(ARCH.qemu)
+    machines.require_vfio_user(qemu)
+    kernel = wanted.kernel or cache.kernel(ARCH.debian)
+    initrd = wanted.initrd or _initramfs(kernel, folder / "initrd", host)
+    accel = machines.choose_accel(wanted.accel, ARCH, qemu, kernel)
+    return Machine(qemu, ARCH, accel=accel, firmware=ARCH.firmware[0], kernel=kernel, initrd=initrd)
 
 
 def require_server() -> None:
@@ -51,8 +52,5 @@ def _initramfs(kernel: Path, path: Path, host: Path) -> Path:
     tools = cache.root() / "tools" / ARCH.debian
     if not tools.is_dir():
         tools = host
-    python = cache.root() / "tools-python" / ARCH.debian
-    path.write_bytes(
-        initramfs.build(tools, ARCH.triplet, cache.modules_of(kernel), python if python.is_dir() else None)
-    )
+    path.write_bytes(initramfs.build(tools, ARCH.triplet, cache.modules_of(kernel)))
     return path
