@@ -7,7 +7,6 @@ with them; then they are zeros, and what is read is compared in length only.
 
 from __future__ import annotations
 
-import mmap
 import struct
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
@@ -48,7 +47,6 @@ from nvmeemu.trace.sink import Memory
 
 _ENTRY = 8  # bytes of a PRP list's entry
 _SPARE = 1 << 20  # bytes for the pages of chained lists, which are in no trace
-_NORESERVE = 0x4000  # MAP_NORESERVE of linux/mman.h
 _DEFAULT = {"nsid": 1, "blocks": 1 << 20, "block_size": 512}
 _UNSTEADY = {regs.CSTS.offset}  # registers whose value is a matter of time
 
@@ -152,13 +150,12 @@ class _Player:
     def _remap(self, record: DmaMap | DmaUnmap) -> None:
         self._controller.quiesce()
         with suppress(KeyError):  # a trace that lacks its beginning
-            self._ram.unmap(record.iova)
+            self._ram.discard(record.iova)
         if isinstance(record, DmaMap):
             try:
-                memory = mmap.mmap(-1, record.size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE)
+                self._ram.map(record.iova, record.size, writable=record.writable)
             except (OSError, ValueError, OverflowError) as error:
                 raise TraceError(f"{words.describe(record)[1]}: no room for it here: {error}") from None
-            self._ram.map(record.iova, record.size, data=memory, writable=record.writable)
         self._controller.memory_changed()
 
     def _map_spare(self, records: list[Record]) -> None:

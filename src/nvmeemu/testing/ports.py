@@ -13,6 +13,7 @@ from typing import Any
 from nvmeemu.host import HostMemoryError, MemoryMirror
 
 _LARGE = 1 << 20  # bytes
+_MAP_NORESERVE = 0x4000  # linux/mman.h; Python 3.11 does not name it
 
 
 @dataclass
@@ -25,7 +26,7 @@ def _zeros(size: int) -> bytearray | mmap.mmap:
     """Large ones cost nothing until they are touched; of mappings there cannot be many."""
     if size < _LARGE:
         return bytearray(size)
-    return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
 
 
 class Ram:
@@ -53,17 +54,22 @@ class Ram:
 
     def unmap(self, iova: int) -> bytearray:
         """Take a region away; its bytes."""
+        data = self._regions[iova].data
+        kept = bytearray(data) if isinstance(data, mmap.mmap) else data
+        self.discard(iova)
+        return kept
+
+    def discard(self, iova: int) -> None:
+        """Take a region away with what is in it."""
         region = self._regions.pop(iova)
         if self.mirror is not None:
             self.mirror.remove_region(iova)
         self._starts = sorted(self._regions)
         if isinstance(region.data, mmap.mmap):
-            kept = bytearray(region.data)
             region.data.close()  # BufferError while a view exists
-            return kept
-        region.data.append(0)  # BufferError while a view exists
-        del region.data[-1]
-        return region.data
+        else:
+            region.data.append(0)  # the same
+            del region.data[-1]
 
     def _find(self, iova: int) -> tuple[int, _Region] | None:
         index = bisect_right(self._starts, iova) - 1

@@ -15,6 +15,7 @@ import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
+from operator import itemgetter
 from pathlib import Path
 from struct import Struct
 from types import TracebackType
@@ -27,6 +28,7 @@ VERSION = (1, 0)  # a reader understands its own major version, and passes over 
 _HEADER = Struct("<8sHHIQ")  # magic, major, minor, bytes of the description, start in ns since 1970
 _MOST_DESCRIPTION = 1 << 20
 _CHUNK = 1 << 20
+_TIME = itemgetter(0)
 _LATEST = 1_000_000_000  # ns that a lane's records may come after later ones of others
 _COMPRESSED: tuple[tuple[bytes, Callable[..., Any]], ...] = (
     (b"\x1f\x8b", gzip.open),
@@ -164,10 +166,10 @@ class Reader:
         waiting: list[Record] = []
         for batch in self._batches():
             waiting += batch
-            waiting.sort(key=_time)
+            waiting.sort(key=_TIME)
             bound = waiting[-1][0] - _LATEST
             if waiting[0][0] < bound:
-                ready = bisect_left(waiting, bound, key=_time)
+                ready = bisect_left(waiting, bound, key=_TIME)
                 yield from waiting[:ready]
                 del waiting[:ready]
         yield from waiting
@@ -235,7 +237,3 @@ def open_trace(path: str | Path) -> Reader:
     except TraceError:
         raw.close()
         raise
-
-
-def _time(record: Record) -> int:
-    return record[0]

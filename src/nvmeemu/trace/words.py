@@ -25,6 +25,7 @@ _REGISTER_FIELDS: dict[str, type[Layout]] = {
 _COMMAND_DWORDS = 40  # where CDW10 begins
 
 
+@cache
 def words(member: Enum) -> str:
     """A constant's name as a person writes it: GET_LOG_PAGE is ``Get Log Page``."""
     return " ".join(
@@ -33,12 +34,14 @@ def words(member: Enum) -> str:
     )
 
 
+@cache
 def opcode(sqid: int, number: int) -> str:
     """``Identify``, or the number of an opcode that is not known."""
     kind = spec.NvmOpcode if sqid else spec.AdminOpcode
     return words(kind(number)) if number in _values(kind) else f"{'I/O' if sqid else 'admin'} opcode {number:02X}h"
 
 
+@cache
 def status(number: int) -> str:
     """``Invalid Field``, or Status Code Type and Status Code of one that is not known."""
     if number in _values(spec.Status):

@@ -1,0 +1,231 @@
+"""Replay: recorded boots give what they gave, and a device that is different is found out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nvmeemu import admin, io, trace
+from nvmeemu.backend.memory import MemoryBackend
+from nvmeemu.device import Device
+from nvmeemu.errors import CommandFailed
+from nvmeemu.replay import replay
+from nvmeemu.requests import CommandEntry, Parked, Result
+from nvmeemu.spec import AdminOpcode, Command, FeatureId, GetFeatures, NvmOpcode, ReadWrite, SetFeatures, Status
+from nvmeemu.testing import PAGE, Bench
+from nvmeemu.trace.commands import commands
+from tracing import Traced, ready
+
+CORPUS = sorted((Path(__file__).parent / "corpus").glob("*.trace.xz"))
+FAMILIES = {"seabios", "edk2", "u-boot", "linux-5.10", "linux-6", "linux-7"}
+
+
+def again(bench: Traced, **options: Any) -> list[str]:
+    """What is different when what this bench has seen is played to a new controller."""
+    return [one.what for one in replay(bench.memory.reader(), **options).differences]
+
+
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.name)
+def test_recorded_boots_give_what_they_gave(path: Path) -> None:
+    with trace.open_trace(path) as reader:
+        result = replay(reader)
+    assert result.differences == []
+    assert result.commands > 20
+    with trace.open_trace(path) as reader:
+        assert not reader.is_cut
+
+
+def test_every_family_of_hosts_is_in_the_corpus() -> None:
+    names = [path.name.removesuffix(".trace.xz") for path in CORPUS]
+    assert all(any(name.startswith(family) for name in names) for family in FAMILIES)
+
+
+def broken(
+    monkeypatch: pytest.MonkeyPatch, table: dict[int, CommandEntry], opcode: int, run: Callable[..., int]
+) -> None:
+    entry = table[opcode]
+    monkeypatch.setitem(table, opcode, CommandEntry(entry.kind, run, entry.effects, entry.advertised))
+
+
+def refuse(device: Device, command: Command) -> int:
+    raise CommandFailed(Status.INVALID_FIELD)
+
+
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    ("table", "opcode"),
+    [(admin.COMMANDS, AdminOpcode.IDENTIFY), (io.COMMANDS, NvmOpcode.READ)],
+    ids=["identify", "read"],
+)
+def test_a_device_that_answers_otherwise_is_found_out(
+    path: Path, table: dict[int, CommandEntry], opcode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken(monkeypatch, table, opcode, refuse)
+    with trace.open_trace(path) as reader:
+        differences = replay(reader).differences
+    assert differences
+    assert all("was Success, is Invalid Field, DNR, More" in one.what for one in differences)
+
+
+def test_another_value_and_another_register_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = ready()
+    bench.driver.get_feature(FeatureId.NUMBER_OF_QUEUES)
+    _ = bench.driver.capabilities
+    assert again(bench) == []
+    reader = bench.memory.reader()
+    reader.description.limits |= {"io_queues": 8, "entries": 64}
+    told = [one.what for one in replay(reader).differences]
+    assert any(what.endswith("was Success, dw0=0x3f003f, is Success, dw0=0x70007") for what in told)
+    assert any(what.startswith("BAR0: read CAP = ") for what in told)
+
+
+def test_data_is_compared_if_that_is_asked_for() -> None:
+    bench = ready()
+    bench.driver.identify(1)
+    assert again(bench, data=True) == []
+    reader = bench.memory.reader()
+    reader.description.identity["model"] = "another"
+    assert [one.what.partition(": ")[2] for one in replay(reader, data=True).differences] == ["gave other data"]
+
+
+def test_blocks_come_from_a_disk_or_from_the_payload() -> None:
+    disk = MemoryBackend(16 << 20)
+    disk.write(4096, [memoryview(b"old data" * 64)])
+    bench = ready(payload=True, backend=disk)
+    bench.driver.read(slba=8, blocks=1)
+    bench.driver.write(slba=0, data=bytes(range(256)) * 512)  # a list of pages
+    bench.driver.read(slba=0, blocks=256)
+    assert [what.partition(": ")[2] for what in again(bench, data=True)] == ["gave other data"]  # the first read
+    same = MemoryBackend(16 << 20)
+    same.write(4096, [memoryview(b"old data" * 64)])
+    assert again(bench, data=True, backends=[same]) == []
+
+
+def test_lists_of_pages_are_there_again_chained_ones_too() -> None:
+    bench = Traced(ram=64 << 20)
+    driver = bench.driver
+    driver.enable()
+    driver.create_queues()
+    pages = [driver.alloc(PAGE) for _ in range(600)][::-2]
+    command = ReadWrite(opcode=NvmOpcode.READ, nsid=1, prp1=pages[0], nlb=300 * 8)
+    command.prp2 = driver.prp_list(pages[1:])
+    command.prp2 = driver.prp_list(pages[1:])
+    driver.succeed(driver.queues[1], command)
+    assert again(bench, data=True) == []
+    played = list(replay(bench.memory.reader()).trace)
+    assert [one.runs for one in played if isinstance(one, trace.Prp)] == [one.runs for one in bench.of(trace.Prp)]
+    assert len(bench.of(trace.Prp)) == 1
+
+
+def test_what_a_host_gave_with_a_command_is_given_again() -> None:
+    bench = ready()
+    driver = bench.driver
+    place = driver.alloc(PAGE)
+    for first in (0, 2):  # 2: Advanced Command Retry Enable cannot be 2
+        bench.ram.write(place, bytes([first]))
+        driver.execute(
+            driver.admin, SetFeatures(opcode=AdminOpcode.SET_FEATURES, fid=FeatureId.HOST_BEHAVIOR_SUPPORT, prp1=place)
+        )
+    assert [one.completion.status for one in commands(bench.records) if one.completion][-2:] == [
+        0,
+        Status.INVALID_FIELD,
+    ]
+    assert again(bench) == []
+
+
+def test_mistakes_of_a_host_are_repeated() -> None:
+    bench = ready()
+    driver = bench.driver
+    driver.submit(driver.admin, Command(opcode=AdminOpcode.ASYNC_EVENT_REQUEST))
+    driver.set_reg(0x1000 + 8 * 40, 7)  # no such queue: an event
+    driver.set_reg(0x1008, 1000)  # no such tail
+    driver.submit(driver.queues[1], ReadWrite(opcode=NvmOpcode.READ, nsid=1, prp1=driver.alloc(PAGE), slba=1 << 50))
+    driver.submit(driver.queues[1], ReadWrite(opcode=NvmOpcode.READ, nsid=1, prp1=3))
+    driver.submit(driver.queues[1], ReadWrite(opcode=NvmOpcode.READ, nsid=7, prp1=1 << 50))
+    assert sum(one.completion is not None for one in commands(bench.records)) >= 4
+    assert again(bench) == []
+
+
+def test_events_from_outside_come_again() -> None:
+    bench = ready()
+    driver = bench.driver
+    driver.set_feature(FeatureId.ASYNC_EVENT_CONFIGURATION, 2)
+    driver.submit(driver.admin, Command(opcode=AdminOpcode.ASYNC_EVENT_REQUEST))
+    bench.controller.set_health(temperature=500)
+    bench.settle()
+    assert [one.completion.dw0 for one in commands(bench.records) if one.completion][-1] == 0x020101
+    assert again(bench) == []
+
+
+def test_resets_shadow_doorbells_and_the_pin() -> None:
+    bench = Traced()
+    driver = bench.driver
+    for _ in range(2):
+        bench.ram.msix_enabled = False
+        bench.controller.interrupts_changed()
+        driver.enable()
+        driver.create_queues()
+        shadow, event = driver.alloc(PAGE), driver.alloc(PAGE)
+        driver.succeed(driver.admin, Command(opcode=AdminOpcode.DOORBELL_BUFFER_CONFIG, prp1=shadow, prp2=event))
+        queue = driver.queues[1]
+        for _ in range(100):  # round the queue of 64
+            driver.submit(queue, Command(opcode=NvmOpcode.FLUSH, nsid=1), ring=False)
+            bench.ram.write(shadow + 8, queue.sq_tail.to_bytes(4, "little"))
+            driver.ring_sq(queue)
+            while driver.poll(queue, ring=False):
+                pass
+            bench.ram.write(shadow + 12, queue.cq_head.to_bytes(4, "little"))
+        bench.controller.reset()
+    result = replay(bench.memory.reader())
+    assert result.differences == []
+    assert result.commands > 200
+
+
+def test_memory_that_moves() -> None:
+    bench = ready()
+    data = bench.unmap(0)
+    bench.map(0, data)
+    bench.driver.get_feature(FeatureId.ARBITRATION)
+    assert again(bench) == []
+
+
+def test_a_command_that_is_not_answered_any_more_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = ready()
+    bench.driver.execute(bench.driver.admin, GetFeatures(opcode=AdminOpcode.GET_FEATURES, fid=FeatureId.ARBITRATION))
+    never = Parked(lambda request: None)
+    broken(monkeypatch, admin.COMMANDS, AdminOpcode.GET_FEATURES, lambda device, command: never)
+    assert [what.partition(": ")[2] for what in again(bench)] == ["has no completion now"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"identity": {"serial": ""}},
+        {"identity": {"nonsense": 1}},
+        {"limits": {"entries": "many"}},
+        {"namespaces": [{"nsid": 1, "blocks": 1 << 70, "block_size": 512}]},
+        {"namespaces": [{"nsid": 1, "blocks": "all"}]},
+        {"namespaces": [{"nsid": 0}]},
+        {"namespaces": [7]},
+    ],
+)
+def test_a_device_that_cannot_be_made_is_a_trace_error(change: dict[str, Any]) -> None:
+    reader = Traced().memory.reader()
+    for name, value in change.items():
+        setattr(reader.description, name, value)
+    with pytest.raises(trace.TraceError, match="the device of this trace cannot be made: "):
+        replay(reader)
+
+
+def test_a_bench_without_a_trace_is_as_it_was() -> None:
+    """The recorder leaves nothing behind."""
+    bench = Traced()
+    observer = bench.controller.taps.observers[0]
+    bench.controller.unobserve(observer)
+    before = len(bench.records)
+    bench.driver.enable()
+    assert len(bench.records) == before
+    assert isinstance(bench, Bench)
