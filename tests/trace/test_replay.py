@@ -44,7 +44,7 @@ def test_every_family_of_hosts_is_in_the_corpus() -> None:
 
 
 def broken(
-    monkeypatch: pytest.MonkeyPatch, table: dict[int, CommandEntry], opcode: int, run: Callable[..., int]
+    monkeypatch: pytest.MonkeyPatch, table: dict[int, CommandEntry], opcode: int, run: Callable[..., Result]
 ) -> None:
     entry = table[opcode]
     monkeypatch.setitem(table, opcode, CommandEntry(entry.kind, run, entry.effects, entry.advertised))
