@@ -21,12 +21,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests" / "conformance"
 TARGET = ROOT / "docs" / "conformance.md"
-FACTS = [*(f"A{number}" for number in range(1, 34)), *(f"B{number}" for number in range(1, 10))]
+FACTS = [*(f"A{number}" for number in range(1, 35)), *(f"B{number}" for number in range(1, 10))]
 
 INTRODUCTION = """\
 # Conformance
 
-What the NVMe specification demands and emulators miss, and the tests that prove it here: A1 to A33 are facts, B1 to
+What the NVMe specification demands and emulators miss, and the tests that prove it here: A1 to A34 are facts, B1 to
 B9 faults of other emulators that we must not have. The tests see the controller as a host driver does, through BAR0
 and guest memory (`nvmeemu.testing`); many of them also run against QEMU's own controller (judge.md). A mutant is a
 fault put into our code on purpose: every test that names it fails with it (`tests/conformance/mutants.py`). Made by
