@@ -1,7 +1,7 @@
 """Builds the two cffi modules; the rest is in pyproject.toml.
 
-nvmeemu.native._engine is the native engine. It is built where there is a C compiler, and uses liburing where that is
-installed; without it `nvmeemu serve` works, slower.
+nvmeemu.native._engine is the native engine. It is built where there is a C compiler, and uses liburing (to wait for many
+disks at once) and libdeflate (checksums for traces) where they are installed; without it `nvmeemu serve` works, slower.
 
 nvmeemu.vfio._libvfio_user is libvfio-user and our binding. The library comes from, in this order: LIBVFIO_USER_SRC (an
 unpacked tree), the cache that scripts/setup.sh fills, a system library that pkg-config knows and that passes a
@@ -142,11 +142,14 @@ class BuildModules(build_ext):
             _bind(ENGINE, NATIVE / "api.h", "engine.h", work),
             *(os.path.relpath(source, HERE) for source in sorted(NATIVE.glob("*.c"))),
         ]
-        liburing = pkg_config("liburing")
-        macros = ["-DHAVE_LIBURING", *liburing[0]] if liburing else []
+        macros, libraries = [], []
+        for library in ("liburing", "libdeflate"):
+            if found := pkg_config(library):
+                macros += [f"-DHAVE_{library.upper()}", *found[0]]
+                libraries += found[1]
         flags = ["-std=gnu11", "-D_FILE_OFFSET_BITS=64", "-pthread", "-fvisibility=hidden", *macros, *OUR_WARNINGS]
         ext.extra_compile_args = [f"-I{work}", f"-I{NATIVE}", *flags]
-        ext.extra_link_args = ["-pthread", *(liburing[1] if liburing else [])]
+        ext.extra_link_args = ["-pthread", *libraries]
 
     def _compile_library(self, ext: Any, tree: Path, copy: Path) -> None:
         json_c = pkg_config("json-c")

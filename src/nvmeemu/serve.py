@@ -35,7 +35,7 @@ from nvmeemu.faults.file import load
 from nvmeemu.faults.ocp import offer
 from nvmeemu.host import Mirrors
 from nvmeemu.namespace import Namespace, Namespaces
-from nvmeemu.native.engine import EngineMissing, NativeEngine
+from nvmeemu.native.engine import EngineMissing, NativeEngine, can_trace
 from nvmeemu.vfio import Loop, PciHost, PciIdentity, ServeError, Server, check
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _serve(arguments: argparse.Namespace) -> None:
         engine = _engine(arguments, loop, stack)
         controller = _controller(arguments, host, loop, list(ending.backends.values()), engine)
         host.mirror = Mirrors(engine, controller.taps)
-        trace = _trace(arguments, controller, stack)
+        trace = _trace(arguments, controller, engine, stack)
         faults = _faults(arguments, controller)
         identity = controller.device.identity
         pci = PciIdentity(identity.vendor_id, identity.device_id, identity.vendor_id, identity.device_id)
@@ -151,10 +151,11 @@ def _engine(arguments: argparse.Namespace, loop: Loop, stack: ExitStack) -> Nati
             if is_given:
                 raise Failure(f"{option} is for the native engine, not for --engine python", 2)
         return None
-    if arguments.trace is not None:
+    if arguments.trace is not None and (arguments.trace_payload or not can_trace()):
+        option = "--trace-payload" if arguments.trace_payload else "--trace"
         if is_mapped:
-            raise Failure("--doorbells mapped is for the native engine, which is not there with --trace", 2)
-        log.info("with --trace reads and writes are served in Python")
+            raise Failure(f"--doorbells mapped is for the native engine, which cannot serve {option}", 2)
+        log.info("with %s reads and writes are served in Python", option)
         return None
     threads = arguments.io_threads or max(1, (os.cpu_count() or 1) // 2)
     try:
@@ -239,7 +240,9 @@ def _methods(
     return Methods(controller, faults, open_disk, close_disk, None if trace is None else trace.note)
 
 
-def _trace(arguments: argparse.Namespace, controller: Controller, stack: ExitStack) -> TraceFile | None:
+def _trace(
+    arguments: argparse.Namespace, controller: Controller, engine: NativeEngine | None, stack: ExitStack
+) -> TraceFile | None:
     """Record everything from here on, if that is wanted."""
     if arguments.trace is None:
         if arguments.trace_payload:
@@ -254,6 +257,9 @@ def _trace(arguments: argparse.Namespace, controller: Controller, stack: ExitSta
         raise Failure(f"--trace: {error}", 2 if isinstance(error, BadTarget) else 1) from None
     stack.callback(file.close)
     controller.observe(Recorder(file, controller.device, payload=arguments.trace_payload))
+    if engine is not None:
+        engine.trace(file.put, file.start)
+        stack.callback(engine.trace, None)
     return file
 
 

@@ -89,6 +89,8 @@ static bool deliver(struct lane *lane, const struct op *op)
                   true))
         return false;
     transfer_scatter(&lane->transfer, op->buffer);
+    if (lane->trace)
+        trace_data(lane, op->sq, command, true);
     return true;
 }
 
@@ -176,5 +178,7 @@ enum verdict command_run(struct lane *lane, struct sq *sq, const struct nvme_rea
                                     : disk_read(lane, sq, command, disk, offset, length);
     if (verdict == DONE)
         count(lane, is_write, length);
+    if (lane->trace && (verdict == DONE || (verdict == PENDING && is_write)))
+        trace_data(lane, sq, command, !is_write);
     return verdict;
 }

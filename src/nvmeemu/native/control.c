@@ -207,6 +207,8 @@ bool engine_post(struct cq *cq, uint32_t sqid, uint32_t sqhd, uint16_t cid, uint
     lane_leave(lane);
     if (is_coalesced)
         lane_kick(lane);
+    if (lane->trace)
+        engine_notify(lane->engine);
     return is_posted;
 }
 

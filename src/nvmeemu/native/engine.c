@@ -83,6 +83,7 @@ static bool lane_stop(struct lane *lane)
     }
     if (lane->ring)
         ring_close(lane->ring);
+    free(lane->trace);
     if (lane->eventfd >= 0)
         close(lane->eventfd);
     free(lane->sqs.items);

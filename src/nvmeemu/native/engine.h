@@ -64,9 +64,19 @@ uint8_t *guest_whole(struct guest *guest, uint64_t iova, uint64_t size);
 
 /* --- prp.c: the data of a command ------------------------------------------------------------------------------ */
 
+/* As records of docs/trace-format.md have it. */
+struct __attribute__((packed)) run {
+    uint64_t iova;
+    uint32_t size;
+};
+
 struct transfer {
     unsigned count;
     struct iovec pieces[MAX_PIECES];
+    bool has_list; /* of PRPs */
+    bool wants_runs; /* for the trace: the same as addresses of the guest's, neighbours taken together */
+    unsigned run_count;
+    struct run runs[MAX_PIECES];
 };
 
 /* The pieces of guest memory that PRP1 and PRP2 describe. False: Python has to say what is wrong. */
@@ -135,6 +145,7 @@ struct sq {
     struct queue queue;
     struct cq *cq;
     bool held; /* main has enough of it at the moment */
+    bool is_again; /* the next command was fetched before, and had to wait for main */
     bool stopped; /* fetches nothing more */
     bool dropped; /* its commands' completions go nowhere: a reset */
     _Atomic uint32_t under_way; /* commands that wait for a disk, or for main to take them */
@@ -229,6 +240,7 @@ struct lane {
     uint64_t idle_since; /* of mapped doorbells only; 0: it is busy */
     uint64_t patience; /* how long it looks at them again and again before it sleeps, nanoseconds */
     struct counters counters;
+    struct trace *trace; /* NULL: off */
 };
 
 struct punt {
@@ -282,6 +294,7 @@ struct engine {
 
 /* lane.c */
 void *lane_main(void *lane);
+uint64_t monotonic_time(void); /* nanoseconds */
 /* There is nothing to do, as far as can be seen from outside. */
 bool lane_is_quiet(struct lane *lane);
 void lane_wake(struct lane *lane);
@@ -292,6 +305,15 @@ void lane_leave(struct lane *lane);
 
 bool engine_punt(struct engine *engine, struct sq *sq, const struct nvme_read_write *command, bool always);
 void engine_notify(struct engine *engine);
+
+/* trace.c; only while the lane has a trace, with its lock */
+bool trace_is_empty(const struct trace *trace);
+void trace_doorbell(struct lane *lane, const struct queue *queue, bool is_shadow, uint32_t value);
+void trace_fetch(struct lane *lane, const struct sq *sq, uint32_t slot, const struct nvme_read_write *command);
+/* The data of a command has moved; lane->transfer says where. */
+void trace_data(struct lane *lane, const struct sq *sq, const struct nvme_read_write *command, bool to_host);
+void trace_completion(struct lane *lane, const struct cq *cq, uint32_t slot, uint64_t low, uint64_t high);
+void trace_interrupt(struct lane *lane, uint32_t vector);
 
 /* doorbells.c */
 void doorbells_free(struct engine *engine);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nvmeemu.doorbells import Slot
@@ -33,6 +33,11 @@ def require() -> None:
         raise EngineMissing(f"this nvmeemu has no native engine ({_missing}): build it where a C compiler is")
 
 
+def can_trace() -> bool:
+    """The engine is there, and can trace what it does: it was built with libdeflate."""
+    return _missing is None and bool(lib.engine_can_trace())
+
+
 class NativeEngine:
     """An ``engine.Engine`` with ``lanes`` threads, and the mirror of a host's memory. Close it when done. Raises
     EngineMissing or OSError."""
@@ -52,6 +57,8 @@ class NativeEngine:
         self._sqs: dict[int, _Sq] = {}
         self._events = ffi.new("struct event[]", EVENTS)
         self._counted = Counts(0, 0, 0, 0)
+        self._sink: Callable[[bytes], None] | None = None
+        self._batch: Any = None  # records that have been taken
         self._nsids: set[int] = set()
 
     def close(self) -> None:
@@ -161,7 +168,23 @@ class NativeEngine:
     def is_changing_media(self) -> bool:
         return bool(lib.engine_in_flight(self._engine, True))
 
+    def trace(self, sink: Callable[[bytes], None] | None, start: int = 0) -> None:
+        """Give ``sink`` records of what the lanes do, encoded (``trace.records``), in batches that come with the news;
+        times count from ``start``, of ``time.monotonic_ns``. None: what there is, and no more. Only if ``can_trace``."""
+        if self._sink is not None:
+            self._take_trace(self._sink)
+        self._sink = sink
+        self._batch = None if sink is None else ffi.new("uint8_t[]", lib.TRACE_RING)
+        if not lib.engine_trace(self._engine, sink is not None, start):
+            raise MemoryError
+
+    def _take_trace(self, sink: Callable[[bytes], None]) -> None:
+        while size := lib.engine_take_trace(self._engine, self._batch):
+            sink(bytes(ffi.buffer(self._batch, size)))
+
     def deliver(self, listener: Listener) -> None:
+        if self._sink is not None:
+            self._take_trace(self._sink)
         for index in range(lib.engine_events(self._engine, self._events, EVENTS)):
             event = self._events[index]
             self._tell(listener, event.kind, event.id, event)

@@ -15,7 +15,7 @@
 #define SHORTEST_NAP 20000
 #define NAP_SHARE 8 /* of the time that there has been nothing to do: what a nap may add to a command's latency */
 
-static uint64_t now(void)
+uint64_t monotonic_time(void)
 {
     struct timespec time;
 
@@ -25,7 +25,7 @@ static uint64_t now(void)
 
 static uint64_t engine_time(struct engine *engine)
 {
-    return atomic_load(&engine->has_test_time) ? atomic_load(&engine->test_time) : now();
+    return atomic_load(&engine->has_test_time) ? atomic_load(&engine->test_time) : monotonic_time();
 }
 
 /* --- the lock ------------------------------------------------------------------------------------------------------ */
@@ -71,12 +71,16 @@ void lane_kick(struct lane *lane)
 
 static void signal_cq(struct cq *cq, const struct vector *vector)
 {
+    struct lane *lane = cq->queue.lane;
     int fd = vector ? atomic_load_explicit(&vector->fd, memory_order_relaxed) : -1;
 
-    if (fd >= 0)
+    if (fd >= 0) {
         eventfd_write(fd, 1);
-    else
+        if (lane->trace)
+            trace_interrupt(lane, cq->vector);
+    } else {
         queue_tell(&cq->queue, NOTICE_POSTED);
+    }
 }
 
 /* Interrupt Coalescing, Base 1.4, 5.21.1.8: enough completions, or the first of them has waited for long enough. All
@@ -207,11 +211,13 @@ static void sleep_until(struct lane *lane, uint64_t end)
     atomic_store(&lane->asleep, true);
     atomic_thread_fence(memory_order_seq_cst);
     if (!has_work(lane) && !atomic_load(&lane->kicked) && atomic_load(&lane->wanted) == 0 && !lane->stop) {
+        if (lane->trace && !trace_is_empty(lane->trace))
+            engine_notify(lane->engine);
         pthread_cond_broadcast(&lane->quiet);
         pthread_mutex_unlock(&lane->lock);
         eventfd_t value;
         struct pollfd wait = {lane->eventfd, POLLIN, 0};
-        uint64_t time = end ? now() : 0;
+        uint64_t time = end ? monotonic_time() : 0;
         uint64_t left = end > time ? end - time : 0;
         struct timespec timeout = {(time_t)(left / 1000000000), (long)(left % 1000000000)};
         if (!end || ppoll(&wait, 1, &timeout, NULL) > 0)
@@ -224,7 +230,7 @@ static void sleep_until(struct lane *lane, uint64_t end)
 /* Work has come after a while without: would it have been better to wait for it, or not to? */
 static void learn(struct lane *lane)
 {
-    uint64_t idle = now() - lane->idle_since, most = lane->engine->most_patience;
+    uint64_t idle = monotonic_time() - lane->idle_since, most = lane->engine->most_patience;
 
     lane->idle_since = 0;
     if (idle > most)
@@ -249,7 +255,7 @@ static void rest(struct lane *lane)
         sleep_until(lane, lane->deadline);
         return;
     }
-    uint64_t time = now();
+    uint64_t time = monotonic_time();
     if (lane->idle_since == 0)
         lane->idle_since = time;
     uint64_t idle = time - lane->idle_since;

@@ -8,11 +8,23 @@
 
 #define PRP_SIZE 8
 
+static void add_run(struct transfer *transfer, uint64_t iova, uint64_t size)
+{
+    struct run *last = transfer->run_count ? &transfer->runs[transfer->run_count - 1] : NULL;
+
+    if (last && last->iova + last->size == iova)
+        last->size += (uint32_t)size;
+    else if (transfer->run_count < MAX_PIECES)
+        transfer->runs[transfer->run_count++] = (struct run){iova, (uint32_t)size};
+}
+
 /* Add a range of guest memory, which may span several regions. */
 static bool add(struct transfer *transfer, struct guest *guest, uint64_t iova, uint64_t size, bool writable)
 {
     if (iova + (size - 1) < iova)
         return false;
+    if (transfer->wants_runs)
+        add_run(transfer, iova, size);
     while (size > 0) {
         uint64_t there = size;
         uint8_t *at = guest_at(guest, iova, &there, writable);
@@ -73,14 +85,15 @@ bool prp_walk(struct transfer *transfer, struct guest *guest, uint64_t prp1, uin
 {
     uint64_t first = page_size - (prp1 & (page_size - 1));
 
-    transfer->count = 0;
+    transfer->count = transfer->run_count = 0;
+    transfer->has_list = length > first && length - first > page_size;
     if (prp1 & 3)
         return false;
     if (length <= first)
         return add(transfer, guest, prp1, length, writable);
     if (!add(transfer, guest, prp1, first, writable))
         return false;
-    if (length - first > page_size)
+    if (transfer->has_list)
         return walk_list(transfer, guest, prp2, length - first, page_size, writable);
     return !(prp2 & (page_size - 1)) && add(transfer, guest, prp2, length - first, writable);
 }

@@ -72,6 +72,8 @@ static bool look_at_shadow(struct queue *queue)
     if (value == known || value >= queue->entries)
         return false;
     atomic_store(&queue->host, value);
+    if (queue->lane->trace)
+        trace_doorbell(queue->lane, queue, true, value);
     return true;
 }
 
@@ -87,6 +89,8 @@ bool queue_look(struct queue *queue)
     uint32_t value = doorbell_take(engine, queue->doorbell);
     if (value == NOT_RUNG)
         return false;
+    if (queue->lane->trace)
+        trace_doorbell(queue->lane, queue, false, value);
     if (queue_accept(queue, value))
         return true;
     atomic_store(&queue->bad, value);
@@ -139,8 +143,11 @@ static bool cq_write(struct cq *cq, uint64_t low, uint64_t high)
     uint32_t next = tail + 1 == queue->entries ? 0 : tail + 1;
     /* Before the entry: a host that has seen it may ring at once. */
     atomic_store_explicit(&queue->ours, next, memory_order_relaxed);
+    high |= (uint64_t)cq->phase << HIGH_SHIFT(PHASE);
+    if (queue->lane->trace)
+        trace_completion(queue->lane, cq, tail, low, high);
     __atomic_store_n(&entry[0], low, __ATOMIC_RELAXED);
-    __atomic_store_n(&entry[1], high | (uint64_t)cq->phase << HIGH_SHIFT(PHASE), __ATOMIC_RELEASE);
+    __atomic_store_n(&entry[1], high, __ATOMIC_RELEASE);
     if (next == 0)
         cq->phase ^= 1;
     cq->posted++;
@@ -253,9 +260,12 @@ bool sq_step(struct sq *sq)
         return false;
     }
     memcpy(&command, entry, sizeof(command)); /* once: the host may change it at any moment */
+    if (lane->trace && !sq->is_again)
+        trace_fetch(lane, sq, head, &command);
     enum verdict verdict = command_run(lane, sq, &command);
-    if (verdict == PUNT && !engine_punt(lane->engine, sq, &command, false))
-        return false; /* nothing was done: it is fetched again */
+    sq->is_again = verdict == PUNT && !engine_punt(lane->engine, sq, &command, false);
+    if (sq->is_again)
+        return false; /* nothing was done */
     atomic_store_explicit(&queue->ours, head + 1 == queue->entries ? 0 : head + 1, memory_order_release);
     if (verdict == DONE)
         sq_complete(sq, command.cid);

@@ -59,6 +59,7 @@ def describe(controller: Controller, *, payload: bool = False, comment: str = ""
     return Description(
         program=f"nvmeemu {__version__}",
         comment=comment,
+        engine="python" if device.engine is None else "native",
         payload=payload,
         identity=asdict(device.identity),
         limits=asdict(device.limits),
@@ -116,6 +117,8 @@ class Recorder(Observer):
     # --- commands
 
     def fetched(self, sq: SubmissionQueue, entry: bytes) -> None:
+        if sq.owned is not None:
+            return  # the native engine has fetched it, and tells the sink itself
         if sq.shadow is not None:
             self._look_at_shadow(sq)
         self._record(Fetch, sq.qid, (sq.head or sq.entries) - 1, entry)
