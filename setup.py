@@ -1,7 +1,8 @@
 """Builds the two cffi modules; the rest is in pyproject.toml.
 
-nvmeemu.native._engine is the native engine. It is built where there is a C compiler, and uses liburing (to wait for many
-disks at once) and libdeflate (checksums for traces) where they are installed; without it `nvmeemu serve` works, slower.
+nvmeemu.native._engine is the native engine. It is built where there is a C compiler, and uses liburing (to wait for
+many disks at once) and libdeflate (checksums for traces) where they are installed; without it `nvmeemu serve` works,
+slower.
 
 nvmeemu.vfio._libvfio_user is libvfio-user and our binding. The library comes from, in this order: LIBVFIO_USER_SRC (an
 unpacked tree), the cache that scripts/setup.sh fills, a system library that pkg-config knows and that passes a
