@@ -1,0 +1,61 @@
+"""The plugin's server, used as its users use it: remarks in the trace, faults through the control socket."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+
+from nvmeemu.control import ControlError
+from nvmeemu.faults import Fault, FaultError
+from nvmeemu.guest.serving import ServerEnded
+from nvmeemu.pytest_plugin import Expect, NvmeFaults, NvmeServer, Serve, Trace
+from nvmeemu.testing import CommandError
+from nvmeemu.trace import Note, open_trace
+
+
+def test_a_remark_stands_behind_what_came_before(nvme_server: NvmeServer, trace: Trace) -> None:
+    nvme_server.driver.read(slba=3, blocks=1)
+    nvme_server.control.call("trace.note", text="half way")
+    nvme_server.driver.read(slba=4, blocks=1)
+    assert [command.slba for command in trace.commands("read")] == [3, 4]
+    with open_trace(nvme_server.folder / "nvme.trace") as file:
+        records = list(file)
+    remarks = [record.text for record in records if isinstance(record, Note)]
+    assert "half way" in remarks
+    with pytest.raises(ControlError, match="at most 1000 characters"):
+        nvme_server.control.call("trace.note", text="x" * 1001)
+    with pytest.raises(ControlError, match="at most 1000 characters"):
+        nvme_server.control.call("trace.note", text=7)
+
+
+@pytest.mark.nvmeemu(size="1M", serve=["--engine", "auto"])
+def test_faults_of_a_server(nvme_server: NvmeServer, faults: NvmeFaults, expect: Expect) -> None:
+    drive = nvme_server.driver
+    once = faults.add(Fault(match={"opcode": "write"}, do={"status": "write_fault"}, when={"times": 1}))
+    always = faults.add({"match": {"opcode": "read", "lba": "8-15"}, "do": {"status": "unrecovered_read_error"}})
+    with pytest.raises(CommandError, match="WRITE_FAULT"):
+        drive.write(slba=8, data=bytes(512))
+    drive.write(slba=8, data=bytes(512))
+    with pytest.raises(CommandError, match="UNRECOVERED_READ_ERROR"):
+        drive.read(slba=0, blocks=16)
+    assert (once.hits, once.seen, always.hits) == (1, 2, 1)
+    assert [expect(op="write").status != 0 for _ in range(2)] == [True, False]
+    with pytest.raises(FaultError, match="explode"):
+        faults.add({"do": "explode"})
+    faults.clear()
+    drive.read(slba=0, blocks=16)
+    with pytest.raises(LookupError, match="was removed"):
+        once.hits  # noqa: B018
+
+
+def test_a_killed_server_does_not_hang_the_report(nvme_serve: Serve) -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(nvme_serve(size="1M"))
+        server.driver.read(slba=3, blocks=1)
+        list(server.trace)
+        server.process.kill()
+        server.process.wait()
+        assert "Read nsid=1 slba=3 nlb=1: Success" in server.sections()["the last commands"]
+        with pytest.raises(ServerEnded, match="status -9"):
+            stack.close()
