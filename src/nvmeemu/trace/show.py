@@ -71,9 +71,8 @@ def _show_all(output: Output, records: Iterator[Record], wanted: Filter) -> None
 
 def _story(output: Output, command: TracedCommand) -> Iterator[str]:
     """All of a command, from fetch to completion."""
-    parts: list[Record] = [command.fetch, *command.digests, *command.data]
-    parts += [part for part in (command.prp, command.completion) if part is not None]
-    for record in sorted(parts, key=lambda part: part.time):
+    parts = (command.fetch, command.prp, *command.digests, *command.data, command.completion)
+    for record in sorted((part for part in parts if part is not None), key=lambda part: part.time):
         yield _line(output, record, command)
 
 

@@ -25,7 +25,6 @@ _REGISTER_FIELDS: dict[str, type[Layout]] = {
 _COMMAND_DWORDS = 40  # where CDW10 begins
 
 
-@cache
 def words(member: Enum) -> str:
     """A constant's name as a person writes it: GET_LOG_PAGE is ``Get Log Page``."""
     return " ".join(

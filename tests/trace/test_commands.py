@@ -1,0 +1,388 @@
+"""``nvmeemu trace``, ``replay`` and ``check`` as a user runs them."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nvmeemu import trace
+from nvmeemu.cli import main
+from nvmeemu.device import Limits
+from nvmeemu.spec import BROADCAST, AdminOpcode, Command, GetFeatures, Identify, NvmOpcode, ReadWrite
+from nvmeemu.testing import PAGE
+from nvmeemu.trace.align import align
+from nvmeemu.trace.records import encode
+from nvmeemu.trace.stats import percentile
+from tracing import Traced, ready
+
+CORPUS = Path(__file__).parent / "corpus"
+NVMEEMU = str(Path(sys.executable).with_name("nvmeemu"))
+U_BOOT = str(CORPUS / "u-boot.trace.xz")
+Run = Callable[..., tuple[int, list[str], str]]
+Save = Callable[..., str]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """The exit status, the lines of stdout, and stderr."""
+
+    def run(*words: str) -> tuple[int, list[str], str]:
+        try:
+            status = main(words)
+        except SystemExit as end:
+            status = int(str(end.code))
+        out, err = capsys.readouterr()
+        return status, out.splitlines(), err
+
+    return run
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Save:
+    """Write what a bench has seen into a file."""
+
+    def save(bench: Traced, name: str = "t") -> str:
+        path = tmp_path / name
+        reader = bench.memory.reader()
+        with path.open("wb") as file:
+            writer = trace.Writer(file, reader.description)
+            for record in reader:
+                writer.put(encode(record))
+        return str(path)
+
+    return save
+
+
+def test_show_tells_every_record_in_words(run: Run) -> None:
+    status, lines, err = run("trace", "show", U_BOOT)
+    with trace.open_trace(U_BOOT) as reader:
+        assert len(lines) == 1 + len(list(reader))
+    assert (status, err) == (0, "")
+    text = "\n".join(re.sub(r"^ *[\d.]+ +", "", line) for line in lines)
+    for part in (
+        "BAR0   write CC = 0x460001 (en iosqes=6 iocqes=4)\n",
+        "BAR0   read CSTS = 0x1 (rdy)\n",
+        "SQ 0   tail 1\n",
+        "Set Features Number of Queues\n",
+        "Create CQ qid=1 qsize=2 pc ien",
+        "IRQ    pin asserted\n",
+        "Read nsid=1 slba=0 nlb=1 ",
+    ):
+        assert part in text
+    assert re.search(r"CQ 0   #0000 Set Features: Success, dw0=0x3f003f, [\d.]+ µs\n", text)
+
+
+def test_show_of_one_command_is_its_story(run: Run, saved: Save) -> None:
+    bench = ready()
+    bench.driver.write(slba=5, data=b"x" * 64 * 1024)
+    _, lines, _ = run("trace", "show", saved(bench), "--opcode", "write")
+    assert [re.sub(r"prp\d=\w+|crc \w+|#\w+ |, \d+ ns$|^ +[\d.]+ +", "", line).split() for line in lines[1:]] == [
+        ["SQ", "1", "Write", "nsid=1", "slba=5", "nlb=128"],
+        ["SQ", "1", "PRP", "list:", "64", "KiB", "in", "1", "run"],
+        ["SQ", "1", "64", "KiB", "to", "the", "controller,"],
+        ["CQ", "1", "Write:", "Success"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], 8),
+        (["--queue", "1"], 3),
+        (["--queue", "0", "--queue", "1"], 8),
+        (["--opcode", "Get Features"], 1),
+        (["--opcode", "get-features", "--opcode", "IDENTIFY"], 2),
+        (["--opcode", "0x2"], 2),
+        (["--queue", "0", "--opcode", "2"], 0),
+        (["--nsid", "1", "--opcode", "read"], 2),
+        (["--nsid", "all"], 1),
+        (["--status", "error"], 1),
+        (["--status", "lba-out-of-range"], 1),
+        (["--status", "0x080"], 1),
+        (["--status", "ok"], 6),
+        (["--status", "none"], 1),
+        (["--from", "1.5"], 3),
+        (["--from", "1500ms", "--to", "1.6s"], 1),
+        (["identify|read"], 3),
+        (["slba=8 .*out of range"], 0),
+        (["slba=1099511627776 .*out of range"], 1),
+    ],
+    ids=str,
+)
+def test_grep_finds_commands(run: Run, saved: Save, words: list[str], expected: int) -> None:
+    bench = ready()
+    driver = bench.driver
+    queue, place = driver.queues[1], driver.alloc(PAGE)
+    driver.execute(driver.admin, Identify(opcode=AdminOpcode.IDENTIFY, prp1=place, cns=1))
+    driver.execute(queue, ReadWrite(opcode=NvmOpcode.READ, nsid=1, slba=8, nlb=1, prp1=place))
+    driver.execute(queue, ReadWrite(opcode=NvmOpcode.READ, nsid=1, slba=1 << 40, nlb=1))
+    bench.clock.advance(1.5)
+    driver.execute(driver.admin, GetFeatures(opcode=AdminOpcode.GET_FEATURES, fid=1))
+    bench.clock.advance(1)
+    driver.submit(driver.admin, Command(opcode=AdminOpcode.ASYNC_EVENT_REQUEST))
+    driver.execute(queue, Command(opcode=NvmOpcode.FLUSH, nsid=BROADCAST))
+    _, lines, _ = run("trace", "grep", saved(bench), *words)
+    assert len(lines) == expected
+    assert all(re.search(r"SQ [01] +#[0-9a-f]{4} .* -> ", line) for line in lines)
+
+
+def test_grep_says_whether_it_found_anything(run: Run) -> None:
+    assert run("trace", "grep", U_BOOT, "Identify Controller")[0] == 0
+    assert run("trace", "grep", U_BOOT, "Format") == (1, [], "")
+
+
+def row(lines: list[str], *words: str) -> list[str]:
+    """The row of a table that begins with these words."""
+    return next(line.split() for line in lines if line.split()[: len(words)] == list(words))
+
+
+def columns(lines: list[str], *words: str) -> list[str]:
+    """The columns that are not empty of the row that begins with these."""
+    rows = ([part.strip() for part in line.split("  ") if part.strip()] for line in lines)
+    return next(found for found in rows if found[: len(words)] == list(words))
+
+
+def test_stats_count(run: Run, saved: Save) -> None:
+    bench = Traced()
+    driver = bench.driver
+    driver.enable()
+    driver.create_queues(vector=1)
+    place = driver.alloc(PAGE)
+    for milliseconds in range(1, 101):
+        driver.submit(
+            driver.queues[1], ReadWrite(opcode=NvmOpcode.WRITE, nsid=1, prp1=place, nlb=1, fua=True, slba=milliseconds)
+        )
+        driver.drain(driver.queues[1])
+        bench.clock.advance(milliseconds / 1000)
+    for _ in range(3):
+        driver.submit(driver.queues[1], ReadWrite(opcode=NvmOpcode.READ, nsid=1, prp1=place, slba=1 << 40), ring=False)
+    driver.ring_sq(driver.queues[1])
+    driver.drain(driver.queues[1])
+    _, lines, _ = run("trace", "stats", saved(bench))
+    assert row(lines, "SQ", "1", "Read")[3:5] == ["3", "3"]
+    assert row(lines, "SQ", "0", "Create", "CQ")[4] == "1"
+    found = row(lines, "1")
+    assert found[1] == "103"  # commands
+    assert found[2:4] == ["101", "0.98"]  # tail doorbells
+    assert found[-2:] == ["101", "0.98"]  # interrupts
+    assert row(lines, "LBA", "Out", "of", "Range")[4] == "3"
+
+
+def test_latencies_are_from_fetch_to_completion(run: Run, saved: Save) -> None:
+    bench = ready(manual=True)
+    driver = bench.driver
+    for milliseconds in range(1, 11):
+        driver.submit(driver.queues[1], ReadWrite(opcode=NvmOpcode.VERIFY, nsid=1, nlb=1))
+        bench.clock.advance(milliseconds / 1000)
+        bench.worker.finish_all()
+        bench.settle()
+        driver.drain(driver.queues[1])
+    _, lines, _ = run("trace", "stats", saved(bench))
+    assert columns(lines, "SQ 1", "Verify")[2:] == ["10", *("1 ms", "5 ms", "9 ms", "10 ms", "10 ms")]
+
+
+def test_diff_tells_what_one_host_did_and_the_other_did_not(run: Run, saved: Save) -> None:
+    paths: list[str] = []
+    for name in "ab":
+        bench = Traced()
+        driver = bench.driver
+        driver.alloc(PAGE * (1 + (name == "b")))  # other addresses
+        driver.enable(asqs=32 if name == "a" else 16)
+        bench.clock.advance(len(paths))  # other times
+        driver.create_queues()
+        driver.get_feature(1)
+        if name == "a":
+            driver.get_feature(7)
+        driver.execute(driver.admin, Identify(opcode=AdminOpcode.IDENTIFY, prp1=driver.alloc(PAGE), cns=1))
+        paths.append(saved(bench, name))
+    status, lines, _ = run("trace", "diff", *paths)
+    assert status == 1
+    assert [line for line in lines if line[0] in "+-!"] == [
+        "- BAR0  write AQA = 0x1f001f (asqs=32 acqs=32)",
+        "+ BAR0  write AQA = 0x1f000f (asqs=16 acqs=32)",
+        "- admin Get Features Number of Queues -> Success, dw0=0x3f003f",
+    ]
+    assert "  admin Identify Controller -> Success" in lines
+    assert lines[-3].endswith("0 answered differently, 2 only in A, 1 only in B")
+    assert run("trace", "diff", paths[0], paths[0])[0] == 0
+
+
+def test_diff_tells_what_was_answered_differently(run: Run, saved: Save) -> None:
+    paths: list[str] = []
+    for queues in (8, 16):
+        bench = ready(limits=Limits(io_queues=queues))
+        bench.driver.get_feature(7)
+        paths.append(saved(bench, str(queues)))
+    _, lines, _ = run("trace", "diff", *paths, "--context", "0")
+    assert [line for line in lines if line[0] not in "#@"] == [
+        "! admin Get Features Number of Queues -> A: Success, dw0=0x70007 -> B: Success, dw0=0xf000f"
+    ]
+
+
+def test_coverage_tells_what_was_used(run: Run) -> None:
+    status, lines, _ = run("check", "--coverage", str(CORPUS / "linux-6.12.trace.xz"))
+    assert status == 0
+    text = "\n".join(lines)
+    assert (
+        "Set Features: 3 of 12\n  used      Number of Queues (2), Async Event Configuration (2), Timestamp (2)" in text
+    )
+    assert "not used  Flush, Compare" in text
+    assert "Command Effects (2)" in text
+
+
+def test_replay_says_that_all_is_as_recorded(run: Run, tmp_path: Path) -> None:
+    status, lines, _ = run("replay", U_BOOT, "--output", str(tmp_path / "again"))
+    assert status == 0
+    assert re.fullmatch(r"27 commands in [\d.]+ s: all as recorded", lines[-1])
+    assert run("trace", "diff", U_BOOT, str(tmp_path / "again"))[0] == 0
+
+
+def test_replay_tells_differences(run: Run, saved: Save) -> None:
+    bench = ready()
+    bench.driver.get_feature(7)
+    path = Path(saved(bench))
+    path.write_bytes(path.read_bytes().replace(b'"io_queues":64', b'"io_queues":16'))
+    status, lines, _ = run("replay", str(path))
+    assert status == 1
+    assert lines[1].endswith("Get Features Number of Queues: was Success, dw0=0x3f003f, is Success, dw0=0xf000f")
+    assert lines[-1].endswith(": 1 difference")
+    assert len(run("replay", str(path), "--most", "0")[1]) == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("trace", "show"), ("trace", "grep"), ("trace", "stats"), ("check", "--coverage"), ("replay",)],
+    ids=str,
+)
+def test_bad_files_are_one_line(run: Run, tmp_path: Path, command: tuple[str, ...]) -> None:
+    file = tmp_path / "f"
+    good = io.BytesIO()
+    trace.Writer(good, trace.Description())
+    for content, message in (
+        (None, "No such file or directory"),
+        (b"#!/bin/sh\n", "not a trace"),
+        (good.getvalue()[:20], "cut within its header"),
+        (good.getvalue()[:8] + b"\7" + good.getvalue()[9:], "version 7.0"),
+        (good.getvalue() + bytes(100), "damaged at byte"),
+        (b"\x1f\x8b\x08 no gzip at all", "f: "),
+        (b"\xfd7zXZ\0 no xz at all", "f: "),
+    ):
+        if content is not None:
+            file.write_bytes(content)
+        status, _, err = run(*command, str(file))
+        assert status == 1
+        assert err.count("\n") == 1
+        assert message in err
+
+
+def test_a_cut_file_is_said_to_be_cut(run: Run, saved: Save) -> None:
+    path = Path(saved(ready()))
+    path.write_bytes(path.read_bytes()[:-3])
+    status, lines, err = run("trace", "show", str(path))
+    assert status == 0
+    assert len(lines) > 10
+    assert err == f"nvmeemu trace: {path}: cut: it ends within a record\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["trace"],
+        ["trace", "dance"],
+        ["trace", "show"],
+        ["trace", "show", "f", "--opcode", "dance"],
+        ["trace", "show", "f", "--status", "bad"],
+        ["trace", "show", "f", "--from", "noon"],
+        ["trace", "show", "f", "--nsid", "x"],
+        ["trace", "grep", "f", "("],
+        ["trace", "diff", "f"],
+        ["check"],
+        ["replay"],
+        ["replay", "f", "--most", "-1"],
+    ],
+    ids=str,
+)
+def test_bad_use_is_one_line(run: Run, words: list[str]) -> None:
+    status, lines, err = run(*words)
+    assert (status, lines) == (2, [])
+    assert err.startswith("nvmeemu ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("trace",), ("trace", "show"), ("trace", "grep"), ("trace", "stats"), ("trace", "diff"), ("replay",), ("check",)],
+    ids=str,
+)
+def test_help_is_complete(run: Run, command: tuple[str, ...]) -> None:
+    status, lines, _ = run(*command, "--help")
+    assert status == 0
+    text = " ".join(" ".join(lines).split())
+    assert f"usage: nvmeemu {' '.join(command)} " in text
+    for option in re.findall(r"(?<=\[)--[a-z-]+", text):
+        assert re.search(rf"{option}( [A-Z]+)? [a-zÀ-ž0-9]", text), option
+
+
+def test_on_a_terminal_there_are_colours_and_in_a_pipe_none() -> None:
+    command = [NVMEEMU, "trace", "grep", U_BOOT]
+    assert (
+        "\x1b[" not in subprocess.run([*command[:2], "show", U_BOOT], capture_output=True, text=True, check=True).stdout
+    )
+    ours, theirs = pty.openpty()
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm"}
+    with subprocess.Popen([*command[:2], "show", U_BOOT], stdout=theirs, env=environment) as process:
+        os.close(theirs)
+        text = b""
+        try:
+            while piece := os.read(ours, 65536):
+                text += piece
+        except OSError:  # the terminal is gone
+            pass
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"\x1b[36mSQ 0" in text
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure(tmp_path: Path) -> None:
+    big = tmp_path / "big"
+    with big.open("wb") as file:
+        writer = trace.Writer(file, trace.Description())
+        for number in range(20_000):
+            writer.write(trace.Doorbell(number, 0, 1, False, False, number))
+    command = f"{NVMEEMU} trace show {big}"
+    result = subprocess.run(
+        ["bash", "-c", f"{command} | head -1; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0
+    assert result.stderr == ""
+
+
+@given(st.lists(st.integers(0, 5), max_size=40), st.lists(st.integers(0, 5), max_size=40))
+def test_alignment_is_one_of_equal_elements_in_order(a: list[int], b: list[int]) -> None:
+    pairs = align(a, b)
+    assert all(a[i] == b[j] for i, j in pairs)
+    assert all(i < k and j < m for (i, j), (k, m) in pairwise(pairs))
+    assert align(a, a) == [(number, number) for number in range(len(a))]
+
+
+def test_alignment_of_long_sequences_is_found_by_what_is_unique() -> None:
+    a = [f"read {number}" if number % 3 else "poll" for number in range(30_000)]
+    b = [one for number, one in enumerate(a) if number % 100]
+    assert align(a, b) == [(number, at) for at, number in enumerate(n for n in range(30_000) if n % 100)]
+
+
+def test_percentiles_are_those_of_the_nearest_rank() -> None:
+    values = list(range(1, 101))
+    assert [percentile(values, percent) for percent in (1, 50, 90, 99, 100)] == [1, 50, 90, 99, 100]
+    assert [percentile([7, 8, 9], percent) for percent in (1, 50, 99)] == [7, 8, 9]
