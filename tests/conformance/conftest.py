@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from conformance.judge import QemuNvme
+from nvmeemu.taps import Interceptor, Observer
 from nvmeemu.testing import Bench, Driver
 
 DISK = 16 << 20
@@ -36,6 +37,7 @@ HERE = Path(__file__).parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--tapped", action="store_true", help="with an observer and an interceptor that do nothing")
     parser.addoption("--judge", action="store_true", help="test QEMU's own NVMe controller (tests/conformance)")
 
 
@@ -81,17 +83,27 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def bench(engine: str) -> Iterator[Bench]:
+def bench(engine: str, request: pytest.FixtureRequest) -> Iterator[Bench]:
     """Our controller on virtual ports: for what a plain bus cannot do (time, slow disks, memory that goes away)."""
     with closing(Bench(engine=engine)) as bench:
+        _tap(bench, request)
         yield bench
 
 
 @pytest.fixture
-def manual(engine: str) -> Iterator[Bench]:
+def manual(engine: str, request: pytest.FixtureRequest) -> Iterator[Bench]:
     """The same with a disk whose work the test begins and finishes by hand (``manual.worker.tasks``)."""
     with closing(Bench(manual=True, engine=engine)) as bench:
+        _tap(bench, request)
         yield bench
+
+
+def _tap(bench: Bench, request: pytest.FixtureRequest) -> None:
+    """Let everything pass through taps that change nothing, if that is wanted."""
+    if request.config.getoption("--tapped", default=False):
+        bench.controller.observe(Observer())
+        bench.controller.intercept(Interceptor())
+        bench.controller.serve_in_python(lambda qid: True)
 
 
 @pytest.fixture

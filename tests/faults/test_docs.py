@@ -16,6 +16,7 @@ from nvmeemu.faults import Faults
 from nvmeemu.faults.actions import ACTIONS
 from nvmeemu.faults.file import of_words, parse
 from nvmeemu.faults.match import PLACES
+from nvmeemu.faults.ocp import KINDS
 from nvmeemu.faults.scenarios import SCENARIOS
 from nvmeemu.testing import Bench
 from server.process import NVMEEMU, Served, run
@@ -48,6 +49,12 @@ def test_every_action_has_its_example_and_says_where_it_works() -> None:
 
 def test_every_scenario_is_there() -> None:
     assert re.findall(r"^\| `([\w-]+)` \| ", PAGE.partition("## Scenarios")[2], re.MULTILINE) == list(SCENARIOS)
+
+
+def test_every_ocp_type_is_there_as_it_is() -> None:
+    rows = re.findall(r"^\| (\d+) \| (.*?) \| `(.*)` at `(\w+)` \|$", PAGE, re.MULTILINE)
+    written = [(int(number), name, json.loads(do), at) for number, name, do, at in rows]
+    assert written == [(number, kind.name, kind.do, kind.at) for number, kind in KINDS.items()]
 
 
 def test_the_file_and_the_command_line_are_right() -> None:

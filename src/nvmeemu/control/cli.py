@@ -45,7 +45,8 @@ def _calls(arguments: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
     if what == ("fault", "rm"):
         return [("fault.remove", {} if one == "all" else {"id": int(one)}) for one in arguments.id]
     if what == ("namespace", "add"):
-        return [("namespace.add", {"disk": _absolute(arguments.disk), **({"nsid": arguments.nsid} if arguments.nsid else {})})]
+        wanted = {"nsid": arguments.nsid} if arguments.nsid else {}
+        return [("namespace.add", {"disk": _absolute(arguments.disk), **wanted})]
     if what == ("namespace", "rm"):
         return [("namespace.remove", {"nsid": arguments.nsid})]
     if what == ("namespace", "resize"):

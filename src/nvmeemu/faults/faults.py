@@ -40,6 +40,7 @@ from nvmeemu.taps import GoOn, Interceptor, Stage
 
 log = logging.getLogger(__name__)
 
+MOST_PENDING = 1 << 16
 Go = Callable[..., None]
 _STAGES = frozenset({EXECUTE, DMA, BACKEND})
 _AT_COMPLETION = frozenset({EXECUTE, COMPLETION})  # reordered commands wait for completions
@@ -134,7 +135,11 @@ class Faults(Interceptor):
     # --- for actions
 
     def later(self, wait: float, at: str, what: Callable[[], None]) -> None:
-        """Do it after so many seconds. A command, completion, doorbell or event is void if all are dropped before."""
+        """Do it after so many seconds, or at once if there is too much of that. A command, completion, doorbell or
+        event is void if all are dropped before."""
+        if len(self._pending) >= MOST_PENDING:  # a guest may send without end what a fault keeps back
+            what()
+            return
         number = next(self._numbers)
 
         def run() -> None:

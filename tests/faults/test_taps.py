@@ -1,0 +1,81 @@
+"""The taps themselves: what passes them without being touched is the same controller."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from faults.rig import Rig
+from nvmeemu.taps import Interceptor, Observer
+
+CONFORMANCE = Path(__file__).parents[1] / "conformance"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_tapped_controller_conforms() -> None:
+    """The whole suite again, with taps that let everything pass."""
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-m", "not mutants and not slow"]
+    done = subprocess.run([*command, "--tapped", str(CONFORMANCE)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_several_observers_see_the_same_and_one_can_leave(rig: Rig) -> None:
+    class Counter(Observer):
+        def __init__(self) -> None:
+            self.commands = 0
+
+        def fetched(self, sq: object, entry: bytes) -> None:
+            self.commands += 1
+
+    controller = rig.bench.controller
+    first, second = Counter(), Counter()
+    controller.serve_in_python(lambda qid: True)
+    controller.observe(first)
+    controller.observe(second)
+    rig.run(rig.write())
+    controller.unobserve(first)
+    rig.run(rig.write())
+    assert (first.commands, second.commands) == (1, 2)
+
+
+def test_an_observer_sees_what_the_host_gets_and_an_interceptor_what_it_says(rig: Rig) -> None:
+    seen: list[object] = []
+
+    class Telling(Observer):
+        def completed(self, sq: object, cid: int, dw0: int, field: int) -> None:
+            seen.append(dw0)
+
+        def register_read(self, offset: int, data: bytes) -> None:
+            seen.append(data)
+
+    class Changing(Interceptor):
+        def register_read(self, offset: int, data: bytes) -> bytes:
+            return b"\x07\0\0\0"
+
+    rig.bench.controller.observe(Telling())
+    rig.bench.controller.intercept(Changing())
+    assert rig.driver.reg(0x1C) == 7
+    assert seen == [b"\x07\0\0\0"]
+    rig.bench.controller.intercept(None)
+    assert rig.driver.reg(0x1C) == 1
+
+
+def test_an_observer_that_comes_late_is_told_of_the_memory(rig: Rig) -> None:
+    maps: list[tuple[int, int, bool]] = []
+
+    class Mapper(Observer):
+        def mapped(self, iova: int, size: int, writable: bool) -> None:
+            maps.append((iova, size, writable))
+
+        def unmapped(self, iova: int) -> None:
+            maps.append((iova, 0, False))
+
+    rig.bench.controller.observe(Mapper())
+    assert maps == [(0, 16 << 20, True)]
+    rig.bench.map(1 << 32, bytearray(4096), writable=False)
+    rig.bench.unmap(1 << 32)
+    assert maps[1:] == [(1 << 32, 4096, False), (1 << 32, 0, False)]
