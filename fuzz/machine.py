@@ -253,7 +253,8 @@ class Machine:
 
     def consume(self, device_cq: CompletionQueue, cq: Cq, most: int) -> None:
         number = min(most, (cq.tail - cq.head) % cq.entries)
-        if number:
+        is_there = self.controller.device.cqs.get(cq.qid) is device_cq  # not deleted by what went before
+        if number and is_there:
             self._ring_head(device_cq, cq, (cq.head + number) % cq.entries)
 
     def remap(self, area: Area, kind: int, at_once: bool) -> None:
