@@ -106,6 +106,46 @@ def test_several_tests_share_a_server_if_they_want(pytester: pytest.Pytester, tm
     assert left(tmp_path) == []
 
 
+def test_the_boot_of_a_guest_belongs_to_its_test_unless_several_share_it(pytester: pytest.Pytester) -> None:
+    """The guest here is none: a driver that sends its commands when it is started does as well."""
+    pytester.makeconftest("from nvmeemu.pytest_plugin.live import Live; Live.boot = Live.bench")
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.fixture(scope="module")
+        def shared(nvme_boot):
+            with nvme_boot() as guest:
+                yield guest
+
+        class TestOwn:
+            def test_it(self, nvme_guest, trace):
+                assert len(trace.commands("create_sq")) == 1
+
+        class TestShared:
+            @pytest.fixture
+            def nvme_guest(self, shared):
+                return shared
+
+            def test_it(self, nvme_guest, trace):
+                assert trace.commands("create_sq") == []
+    """)
+    pytester.runpytest_subprocess().assert_outcomes(passed=2)
+
+
+def test_several_drives_are_told_apart(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        def test_faults(nvme, nvme_server, faults):
+            pass
+
+        def test_by_name(nvme, nvme_server):
+            nvme.driver.read(slba=1, blocks=1)
+            assert [len(drive.trace.commands("read")) for drive in (nvme, nvme_server)] == [1, 0]
+    """)
+    result = pytester.runpytest()
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["faults of which drive? The test has nvme_server, nvme: write *nvme_server.faults"])
+
+
 def test_options_that_there_are_not(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("""
         import pytest

@@ -64,6 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "nvmeemu(**options): what the test's NVMe drive and guest shall be like")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     item.config.stash[_running] = item.nodeid
 
@@ -119,6 +120,7 @@ def nvme_guest(request: pytest.FixtureRequest, _nvmeemu: Live) -> Iterator[NvmeG
     The test is skipped where there is no QEMU, kernel or initramfs for it; ``--nvmeemu-require-guest`` lets it fail.
     """
     with _nvmeemu.boot(**_options(request)) as guest:
+        guest.is_shared = False
         yield guest
 
 
@@ -164,9 +166,14 @@ def faults(request: pytest.FixtureRequest) -> Iterator[NvmeFaults]:
 
 @pytest.fixture
 def trace(request: pytest.FixtureRequest) -> Trace:
-    """The commands that the host has sent to the test's drive since the test began."""
-    found: Trace = _drive(request).trace
-    found.restart()
+    """The commands that the host has sent to the test's drive since the test began, those of its guest's boot included.
+
+    A guest that several tests share has booted before.
+    """
+    drive = _drive(request)
+    found: Trace = drive.trace
+    if getattr(drive, "is_shared", True):
+        found.restart()
     return found
 
 

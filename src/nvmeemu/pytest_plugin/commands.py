@@ -61,7 +61,10 @@ class FileSource:
 
 
 class HostCommand:
-    """A command that the host has sent: ``command`` with the fields that this kind has, and what became of it."""
+    """A command that the host has sent, and what became of it.
+
+    The fields that this kind of command has are attributes of it: ``nsid``, ``slba``, ``nlb``, ``cdw10``, ...
+    """
 
     def __init__(self, traced: commands.TracedCommand) -> None:
         self._traced = traced
@@ -93,7 +96,6 @@ class HostCommand:
         return None if self._traced.latency is None else self._traced.latency / 1e9
 
     def __getattr__(self, name: str) -> Any:
-        """The command's own fields: ``nsid``, ``slba``, ``nlb``, ``cdw10``, ..."""
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self.command, name)
@@ -149,10 +151,13 @@ class Trace:
         patience = self._patience if timeout is None else timeout
         end = time.monotonic() + patience
         self._catch_up()
+        place = self._next
         while True:
-            for place, command in enumerate(self._since(self._next), max(self._next, self._oldest)):
+            place = max(place, self._oldest)
+            for command in self._since(place):
+                place += 1
                 if _fits(command, wanted):
-                    self._next = place + 1
+                    self._next = place
                     return command
             if time.monotonic() >= end:
                 raise AssertionError(_missing(wanted, patience, self.words()))
@@ -173,7 +178,7 @@ class Trace:
         return self._count - len(self._found)
 
     def _since(self, place: int) -> list[HostCommand]:
-        return list(self._found)[max(0, place - self._oldest) :]
+        return [] if place == self._count else list(self._found)[max(0, place - self._oldest) :]
 
     def _catch_up(self) -> None:
         """Read all that the drive has seen until now: a server writes its trace a moment later."""

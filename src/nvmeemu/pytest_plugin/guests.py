@@ -35,6 +35,7 @@ class NvmeGuest(Guest):
             machine, smp=options.smp, mem=options.mem, append=append, reboots=options.reboots, extra=tuple(options.qemu)
         )
         self.options = options
+        self.is_shared = True  # by tests; otherwise its boot belongs to the one that it is for
         self.disk = make_disk(folder, options)
         self._observed = Observed(folder)
         arguments = ["--block-size", str(options.block_size), *self._observed.arguments, *options.serve]

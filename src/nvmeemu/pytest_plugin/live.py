@@ -54,14 +54,14 @@ class Live:
 
     @contextmanager
     def bench(self, **options: Any) -> Iterator[NvmeBench]:
-        """See the fixture ``nvme``."""
+        """What the fixture ``nvme`` gives."""
         checked = _checked(DriveOptions, options, "nvme")
         with self._living(lambda folder: NvmeBench(folder, checked)) as bench:
             yield bench
 
     @contextmanager
     def serve(self, **options: Any) -> Iterator[NvmeServer]:
-        """See the fixture ``nvme_server``."""
+        """What the fixture ``nvme_server`` gives."""
         checked = _checked(ServerOptions, options, "nvme_server")
         self._require(require_server)
         with self._living(lambda folder: NvmeServer(folder, checked)) as server:
@@ -69,7 +69,7 @@ class Live:
 
     @contextmanager
     def boot(self, **options: Any) -> Iterator[NvmeGuest]:
-        """See the fixture ``nvme_guest``."""
+        """What the fixture ``nvme_guest`` gives."""
         checked = _checked(GuestOptions, options, "nvme_guest")
         found = self._require(lambda: self._machine)
         with self._living(lambda folder: NvmeGuest(found, folder, checked)) as guest:
@@ -141,7 +141,11 @@ class Live:
         return found
 
     def _sections(self, drive: Drive, folder: Path) -> list[Section]:
-        found = [(f"nvmeemu: {title}", text) for title, text in drive.sections().items() if text]
+        try:
+            told = drive.sections()
+        except Exception as error:  # a report that fails would hide what it is about
+            told = {"no more to tell": f"{type(error).__name__}: {error}"}
+        found = [(f"nvmeemu: {title}", text) for title, text in told.items() if text]
         files = [path for pattern in KEPT for path in folder.glob(pattern)]
         if files:
             kept = self._keep()
