@@ -13,7 +13,7 @@ from nvmeemu.layout import Record as Layout
 from nvmeemu.trace import records as kinds
 from nvmeemu.trace.records import Record
 
-_ACRONYMS = {"AER", "CID", "CQ", "CSI", "LBA", "NVM", "PRP", "SMART", "SQ"}
+_ACRONYMS = {"AER", "CID", "CQ", "CSI", "LBA", "NVM", "PRP", "SMART", "SQ", "UUID"}
 _SMALL = {"OF", "TO"}
 _NAMED_FIELDS: dict[str, type[IntEnum]] = {"cns": spec.Cns, "lid": spec.LogId, "fid": spec.FeatureId}
 _REGISTER_FIELDS: dict[str, type[Layout]] = {
