@@ -59,7 +59,7 @@ env LD_PRELOAD="$library" PYTHONPATH="$place/lib" PYTHONMALLOC=malloc PYTHONDONT
     ASAN_OPTIONS="detect_leaks=0:abort_on_error=1:quarantine_size_mb=16:log_path=$reports" \
     UBSAN_OPTIONS="print_stacktrace=1:log_path=$reports" \
     TSAN_OPTIONS="log_path=$reports:suppressions=$CHECKOUT/tests/native/tsan.supp" \
-    .venv/bin/python -m pytest -n0 -p no:cacheprovider --timeout=3600 "$@" || status=$?
+    .venv/bin/python -m pytest -n0 -p no:cacheprovider -o timeout=3600 "$@" || status=$?
 if [ -n "$(ls "$place/reports")" ]; then
     cat "$place"/reports/* >&2
     die "$kind: $(find "$place/reports" -type f | wc -l) processes had something to report"

@@ -1,0 +1,200 @@
+/* A libFuzzer target for the native engine: submission queue entries, PRP lists, doorbells, memory that comes and goes,
+   queues that are deleted, resets. A program is a byte for the page size and instructions of 16 bytes; the host's books
+   (host.c) see that each command that was fetched is completed once, or handed to Python, and by nobody else.
+
+   scripts/fuzz_engine.sh builds and runs it. */
+
+#include <string.h>
+
+#include "host.h"
+
+#define WIDTH 16
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static uint16_t word(const uint8_t *args)
+{
+    return (uint16_t)(args[0] | args[1] << 8);
+}
+
+/* A page: mostly memory, sometimes none, read-only, of an odd size, at the very end, or the last of a region. */
+static uint64_t page_of(uint8_t choice)
+{
+    if (choice < 0xE0)
+        return 0x300000 + PAGE * (choice % 12);
+    static const uint64_t strange[] = {0x400000, 0x401000, -1ull * PAGE, -2ull * PAGE, 0x500000, 0x501000,
+                                       0x30C000, 0x600000, 0,           0x2FF000,    0x200000, 0x202000};
+    return strange[choice % (sizeof(strange) / sizeof(*strange))];
+}
+
+static uint64_t list_of(uint8_t page, uint8_t choice)
+{
+    static const uint16_t slots[] = {0, 1, 2, 255, 508, 509, 510, 511};
+    uint16_t slot = choice < 0xC0 ? slots[choice % 8] : choice;
+    return 0x200000 + PAGE * (page % 4u) + 8u * slot + (choice == 0xFF ? 4 : 0);
+}
+
+static struct nvme_read_write entry_of(const uint8_t *args)
+{
+    static const uint8_t opcodes[] = {NVME_NVM_OPCODE_READ, NVME_NVM_OPCODE_WRITE, NVME_NVM_OPCODE_READ,
+                                      NVME_NVM_OPCODE_FLUSH};
+    struct nvme_read_write entry;
+    uint64_t slba = args[9];
+
+    memset(&entry, 0, sizeof(entry));
+    entry.opcode = args[1] < 0xF0 ? opcodes[args[1] % 4] : args[2];
+    entry.flags = args[1] == 0xEF ? args[2] : 0;
+    entry.nsid = args[3] < 0xF0 ? args[3] % 8u : args[3] == 0xFF ? 0xFFFFFFFFu : args[3];
+    entry.prp1 = page_of(args[4]) + (args[5] & 1 ? 16u * args[6] : args[5] & 2 ? args[6] : 0);
+    entry.prp2 = args[5] & 4 ? list_of(args[7], args[8]) : page_of(args[7]) + (args[8] > 0xF0 ? args[8] : 0);
+    entry.slba = args[10] & 0x80 ? ~slba : args[10] & 0x40 ? slba << 56 : slba;
+    uint32_t nlb = args[11] % 160u; /* 0's based; the whole disk has 128 blocks */
+    entry.cdw12 = nlb | (args[12] & 1 ? (uint32_t)args[13] << 24 : 0) | (args[12] & 2 ? 1u << 31 : 0);
+    return entry;
+}
+
+static void write_list(struct host *host, const uint8_t *args)
+{
+    uint64_t place = list_of(args[1], args[2]), entry;
+
+    for (unsigned i = 0; i < 16; i++, place += 8) {
+        uint8_t choice = args[3 + i % 10];
+        entry = args[13] & 1 && i == args[13] >> 4 ? list_of(choice, args[14]) : page_of(choice);
+        entry += args[13] & 2 && i == args[13] >> 4 ? args[14] : 0;
+        host_write(host, place, &entry, sizeof(entry));
+    }
+}
+
+static void submit(struct host *host, unsigned queue, const uint8_t *args)
+{
+    struct nvme_read_write entry = entry_of(args);
+
+    host_submit(host, queue, &entry);
+    if (args[14] & 1)
+        host_ring_sq(host, queue, host->sqs[queue].tail);
+}
+
+static void use_shadows(struct host *host, unsigned queue, const uint8_t *args)
+{
+    struct host_sq *sq = &host->sqs[queue];
+    struct host_cq *cq = &host->cqs[queue];
+    /* Or a place where there is no memory. */
+    uint64_t tail = args[2] == 0xFF ? 0x600000 : host_shadow(queue, false), head = host_shadow(queue, true);
+
+    if (!host->places[QUEUE_MEMORY].memory)
+        return; /* what it says must be true */
+    if (sq->sq) {
+        uint32_t value = queue_host((struct queue *)sq->sq);
+        host_write(host, host_shadow(queue, false), &value, sizeof(value));
+        queue_set_shadow((struct queue *)sq->sq, tail, args[2] == 0xFE ? 0x600000 : tail + 8);
+        sq->has_shadow = true;
+    }
+    if (cq->cq) {
+        host_write(host, head, &cq->head, sizeof(cq->head));
+        queue_set_shadow((struct queue *)cq->cq, head, head + 8);
+        cq->has_shadow = true;
+    }
+}
+
+static void change_rules(struct host *host, unsigned queue, const uint8_t *args)
+{
+    switch (args[1] % 6) {
+    case 0:
+        host_pause(host, args[2] & 1);
+        break;
+    case 1:
+        engine_hold(host->engine, args[2] & 1);
+        break;
+    case 2:
+        if (host->sqs[queue].sq)
+            engine_hold_sq(host->sqs[queue].sq, args[2] & 1);
+        break;
+    case 3:
+        engine_set_coalescing(host->engine, args[2] & 1 ? 1000 : 0, args[3] % 4u);
+        engine_coalesce_vector(host->engine, 0);
+        break;
+    case 4:
+        engine_signal_all(host->engine);
+        break;
+    case 5:
+        if (host->cqs[queue].cq)
+            engine_look(host->cqs[queue].cq);
+        break;
+    }
+}
+
+static void change_queues(struct host *host, unsigned queue, const uint8_t *args)
+{
+    if (args[1] % 8 == 0) {
+        host_reset(host);
+    } else {
+        unsigned other = 1 - queue;
+        host_remove_sq(host, queue);
+        if (args[1] & 1 && host->cqs[queue].cq && !host->sqs[queue].sq &&
+            !(host->sqs[other].sq && host->sqs[other].cq == queue)) {
+            host_consume(host, queue, MAX_ENTRIES);
+            engine_remove_cq(host->engine, host->cqs[queue].cq);
+            host->cqs[queue].cq = NULL;
+        }
+    }
+    host_add_queues(host, queue, args[2] % (MAX_ENTRIES - 2) + 2, args[3] % (MAX_ENTRIES - 2) + 2,
+                    args[4] & 1 ? 0 : queue);
+}
+
+static void run(struct host *host, const uint8_t *args)
+{
+    unsigned queue = args[0] >> 4 & 1;
+
+    switch (args[0] & 15) {
+    default:
+        submit(host, queue, args);
+        break;
+    case 6:
+    case 7:
+    case 8:
+        write_list(host, args);
+        break;
+    case 9: /* any doorbell value; what it makes the engine fetch again is counted */
+        host_ring_sq(host, queue, word(args + 1) % 16);
+        break;
+    case 10:
+        host_consume(host, queue, args[1] % 8);
+        if (host->cqs[queue].cq && args[1] == 0xFF)
+            queue_ring((struct queue *)host->cqs[queue].cq, MAX_ENTRIES + args[2]); /* no queue is so long */
+        break;
+    case 11:
+        for (unsigned i = 0; i <= args[1] % 4u; i++)
+            host_complete(host);
+        break;
+    case 12:
+        (args[2] & 1 ? host_map : host_unmap)(host, args[1] % REGIONS);
+        break;
+    case 13:
+        use_shadows(host, queue, args);
+        break;
+    case 14:
+        change_rules(host, queue, args);
+        break;
+    case 15:
+        change_queues(host, queue, args);
+        break;
+    }
+    host_sync(host);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static struct host host;
+
+    if (size < 1 + WIDTH)
+        return -1;
+    if (!host.engine)
+        host_start(&host);
+    host_begin(&host, data[0] & 1 ? 2 * PAGE : PAGE);
+    host_add_queues(&host, 0, (data[0] >> 1 & 7) + 2, 4, 0);
+    host_add_queues(&host, 1, 4, 3, data[0] >> 7 & 1 ? 0 : 1);
+    for (size_t at = 1; at + WIDTH <= size; at += WIDTH)
+        run(&host, data + at);
+    host_end(&host);
+    return 0;
+}

@@ -1,0 +1,51 @@
+"""The fuzzer of the native engine's C: it reaches the code that reads what the guest wrote, finds a planted read out of
+bounds, and, for a minute, nothing else."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ENGINE = ROOT / "src/nvmeemu/native"
+FAULTS = {
+    "past-the-end-of-a-region": ("memory.c", "    if (*size > there)\n", "    if (*size > there && size == NULL)\n"),
+    "lba-overflow": (
+        "command.c",
+        "if (blocks > disk->blocks || command->slba > disk->blocks - blocks)",
+        "if (command->slba + blocks > disk->blocks)",
+    ),
+}
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+
+
+def fuzz(*options: object) -> subprocess.CompletedProcess[str]:
+    command = (ROOT / "scripts/fuzz_engine.sh", *map(str, options))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(done.stdout, done.stderr)
+    return done
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_access_out_of_bounds_is_found_within_five_minutes(fault: str, tmp_path: Path) -> None:
+    name, old, new = FAULTS[fault]
+    shutil.copytree(ENGINE, tmp_path / "native")
+    file = tmp_path / "native" / name
+    text = file.read_text()
+    assert text.count(old) == 1, f"{name} has changed: choose another fault"
+    file.write_text(text.replace(old, new))
+    done = fuzz("--seconds", 300, "--source", tmp_path / "native", "--", f"-artifact_prefix={tmp_path}/")
+    assert done.returncode == 1
+    assert "Sanitizer" in done.stderr  # Address or UndefinedBehavior
+
+
+def test_the_corpus_reaches_the_parsing() -> None:
+    assert fuzz("--coverage").returncode == 0
+
+
+def test_a_minute_of_fuzzing_the_engine_finds_nothing() -> None:
+    assert fuzz("--seconds", 60).returncode == 0
