@@ -47,19 +47,14 @@ def disturbance(times: dict[int, Times]) -> int:
 _CPUS = sorted(os.sched_getaffinity(0))
 
 
-@contextmanager
-def servers() -> Iterator[None]:
-    """What is started here runs on all CPUs but the last one, which is the polling host's."""
-    os.sched_setaffinity(0, _CPUS[:-1] or _CPUS)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, _CPUS)
+def leave_to_host(tid: int = 0) -> None:
+    """A thread, by default this one, keeps off the host's CPU. Servers look at how many they have when they start."""
+    os.sched_setaffinity(tid, _CPUS[:-1] or _CPUS)
 
 
 @contextmanager
 def host() -> Iterator[None]:
-    """This thread runs on the last CPU."""
+    """This thread runs on the last CPU, as the polling host."""
     os.sched_setaffinity(0, _CPUS[-1:])
     try:
         yield

@@ -93,10 +93,11 @@ class ServedTarget:
         self.queues = queues
         self.log = folder / f"{name}.log"
         socket = folder / f"{name}.sock"
-        with cpu.servers():
-            self._server = serving.start(socket, ["--disk", disk, "--log-level", "error", *arguments], self.log)
+        self._server = serving.start(socket, ["--disk", disk, "--log-level", "error", *arguments], self.log)
         try:
             self._bus = VfioBus(str(socket), ram=RAM, vectors=1)
+            for tid in cpu.threads(self.pid):
+                cpu.leave_to_host(tid)
             self._lanes = cpu.threads(self.pid).keys() - {self.pid}  # later ones wait for disks
             self._set_up(doorbells)
         except BaseException:
@@ -157,7 +158,7 @@ class ServedTarget:
             times = cpu.spent(before, cpu.threads(self.pid))
             waited = cpu.thread().waited - here.waited
         everything = sum(one.run for one in times.values())
-        engine = sum(times[tid].run for tid in self._lanes or {self.pid})
+        engine = sum(one.run for tid, one in times.items() if tid in (self._lanes or {self.pid}))
         disturbance = max(waited, cpu.disturbance(times))
         return Result(load, *latencies, engine, everything, disturbance)
 
@@ -193,10 +194,10 @@ class FloorTarget:
         waited: list[int] = []
 
         def serve() -> None:
-            with cpu.servers():
-                before = cpu.thread()
-                library().run_floor(ctypes.byref(floor))
-                waited.append(cpu.thread().waited - before.waited)
+            cpu.leave_to_host()
+            before = cpu.thread()
+            library().run_floor(ctypes.byref(floor))
+            waited.append(cpu.thread().waited - before.waited)
 
         server = threading.Thread(target=serve)
         server.start()
