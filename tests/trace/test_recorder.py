@@ -228,6 +228,22 @@ def test_a_cid_that_is_used_again_after_a_reset_is_told_again() -> None:
     assert len(bench.of(trace.Digest)) == 2
 
 
+def test_with_the_native_engine_each_record_is_there_once() -> None:
+    """Commands that the engine leaves to Python, too, again and again with the same CID."""
+    with Traced(engine="native") as bench:
+        driver = bench.driver
+        assert bench.engine is not None
+        bench.engine.trace(bench.memory.put)
+        driver.enable()
+        driver.create_queues()
+        place = driver.alloc(PAGE)
+        for opcode in (NvmOpcode.READ, NvmOpcode.COMPARE, NvmOpcode.COMPARE, NvmOpcode.READ):
+            driver.execute(driver.queues[1], ReadWrite(opcode=opcode, nsid=1, prp1=place, nlb=1, cid=9))
+        found = [one for one in bench.records if getattr(one, "sqid", 0) == 1]
+        for kind in (trace.Fetch, trace.Digest, trace.Completion):
+            assert sum(isinstance(one, kind) for one in found) == 4, kind
+
+
 def test_the_description_says_what_was_traced() -> None:
     description = Traced(block_size=4096).memory.reader().description
     assert description.identity["serial"] == "TEST0001"

@@ -21,7 +21,7 @@ from struct import Struct
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
-from nvmeemu.trace.records import HEADER, Record, decode, encode
+from nvmeemu.trace.records import Record, decode, encode, split
 
 MAGIC = b"\x89NVMT\r\n\x1a"  # not text, and damaged visibly by whatever takes it for text
 VERSION = (1, 0)  # a reader understands its own major version, and passes over what later minor ones have added
@@ -179,21 +179,15 @@ class Reader:
         rest = b""
         while data := self._read(_CHUNK):
             data = rest + data
-            start, end = 0, len(data)
-            batch = []
+            batch, good = [], 0
             try:
-                while start + HEADER.size <= end:
-                    length = data[start + 8] | data[start + 9] << 8
-                    if length < HEADER.size:
-                        raise ValueError(f"a record of {length} bytes")
-                    if start + length > end:
-                        break
-                    batch.append(decode(data, start, start + length))
-                    start += length
+                for start, end in split(data):
+                    batch.append(decode(data, start, end))
+                    good = end
             except ValueError as error:
-                where = self.position - end + start
+                where = self.position - len(data) + good
                 raise TraceError(f"{self.name}: damaged at byte {where}: {error}") from None
-            rest = data[start:]
+            rest = data[good:]
             if batch:
                 yield batch
         self.is_cut = self.is_cut or bool(rest)

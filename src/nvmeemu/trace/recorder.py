@@ -154,9 +154,9 @@ class Recorder(Observer):
         if cq.shadow is not None:
             self._look_at_shadow(cq)
         self._record(Completion, cq.qid, slot, entry)
-        if self._taken:
-            sqid, cid = int.from_bytes(entry[10:12], "little"), int.from_bytes(entry[12:14], "little")
-            self._taken -= {(sqid, cid, False), (sqid, cid, True)}
+
+    def completed(self, sq: SubmissionQueue, cid: int, dw0: int, field: int) -> None:
+        self._taken -= {(sq.qid, cid, False), (sq.qid, cid, True)}
 
     def event(self, event: Event) -> None:
         self._record(AsyncEvent, event.type, event.info, event.log)

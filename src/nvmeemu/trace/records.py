@@ -6,7 +6,7 @@ and n for the nth thread of the native engine. ``encode`` and ``decode`` are all
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from struct import Struct
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from nvmeemu import spec
 
 HEADER = Struct("<QHBB")  # time, length of the whole record, kind, lane
-KIND_OFFSET = 10
+LENGTH_OFFSET, KIND_OFFSET = 8, 10
 MOST = 0xFFFF  # bytes of a record
 BIGGEST_PIECE = 0xC000  # bytes of payload in one Data record; more follow in others
 
@@ -363,3 +363,17 @@ def decode(data: bytes, start: int, end: int) -> Record:
         return Unknown(time, lane, kind, data[start + HEADER.size : end])
     record: Record = codec.decode(data, start, end)
     return record
+
+
+def split(data: bytes) -> Iterator[tuple[int, int]]:
+    """Where each record of ``data`` begins and ends; one that is cut at the end is left out. Raises ValueError for a
+    length that none has."""
+    start, end = 0, len(data)
+    while start + HEADER.size <= end:
+        length = data[start + LENGTH_OFFSET] | data[start + LENGTH_OFFSET + 1] << 8
+        if length < HEADER.size:
+            raise ValueError(f"a record of {length} bytes")
+        if start + length > end:
+            return
+        yield start, start + length
+        start += length

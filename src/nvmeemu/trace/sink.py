@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 
 from nvmeemu.trace.file import MAGIC, Description, Reader, TraceError, Writer
-from nvmeemu.trace.records import Lost, Note, encode
+from nvmeemu.trace.records import Lost, Note, encode, split
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class TraceFile:
     def put(self, data: bytes) -> None:
         """A record, encoded, or several."""
         if self._put - self._taken > MOST_WAITING or self._is_dead:
-            self._lost += 1
+            self._lost += sum(1 for _ in split(data))
             return
         self._waiting.append(data)
         self._put += len(data)
