@@ -470,6 +470,27 @@ def wrong_sqhd(rig: Rig) -> None:
     assert rig.run(rig.write()).sqhd == rig.queue.sq_tail
 
 
+@pytest.mark.parametrize("at", ["fetch", "execute", "completion"])
+def test_what_is_late_does_not_outlive_its_queue(rig: Rig, at: str) -> None:
+    """Neither is it executed, nor is its completion written to memory that is the host's again."""
+    rig.add({"delay": 1}, at, WRITES)
+    rig.submit(rig.write())
+    rig.driver.delete_sq(1)
+    rig.driver.delete_cq(1)
+    rig.driver.bus.write_memory(rig.queue.cq, bytes(1024))
+    rig.later()
+    assert rig.driver.bus.read_memory(rig.queue.cq, 1024) == bytes(1024)
+
+
+def test_a_fault_after_a_fatal_one_finds_a_controller_that_answers(rig: Rig) -> None:
+    rig.add("cfs")
+    rig.faults.clear()
+    rig.driver.enable()
+    rig.queue = rig.driver.create_queues(1)
+    rig.add({"set": {"dw0": 7}}, "completion", WRITES)
+    assert rig.run(rig.write()).dw0 == 7
+
+
 # --- the device as a whole, from everywhere
 
 

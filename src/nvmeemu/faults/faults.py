@@ -11,6 +11,7 @@ from typing import Any
 
 from nvmeemu import regs
 from nvmeemu.controller import Controller
+from nvmeemu.errors import CommandFailed
 from nvmeemu.events import Event
 from nvmeemu.executor import UNKNOWN
 from nvmeemu.faults.action import Action
@@ -35,7 +36,7 @@ from nvmeemu.faults.when import Trigger
 from nvmeemu.faults.words import FaultError
 from nvmeemu.host import Timer
 from nvmeemu.queues import SubmissionQueue
-from nvmeemu.spec import Command, Configuration, ControllerStatus
+from nvmeemu.spec import Command, Configuration, ControllerStatus, Status
 from nvmeemu.taps import GoOn, Interceptor, Stage
 
 log = logging.getLogger(__name__)
@@ -125,8 +126,9 @@ class Faults(Interceptor):
         self._places = frozenset(fault.at for fault in self._faults.values())
         self.controller.intercept(self if self._faults else None)
         self.controller.serve_in_python(self.needs)
-        if not self._faults:
+        if not self._faults:  # from here on nothing is heard of resets
             self._plans.clear()
+            self._is_fatal = False
 
     def _now(self, fault: Fault) -> None:
         if fault.id in self._faults:
@@ -263,8 +265,13 @@ class Faults(Interceptor):
         if FETCH not in self._places:
             go(entry)
             return
+
+        def begin(entry: bytes) -> None:
+            if self.controller.device.sqs.get(sq.qid) is sq:  # not deleted since
+                go(entry)
+
         command = self._kind(sq, entry)(entry)
-        self._pass(Passage(FETCH, qid=sq.qid, command=command), go, entry)
+        self._pass(Passage(FETCH, qid=sq.qid, command=command), begin, entry)
 
     def _kind(self, sq: SubmissionQueue, entry: bytes) -> type[Command]:
         device = self.controller.device
@@ -301,6 +308,8 @@ class Faults(Interceptor):
         if not plan.has_transferred:
             plan.has_transferred = True
             self._plan(plan, DMA, self._fired(Passage(DMA, qid=sq.qid, command=command)))
+        if self._is_fatal or self._holds:  # just now
+            raise CommandFailed(Status.DATA_TRANSFER_ERROR)
         return plan.views(views, to_host)
 
     def complete(
@@ -312,8 +321,13 @@ class Faults(Interceptor):
         if not self._places & _AT_COMPLETION and not self._behind:
             go(sq, cid, dw0, field)
             return
+
+        def post(sq: SubmissionQueue, cid: int, dw0: int, field: int) -> None:
+            if self.controller.device.cqs.get(sq.cq.qid) is sq.cq:  # not deleted since: its memory is the host's again
+                go(sq, cid, dw0, field)
+
         command = plan.command if plan is not None else None
-        self._pass(Passage(COMPLETION, qid=sq.qid, command=command, status=field & 0x7FF), go, sq, cid, dw0, field)
+        self._pass(Passage(COMPLETION, qid=sq.qid, command=command, status=field & 0x7FF), post, sq, cid, dw0, field)
         for release in self._behind.pop(EXECUTE, []):
             release()
 

@@ -94,15 +94,14 @@ class Plan:
 
     @contextmanager
     def _faulty(self) -> Iterator[None]:
-        found = self._addressed()
-        for namespace in found:
-            namespace.backend = FaultyBackend(namespace.backend, self.disk)
+        found = [(namespace, namespace.backend) for namespace in self._addressed()]
+        for namespace, backend in found:
+            namespace.backend = FaultyBackend(backend, self.disk)
         try:
             yield
         finally:
-            for namespace in found:
-                if isinstance(namespace.backend, FaultyBackend):
-                    namespace.backend = namespace.backend.inner
+            for namespace, backend in found:
+                namespace.backend = backend
 
     def with_transfer(self) -> None:
         """Have what is moved pass ``views``."""

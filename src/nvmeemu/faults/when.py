@@ -85,9 +85,3 @@ class Trigger:
         if self._end is None and when.seconds is not None:
             self._end = now + when.seconds
         return True
-
-    @property
-    def is_spent(self) -> bool:
-        """It will never fire again, whatever comes."""
-        when = self.when
-        return (when.nth is not None and self.seen >= when.nth) or (when.times is not None and self.hits >= when.times)
