@@ -83,7 +83,8 @@ def measure(cases: Sequence[Case], pages: int, *, rounds: int | None = None, tri
         case.target.run(case.load(pages, seconds / 5), case.queues)
     for _ in range(rounds * tries):
         for index, case in enumerate(cases):
-            if len(good[index]) < rounds:
+            is_hopeless = not good[index] and len(bad[index]) >= rounds
+            if len(good[index]) < rounds and not is_hopeless:
                 result = case.target.run(case.load(pages, seconds), case.queues)
                 is_good = result.disturbance < MOST_DISTURBED * result.load.elapsed
                 (good if is_good else bad)[index].append(result)
