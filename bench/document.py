@@ -157,6 +157,12 @@ def _ratios(found: Found) -> list[str]:
     return table(["", *(f"{mode}, depth {depth}" for depth in GUEST_DEPTHS for mode in modes)], rows)
 
 
+def _soak(found: Found) -> list[str]:
+    if "soak_commands" not in found:
+        return ["Not measured in this run."]
+    return [f"{found['soak_commands'] / 1e6:g} million commands: the server grew by {found['soak_growth_kib']} KiB."]
+
+
 SECTIONS: dict[str, Callable[[Found], list[str]]] = {
     "marks": _marks,
     "depths": _depths,
@@ -165,6 +171,7 @@ SECTIONS: dict[str, Callable[[Found], list[str]]] = {
     "queues": _queues,
     "messages": _messages,
     "idle": _idle,
+    "soak": _soak,
     "guest": _guest,
     "ratios": _ratios,
 }
