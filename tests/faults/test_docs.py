@@ -15,8 +15,8 @@ from nvmeemu.control.methods import Methods
 from nvmeemu.faults import Faults
 from nvmeemu.faults.actions import ACTIONS
 from nvmeemu.faults.file import of_words, parse
-from nvmeemu.faults.match import PLACES
 from nvmeemu.faults.ocp import KINDS
+from nvmeemu.faults.places import PLACES
 from nvmeemu.faults.scenarios import SCENARIOS
 from nvmeemu.testing import Bench
 from server.process import NVMEEMU, Served, run

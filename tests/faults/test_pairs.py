@@ -9,7 +9,7 @@ import pytest
 from faults.rig import BLOCK, GUARD, NEW, OLD, Rig
 from nvmeemu.faults import Fault, FaultError
 from nvmeemu.faults.actions import ACTIONS
-from nvmeemu.faults.match import PLACES
+from nvmeemu.faults.places import PLACES
 from nvmeemu.faults.states import State
 from nvmeemu.spec import NvmOpcode, Status
 from nvmeemu.testing import CAP, CSTS, INTMS

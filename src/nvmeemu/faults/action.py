@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nvmeemu.faults.match import Passage
+from nvmeemu.faults.places import At
 from nvmeemu.faults.words import FaultError
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ class Action:
     """One thing that a fault does; made of its argument and options as they were written, or FaultError."""
 
     name: ClassVar[str]
-    places: ClassVar[tuple[str, ...]]
+    places: ClassVar[tuple[At, ...]]
     """Where it works; the first is meant if nothing is said."""
-    reasons: ClassVar[Mapping[str, str]] = {}
+    reasons: ClassVar[Mapping[At, str]] = {}
     """Why it does not work elsewhere."""
     reads = False
     """Whether it works on register reads; otherwise it is about writes."""
@@ -37,7 +38,7 @@ class Action:
         if argument is not True:
             raise FaultError(f"do.{self.name}: takes no argument, but has {argument!r}")
 
-    def check(self, at: str) -> None:
+    def check(self, at: At) -> None:
         """Raise FaultError for what it cannot do there."""
 
     def check_native(self) -> None:

@@ -8,19 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from nvmeemu.errors import CommandFailed
 from nvmeemu.faults.action import NOTHING_PASSES, Action, Go
-from nvmeemu.faults.match import (
-    BACKEND,
-    COMPLETION,
-    DMA,
-    DOORBELL,
-    EVENT,
-    EXECUTE,
-    FETCH,
-    INTERRUPT,
-    NOW,
-    REGISTER,
-    Passage,
-)
+from nvmeemu.faults.match import Passage
+from nvmeemu.faults.places import At
 from nvmeemu.faults.words import FaultError, flag, named, number
 from nvmeemu.queues import SubmissionQueue
 from nvmeemu.spec import DNR, MORE, Status
@@ -36,15 +25,15 @@ class SetStatus(Action):
     ``more``: More, at completion. (A command that is refused has it: the error is in the log.)"""
 
     name = "status"
-    places = (EXECUTE, COMPLETION, DMA)
+    places = (At.EXECUTE, At.COMPLETION, At.DMA)
     reasons: ClassVar = {
-        FETCH: "a command that is refused unexecuted: status at execute",
-        BACKEND: 'a disk knows no statuses: give error, for example error = "EIO", or status at execute',
-        INTERRUPT: "an interrupt has no status",
-        DOORBELL: "a doorbell has no status: set another value, and the guest is told of a bad one by an event",
-        REGISTER: "registers have no status",
-        EVENT: "an event has no status",
-        NOW: NOTHING_PASSES,
+        At.FETCH: "a command that is refused unexecuted: status at execute",
+        At.BACKEND: 'a disk knows no statuses: give error, for example error = "EIO", or status at execute',
+        At.INTERRUPT: "an interrupt has no status",
+        At.DOORBELL: "a doorbell has no status: set another value, and the guest is told of a bad one by an event",
+        At.REGISTER: "registers have no status",
+        At.EVENT: "an event has no status",
+        At.NOW: NOTHING_PASSES,
     }
     options = ("dnr", "more")
     ends = True
@@ -56,8 +45,8 @@ class SetStatus(Action):
         self.dnr = flag(options["dnr"], "do.dnr") if "dnr" in options else None
         self.more = flag(options.get("more", False), "do.more")
 
-    def check(self, at: str) -> None:
-        if self.more and at != COMPLETION:
+    def check(self, at: At) -> None:
+        if self.more and at != At.COMPLETION:
             raise FaultError("do.more: only at completion: a command that is refused always has it")
 
     def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
@@ -65,7 +54,7 @@ class SetStatus(Action):
         go(sq, cid, 0, Refused(self.status, self.dnr).field | (MORE if self.more else 0))
 
     def plan(self, faults: Faults, plan: Plan) -> None:
-        if plan.at == DMA:
+        if plan.at == At.DMA:
             plan.fail_transfer(lambda: Refused(self.status, self.dnr))
         else:
             plan.fail(lambda: Refused(self.status, self.dnr))
@@ -91,7 +80,7 @@ class UnknownCid(Action):
     """The completion has the identifier of no command: FFFFh, or the one given."""
 
     name = "unknown_cid"
-    places = (COMPLETION,)
+    places = (At.COMPLETION,)
 
     def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
         self.cid = 0xFFFF if argument is True else number(argument, "do.unknown_cid", 0, 0xFFFF)
@@ -105,7 +94,7 @@ class WrongPhase(Action):
     """The completion has the phase tag of the round before: the host does not see it."""
 
     name = "wrong_phase"
-    places = (COMPLETION,)
+    places = (At.COMPLETION,)
 
     def check_native(self) -> None:
         raise FaultError("wrong_phase: the native engine writes the completion queues: serve with --engine python")
@@ -121,7 +110,7 @@ class WrongSqhd(Action):
     """The completion says that the submission queue's head is somewhere else: half a queue on, or where it is told."""
 
     name = "wrong_sqhd"
-    places = (COMPLETION,)
+    places = (At.COMPLETION,)
 
     def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
         self.head = None if argument is True else number(argument, "do.wrong_sqhd", 0, 0xFFFF)

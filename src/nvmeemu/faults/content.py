@@ -10,19 +10,8 @@ from nvmeemu import regs
 from nvmeemu.faults import data
 from nvmeemu.faults.action import NOTHING_PASSES, Action, Go
 from nvmeemu.faults.completion import with_head
-from nvmeemu.faults.match import (
-    BACKEND,
-    COMPLETION,
-    DMA,
-    DOORBELL,
-    EVENT,
-    EXECUTE,
-    FETCH,
-    INTERRUPT,
-    NOW,
-    REGISTER,
-    Passage,
-)
+from nvmeemu.faults.match import Passage
+from nvmeemu.faults.places import At
 from nvmeemu.faults.words import FaultError, choice, number, table
 from nvmeemu.layout import Record
 from nvmeemu.spec import AdminQueueAttributes, Capabilities, Command, Configuration, ControllerStatus
@@ -38,7 +27,7 @@ class Fail(Action):
     """The disk fails with this errno: EIO, ENOSPC, ..."""
 
     name = "error"
-    places = (BACKEND,)
+    places = (At.BACKEND,)
 
     def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
         self.errno: int = getattr(errno, argument, 0) if isinstance(argument, str) and argument[:1] == "E" else 0
@@ -53,7 +42,7 @@ class Lose(Action):
     """The disk says that it has written, and has not."""
 
     name = "lose"
-    places = (BACKEND,)
+    places = (At.BACKEND,)
 
     def plan(self, faults: Faults, plan: Plan) -> None:
         plan.disk.kept = 0
@@ -63,13 +52,13 @@ class Tear(Action):
     """Only the first bytes are written, or transferred, and the command succeeds."""
 
     name = "torn"
-    places = (BACKEND, DMA)
+    places = (At.BACKEND, At.DMA)
 
     def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
         self.bytes = number(argument, "do.torn", 0, 1 << 32)
 
     def plan(self, faults: Faults, plan: Plan) -> None:
-        if plan.at == DMA:
+        if plan.at == At.DMA:
             plan.spoil_transfer(lambda old, new: data.tear(old, new, self.bytes))
         else:
             plan.disk.kept = self.bytes
@@ -79,12 +68,12 @@ class Corrupt(Action):
     """Some of it is wrong: "flip" (``bits`` of it, 1), "zeros", "ones" or, at dma, "stale": what was there before."""
 
     name = "corrupt"
-    places = (BACKEND, DMA, FETCH, COMPLETION, DOORBELL, REGISTER)
+    places = (At.BACKEND, At.DMA, At.FETCH, At.COMPLETION, At.DOORBELL, At.REGISTER)
     reasons: ClassVar = {
-        EXECUTE: "a command's data is corrupted at backend or dma, the command itself at fetch",
-        INTERRUPT: "an interrupt carries no data",
-        EVENT: "drop the event, or set the completion's dw0",
-        NOW: NOTHING_PASSES,
+        At.EXECUTE: "a command's data is corrupted at backend or dma, the command itself at fetch",
+        At.INTERRUPT: "an interrupt carries no data",
+        At.EVENT: "drop the event, or set the completion's dw0",
+        At.NOW: NOTHING_PASSES,
     }
     options = ("bits",)
     reads = True
@@ -103,11 +92,11 @@ class Corrupt(Action):
         return int.from_bytes(self._spoil(faults, value.to_bytes(size, "little")), "little")
 
     def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
-        if passage.at == REGISTER:
+        if passage.at == At.REGISTER:
             go(payload[0], self._spoil(faults, payload[1]))
-        elif passage.at == DOORBELL:
+        elif passage.at == At.DOORBELL:
             go(payload[0], self._spoil_number(faults, payload[1], 2))
-        elif passage.at == FETCH:
+        elif passage.at == At.FETCH:
             go(self._spoil(faults, payload[0]))
         else:
             sq, cid, dw0, field = payload
@@ -117,16 +106,16 @@ class Corrupt(Action):
         return self._spoil(faults, value)
 
     def plan(self, faults: Faults, plan: Plan) -> None:
-        if self.kind == "stale" and plan.at == DMA:
+        if self.kind == "stale" and plan.at == At.DMA:
             plan.spoil_transfer(data.lose)
-        elif plan.at == DMA:
+        elif plan.at == At.DMA:
             plan.spoil_transfer(lambda old, new: self._spoil(faults, new))
         else:
             seed = faults.random.getrandbits(32)  # now: the disk is read on another thread
             plan.disk.spoil = lambda value: data.spoil(self.kind, self.bits, data.random_of(seed), value)
 
-    def check(self, at: str) -> None:
-        if self.kind == "stale" and at != DMA:
+    def check(self, at: At) -> None:
+        if self.kind == "stale" and at != At.DMA:
             raise FaultError("do.corrupt: only at dma is there something stale: what the buffer held before")
 
 
@@ -135,7 +124,7 @@ class Set(Action):
     completion's ``dw0``, ``cid`` or ``sqhd``."""
 
     name = "set"
-    places = (REGISTER, FETCH, COMPLETION, DOORBELL)
+    places = (At.REGISTER, At.FETCH, At.COMPLETION, At.DOORBELL)
     reads = True
     _of_register: ClassVar[dict[int, type[Record]]] = {
         regs.CAP.offset: Capabilities,
@@ -150,26 +139,26 @@ class Set(Action):
         if not self.values:
             raise FaultError("do.set: set what?")
 
-    def check(self, at: str) -> None:
+    def check(self, at: At) -> None:
         """The fields that can be set there; a register's are known when it is read."""
-        fields: dict[str, Any] = {DOORBELL: {"value": 0}, COMPLETION: {"dw0": 0, "cid": 0, "sqhd": 0}}
+        fields: dict[str, Any] = {At.DOORBELL: {"value": 0}, At.COMPLETION: {"dw0": 0, "cid": 0, "sqhd": 0}}
         for key, value in self.values.items():
-            if at == FETCH:
+            if at == At.FETCH:
                 _put(Command(), key, value)
-            elif at == REGISTER:
+            elif at == At.REGISTER:
                 known = [kind for kind in self._of_register.values() if hasattr(kind, key)]
                 if key != "value" and not known:
                     raise FaultError(f"do.set: {key!r} is no field of CAP, CC, CSTS or AQA: or give value")
             elif key not in fields[at]:
-                raise FaultError(f"do.set: nothing at {at!r} has {key!r}: {', '.join(fields[at])}")
+                raise FaultError(f"do.set: nothing at '{at}' has {key!r}: {', '.join(fields[at])}")
 
     def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
         values = self.values
-        if passage.at == REGISTER:
+        if passage.at == At.REGISTER:
             go(payload[0], self._register(payload[0], payload[1]))
-        elif passage.at == DOORBELL:
+        elif passage.at == At.DOORBELL:
             go(payload[0], values["value"] & 0xFFFFFFFF)
-        elif passage.at == FETCH:
+        elif passage.at == At.FETCH:
             command = _editable(Command, payload[0])
             for key, value in values.items():
                 _put(command, key, value)

@@ -7,7 +7,8 @@ from typing import Any, Self
 
 from nvmeemu.faults.action import ANSWERED, Action
 from nvmeemu.faults.actions import ACTIONS
-from nvmeemu.faults.match import NOW, PLACES, REGISTER, Match
+from nvmeemu.faults.match import Match
+from nvmeemu.faults.places import PLACES, At
 from nvmeemu.faults.when import Trigger, When
 from nvmeemu.faults.words import FaultError, choice, table
 
@@ -36,22 +37,26 @@ class Fault:
         if not written or written == [""]:
             raise FaultError(f"do: say what shall happen: {', '.join(ACTIONS)}")
         self.actions = [_action(one) for one in written]
-        self.at = self.actions[0].places[0] if at is None else choice(at, "at", PLACES)
+        self.at = self.actions[0].places[0] if at is None else At(choice(at, "at", PLACES))
         for action in self.actions:
             _check(action, self.at)
         matched = table(match or {}, "match")
-        if self.at == REGISTER:
+        if self.at == At.REGISTER:
             matched = _access(matched, self.actions)
         self.match = Match(self.at, matched)
         self.when = When.of(table(when or {}, "when"))
-        if self.at == NOW and set(self.when.as_table()) - {"after_seconds", "probability", "seed"}:
+        if self.at == At.NOW and set(self.when.as_table()) - {"after_seconds", "probability", "seed"}:
             raise FaultError('when: "now" comes once: there are only after_seconds and probability')
         if not isinstance(name, str):
             raise FaultError(f"name: {name!r} is no text")
         self.name = name
         self.id = 0  # given when it is added
         self.trigger: Trigger | None = None
-        self._written = {"match": dict(match or {}), "at": self.at, "do": written if len(written) > 1 else written[0]}
+        self._written = {
+            "match": dict(match or {}),
+            "at": self.at.value,
+            "do": written if len(written) > 1 else written[0],
+        }
 
     @classmethod
     def of(cls, value: Mapping[str, Any]) -> Self:
@@ -96,7 +101,7 @@ def _action(written: Do) -> Action:
     return kind(argument, words)
 
 
-def _check(action: Action, at: str) -> None:
+def _check(action: Action, at: At) -> None:
     if at not in action.places:
         reason = action.reasons.get(at, f"it works at {', '.join(action.places)}")
         raise FaultError(f"{action.name} at {at}: {reason}")

@@ -16,20 +16,8 @@ from nvmeemu.events import Event
 from nvmeemu.executor import UNKNOWN
 from nvmeemu.faults.action import Action
 from nvmeemu.faults.fault import Fault
-from nvmeemu.faults.match import (
-    BACKEND,
-    COMPLETION,
-    DMA,
-    DOORBELL,
-    EVENT,
-    EXECUTE,
-    FETCH,
-    INTERRUPT,
-    NOW,
-    PIN,
-    REGISTER,
-    Passage,
-)
+from nvmeemu.faults.match import PIN, Passage
+from nvmeemu.faults.places import At
 from nvmeemu.faults.plan import Plan
 from nvmeemu.faults.states import State
 from nvmeemu.faults.when import Trigger
@@ -43,9 +31,9 @@ log = logging.getLogger(__name__)
 
 MOST_PENDING = 1 << 16
 Go = Callable[..., None]
-_STAGES = frozenset({EXECUTE, DMA, BACKEND})
-_AT_COMPLETION = frozenset({EXECUTE, COMPLETION})  # reordered commands wait for completions
-_VOID_AFTER_DROP = (DOORBELL, FETCH, EXECUTE, COMPLETION, EVENT)
+_STAGES = frozenset({At.EXECUTE, At.DMA, At.BACKEND})
+_AT_COMPLETION = frozenset({At.EXECUTE, At.COMPLETION})  # reordered commands wait for completions
+_VOID_AFTER_DROP = (At.DOORBELL, At.FETCH, At.EXECUTE, At.COMPLETION, At.EVENT)
 
 
 class Faults(Interceptor):
@@ -65,13 +53,13 @@ class Faults(Interceptor):
         self.random = random.Random(seed)
         self.on_reset: Callable[[], None] = lambda: None  # the function was reset
         self._faults: dict[int, Fault] = {}
-        self._places: frozenset[str] = frozenset()  # where there are faults: nowhere else is anything asked
+        self._places: frozenset[At] = frozenset()  # where there are faults: nowhere else is anything asked
         self._ids, self._numbers = itertools.count(1), itertools.count()
         self._is_fatal = False  # CSTS.CFS: nothing is completed until a reset
         self._states: dict[State, Callable[[], None]] = {}  # what lasts, and how to end it
         self._plans: dict[tuple[SubmissionQueue, int], Plan] = {}  # of the commands that have begun, by CID
-        self._pending: dict[int, tuple[Timer, str]] = {}  # what is kept back, and at which place
-        self._behind: dict[str, list[Callable[[], None]]] = {}
+        self._pending: dict[int, tuple[Timer, At]] = {}  # what is kept back, and at which place
+        self._behind: dict[At, list[Callable[[], None]]] = {}
 
     # --- for users
 
@@ -88,9 +76,9 @@ class Faults(Interceptor):
         self._faults[fault.id] = fault
         self._settle()
         log.info("fault %d: %s", fault.id, fault)
-        if fault.at == NOW and fault.when.after_seconds:
+        if fault.at == At.NOW and fault.when.after_seconds:
             self.clock.call_later(fault.when.after_seconds, partial(self._now, fault))
-        elif fault.at == NOW:
+        elif fault.at == At.NOW:
             self._now(fault)
         return fault
 
@@ -132,11 +120,11 @@ class Faults(Interceptor):
 
     def _now(self, fault: Fault) -> None:
         if fault.id in self._faults:
-            self._pass(Passage(NOW), lambda: None, only=fault)
+            self._pass(Passage(At.NOW), lambda: None, only=fault)
 
     # --- for actions
 
-    def later(self, wait: float, at: str, what: Callable[[], None]) -> None:
+    def later(self, wait: float, at: At, what: Callable[[], None]) -> None:
         """Do it after so many seconds, or at once if there is too much of that. A command, completion, doorbell or
         event is void if all are dropped before."""
         if len(self._pending) >= MOST_PENDING:  # a guest may send without end what a fault keeps back
@@ -150,7 +138,7 @@ class Faults(Interceptor):
 
         self._pending[number] = self.clock.call_later(wait, run), at
 
-    def behind_next(self, at: str, within: float, what: Callable[[], None]) -> None:
+    def behind_next(self, at: At, within: float, what: Callable[[], None]) -> None:
         """Do it when the next one has passed this place, or when none has for so long."""
         is_done = False
 
@@ -221,8 +209,8 @@ class Faults(Interceptor):
             release()
 
     def register_read(self, offset: int, data: bytes) -> bytes:
-        if REGISTER in self._places:
-            passage = Passage(REGISTER, offset=offset, size=len(data))
+        if At.REGISTER in self._places:
+            passage = Passage(At.REGISTER, offset=offset, size=len(data))
             for action in self._fired(passage):
                 data = action.read(self, passage, data)
         if self._states:
@@ -243,7 +231,7 @@ class Faults(Interceptor):
         if self._is_silent:
             return
         value = int.from_bytes(data, "little")
-        passage = Passage(REGISTER, offset=offset, size=len(data), is_write=True, value=value)
+        passage = Passage(At.REGISTER, offset=offset, size=len(data), is_write=True, value=value)
         self._pass(passage, self._configured(go) if offset == regs.CC.offset else go, offset, data)
 
     def _configured(self, go: Callable[[int, bytes], None]) -> Callable[[int, bytes], None]:
@@ -256,13 +244,13 @@ class Faults(Interceptor):
 
     def doorbell(self, go: Callable[[int, int], None], offset: int, value: int) -> None:
         if not self._is_silent:
-            passage = Passage(DOORBELL, qid=offset >> 3, is_cq=bool(offset & 4), value=value)
+            passage = Passage(At.DOORBELL, qid=offset >> 3, is_cq=bool(offset & 4), value=value)
             self._pass(passage, go, offset, value)
 
     def fetch(self, go: Callable[[bytes], None], sq: SubmissionQueue, entry: bytes) -> None:
         if self._holds:
             return
-        if FETCH not in self._places:
+        if At.FETCH not in self._places:
             go(entry)
             return
 
@@ -271,7 +259,7 @@ class Faults(Interceptor):
                 go(entry)
 
         command = self._kind(sq, entry)(entry)
-        self._pass(Passage(FETCH, qid=sq.qid, command=command), begin, entry)
+        self._pass(Passage(At.FETCH, qid=sq.qid, command=command), begin, entry)
 
     def _kind(self, sq: SubmissionQueue, entry: bytes) -> type[Command]:
         device = self.controller.device
@@ -282,19 +270,19 @@ class Faults(Interceptor):
         plan = self._plans[sq, command.cid] = Plan(self.controller.device.namespaces, command, stage, go_on)
         if not self._places & _STAGES:
             return stage
-        asked = [self._fired(Passage(EXECUTE, qid=sq.qid, command=command))]
+        asked = [self._fired(Passage(At.EXECUTE, qid=sq.qid, command=command))]
         if not any(action.ends for action in asked[0]):
             if plan.uses_disk and sq.qid:
-                asked.append(self._fired(Passage(BACKEND, qid=sq.qid, command=command)))
-                self._plan(plan, BACKEND, asked[1])
-            if DMA in self._places:
+                asked.append(self._fired(Passage(At.BACKEND, qid=sq.qid, command=command)))
+                self._plan(plan, At.BACKEND, asked[1])
+            if At.DMA in self._places:
                 plan.with_transfer()
-        self._plan(plan, EXECUTE, asked[0])
+        self._plan(plan, At.EXECUTE, asked[0])
         return plan.stage
 
-    def _plan(self, plan: Plan, at: str, actions: list[Action]) -> None:
+    def _plan(self, plan: Plan, at: At, actions: list[Action]) -> None:
         plan.at = at
-        if at == BACKEND and actions:
+        if at == At.BACKEND and actions:
             plan.with_disk()
         for action in reversed(actions):
             action.plan(self, plan)
@@ -307,7 +295,7 @@ class Faults(Interceptor):
             return views
         if not plan.has_transferred:
             plan.has_transferred = True
-            self._plan(plan, DMA, self._fired(Passage(DMA, qid=sq.qid, command=command)))
+            self._plan(plan, At.DMA, self._fired(Passage(At.DMA, qid=sq.qid, command=command)))
         if self._is_fatal or self._holds:  # just now
             raise CommandFailed(Status.DATA_TRANSFER_ERROR)
         return plan.views(views, to_host)
@@ -327,24 +315,24 @@ class Faults(Interceptor):
                 go(sq, cid, dw0, field)
 
         command = plan.command if plan is not None else None
-        self._pass(Passage(COMPLETION, qid=sq.qid, command=command, status=field & 0x7FF), post, sq, cid, dw0, field)
-        for release in self._behind.pop(EXECUTE, []):
+        self._pass(Passage(At.COMPLETION, qid=sq.qid, command=command, status=field & 0x7FF), post, sq, cid, dw0, field)
+        for release in self._behind.pop(At.EXECUTE, []):
             release()
 
     def event(self, go: Callable[[Event], None], event: Event) -> None:
-        self._pass(Passage(EVENT, event=event.type), go, event)
+        self._pass(Passage(At.EVENT, event=event.type), go, event)
 
     @property
     def wants_interrupts(self) -> bool:
-        return INTERRUPT in self._places
+        return At.INTERRUPT in self._places
 
     def interrupt(self, go: Callable[[int], None], vector: int) -> None:
         if not self._is_silent:
-            self._pass(Passage(INTERRUPT, vector=vector), go, vector)
+            self._pass(Passage(At.INTERRUPT, vector=vector), go, vector)
 
     def pin(self, go: Callable[[bool], None], asserted: bool) -> None:
         if asserted and not self._is_silent:
-            self._pass(Passage(INTERRUPT, vector=PIN), go, asserted)
+            self._pass(Passage(At.INTERRUPT, vector=PIN), go, asserted)
         elif not asserted:
             go(asserted)
 

@@ -7,19 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from nvmeemu.faults import data
 from nvmeemu.faults.action import NOTHING_PASSES, Action, Go
-from nvmeemu.faults.match import (
-    BACKEND,
-    COMPLETION,
-    DMA,
-    DOORBELL,
-    EVENT,
-    EXECUTE,
-    FETCH,
-    INTERRUPT,
-    NOW,
-    REGISTER,
-    Passage,
-)
+from nvmeemu.faults.match import Passage
+from nvmeemu.faults.places import At
 from nvmeemu.faults.words import seconds
 
 if TYPE_CHECKING:
@@ -31,10 +20,10 @@ class Delay(Action):
     """It happens later."""
 
     name = "delay"
-    places = (EXECUTE, FETCH, BACKEND, COMPLETION, INTERRUPT, DOORBELL, REGISTER, EVENT)
+    places = (At.EXECUTE, At.FETCH, At.BACKEND, At.COMPLETION, At.INTERRUPT, At.DOORBELL, At.REGISTER, At.EVENT)
     reasons: ClassVar = {
-        DMA: "a transfer takes no time of its own here: delay at execute or backend",
-        NOW: NOTHING_PASSES,
+        At.DMA: "a transfer takes no time of its own here: delay at execute or backend",
+        At.NOW: NOTHING_PASSES,
     }
     options = ("jitter",)
 
@@ -50,42 +39,42 @@ class Delay(Action):
 
     def plan(self, faults: Faults, plan: Plan) -> None:
         wait = self._choose(faults)
-        plan.park(lambda request, resume: faults.later(wait, EXECUTE, resume))
+        plan.park(lambda request, resume: faults.later(wait, At.EXECUTE, resume))
 
 
 class Drop(Action):
     """It never happens: an access or doorbell has no effect, a command is never completed, an interrupt is not sent."""
 
     name = "drop"
-    places = (EXECUTE, FETCH, DMA, BACKEND, COMPLETION, INTERRUPT, DOORBELL, REGISTER, EVENT)
-    reasons: ClassVar = {NOW: NOTHING_PASSES}
+    places = (At.EXECUTE, At.FETCH, At.DMA, At.BACKEND, At.COMPLETION, At.INTERRUPT, At.DOORBELL, At.REGISTER, At.EVENT)
+    reasons: ClassVar = {At.NOW: NOTHING_PASSES}
     ends = True
 
     def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
         pass
 
     def plan(self, faults: Faults, plan: Plan) -> None:
-        if plan.at == DMA:
+        if plan.at == At.DMA:
             plan.spoil_transfer(data.lose)
         else:
-            plan.park(lambda request, resume: None, is_abortable=plan.at == EXECUTE)
+            plan.park(lambda request, resume: None, is_abortable=plan.at == At.EXECUTE)
 
 
 class Duplicate(Action):
     """It happens twice."""
 
     name = "duplicate"
-    places = (COMPLETION, FETCH, INTERRUPT, DOORBELL, REGISTER, EVENT)
+    places = (At.COMPLETION, At.FETCH, At.INTERRUPT, At.DOORBELL, At.REGISTER, At.EVENT)
     reasons: ClassVar = {
-        EXECUTE: "to execute a command twice, duplicate it at fetch",
-        DMA: "nobody can see that data was transferred twice",
-        BACKEND: "nobody can see that a disk was written twice",
-        NOW: NOTHING_PASSES,
+        At.EXECUTE: "to execute a command twice, duplicate it at fetch",
+        At.DMA: "nobody can see that data was transferred twice",
+        At.BACKEND: "nobody can see that a disk was written twice",
+        At.NOW: NOTHING_PASSES,
     }
 
     def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
         go(*payload)
-        if passage.at == EVENT:  # the second one shall not wait until the host has looked at the first
+        if passage.at == At.EVENT:  # the second one shall not wait until the host has looked at the first
             faults.controller.device.events.was_read(payload[0].log)
         go(*payload)
 
@@ -94,12 +83,12 @@ class Reorder(Action):
     """It waits until another one of its kind has passed, at most ``within`` seconds (1)."""
 
     name = "reorder"
-    places = (COMPLETION, FETCH, EXECUTE, DOORBELL, INTERRUPT, EVENT)
+    places = (At.COMPLETION, At.FETCH, At.EXECUTE, At.DOORBELL, At.INTERRUPT, At.EVENT)
     reasons: ClassVar = {
-        REGISTER: "the bus keeps the order of register accesses",
-        DMA: "reorder the commands, at execute",
-        BACKEND: "reorder the commands, at execute",
-        NOW: NOTHING_PASSES,
+        At.REGISTER: "the bus keeps the order of register accesses",
+        At.DMA: "reorder the commands, at execute",
+        At.BACKEND: "reorder the commands, at execute",
+        At.NOW: NOTHING_PASSES,
     }
     options = ("within",)
 
@@ -112,4 +101,4 @@ class Reorder(Action):
 
     def plan(self, faults: Faults, plan: Plan) -> None:
         # behind the completion of another one: what has only begun may still come later than this
-        plan.park(lambda request, resume: faults.behind_next(EXECUTE, self.within, resume))
+        plan.park(lambda request, resume: faults.behind_next(At.EXECUTE, self.within, resume))

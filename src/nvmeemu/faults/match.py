@@ -7,15 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from nvmeemu import admin, io, regs
+from nvmeemu.faults.places import OF_COMMANDS, OF_QUEUES, At
 from nvmeemu.faults.words import FaultError, Numbers, choice, number, numbers
 from nvmeemu.layout import Field
 from nvmeemu.spec import AdminOpcode, Command, EventType, NvmOpcode, ReadWrite, Status
-
-NOW, REGISTER, DOORBELL, FETCH, EXECUTE = "now", "register", "doorbell", "fetch", "execute"
-DMA, BACKEND, COMPLETION, INTERRUPT, EVENT = "dma", "backend", "completion", "interrupt", "event"
-OF_COMMANDS = (FETCH, EXECUTE, DMA, BACKEND, COMPLETION)
-OF_QUEUES = (DOORBELL, *OF_COMMANDS)
-PLACES = (REGISTER, DOORBELL, *OF_COMMANDS, INTERRUPT, EVENT, NOW)
 
 PIN = -1  # the vector of INTA#
 _IO = Numbers(low=1, high=0xFFFF)
@@ -28,7 +23,7 @@ _REGISTERS = {register.name.lower(): register for register in regs.REGISTERS}
 class Passage:
     """What passes one of the places; what does not belong there is at its default."""
 
-    at: str
+    at: At
     qid: int | None = None
     command: Command | None = None
     status: int | None = None  # of a completion
@@ -47,7 +42,7 @@ Test = Callable[[Passage], bool]
 class Match:
     """All that is given must be so. ``queues``: those whose commands it can meet; None: any."""
 
-    def __init__(self, at: str, table: Mapping[str, Any]) -> None:
+    def __init__(self, at: At, table: Mapping[str, Any]) -> None:
         self.table = dict(table)
         self.queues: Numbers | None = None if at in OF_QUEUES else Numbers()
         self._at = at
@@ -60,34 +55,34 @@ class Match:
 
     def _test(self, key: str, value: Any) -> Test:
         at, what = self._at, f"match.{key}"
-        if at == NOW:
+        if at == At.NOW:
             raise FaultError(f'{what}: at "now" there is nothing to match: it happens when the fault is added')
-        if key == "queue" and at in (*OF_COMMANDS, DOORBELL):
+        if key == "queue" and at in OF_QUEUES:
             return self._queue(value)
         if at in OF_COMMANDS:
             return self._of_command(key, value, what)
-        if at == REGISTER:
+        if at == At.REGISTER:
             return self._of_register(key, value, what)
-        if at == DOORBELL and key == "value":
+        if at == At.DOORBELL and key == "value":
             values = numbers(value, what)
             return lambda passage: passage.value in values
-        if at == DOORBELL and key == "doorbell":
+        if at == At.DOORBELL and key == "doorbell":
             is_cq = choice(value, what, ("sq", "cq")) == "cq"
             return lambda passage: passage.is_cq == is_cq
-        if at == INTERRUPT and key == "vector":
+        if at == At.INTERRUPT and key == "vector":
             vectors = Numbers(frozenset({PIN})) if value == "pin" else numbers(value, what)
             return lambda passage: passage.vector in vectors
-        if at == EVENT and key == "type":
+        if at == At.EVENT and key == "type":
             types = numbers(value, what, EventType)
             return lambda passage: passage.event in types
-        raise FaultError(f"{what}: nothing at {at!r} has that: {', '.join(self._known())}")
+        raise FaultError(f"{what}: nothing at '{at}' has that: {', '.join(self._known())}")
 
     def _known(self) -> list[str]:
         return {
-            REGISTER: ["register", "access", "value"],
-            DOORBELL: ["queue", "doorbell", "value"],
-            INTERRUPT: ["vector"],
-            EVENT: ["type"],
+            At.REGISTER: ["register", "access", "value"],
+            At.DOORBELL: ["queue", "doorbell", "value"],
+            At.INTERRUPT: ["vector"],
+            At.EVENT: ["type"],
         }.get(self._at, [])
 
     def _queue(self, value: Any) -> Test:
@@ -106,7 +101,7 @@ class Match:
             if blocks.mask:
                 raise FaultError(f"{what}: give a block, a list or a range")
             return lambda passage: _meets(passage.command, blocks)
-        if key == "status" and self._at == COMPLETION:
+        if key == "status" and self._at == At.COMPLETION:
             statuses = numbers(value, what, Status)
             return lambda passage: passage.status in statuses
         kinds = tuple(kind for kind in _KINDS if isinstance(_field(kind, key), Field))

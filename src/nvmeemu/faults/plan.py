@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from nvmeemu.errors import CommandFailed
 from nvmeemu.faults.disk import Disk, FaultyBackend
-from nvmeemu.faults.match import BACKEND
+from nvmeemu.faults.places import At
 from nvmeemu.namespace import Namespace, Namespaces
 from nvmeemu.prp import scatter
 from nvmeemu.requests import Background, Parked, Request, Result
@@ -26,7 +26,7 @@ class Plan:
     """``at`` is the place whose faults are being asked. What the host sees of a transfer is made by ``views``."""
 
     def __init__(self, namespaces: Namespaces, command: Command, stage: Stage, go_on: GoOn) -> None:
-        self.at = ""
+        self.at = At.EXECUTE
         self.has_transferred = False
         self.command = command
         self.disk = Disk()
@@ -49,7 +49,7 @@ class Plan:
 
     def park(self, take: Take, is_abortable: bool = True) -> None:
         """It waits, until ``take`` calls what it is given. At the backend, the disk has the command then."""
-        stage, disk_first = self.stage, self.at == BACKEND
+        stage, disk_first = self.stage, self.at == At.BACKEND
 
         def park() -> Result:
             result = stage() if disk_first else 0

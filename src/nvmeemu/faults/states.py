@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from nvmeemu import inventory
 from nvmeemu.events import Event
 from nvmeemu.faults.action import Action, Go
-from nvmeemu.faults.match import NOW, PIN, PLACES, Passage
+from nvmeemu.faults.match import PIN, Passage
+from nvmeemu.faults.places import PLACES, At
 from nvmeemu.faults.words import FaultError, flag, number, seconds, table
 from nvmeemu.spec import (
     SHST_COMPLETE,
@@ -40,7 +41,7 @@ _EVENTS = {
 class State(Action):
     """``start`` begins it and says how to end it."""
 
-    places = (NOW, *PLACES[:-1])
+    places = (At.NOW, *PLACES[:-1])
     reads = True
     options: ClassVar[tuple[str, ...]] = ("seconds",)
     lasts = True

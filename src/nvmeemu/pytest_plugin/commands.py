@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nvmeemu import spec
-from nvmeemu.faults.match import FETCH, Match, Passage
+from nvmeemu.faults.match import Match, Passage
+from nvmeemu.faults.places import At
 from nvmeemu.trace import commands, file, records, words
 
 LOOK_AGAIN = 0.02  # seconds; the server writes its trace every 50 ms
@@ -214,11 +215,11 @@ def _match(op: Op | None, fields: dict[str, Any]) -> Match:
     table = dict(fields)
     if op is not None:
         table["opcode"] = re.sub(r"[\s-]+", "_", op if isinstance(op, str) else op.name)
-    return Match(FETCH, table)
+    return Match(At.FETCH, table)
 
 
 def _fits(command: HostCommand, match: Match) -> bool:
-    return Passage(FETCH, command.sqid, command.command) in match
+    return Passage(At.FETCH, command.sqid, command.command) in match
 
 
 def _missing(match: Match, seconds: float, words: str) -> str:
