@@ -82,6 +82,11 @@ class Controller:
         engine = self.device.engine
         return None if engine is None or engine.doorbells_fd < 0 else (engine.doorbells_fd, DOORBELLS, DOORBELLS)
 
+    @property
+    def direct_doorbells(self) -> tuple[int, int] | None:
+        """Who takes doorbells before ``write`` does, if it wants to: see ``Engine.direct_doorbells``."""
+        return None if self.device.engine is None else self.device.engine.direct_doorbells
+
     def read(self, offset: int, size: int) -> bytes:
         """A read of BAR0. Doorbells and everything reserved read as zero."""
         data = self._registers.read(offset, size)
@@ -122,6 +127,7 @@ class Controller:
             for vector in range(self.vectors):
                 engine.set_vector(vector, self.device.host.interrupt_fd(vector))
             engine.signal_all()
+            engine.take_doorbells(not self._is_tapped and self.device.host.msix_enabled)
         self.taps.interrupts_changed()
 
     def pin_unmasked(self) -> None:
@@ -164,6 +170,8 @@ class Controller:
         self._on_doorbell = partial(self.taps.doorbell, self._ring) if self._is_tapped else self._ring
         self._on_write = partial(self.taps.register_write, self._write) if self._is_tapped else self._write
         self._executor.tap(self.taps if self._is_tapped else None)
+        if self.device.engine is not None:  # the pin follows the heads, which Python has to see for that
+            self.device.engine.take_doorbells(not self._is_tapped and self.device.host.msix_enabled)
 
     def serve_in_python(self, which: Callable[[int], bool]) -> None:
         """Which I/O submission queues, by their identifiers and also those to come, are not for the native engine: from

@@ -137,6 +137,15 @@ class Engine(Protocol):
         ``OwnedQueue.ring`` works in any case."""
         ...
 
+    @property
+    def direct_doorbells(self) -> tuple[int, int]:
+        """The addresses of a C function that takes doorbells and of its first argument, for who has them in C."""
+        ...
+
+    def take_doorbells(self, is_wanted: bool) -> None:
+        """Whether that function takes those of the engine's queues; the others it never takes."""
+        ...
+
     def watch(self, is_watched: bool) -> None:
         """Tell the listener when the host rings mapped doorbells that are not of the engine's queues. What it has rung
         before counts for nothing."""

@@ -35,6 +35,7 @@ class Fake:
         self.host, self.clock, self.worker = host, clock, worker
         self.bar0_size = BAR0_SIZE
         self.bar0_shared: tuple[int, int, int] | None = None
+        self.direct_doorbells: tuple[int, int] | None = None
         self.vectors = vectors
         self.registers = bytearray(BAR0_SIZE)
         self.busy = 0

@@ -87,6 +87,9 @@ void engine_drop(struct engine *engine);
 /* Fetch nothing, or go on. */
 void engine_hold(struct engine *engine, bool is_held);
 
+/* The same as queue_ring for who knows the doorbell's number only; `engine` is a struct engine. False: it is for main. */
+bool engine_ring(void *engine, uint32_t doorbell, uint32_t value);
+void engine_take_doorbells(struct engine *engine, bool is_wanted);
 /* The host has rung a queue's doorbell; with a shadow doorbell, that says the value. False: it cannot have this one. */
 bool queue_ring(struct queue *queue, uint32_t value);
 void queue_set_shadow(struct queue *queue, uint64_t value, uint64_t event);

@@ -42,7 +42,7 @@ static struct queue *queue_add(struct queue *queue, struct queue_list *all, stru
         list_remove(all, queue);
         is_added = false;
     }
-    doorbell_own(lane->engine, queue->doorbell, is_added);
+    doorbell_own(lane->engine, queue->doorbell, is_added ? queue : NULL);
     lane_leave(lane);
     lane_wake(lane);
     if (!is_added)
@@ -105,7 +105,7 @@ void engine_hold_sq(struct sq *sq, bool is_held)
 
 void engine_remove_sq(struct engine *engine, struct sq *sq)
 {
-    doorbell_own(engine, sq->queue.doorbell, false);
+    doorbell_own(engine, sq->queue.doorbell, NULL);
     if (doorbell_is_rung(engine, sq->queue.doorbell))
         engine_notify(engine); /* the lane did not look any more */
     list_remove(&engine->sqs, &sq->queue);
@@ -124,7 +124,7 @@ void engine_remove_cq(struct engine *engine, struct cq *cq)
 
     lane_enter(lane);
     list_remove(&lane->cqs, &cq->queue);
-    doorbell_own(engine, cq->queue.doorbell, false);
+    doorbell_own(engine, cq->queue.doorbell, NULL);
     lane_leave(lane);
     list_remove(&engine->cqs, &cq->queue);
     cq_free(cq);
@@ -159,7 +159,7 @@ void engine_drop(struct engine *engine)
     for (uint32_t i = 0; i < MAX_VECTORS; i++)
         atomic_store(&engine->vectors[i].held, 0);
     for (uint32_t i = 0; i < MAX_DOORBELLS; i++)
-        doorbell_own(engine, i, false);
+        doorbell_own(engine, i, NULL);
     for (uint32_t i = 0; i < engine->cqs.count; i++)
         cq_free(as_cq(engine->cqs.items[i]));
     engine->cqs.count = 0;

@@ -62,10 +62,12 @@ bool doorbells_are_rung(struct engine *engine, uint32_t end)
     return false;
 }
 
-void doorbell_own(struct engine *engine, uint32_t number, bool is_owned)
+void doorbell_own(struct engine *engine, uint32_t number, struct queue *queue)
 {
-    if (number < MAX_DOORBELLS)
-        atomic_store(&engine->owned[number], is_owned);
+    if (number >= MAX_DOORBELLS)
+        return;
+    engine->by_doorbell[number] = queue;
+    atomic_store(&engine->owned[number], queue != NULL);
 }
 
 /* --- main: doorbells of its own queues, and of none ------------------------------------------------------------------ */
@@ -100,4 +102,17 @@ bool doorbells_next(struct engine *engine, struct event *event)
         }
     }
     return false;
+}
+
+void engine_take_doorbells(struct engine *engine, bool is_wanted)
+{
+    engine->takes_doorbells = is_wanted;
+}
+
+bool engine_ring(void *context, uint32_t number, uint32_t value)
+{
+    struct engine *engine = context;
+    struct queue *queue = engine->takes_doorbells && number < MAX_DOORBELLS ? engine->by_doorbell[number] : NULL;
+
+    return queue && queue_ring(queue, value);
 }

@@ -288,7 +288,9 @@ struct engine {
     uint32_t punt_first, punt_count, punt_room;
     _Atomic bool punts_full;
 
-    /* Main's own lists of all queues, for notices. */
+    /* Main's own: all queues, for notices, and by their doorbells, for engine_ring. */
+    bool takes_doorbells;
+    struct queue *by_doorbell[MAX_DOORBELLS];
     struct queue_list sqs, cqs;
 };
 
@@ -320,7 +322,7 @@ void doorbells_free(struct engine *engine);
 /* What the host has written to a mapped doorbell since the last call, or NOT_RUNG. */
 uint32_t doorbell_take(struct engine *engine, uint32_t number);
 bool doorbell_is_rung(struct engine *engine, uint32_t number);
-void doorbell_own(struct engine *engine, uint32_t number, bool is_owned);
+void doorbell_own(struct engine *engine, uint32_t number, struct queue *queue);
 /* One below `end` that is not of the engine's queues. */
 bool doorbells_are_rung(struct engine *engine, uint32_t end);
 bool doorbells_next(struct engine *engine, struct event *event);

@@ -139,6 +139,14 @@ class NativeEngine:
         self._sqs[owned.id] = owned
         return owned
 
+    @property
+    def direct_doorbells(self) -> tuple[int, int]:
+        ring = ffi.addressof(lib, "engine_ring")
+        return int(ffi.cast("uintptr_t", ring)), int(ffi.cast("uintptr_t", self._engine))
+
+    def take_doorbells(self, is_wanted: bool) -> None:
+        lib.engine_take_doorbells(self._engine, is_wanted)
+
     def watch(self, is_watched: bool) -> None:
         lib.engine_watch(self._engine, is_watched)
 
@@ -169,8 +177,8 @@ class NativeEngine:
         return bool(lib.engine_in_flight(self._engine, True))
 
     def trace(self, sink: Callable[[bytes], None] | None, start: int = 0) -> None:
-        """Give ``sink`` records of what the lanes do, encoded (``trace.records``), in batches that come with the news;
-        times count from ``start``, of ``time.monotonic_ns``. None: what there is, and no more. Only if ``can_trace``."""
+        """Give ``sink`` records of what the lanes do, encoded (``trace.records``), in batches, with the news;
+        times count from ``start``, of ``time.monotonic_ns``. None: the rest, and no more. Only if ``can_trace``."""
         if self._sink is not None:
             self._take_trace(self._sink)
         self._sink = sink

@@ -101,7 +101,9 @@ struct nvmeemu_message {
     bool descriptors_lost;
 };
 
+typedef bool nvmeemu_ring_t(void *engine, uint32_t doorbell, uint32_t value);
 int nvmeemu_look(int fd, struct nvmeemu_message *message);
+int nvmeemu_take_doorbells(int fd, nvmeemu_ring_t *ring, void *engine);
 int nvmeemu_setup_region(vfu_ctx_t *ctx, int region, size_t size, vfu_region_access_cb_t *callback, int flags,
                          int fd, struct iovec shared);
 int nvmeemu_setup_dma(vfu_ctx_t *ctx, vfu_dma_register_cb_t *added, vfu_dma_unregister_cb_t *removed);

@@ -136,6 +136,7 @@ class Context:
         self.device = device
         self._handle = ffi.new_handle(self)
         self._message = ffi.new("struct nvmeemu_message *")
+        self._ring: tuple[Any, Any] | None = None
         self._ctx = lib.vfu_create_ctx(
             lib.VFU_TRANS_SOCK,
             os.fsencode(path),
@@ -177,6 +178,11 @@ class Context:
         check(lib.nvmeemu_setup_dma(ctx, lib.on_dma_added, lib.on_dma_removed))
         check(lib.vfu_realize_ctx(ctx))
 
+    def ring_directly(self, ring: int, engine: int) -> None:
+        """Give posted writes to doorbells to the C function ``ring(engine, doorbell, value)`` at this address first;
+        what it does not want comes to ``Device.bar0_write``."""
+        self._ring = ffi.cast("nvmeemu_ring_t *", ring), ffi.cast("void *", engine)
+
     def log_everything(self) -> None:
         """Pass the library's debug messages to ``Device.log``, too."""
         self._check(lib.vfu_setup_log(self._ctx, lib.on_log, LOG_DEBUG))
@@ -193,6 +199,8 @@ class Context:
     def run(self) -> Turn:
         """Handle one message if there is one. OSError(ENOTCONN): the client is gone; ProtocolError: hang up on it."""
         fd = lib.vfu_get_poll_fd(self._ctx)
+        if self._ring is not None and lib.nvmeemu_take_doorbells(fd, *self._ring):
+            return Turn.MESSAGE
         look = lib.nvmeemu_look(fd, self._message)
         routes = None
         if look == lib.NVMEEMU_CHECK:

@@ -42,6 +42,12 @@ class Function(Protocol):
         ...
 
     @property
+    def direct_doorbells(self) -> tuple[int, int] | None:
+        """Who takes doorbells before ``write`` does, if it wants to: the addresses of a C function and of its first
+        argument; the others are the doorbell's number, from offset 1000h, and its value."""
+        ...
+
+    @property
     def vectors(self) -> int:
         """MSI-X vectors; 0: no MSI-X capability, INTA# only."""
         ...

@@ -57,6 +57,8 @@ class Server:
         self._once = False
         self._patience: float | None = None  # until when half a message is waited for
         host.connect(self._context, self._pci.config)
+        if function.direct_doorbells is not None:
+            self._context.ring_directly(*function.direct_doorbells)
         if library_log.level == logging.DEBUG:  # set on purpose, not inherited: it is several lines a message
             self._context.log_everything()
 
