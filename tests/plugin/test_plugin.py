@@ -10,9 +10,10 @@ import pytest
 
 from nvmeemu.guest import initramfs
 from nvmeemu.guest.errors import GuestError
-from nvmeemu.pytest_plugin import parts
+from nvmeemu.pytest_plugin import live, parts
 
 pytest_plugins = ["pytester"]
+assert live  # imported already, or each run in this process would import it all again
 
 OLD_QEMU = """#!/bin/sh
 case "$*" in *--version*) echo "QEMU emulator version 9.2.1" ;; *) echo "no such device" >&2; exit 1 ;; esac
@@ -28,7 +29,7 @@ def own_folder(pytester: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "t").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "t"))
     monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")  # it takes longer than most of the tests here
 
 
 @pytest.fixture
