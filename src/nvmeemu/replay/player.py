@@ -47,6 +47,7 @@ from nvmeemu.trace.sink import Memory
 
 _ENTRY = 8  # bytes of a PRP list's entry
 _SPARE = 1 << 20  # bytes for the pages of chained lists, which are in no trace
+_HIGHEST = 1 << 52  # no machine has addresses above it
 _DEFAULT = {"nsid": 1, "blocks": 1 << 20, "block_size": 512}
 _UNSTEADY = {regs.CSTS.offset}  # registers whose value is a matter of time
 
@@ -97,9 +98,9 @@ class _Player:
             )
         except (TypeError, ValueError, BackendError) as error:
             raise TraceError(f"the device of this trace cannot be made: {error}") from None
-        self._ram.mirror = self._controller.taps
         self._payload = description.payload
-        self._sink = Memory(describe(self._controller, payload=description.payload), self._now)
+        self._time = 0  # of the record that is played, exactly
+        self._sink = Memory(describe(self._controller, payload=description.payload), lambda: self._time)
         self._own_events: Counter[tuple[int, int, int]] = Counter()
         self._controller.observe(_Events(self._own_events))
         self._controller.observe(Recorder(self._sink, self._controller.device))
@@ -107,15 +108,13 @@ class _Player:
         self._life = 0
         self._spare = self._spare_at = 0
 
-    def _now(self) -> int:
-        return round(self._clock.now() * 1_000_000_000)
-
     def play(self, records: list[Record]) -> None:
         """Everything that came from the host, in order."""
         for life, command in _by_life(records):
             self._todo[command.fetch.sqid].append((life, command))
         self._map_spare(records)
         for record in records:
+            self._time = record.time
             self._clock.advance(max(0.0, record.time / 1_000_000_000 - self._clock.now()))
             self._take(record)
             self._settle()
@@ -152,6 +151,8 @@ class _Player:
         with suppress(KeyError):  # a trace that lacks its beginning
             self._ram.discard(record.iova)
         if isinstance(record, DmaMap):
+            if record.iova + record.size > 1 << 64:
+                raise TraceError(f"{words.describe(record)[1]}: that is no range")
             try:
                 self._ram.map(record.iova, record.size, writable=record.writable)
             except (OSError, ValueError, OverflowError) as error:
@@ -159,9 +160,12 @@ class _Player:
         self._controller.memory_changed()
 
     def _map_spare(self, records: list[Record]) -> None:
-        ends = [record.iova + record.size for record in records if isinstance(record, DmaMap)]
+        """Memory of ours, above the guest's. It is not told: the host of the trace had none there."""
+        maps = [record for record in records if isinstance(record, DmaMap)]
+        ends = [one.iova + one.size for one in maps if one.iova + one.size <= _HIGHEST]
         self._spare = self._spare_at = -(-max(ends, default=0) // _SPARE) * _SPARE + _SPARE
         self._ram.map(self._spare, _SPARE)
+        self._ram.mirror = self._controller.taps
 
     def _event(self, record: AsyncEvent) -> None:
         """What came from outside comes again; what the host has caused has happened already."""

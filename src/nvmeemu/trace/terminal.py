@@ -14,6 +14,7 @@ from rich.table import Table
 
 from nvmeemu.trace.file import Reader
 from nvmeemu.trace.records import Record
+from nvmeemu.trace.words import plain
 
 _WORTH_A_BAR = 4 << 20  # bytes of a file that takes a moment
 _EVERY = 8192  # records
@@ -78,7 +79,7 @@ def heading(reader: Reader) -> str:
         for one in description.namespaces
     )
     parts = (description.comment, description.program, f"began {began}" if reader.started else "", disks)
-    return f"{reader.name}: {', '.join(part for part in parts if part) or 'nothing is said of it'}"
+    return f"{reader.name}: {plain(', '.join(part for part in parts if part)) or 'nothing is said of it'}"
 
 
 def at(time: int) -> str:

@@ -147,6 +147,11 @@ def _set_fields(entry: Layout) -> str:
     return " ".join(f"{name}={value:d}" if isinstance(field, Number) else name for name, value, field in found if value)
 
 
+def plain(text: str) -> str:
+    """A text out of a file, for a terminal: what could command that is escaped."""
+    return text if text.isprintable() else "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
 def size(number: int) -> str:
     """Bytes, in the largest unit that fits: ``4 KiB``."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
@@ -230,10 +235,10 @@ _DESCRIBE: dict[Any, Callable[[Any], _Line]] = {
     kinds.DmaMap: _map,
     kinds.DmaUnmap: lambda one: ("DMA", f"unmap {one.iova:#x}"),
     kinds.Reset: lambda one: ("reset", "the function is reset"),
-    kinds.ClientAttached: lambda one: ("client", f"attached: {one.name}"),
+    kinds.ClientAttached: lambda one: ("client", f"attached: {plain(one.name)}"),
     kinds.ClientLeft: lambda one: ("client", "left"),
     kinds.AsyncEvent: _event,
-    kinds.Note: lambda one: ("note", one.text),
+    kinds.Note: lambda one: ("note", plain(one.text)),
     kinds.Lost: lambda one: ("note", f"{one.records} records are missing here"),
     kinds.Unknown: lambda one: ("?", f"a record of kind {one.kind}, which this version does not know"),
 }
