@@ -345,11 +345,17 @@ class _TappedHost:
     def __init__(self, host: Host, taps: Taps) -> None:
         self._host = host
         self._taps = taps
-        self.view = host.view
-        self.views = host.views
-        self.barrier = host.barrier
         self.interrupt = taps.interrupt
         self.pin = taps.pin
+
+    def view(self, iova: int, size: int) -> memoryview:
+        return self._host.view(iova, size)
+
+    def views(self, iova: int, size: int, writable: bool = True) -> list[memoryview]:
+        return self._host.views(iova, size, writable)
+
+    def barrier(self) -> None:
+        self._host.barrier()
 
     def interrupt_fd(self, vector: int) -> int:
         """None, if the native engine's interrupts shall pass the taps."""
