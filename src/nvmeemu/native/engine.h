@@ -305,6 +305,7 @@ void lane_kick(struct lane *lane);
 void lane_enter(struct lane *lane);
 void lane_leave(struct lane *lane);
 
+/* news.c */
 bool engine_punt(struct engine *engine, struct sq *sq, const struct nvme_read_write *command, bool always);
 void engine_notify(struct engine *engine);
 

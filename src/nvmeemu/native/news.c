@@ -1,0 +1,188 @@
+/* Towards main: commands that are Python's, and what happens to queues. */
+
+#include <stdlib.h>
+#include <sys/eventfd.h>
+
+#include "engine.h"
+
+static void wake_all(struct engine *engine)
+{
+    for (uint32_t i = 0; i < engine->lane_count; i++)
+        lane_wake(&engine->lanes[i]);
+}
+
+void engine_notify(struct engine *engine)
+{
+    if (!atomic_exchange(&engine->notified, true))
+        eventfd_write(engine->eventfd, 1);
+}
+
+bool engine_punt(struct engine *engine, struct sq *sq, const struct nvme_read_write *command, bool always)
+{
+    pthread_mutex_lock(&engine->punt_lock);
+    bool has_room = engine->punt_count < (always ? engine->punt_room : MAX_PUNTS);
+    if (has_room) {
+        engine->punts[(engine->punt_first + engine->punt_count++) % engine->punt_room] = (struct punt){sq, *command};
+        atomic_fetch_add(&sq->under_way, 1);
+    } else {
+        atomic_store(&engine->punts_full, true);
+    }
+    pthread_mutex_unlock(&engine->punt_lock);
+    engine_notify(engine);
+    return has_room;
+}
+
+static bool take_punt(struct engine *engine, struct event *event)
+{
+    struct sq *sq = NULL;
+
+    pthread_mutex_lock(&engine->punt_lock);
+    if (engine->punt_count > 0) {
+        const struct punt *punt = &engine->punts[engine->punt_first];
+        sq = punt->sq;
+        *event = (struct event){.kind = EVENT_PUNT, .id = sq->queue.id};
+        memcpy(event->entry, &punt->command, sizeof(event->entry));
+        engine->punt_first = (engine->punt_first + 1) % engine->punt_room;
+        engine->punt_count--;
+    }
+    bool was_full = engine->punt_count < MAX_PUNTS / 2 && atomic_exchange(&engine->punts_full, false);
+    pthread_mutex_unlock(&engine->punt_lock);
+    if (was_full)
+        wake_all(engine);
+    if (sq && atomic_fetch_sub(&sq->under_way, 1) == 1)
+        atomic_fetch_or(&sq->queue.notices, NOTICE_IDLE); /* looked at if it is stopped */
+    return sq != NULL;
+}
+
+int engine_fd(struct engine *engine)
+{
+    return engine->eventfd;
+}
+
+void engine_drain_fd(struct engine *engine)
+{
+    eventfd_t value;
+
+    eventfd_read(engine->eventfd, &value);
+}
+
+bool engine_has_news(struct engine *engine)
+{
+    return atomic_load(&engine->notified);
+}
+
+/* The first notice of a queue, taken. */
+static bool take_notice(_Atomic uint32_t *notices, enum notice notice)
+{
+    return (atomic_load(notices) & notice) && (atomic_fetch_and(notices, ~(uint32_t)notice) & notice);
+}
+
+static bool queue_event(struct queue *queue, struct event *event)
+{
+    event->id = queue->id;
+    event->kind = EVENT_GAP;
+    if (take_notice(&queue->notices, NOTICE_GAP))
+        return true;
+    event->kind = EVENT_BAD_DOORBELL;
+    if (take_notice(&queue->notices, NOTICE_BAD)) {
+        event->value = atomic_load(&queue->bad);
+        return true;
+    }
+    if (is_cq(queue)) {
+        event->kind = EVENT_HEAD;
+        if (take_notice(&queue->notices, NOTICE_HEAD))
+            return true;
+        event->kind = EVENT_POSTED;
+        return take_notice(&queue->notices, NOTICE_POSTED);
+    }
+    struct sq *sq = as_sq(queue);
+    event->kind = EVENT_IDLE;
+    return take_notice(&queue->notices, NOTICE_IDLE) && sq->stopped && atomic_load(&sq->under_way) == 0;
+}
+
+/* Queues of before a reset go when the last disk has answered. */
+static void free_dropped(struct engine *engine)
+{
+    for (uint32_t i = engine->sqs.count; i-- > 0;) {
+        struct sq *sq = as_sq(engine->sqs.items[i]);
+        if (sq->dropped && atomic_load(&sq->under_way) == 0) {
+            engine->sqs.items[i] = engine->sqs.items[--engine->sqs.count];
+            free(sq);
+        }
+    }
+}
+
+uint32_t engine_events(struct engine *engine, struct event *events, uint32_t most)
+{
+    uint32_t number = 0;
+
+    if (!atomic_load(&engine->notified))
+        return 0;
+    engine_drain_fd(engine);
+    atomic_store(&engine->notified, false); /* what comes from now on notifies again */
+    while (number < most && take_punt(engine, &events[number]))
+        number++;
+    for (uint32_t i = 0; i < engine->sqs.count; i++)
+        while (number < most && !as_sq(engine->sqs.items[i])->dropped &&
+               queue_event(engine->sqs.items[i], &events[number]))
+            number++;
+    for (uint32_t i = 0; i < engine->cqs.count; i++)
+        while (number < most && queue_event(engine->cqs.items[i], &events[number]))
+            number++;
+    while (number < most && doorbells_next(engine, &events[number]))
+        number++;
+    if (number < most && atomic_exchange(&engine->settled, false))
+        events[number++] = (struct event){.kind = EVENT_SETTLED};
+    free_dropped(engine);
+    if (number == most)
+        engine_notify(engine); /* there may be more */
+    return number;
+}
+
+uint32_t engine_in_flight(struct engine *engine, bool only_writes)
+{
+    uint32_t number = 0;
+
+    atomic_store(&engine->anxious, true);
+    for (uint32_t i = 0; i < engine->lane_count; i++) {
+        struct lane *lane = &engine->lanes[i];
+        lane_enter(lane);
+        number += only_writes ? atomic_load(&lane->writing) : lane->ops;
+        lane_leave(lane);
+    }
+    if (number == 0)
+        atomic_store(&engine->anxious, false);
+    return number;
+}
+
+void engine_settle(struct engine *engine)
+{
+    for (uint32_t i = 0; i < engine->lane_count; i++) {
+        struct lane *lane = &engine->lanes[i];
+        pthread_mutex_lock(&lane->lock);
+        while (!lane_is_quiet(lane) && !engine->is_paused) {
+            lane_wake(lane);
+            pthread_cond_wait(&lane->quiet, &lane->lock);
+        }
+        pthread_mutex_unlock(&lane->lock);
+    }
+}
+
+bool engine_can_wait(struct engine *engine)
+{
+    return engine->lanes[0].ring != NULL;
+}
+
+struct counts engine_counts(struct engine *engine)
+{
+    struct counts counts = {0, 0, 0, 0};
+
+    for (uint32_t i = 0; i < engine->lane_count; i++) {
+        const struct counters *counters = &engine->lanes[i].counters;
+        counts.reads += atomic_load(&counters->reads);
+        counts.writes += atomic_load(&counters->writes);
+        counts.bytes_read += atomic_load(&counters->bytes_read);
+        counts.bytes_written += atomic_load(&counters->bytes_written);
+    }
+    return counts;
+}
