@@ -248,8 +248,9 @@ def _trace(
         if arguments.trace_payload:
             raise Failure("--trace-payload is for a trace: give --trace FILE", 2)
         return None
-    from nvmeemu.trace.recorder import Recorder, describe  # start-up: without --trace not needed
-    from nvmeemu.trace.sink import BadTarget, TraceError, TraceFile
+    from nvmeemu.trace.file import TraceError  # start-up: without --trace not needed
+    from nvmeemu.trace.recorder import Recorder, describe
+    from nvmeemu.trace.sink import BadTarget, TraceFile
 
     try:
         file = TraceFile(arguments.trace, describe(controller, payload=arguments.trace_payload))
