@@ -306,12 +306,13 @@ class _Codec:
         self._pack, self._unpack = pack, unpack
 
     def encode(self, record: Any) -> bytes:
-        time, lane, *fields = record
-        tail = self._pack(fields.pop()) if self._pack else b""
+        if self._pack is None:
+            return self.fixed.pack(record[0], self.fixed.size, self.kind, *record[1:])
+        tail = self._pack(record[-1])
         length = self.fixed.size + len(tail)
         if length > MOST:
             raise ValueError(f"a record of {length} bytes: at most {MOST}")
-        return self.fixed.pack(time, length, self.kind, lane, *fields) + tail
+        return self.fixed.pack(record[0], length, self.kind, *record[1:-1]) + tail
 
     def decode(self, data: bytes, start: int, end: int) -> Any:
         """The record in ``data[start:end]``. Raises ValueError if it is too short for its kind."""
