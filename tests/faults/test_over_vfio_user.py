@@ -68,9 +68,10 @@ class Host:
         self.bus.close()
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    served = Served(str(tmp_path / "s"), "--disk", "mem:16M", "--control", tmp_path / "c")
+@pytest.fixture(params=["python", "native"])
+def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
+    options = ("--disk", "mem:16M", "--control", tmp_path / "c", "--engine", request.param)
+    served = Served(str(tmp_path / "s"), *options)
     yield served
     served.close()
 
