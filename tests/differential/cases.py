@@ -12,12 +12,13 @@ from typing import Any
 from nvmeemu.spec import Command, DatasetManagement, DsmRange, NvmOpcode, ReadWrite
 
 KIB, MIB = 1 << 10, 1 << 20
-PLACES = {  # guest memory: address -> bytes; MORE_DATA is behind DATA for the guest, elsewhere for us
+PLACES = {  # guest memory: address -> bytes; MORE_DATA is behind DATA for the guest, in the middle
+    # of a page, and elsewhere for us
     (QUEUES := 1 * MIB): 256 * KIB,
     (COMPLETIONS := 2 * MIB): 64 * KIB,
     (LISTS := 3 * MIB): 512 * KIB,
-    (DATA := 4 * MIB): 256 * KIB,
-    (MORE_DATA := 4 * MIB + 256 * KIB): 256 * KIB,
+    (DATA := 4 * MIB): 254 * KIB,
+    (MORE_DATA := 4 * MIB + 254 * KIB): 258 * KIB,
     (ROM := 6 * MIB): 64 * KIB,
     (TOP := (1 << 64) - 64 * KIB): 64 * KIB,
 }
@@ -44,6 +45,10 @@ class Case:
     command: Command
     writes: list[tuple[int, bytes]] = field(default_factory=list)
     spoiled: str = ""
+
+    @property
+    def is_ordinary(self) -> bool:
+        return not self.spoiled and self.command.opcode in (NvmOpcode.READ, NvmOpcode.WRITE)
 
     def __str__(self) -> str:
         return f"{self.command!r}{f', spoiled: {self.spoiled}' if self.spoiled else ''}"
@@ -121,7 +126,7 @@ class Generator:
         if chance.random() < 0.05:
             return TOP + chance.randrange(64 * KIB // page) * page
         if chance.random() < 0.1:
-            return MORE_DATA - page  # the next page lies in another region
+            return DATA + 256 * KIB - page  # where the other region begins
         return DATA + chance.randrange(512 * KIB // page) * page
 
     def _offset(self) -> int:

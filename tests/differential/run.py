@@ -29,7 +29,7 @@ def run(cases: int, seed: int) -> Counter[tuple[int, int]]:
             pair.run(min(ROUND, cases - done))
             reached += pair.reached
             done += pair.cases
-            served += sum(pair.native)
+            served += pair.served
     print(table(reached))
     print(f"{done} cases, no difference; {served} were served by the engine itself, the others by Python behind it")
     return reached

@@ -73,10 +73,13 @@ def shim_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile_shim(tmp_path_factory.mktemp("shim"))
 
 
+PATHS = ("python", "native", "io_uring")  # what a Shim is told
+
+
 @pytest.fixture
-def shim(shim_library: Path, folder: Path, disk: Path) -> Iterator[Shim]:
-    """Between a server (started with ``environment=shim.environment``) and ``disk``."""
-    shim = Shim(shim_library, folder, disk, trace=True)
+def shim(request: pytest.FixtureRequest, shim_library: Path, folder: Path, disk: Path) -> Iterator[Shim]:
+    """Between a server (started with ``*shim.engine, environment=shim.environment``) and ``disk``."""
+    shim = Shim(shim_library, folder, disk, trace=True, path=getattr(request, "param", "python"))
     yield shim
     shim.release()
     shim.close()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("shim.c")
+SOURCES = [Path(__file__).with_name(name) for name in ("shim.c", "shim_uring.c")]
 PATIENCE = 20.0
 _RECORD = struct.Struct("=IIQQ")
 
@@ -55,20 +55,28 @@ def compile_shim(folder: Path) -> Path:
     """The shared object, made in ``folder``."""
     library = folder / "shim.so"
     options = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run(["gcc", *options, "-o", library, SOURCE, "-ldl"], check=True)
+    subprocess.run(["gcc", *options, "-o", library, *SOURCES, "-ldl", "-pthread"], check=True)
     return library
 
 
 class Shim:
-    """The shim of one server, and after it of the next one on the same disk: give them ``environment``."""
+    """The shim of one server, and after it of the next one on the same disk: give them ``environment`` and ``engine``.
 
-    def __init__(self, library: Path, folder: Path, disk: Path, *, trace: bool = False) -> None:
+    ``path``: who moves the data. ``python``; ``native``, the engine without io_uring, so that Python's threads
+    wait for the disk; ``io_uring``, the engine with one that is as bad as the disk.
+    """
+
+    def __init__(self, library: Path, folder: Path, disk: Path, *, trace: bool = False, path: str = "python") -> None:
+        self.path = path
+        self.engine = ("--engine", "python" if path == "python" else "native")
         control, self._trace = folder / "shim-control", folder / "shim-trace"
         control.write_bytes(bytes(mmap.PAGESIZE))
         with control.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), 0)
         self._words = memoryview(self._map).cast("I")
         self.environment = {"LD_PRELOAD": str(library), "SHIM_CONTROL": str(control), "SHIM_DISK": str(disk)}
+        if path == "io_uring":
+            self.environment["SHIM_URING"] = "1"
         self._position = 0
         if trace:
             self._trace.touch()
@@ -90,6 +98,10 @@ class Shim:
     def fail(self, op: Op, errno: int) -> None:
         """Let these calls fail with ``errno``; 0: no more."""
         self._words[4 + op] = errno
+
+    def cut(self, op: Op, is_cut: bool = True) -> None:
+        """Let these calls do only a part of their work, as a signal or a full disk can make them."""
+        self._words[16 + op] = is_cut
 
     def held(self, op: Op) -> int:
         """How many calls wait at this moment."""

@@ -6,15 +6,24 @@ import errno
 import os
 from pathlib import Path
 
+import pytest
+
 from nvmeemu.spec import Command, Completion, NvmOpcode, Status
-from nvmeemu.testing import PAGE
-from server.conftest import Attach
+from nvmeemu.testing import CC, PAGE
+from server.conftest import PATHS, Attach
 from server.guest import Guest
 from server.load import run_batch, transfer
 from server.process import NVMEEMU, Serve
 from server.shim import Op, Shim
 
 MIB = 1 << 20
+PYTHON_THREADS = 8
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Whoever moves the data, a bad disk ends alike."""
+    if "shim" in metafunc.fixturenames:
+        metafunc.parametrize("shim", PATHS, indirect=True)
 
 
 def flush(guest: Guest) -> Completion:
@@ -68,7 +77,7 @@ def test_a_full_file_system_is_a_write_fault(folder: Path, serve: Serve, attach:
 def test_an_input_output_error_is_a_status_and_one_message(
     disk: Path, serve: Serve, attach: Attach, shim: Shim
 ) -> None:
-    served = serve("--disk", disk, environment=shim.environment)
+    served = serve("--disk", disk, *shim.engine, environment=shim.environment)
     guest = attach()
     shim.fail(Op.WRITE, errno.EIO)
     for slba in range(20):
@@ -89,9 +98,70 @@ def test_an_input_output_error_is_a_status_and_one_message(
     assert served.stop() == 0
 
 
+def test_calls_that_do_only_a_part_are_continued(disk: Path, serve: Serve, attach: Attach, shim: Shim) -> None:
+    serve("--disk", disk, *shim.engine, environment=shim.environment)
+    guest = attach()
+    data = os.urandom(8 * PAGE)
+    for op in (Op.WRITE, Op.READ):
+        shim.cut(op)
+        guest.write(8, data)
+        assert guest.read(8, len(data) // 512) == data
+        shim.cut(op, False)
+    assert disk.read_bytes()[8 * 512 :][: len(data)] == data
+
+
+def test_a_full_disk_is_a_write_fault_that_lasts(disk: Path, serve: Serve, attach: Attach, shim: Shim) -> None:
+    serve("--disk", disk, *shim.engine, environment=shim.environment)
+    guest = attach()
+    shim.fail(Op.WRITE, errno.ENOSPC)
+    completion = write(guest, 0)
+    assert (completion.status, completion.dnr) == (Status.WRITE_FAULT, True)
+    shim.fail(Op.WRITE, 0)
+    assert write(guest, 0).status == Status.SUCCESS
+
+
+def test_slow_calls_hold_nobody_else_up(disk: Path, serve: Serve, attach: Attach, shim: Shim) -> None:
+    """Reads wait for the disk together, and are all completed once it answers; with io_uring, as many as there are."""
+    serve("--disk", disk, *shim.engine, environment=shim.environment)
+    guest = attach()
+    most = 32 if shim.path == "io_uring" else PYTHON_THREADS
+    shim.hold(Op.READ)
+    place = guest.alloc(32 * PAGE)
+    cids = {
+        guest.submit(guest.queues[1], transfer(NvmOpcode.READ, place + PAGE * index, 8 * index), ring=False)
+        for index in range(32)
+    }
+    guest.ring_sq(guest.queues[1])
+    shim.wait_for_held(Op.READ, most)
+    assert guest.status.rdy
+    assert len(guest.identify(1)) == PAGE
+    shim.release()
+    done: list[Completion] = []
+    while len(done) < len(cids):
+        guest.bus.settle()
+        done += guest.drain(guest.queues[1])
+    assert {completion.cid for completion in done} == cids
+    assert {completion.status for completion in done} == {Status.SUCCESS}
+
+
+def test_a_reset_waits_for_writes_that_the_disk_has(disk: Path, serve: Serve, attach: Attach, shim: Shim) -> None:
+    """Otherwise one of them could come over what the host writes next."""
+    serve("--disk", disk, *shim.engine, environment=shim.environment)
+    guest = attach()
+    shim.hold(Op.WRITE)
+    guest.submit(guest.queues[1], transfer(NvmOpcode.WRITE, guest.alloc(PAGE), 0))
+    shim.wait_for_held(Op.WRITE)
+    guest.bus.write_bar(CC, bytes(4))
+    for _ in range(20):
+        guest.bus.settle()
+        assert guest.status.rdy
+    shim.release()
+    guest.enable()
+
+
 def test_a_failed_sync_stays_failed(disk: Path, serve: Serve, attach: Attach, shim: Shim) -> None:
     """The kernel reports a lost write once, and drops it: the next fdatasync succeeds without it."""
-    served = serve("--disk", disk, environment=shim.environment)
+    served = serve("--disk", disk, *shim.engine, environment=shim.environment)
     guest = attach()
     assert write(guest, 0).status == Status.SUCCESS
     assert flush(guest).status == Status.SUCCESS
@@ -108,7 +178,7 @@ def test_a_failed_sync_stays_failed(disk: Path, serve: Serve, attach: Attach, sh
 
 def test_a_failed_fua_write_makes_flush_fail_too(disk: Path, serve: Serve, attach: Attach, shim: Shim) -> None:
     """It may have been told of an earlier write's loss, which nobody hears of again."""
-    serve("--disk", disk, environment=shim.environment)
+    serve("--disk", disk, *shim.engine, environment=shim.environment)
     guest = attach()
     shim.fail(Op.SYNC, errno.EIO)
     assert write(guest, 0, fua=True).status == Status.WRITE_FAULT
@@ -119,7 +189,7 @@ def test_a_failed_fua_write_makes_flush_fail_too(disk: Path, serve: Serve, attac
 def test_a_fua_write_without_room_says_nothing_of_the_others(
     disk: Path, serve: Serve, attach: Attach, shim: Shim
 ) -> None:
-    served = serve("--disk", disk, environment=shim.environment)
+    served = serve("--disk", disk, *shim.engine, environment=shim.environment)
     guest = attach()
     shim.fail(Op.WRITE, errno.ENOSPC)
     completion = write(guest, 0, fua=True)
@@ -133,7 +203,7 @@ def test_a_fua_write_without_room_says_nothing_of_the_others(
 def test_a_failed_flush_at_shutdown_is_told_and_does_not_hang_the_guest(
     disk: Path, serve: Serve, attach: Attach, shim: Shim
 ) -> None:
-    served = serve("--disk", disk, environment=shim.environment)
+    served = serve("--disk", disk, *shim.engine, environment=shim.environment)
     guest = attach()
     write(guest, 0)
     shim.fail(Op.SYNC, errno.EIO)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nvmeemu.spec import Command, FeatureId, NvmOpcode, ReadWrite
-from server.conftest import MIB, Attach
+from server.conftest import MIB, PATHS, Attach
 from server.guest import ABRUPT, NORMAL, Guest
 from server.load import BLOCK
 from server.process import Serve
@@ -21,6 +21,12 @@ from server.shim import Event, Medium, Op, Record, Shim
 
 DATA = b"\x5a" * BLOCK
 SLBA = 77
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Whoever moves the data, a bad disk ends alike."""
+    if "shim" in metafunc.fixturenames:
+        metafunc.parametrize("shim", PATHS, indirect=True)
 
 
 def flush(guest: Guest, nsid: int = 1) -> None:
@@ -35,7 +41,7 @@ def after_power_cut(shim: Shim) -> bytes:
 
 @pytest.fixture
 def guest(disk: Path, serve: Serve, attach: Attach, shim: Shim) -> Guest:
-    serve("--disk", disk, environment=shim.environment)
+    serve("--disk", disk, *shim.engine, environment=shim.environment)
     return attach()
 
 
@@ -103,7 +109,7 @@ def test_what_was_written_is_synced_when_the_server_ends(
     disk: Path, serve: Serve, attach: Attach, shim: Shim, cut: str
 ) -> None:
     """The guest had no time to say anything."""
-    served = serve("--disk", disk, environment=shim.environment)
+    served = serve("--disk", disk, *shim.engine, environment=shim.environment)
     guest = attach()
     guest.write(SLBA, DATA)
     if cut == "leave":
@@ -117,7 +123,7 @@ def test_several_disks_are_all_synced(folder: Path, disk: Path, serve: Serve, at
     """The shim watches the last of them."""
     other = folder / "other"
     other.write_bytes(bytes(MIB))
-    serve("--disk", other, "--disk", disk, environment=shim.environment)
+    serve("--disk", other, "--disk", disk, *shim.engine, environment=shim.environment)
     guest = attach()
     guest.write(SLBA, DATA, nsid=2)
     flush(guest, 1)
