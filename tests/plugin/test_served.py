@@ -8,6 +8,8 @@ import pytest
 
 from nvmeemu.control import ControlError
 from nvmeemu.faults import Fault, FaultError
+from nvmeemu.faults.file import scenario
+from nvmeemu.faults.scenarios import SCENARIOS
 from nvmeemu.guest.serving import ServerEnded
 from nvmeemu.pytest_plugin import Expect, NvmeFaults, NvmeServer, Serve, Trace
 from nvmeemu.testing import CommandError
@@ -47,6 +49,14 @@ def test_faults_of_a_server(nvme_server: NvmeServer, faults: NvmeFaults, expect:
     drive.read(slba=0, blocks=16)
     with pytest.raises(LookupError, match="was removed"):
         once.hits  # noqa: B018
+
+
+def test_all_scenarios_can_be_added_to_a_server(faults: NvmeFaults, nvme_server: NvmeServer) -> None:
+    for name in SCENARIOS:
+        for fault in scenario(name):
+            faults.add(fault)
+        assert nvme_server.control.call("status")["faults"] > 0, name
+        faults.clear()
 
 
 def test_a_killed_server_does_not_hang_the_report(nvme_serve: Serve) -> None:
