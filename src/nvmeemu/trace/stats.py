@@ -22,6 +22,7 @@ from nvmeemu.trace.terminal import Output, heading, table, with_progress
 _STATS = """\
 How often each opcode came on each queue, how it ended and how long it took from fetch to completion; and what each
 queue took of doorbells and interrupts for a command. Latencies include what the device waited for.
+Interrupts are those of the queue's vector, which several queues may share.
 """
 PERCENTILES = (50, 90, 99)
 
