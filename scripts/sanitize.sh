@@ -5,7 +5,7 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 
-TESTS="tests/native tests/transport"
+TESTS="tests/native/test_engine.py tests/native/test_attacks.py tests/transport"
 
 help() {
     cat <<END

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import tomllib
 from collections.abc import Iterator
@@ -20,6 +22,8 @@ from dataclasses import dataclass
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 if __name__ == "__main__":
@@ -31,7 +35,7 @@ NATIVE = "src/nvmeemu/native"
 MODULE = "nvmeemu.native._engine"
 CASES, SEED = 3000, 1
 TESTS = ("tests/conformance", "tests/native/test_engine.py")
-SECONDS = 240  # for the tests of one mutant, of real time
+SECONDS = 600  # for the tests of one mutant, of real time
 JOBS = 2
 FLAGS = ("-std=gnu11", "-D_FILE_OFFSET_BITS=64", "-O1", "-fPIC", "-pthread", "-fvisibility=hidden", "-w")
 
@@ -47,8 +51,10 @@ class Builder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._liburing = subprocess.run(("pkg-config", "--exists", "liburing"), check=False).returncode == 0
+        self._root = folder / "root"  # a copy: all is compiled from the same state of the sources
+        shutil.copytree(ROOT / NATIVE, self._root / NATIVE)
         self._generate()
-        sources = [*sorted((ROOT / NATIVE).glob("*.c")), folder / "_engine.c"]
+        sources = [*sorted((self._root / NATIVE).glob("*.c")), folder / "_engine.c"]
         for source in sources:
             self._compile(source, folder / f"{source.stem}.o")
 
@@ -59,14 +65,12 @@ class Builder:
 
         (self._folder / "nvme_spec.h").write_text(header())
         ffi = FFI()
-        ffi.cdef((ROOT / NATIVE / "api.h").read_text())
+        ffi.cdef((self._root / NATIVE / "api.h").read_text())
         ffi.set_source(MODULE, '#include "engine.h"')
         ffi.emit_c_code(str(self._folder / "_engine.c"))
 
     def _compile(self, source: Path, target: Path) -> None:
-        import sysconfig
-
-        places = (self._folder, ROOT / NATIVE, sysconfig.get_path("include"))
+        places = (self._folder, self._root / NATIVE, sysconfig.get_path("include"))
         options = (*FLAGS, *(f"-I{place}" for place in places), *(("-DHAVE_LIBURING",) if self._liburing else ()))
         subprocess.run(("cc", *options, "-c", source, "-o", target), check=True)
 
@@ -78,7 +82,7 @@ class Builder:
         folder.mkdir()
         if mutant is not None:
             source = folder / Path(mutant.file).name
-            source.write_text(mutant.source(ROOT))
+            source.write_text(mutant.source(self._root))
             objects[source.stem] = source.with_suffix(".o")
             try:
                 self._compile(source, objects[source.stem])
@@ -110,8 +114,11 @@ def _judge(builder: Builder, mutant: Mutant | None) -> Verdict:
         return Verdict(name, "it hangs")
     if result.returncode < 0:
         return Verdict(name, f"it crashes (signal {-result.returncode})")
-    last = result.stdout.strip().splitlines()[-1:] or [f"status {result.returncode}: {result.stderr.strip()[-200:]}"]
-    return Verdict(name, last[0] if result.returncode else "")
+    if result.returncode == 0:
+        return Verdict(name, "")
+    said = [line for line in (result.stdout + result.stderr).splitlines() if line.strip()]
+    failed = [line for line in said if line.startswith(("differential: ", "FAILED "))]
+    return Verdict(name, failed[0] if failed else "", "" if failed else f"no test has failed: {said[-1]}")
 
 
 def _child(library: Path) -> int:
@@ -122,15 +129,13 @@ def _child(library: Path) -> int:
     assert spec.loader is not None
     spec.loader.exec_module(module)
     sys.modules[MODULE] = module
-    import pytest
-
     from differential.run import run
     from differential.sides import Difference
 
     try:
         run(CASES, SEED)
-    except Difference as difference:
-        print(f"differential: {str(difference)[:160]}")
+    except (Difference, KeyError, TimeoutError, AssertionError) as difference:  # also what Driver raises
+        print(f"differential: {type(difference).__name__}: {str(difference)[:140]}")
         return 1
     options = ("-q", "-x", "-n0", "-p", "no:cacheprovider", "--tb=line", "--assert=plain", "--timeout=60")
     return int(pytest.main([*options, "-k", "native", "--deselect", "tests/conformance/test_mutants.py", *TESTS]))
