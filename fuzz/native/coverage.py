@@ -1,5 +1,7 @@
-"""Prints llvm-cov's summary of the engine: ``coverage.py SUMMARY.json LEAST FILE...``; 1 if the lines of these files that
-were reached are less than LEAST percent of them."""
+"""Prints llvm-cov's summary of the engine: ``coverage.py SUMMARY.json LEAST FILE...``.
+
+Exit status 1 if less than LEAST percent of the lines of these files were reached.
+"""
 
 from __future__ import annotations
 

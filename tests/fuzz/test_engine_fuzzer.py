@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
 def fuzz(*options: object) -> subprocess.CompletedProcess[str]:
-    command = (ROOT / "scripts/fuzz_engine.sh", *map(str, options))
+    command = [str(ROOT / "scripts/fuzz_engine.sh"), *map(str, options)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     print(done.stdout, done.stderr)
     return done
