@@ -10,6 +10,7 @@ PROTOCOL = 1
 """Changes when a client of before would no longer be served as it expects; what is only added does not count."""
 
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS = -32700, -32600, -32601, -32602
+INTERNAL_ERROR = -32603
 FAILED = 1  # what was asked for could not be done
 LONGEST = 1 << 20  # bytes of a line
 MOST_IN_A_BATCH = 1000

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 from nvmeemu import __version__, inventory
 from nvmeemu.backend import Backend, BackendError, parse_size
-from nvmeemu.control.messages import FAILED, INVALID_PARAMS, PROTOCOL, Method, RpcError
+from nvmeemu.control.messages import FAILED, INTERNAL_ERROR, INVALID_PARAMS, PROTOCOL, Method, RpcError
 from nvmeemu.controller import Controller
 from nvmeemu.faults import Fault, FaultError, Faults
 from nvmeemu.faults.file import scenario
 from nvmeemu.namespace import Namespace
+
+log = logging.getLogger(__name__)
 
 LONGEST_NOTE = 1000  # characters
 OpenDisk = Callable[[int, str], Namespace]
@@ -78,13 +81,12 @@ class Methods:
         if id is None:
             self._faults.clear()
         else:
-            try:
-                self._faults.remove(id)
-            except KeyError:
-                raise RpcError(FAILED, f"no fault {id!r}") from None
+            if not any(fault.id == id for fault in self._faults):
+                raise RpcError(FAILED, f"no fault {id!r}")
+            self._faults.remove(id)
 
     def scenario_add(self, name: str) -> list[dict[str, Any]]:
-        return [_fault(self._faults.add(fault)) for fault in scenario(name)]
+        return [_fault(self._faults.add(fault)) for fault in scenario(_text(name, "name"))]
 
     # --- namespaces
 
@@ -97,7 +99,7 @@ class Methods:
         number = free[0] if nsid is None else nsid
         if number not in free:
             raise RpcError(FAILED, f"NSID {number!r} is taken or outside 1..{namespaces.nn}")
-        namespace = self._open_disk(number, disk)
+        namespace = self._open_disk(number, _text(disk, "disk"))
         inventory.add(self._device, namespace)
         return _namespace(namespace)
 
@@ -137,6 +139,12 @@ class Methods:
             self._close_disk(backend)
 
 
+def _text(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise RpcError(INVALID_PARAMS, f"{what}: {value!r} is no text")
+    return value
+
+
 def _fault(fault: Fault) -> dict[str, Any]:
     return {"id": fault.id, **fault.as_table(), "seen": fault.seen, "hits": fault.hits}
 
@@ -167,5 +175,10 @@ def _checked(method: Method) -> Method:
             raise RpcError(INVALID_PARAMS, str(error)) from None
         except (BackendError, ValueError, OSError) as error:
             raise RpcError(FAILED, str(error)) from None
+        except RpcError:
+            raise
+        except Exception:  # whatever a client sends, the drive goes on
+            log.exception("internal error in %s", method.__name__)
+            raise RpcError(INTERNAL_ERROR, "internal error: see the server's log") from None
 
     return call

@@ -64,6 +64,9 @@ class ControlServer:
         except OSError:
             return
         if len(self._clients) >= MOST_CLIENTS:
+            for one in tuple(self._clients.values()):  # some may have left, and we have not looked yet
+                self._serve(one)
+        if len(self._clients) >= MOST_CLIENTS:
             log.warning("control: more than %d clients: one is turned away", MOST_CLIENTS)
             connection.close()
             return
@@ -73,6 +76,12 @@ class ControlServer:
     def _serve(self, client: _Client) -> None:
         try:
             piece = client.socket.recv(PIECE)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._drop(client)
+            return
+        try:
             client.heard += piece
             while b"\n" in client.heard:
                 line, client.heard = client.heard.split(b"\n", 1)

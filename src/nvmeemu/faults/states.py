@@ -14,7 +14,7 @@ from nvmeemu.events import Event
 from nvmeemu.faults.action import Action, Go
 from nvmeemu.faults.match import PIN, Passage
 from nvmeemu.faults.places import PLACES, At
-from nvmeemu.faults.words import FaultError, flag, number, seconds, table
+from nvmeemu.faults.words import FaultError, choice, flag, number, seconds, table
 from nvmeemu.spec import (
     SHST_COMPLETE,
     SHST_OCCURRING,
@@ -280,9 +280,7 @@ class Flood(State):
         super().__init__(argument, options)
         self.interval = seconds(options.get("interval", 0.01), "do.interval")
         kind = options.get("type", "smart")
-        if kind not in _EVENTS:
-            raise FaultError(f"do.type: {kind!r} is none of {', '.join(_EVENTS)}")
-        self._event = _EVENTS[kind]
+        self._event = _EVENTS[choice(kind, "do.type", tuple(_EVENTS))]
 
     def _take(self, argument: Any) -> None:
         self.count = number(argument, "do.flood", 1, 1_000_000)
