@@ -103,12 +103,19 @@ void engine_hold_sq(struct sq *sq, bool is_held)
     lane_wake(sq->queue.lane);
 }
 
+void sq_leave_lane(struct sq *sq)
+{
+    lane_enter(sq->queue.lane);
+    lane_leave(sq->queue.lane);
+}
+
 void engine_remove_sq(struct engine *engine, struct sq *sq)
 {
     doorbell_own(engine, sq->queue.doorbell, NULL);
     if (doorbell_is_rung(engine, sq->queue.doorbell))
         engine_notify(engine); /* the lane did not look any more */
     list_remove(&engine->sqs, &sq->queue);
+    sq_leave_lane(sq);
     free(sq);
 }
 

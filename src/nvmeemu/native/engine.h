@@ -305,6 +305,10 @@ void lane_kick(struct lane *lane);
 void lane_enter(struct lane *lane);
 void lane_leave(struct lane *lane);
 
+/* control.c */
+/* Nothing of it is under way; wait until the lane has told so, and does not touch it any more. */
+void sq_leave_lane(struct sq *sq);
+
 /* news.c */
 bool engine_punt(struct engine *engine, struct sq *sq, const struct nvme_read_write *command, bool always);
 void engine_notify(struct engine *engine);

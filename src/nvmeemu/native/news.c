@@ -107,6 +107,7 @@ static void free_dropped(struct engine *engine)
         struct sq *sq = as_sq(engine->sqs.items[i]);
         if (sq->dropped && atomic_load(&sq->under_way) == 0) {
             engine->sqs.items[i] = engine->sqs.items[--engine->sqs.count];
+            sq_leave_lane(sq);
             free(sq);
         }
     }
