@@ -71,11 +71,19 @@ class Matcher:
         return ended
 
 
+def written_configuration(record: RegisterWrite) -> spec.Configuration | None:
+    """CC as this write sets it (bytes that it does not reach count as 0); None if it does not begin at or before CC."""
+    start = regs.CC.offset - record.offset
+    if not 0 <= start < len(record.data):
+        return None
+    return spec.Configuration.of(int.from_bytes(record.data[start : start + regs.CC.size], "little"))
+
+
 def is_reset(record: Record) -> bool:
     """Whether it ends all commands: a reset of the function, or CC.EN becoming (or staying) 0."""
     if isinstance(record, RegisterWrite):
-        start = regs.CC.offset - record.offset
-        return 0 <= start < len(record.data) and not spec.Configuration.of(record.data[start]).en
+        written = written_configuration(record)
+        return written is not None and not written.en
     return isinstance(record, Reset | ClientLeft)
 
 

@@ -1,0 +1,24 @@
+"""What only some commands need of other packages: the extra ``trace`` of this one, and the files that they write."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from nvmeemu.trace.file import TraceError
+
+
+def require(module: str, purpose: str) -> Any:
+    """A module of the extra. Raises TraceError if it is not there."""
+    try:
+        return import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        raise TraceError(f"{purpose} needs {package}: pip install 'nvmeemu[trace]'") from None
+
+
+def check_output(source: str, output: str) -> None:
+    """Raises TraceError if writing ``output`` would overwrite the trace."""
+    if Path(source).exists() and Path(output).exists() and Path(source).samefile(output):
+        raise TraceError(f"{output}: this is the trace itself")
