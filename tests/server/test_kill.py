@@ -32,7 +32,7 @@ import pytest
 
 from nvmeemu.spec import Command, Completion, NvmOpcode, Status
 from nvmeemu.testing import PAGE
-from server.conftest import MIB
+from server.conftest import MIB, PATHS
 from server.guest import Guest
 from server.load import BLOCK, transfer
 from server.process import ANNOUNCED_LINES
@@ -129,7 +129,7 @@ class Victims:
     """Servers on one disk, one after another, each to be killed."""
 
     def __init__(self, path: str, disk: Path, shim: Shim) -> None:
-        arguments = [ZYGOTE, "serve", "--socket", path, "--disk", disk, "--log-level", "error"]
+        arguments = [ZYGOTE, "serve", "--socket", path, "--disk", disk, "--log-level", "error", *shim.engine]
         self.process = subprocess.Popen(
             [sys.executable, *map(str, arguments)],
             stdin=subprocess.PIPE,
@@ -173,6 +173,7 @@ def victims(path: str, disk: Path, shim: Shim) -> Iterator[Victims]:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("shim", PATHS, indirect=True)
 def test_what_flush_or_fua_acknowledged_survives_kill_9_and_a_power_cut(
     path: str, disk: Path, shim: Shim, victims: Victims
 ) -> None:
