@@ -18,7 +18,7 @@ SOURCE = Path(nvmeemu.__file__).parent
 LAYERS = [
     ["__main__"],
     ["cli"],
-    ["pytest_plugin", "replay", "run", "serve"],
+    ["pytest_plugin", "profiles", "replay", "run", "serve"],
     ["control"],
     ["guest", "logs", "testing", "trace", "vfio"],
     ["native"],

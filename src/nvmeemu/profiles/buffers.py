@@ -1,0 +1,108 @@
+"""Memory for the commands of a profile's driver, and what the blocks that it wrote must read as."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+
+from nvmeemu import spec
+from nvmeemu.profiles.steps import Submit
+from nvmeemu.spec import AdminOpcode, Command, GetLogPage, NvmOpcode, ReadWrite
+from nvmeemu.testing.driver import PAGE, Driver
+
+_NO_DATA = (AdminOpcode.ABORT, AdminOpcode.ASYNC_EVENT_REQUEST, AdminOpcode.DELETE_SQ, AdminOpcode.DELETE_CQ)
+_WITH_BLOCKS = (NvmOpcode.READ, NvmOpcode.WRITE, NvmOpcode.COMPARE)
+_HAS_DATA = 0b11  # of an opcode: which way data goes, if any (Base 1.4, Figure 105)
+_TO_CONTROLLER = 0b01
+_DSM_RANGE = 16  # bytes
+
+
+class Buffers:
+    """Namespace 1 only is looked after; a block that was never written is not compared."""
+
+    def __init__(self, driver: Driver, block_size: int) -> None:
+        self._driver = driver
+        self._block_size = block_size
+        self._blocks: dict[int, bytes] = {}
+        self._writes = 0
+
+    @contextmanager
+    def of(self, step: Submit) -> Iterator[list[int]]:
+        """A buffer for each of its commands, until they are done; queues keep theirs, and so do parked commands."""
+        if isinstance(step.command, spec.CreateCq | spec.CreateSq):
+            entry = spec.CQE_SIZE if isinstance(step.command, spec.CreateCq) else spec.SQE_SIZE
+            yield [self._driver.alloc(step.command.qsize * entry)]
+            return
+        with self._driver.scratch():
+            size = self.size(step.qid, step.command)
+            yield [self._driver.alloc(step.at + size) + step.at for _ in range(step.times)]
+
+    def size(self, qid: int, command: Command) -> int:
+        """Bytes of its data."""
+        if qid:
+            if isinstance(command, ReadWrite) and command.opcode in _WITH_BLOCKS:
+                return command.nlb * self._block_size
+            if isinstance(command, spec.DatasetManagement):
+                return command.nr * _DSM_RANGE
+        elif isinstance(command, GetLogPage):
+            return min(command.numd * 4, 1 << 20)
+        elif command.opcode in _NO_DATA:
+            return 0
+        return PAGE if command.opcode & _HAS_DATA else 0
+
+    def commands(self, step: Submit, places: list[int]) -> Iterator[Command]:
+        """The commands of a step, with their data in place."""
+        for number, place in enumerate(places):
+            command = deepcopy(step.command)
+            if isinstance(command, spec.CreateCq | spec.CreateSq):
+                command.prp1 = place
+                yield command
+                continue
+            if isinstance(command, ReadWrite):
+                command.slba += number * command.nlb
+            size = self.size(step.qid, command)
+            if size:
+                self._point(command, place, size, step.list_at)
+            if size and command.opcode & _HAS_DATA == _TO_CONTROLLER:
+                self._driver.bus.write_memory(place, step.data or self._content(step.qid, command, size))
+            yield command
+
+    def _point(self, command: Command, place: int, size: int, list_at: int) -> None:
+        command.prp1, command.prp2 = self._driver.prps(place, size)
+        pages = -(-(place % PAGE + size) // PAGE)
+        if pages > 2 and list_at and list_at + 8 * (pages - 1) <= PAGE:
+            entries = self._driver.bus.read_memory(command.prp2, 8 * (pages - 1))
+            command.prp2 = self._driver.alloc(PAGE) + list_at
+            self._driver.bus.write_memory(command.prp2, entries)
+
+    def _content(self, qid: int, command: Command, size: int) -> bytes:
+        """Blocks that tell where they belong and which write they are of; for Compare, what must be there."""
+        if not qid or not isinstance(command, ReadWrite):
+            return bytes(size)
+        if command.opcode == NvmOpcode.COMPARE:
+            none = bytes(self._block_size)
+            return b"".join(self._blocks.get(lba, none) for lba in self._range(command))
+        self._writes += 1
+        return b"".join(
+            (lba.to_bytes(8, "little") + self._writes.to_bytes(8, "little")) * (self._block_size // 16)
+            for lba in self._range(command)
+        )
+
+    def _range(self, command: ReadWrite) -> range:
+        return range(command.slba, command.slba + command.nlb)
+
+    def check(self, command: Command, qid: int, place: int) -> bool:
+        """A command has succeeded: whether what was read is what was written."""
+        if not qid or command.nsid != 1:
+            return True
+        if not isinstance(command, ReadWrite) or command.opcode not in _WITH_BLOCKS:
+            if command.opcode not in (NvmOpcode.FLUSH, NvmOpcode.VERIFY):
+                self._blocks.clear()  # Write Zeroes, Dataset Management: not known any more
+            return True
+        size = self._block_size
+        data = self._driver.bus.read_memory(place, command.nlb * size)
+        blocks = {lba: data[start * size : (start + 1) * size] for start, lba in enumerate(self._range(command))}
+        if command.opcode == NvmOpcode.WRITE:
+            self._blocks |= blocks
+        return all(self._blocks.get(lba, block) == block for lba, block in blocks.items())

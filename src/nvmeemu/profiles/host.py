@@ -1,0 +1,250 @@
+"""The driver of a profile: plays its steps on a controller in this process, on a virtual clock, and watches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nvmeemu import regs, spec
+from nvmeemu.backend import BackendError
+from nvmeemu.backend.memory import MemoryBackend
+from nvmeemu.device import Limits
+from nvmeemu.faults import Faults
+from nvmeemu.faults.fault import Fault
+from nvmeemu.host import HostMemoryError
+from nvmeemu.profiles.buffers import Buffers
+from nvmeemu.profiles.interrupts import Interrupts
+from nvmeemu.profiles.items import STEP, Break, Finding, Item, Outcome
+from nvmeemu.profiles.profile import NEVER, Profile, ProfileError
+from nvmeemu.profiles.queues import Queues, Waiting
+from nvmeemu.profiles.steps import FunctionReset, Mode, Pause, Read, Step, Submit, Wait, Write
+from nvmeemu.spec import Configuration, ControllerStatus
+from nvmeemu.testing.bench import Bench
+from nvmeemu.trace import words
+from nvmeemu.trace.recorder import Recorder, describe
+from nvmeemu.trace.sink import Memory
+
+_RAM = 256 << 20  # bytes, taken as they are used
+_MEMORY = spec.SQE_SIZE * 4096  # bytes: the largest admin queue
+_LINGER = 1.0  # seconds after the last step, in which nothing may happen any more
+_LOOKS = 50  # at what is waited for
+_MOST_FINDINGS = 20
+_GONE = 0xFFFFFFFF
+
+
+class Stopped(Exception):
+    """The driver gives up."""
+
+
+def run(profile: Profile, broken: Break | None = None) -> Outcome:
+    """Play it, to a device that is perhaps broken on purpose. Raises ProfileError if there can be no such device."""
+    device = {**profile.device, **(broken.device or {} if broken else {})}
+    block_size = device.pop("block_size", 512)
+    size = device.pop("blocks", 65536) * block_size
+    try:
+        limits = Limits(**device)
+        with Bench(MemoryBackend(size), limits=limits, block_size=block_size, ram=_RAM) as bench:
+            return DriverHost(profile, bench, broken.fault if broken else None).play()
+    except (BackendError, ValueError) as error:
+        raise ProfileError(f"{profile.name}: there is no such device: {error}") from None
+    except HostMemoryError:
+        raise ProfileError(f"{profile.name}: its buffers do not fit into {_RAM >> 20} MiB") from None
+
+
+class DriverHost:
+    """``registers`` is what the driver wrote last, by offset of the whole register; ``step`` is where it is."""
+
+    def __init__(self, profile: Profile, bench: Bench, fault: Mapping[str, Any] | None) -> None:
+        self.profile = profile
+        self.bench = bench
+        self.findings: list[Finding] = []
+        self.step: Step = profile.steps[0] if profile.steps else Step(0, "")
+        controller = bench.controller
+        bench.ram.msix_enabled = False
+        self._sink = Memory(describe(controller, comment=f"profile {profile.name}"), self.now)
+        controller.observe(Recorder(self._sink, controller.device))
+        self.interrupts = Interrupts(self)
+        controller.observe(self.interrupts)
+        self.queues = Queues(self)
+        self.buffers = Buffers(bench.driver, controller.device.namespaces[1].block_size)
+        self.registers: dict[int, int] = {}
+        if fault is not None:
+            Faults(controller, seed=1).add(Fault.of(fault))
+
+    def now(self) -> int:
+        """Nanoseconds."""
+        return int(self.bench.clock.now() * 1_000_000_000)
+
+    def note(self, name: str, what: str = "") -> None:
+        """Something that must not be; the driver goes on."""
+        item = Item(STEP, self.step.line) if name == STEP else Item(name)
+        if all(one.item != item for one in self.findings) and len(self.findings) < _MOST_FINDINGS:
+            self.findings.append(Finding(item, self.step, what or NEVER[name], self.now()))
+
+    def fail(self, name: str, what: str = "") -> Stopped:
+        """The same, and the driver gives up: raise what this returns."""
+        self.note(name, what)
+        return Stopped()
+
+    def play(self) -> Outcome:
+        """All steps, or those up to where the driver gives up."""
+        try:
+            if self.bench.controller.vectors > self.profile.most_vectors:
+                raise self.fail("too_many_vectors", f"{self.bench.controller.vectors} MSI-X vectors")
+            for step in self.profile.steps:
+                self.step = step
+                self._take(step)
+                self.interrupts.serve()
+            self.linger(_LINGER)
+        except Stopped:
+            pass
+        return Outcome(self.findings, self.queues.commands, self._sink.reader())
+
+    def _take(self, step: Step) -> None:
+        if isinstance(step, Read):
+            self._read(step)
+        elif isinstance(step, Write):
+            self._write(step)
+        elif isinstance(step, Wait):
+            self._wait(step)
+        elif isinstance(step, Mode):
+            self.interrupts.learn_by(step.mode, step.masking)
+        elif isinstance(step, Pause):
+            self.linger(step.seconds)
+        elif isinstance(step, FunctionReset):
+            self._forget()
+            self.registers.clear()
+            self.bench.controller.reset()
+        elif isinstance(step, Submit):
+            self._submit(step)
+
+    def linger(self, seconds: float) -> None:
+        """Let time pass; what comes is taken."""
+        for _ in range(_LOOKS):
+            self.bench.clock.advance(seconds / _LOOKS)
+            self.interrupts.serve()
+
+    # --- registers
+
+    def read(self, offset: int, size: int) -> int:
+        return int.from_bytes(self.bench.read_bar(offset, size), "little")
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """As the driver does it; what it means for the driver's own state is the caller's."""
+        self.bench.write_bar(offset, value.to_bytes(size, "little"))
+        self.bench.settle()
+
+    def _read(self, step: Read) -> None:
+        value = self.read(step.offset, step.size)
+        if step.expected is None:
+            return
+        wanted = step.expected if isinstance(step.expected, int) else self._written(step.offset, step.size)
+        if value != wanted:
+            item = "unreadable_register" if step.expected == "written" else STEP
+            raise self.fail(item, f"reads as {value:#x}, not {wanted:#x}")
+
+    def _written(self, offset: int, size: int) -> int:
+        start = offset - offset % 8 if offset >= regs.ASQ.offset else offset
+        return self.registers.get(start, 0) >> 8 * (offset - start) & (1 << 8 * size) - 1
+
+    def _write(self, step: Write) -> None:
+        value = self._address(step) if isinstance(step.value, str) else step.value
+        start = step.offset - step.offset % 8 if step.offset >= regs.ASQ.offset else step.offset
+        shift, mask = 8 * (step.offset - start), (1 << 8 * step.size) - 1
+        old = self.registers.get(start, 0)
+        was_enabled = Configuration.of(self.registers.get(regs.CC.offset, 0)).en
+        self.registers[start] = old & ~(mask << shift) | value << shift
+        is_enabled = Configuration.of(self.registers.get(regs.CC.offset, 0)).en
+        if step.offset in (regs.INTMS.offset, regs.INTMC.offset):
+            self.interrupts.mask(step.offset, value)
+            return
+        if was_enabled and not is_enabled:
+            self._forget()
+        elif is_enabled and not was_enabled:
+            self._enable()
+        self.write(step.offset, step.size, value)
+
+    def _address(self, step: Write) -> int:
+        """Of new memory, or of that whose other half has been written before."""
+        start = step.offset - step.offset % 8
+        if step.size == 8 or step.offset == start:
+            self._memory = self.bench.driver.alloc(_MEMORY)
+        return self._memory >> 8 * (step.offset - start) & (1 << 8 * step.size) - 1
+
+    def _enable(self) -> None:
+        aqa = spec.AdminQueueAttributes.of(self.registers.get(regs.AQA.offset, 0))
+        asq, acq = (self.registers.get(one.offset, 0) for one in (regs.ASQ, regs.ACQ))
+        self.queues.begin(asq, acq, aqa.asqs, aqa.acqs)
+        self.bench.driver.stride = 4 << self.bench.driver.capabilities.dstrd
+
+    def _forget(self) -> None:
+        self.queues.forget()
+        self.interrupts.forget()
+
+    def _wait(self, step: Wait) -> None:
+        for _ in range(_LOOKS + 1):
+            self.check_alive()
+            if getattr(ControllerStatus.of(self.read(regs.CSTS.offset, 4)), step.field) == step.value:
+                return
+            self.linger(self.profile.ready / _LOOKS)
+        raise self.fail(STEP, f"not within {self.profile.ready:g} s")
+
+    def check_alive(self) -> None:
+        """Raises Stopped if it is not."""
+        value = self.read(regs.CSTS.offset, 4)
+        if value == _GONE:
+            raise self.fail("fatal_status", "the device is gone: CSTS reads as all ones")
+        if ControllerStatus.of(value).cfs:
+            raise self.fail("fatal_status", "CSTS.CFS is set")
+
+    # --- commands
+
+    def _submit(self, step: Submit) -> None:
+        if not self.queues.has(step.qid):
+            raise self.fail(STEP, f"there is no queue {step.qid} here")
+        with self.buffers.of(step) as places:
+            waiting = [self.queues.submit(step.qid, command) for command in self.buffers.commands(step, places)]
+            self.queues.ring(step.qid)
+            if step.expect.parked:
+                self.interrupts.serve()
+                self._check_parked(step, waiting)
+                return
+            self._await(step, waiting)
+            for one, place in zip(waiting, places, strict=True):
+                self._judge(step, one, place)
+
+    def _check_parked(self, step: Submit, waiting: list[Waiting]) -> None:
+        if not step.is_aer and any(one.completion is not None for one in waiting):
+            raise self.fail(STEP, "is answered")
+
+    def _await(self, step: Submit, waiting: list[Waiting]) -> None:
+        self.interrupts.serve()
+        for _ in range(_LOOKS):
+            if all(one.completion is not None for one in waiting):
+                return
+            self.check_alive()
+            self.bench.clock.advance(self.profile.deadline / _LOOKS)
+            self.interrupts.serve()
+        if all(one.completion is not None for one in waiting):
+            return
+        if self.queues.is_answer_there(step.qid):
+            raise self.fail("lost_interrupt", f"a completion, but no interrupt within {self.profile.deadline:g} s")
+        raise self.fail("late_answer", f"no answer within {self.profile.deadline:g} s")
+
+    def _judge(self, step: Submit, waiting: Waiting, place: int) -> None:
+        completion, expect = waiting.completion, step.expect
+        assert completion is not None  # _await
+        if expect.statuses is not None and completion.status not in expect.statuses:
+            raise self.fail(STEP, words.completion(completion))
+        if completion.status:
+            return
+        if expect.dw0 is not None and completion.dw0 != expect.dw0:
+            raise self.fail(STEP, f"DW0 is {completion.dw0:#x}")
+        for name, relation, wanted in expect.conditions if step.structure is not None else ():
+            assert step.structure is not None
+            value = getattr(step.structure(self.bench.read_memory(place, spec.PAGE_MIN)), name)
+            if not {">=": value >= wanted, "<=": value <= wanted, "=": value == wanted}[relation]:
+                raise self.fail(STEP, f"{name} is {value:#x}")
+        self.queues.took_effect(waiting.command)
+        if not self.buffers.check(waiting.command, step.qid, place):
+            raise self.fail("wrong_data")

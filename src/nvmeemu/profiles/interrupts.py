@@ -1,0 +1,105 @@
+"""How a profile's driver learns of completions: it polls, or has an interrupt handler that masks or does not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from nvmeemu import regs
+from nvmeemu.queues import CompletionQueue
+from nvmeemu.taps import Observer
+
+if TYPE_CHECKING:
+    from nvmeemu.profiles.host import DriverHost
+
+_MOST_ROUNDS = 10_000  # of the handler, for interrupts that follow each other
+
+
+class Interrupts(Observer):
+    """Watches the device's interrupts, and is the handler."""
+
+    def __init__(self, host: DriverHost) -> None:
+        self._host = host
+        self._mode = "polling"
+        self._masking = False
+        self._mask = 0  # INTMS, as the driver has it
+        self._fresh: Counter[int] = Counter()  # completions by vector that the driver has not seen
+
+    # --- what the device does
+
+    def posted(self, cq: CompletionQueue, slot: int, entry: bytes) -> None:
+        if cq.ien:
+            self._fresh[cq.vector] += 1
+
+    def interrupt(self, vector: int) -> None:
+        if not self._fresh[vector]:
+            self._host.note("spurious_interrupt", f"vector {vector}, and no completion")
+
+    def pin(self, asserted: bool) -> None:
+        if asserted and self._mask & 1:
+            self._host.note("masked_interrupt")
+        elif asserted and not self._fresh.total():
+            self._host.note("spurious_interrupt", "the pin, and no completion")
+
+    # --- what the driver does
+
+    def learn_by(self, mode: str, masking: bool) -> None:
+        """From here on; only "msix" and "pin" change what the device does."""
+        self._mode, self._masking = mode, masking
+        if mode != "polling":
+            self._host.bench.ram.msix_enabled = mode == "msix"
+            self._host.bench.controller.interrupts_changed()
+
+    def mask(self, register: int, value: int) -> None:
+        """Write INTMS or INTMC; the pin follows at once."""
+        self._mask = self._mask | value if register == regs.INTMS.offset else self._mask & ~value
+        self._host.write(register, 4, value)
+        if self._mask & 1 and self._host.bench.ram.pin_level:
+            self._host.note("masked_interrupt")
+
+    def forget(self) -> None:
+        """A reset: nothing is masked, and nothing is there to be announced."""
+        self._mask = 0
+        self._fresh.clear()
+        self._host.bench.ram.interrupts.clear()
+
+    def serve(self) -> None:
+        """Let the device work, and take what it has announced, until there is nothing more."""
+        self._host.bench.settle()
+        for _ in range(_MOST_ROUNDS):
+            if not self._round():
+                return
+            self._host.bench.settle()
+
+    def _round(self) -> bool:
+        ram = self._host.bench.ram
+        if self._mode == "polling":
+            ram.interrupts.clear()
+            return self._drain(None) > 0
+        if self._mode == "pin":
+            if not ram.pin_level or self._mask & 1:
+                return False
+            self._handle(None)
+            return True
+        vectors = sorted(set(ram.interrupts))
+        ram.interrupts.clear()
+        for vector in vectors:
+            self._handle(vector)
+        return bool(vectors)
+
+    def _handle(self, vector: int | None) -> None:
+        bit = 1 << (vector or 0) if (vector or 0) < 32 else 0
+        if self._masking:
+            self.mask(regs.INTMS.offset, bit)
+        self._drain(vector)
+        if self._masking:
+            self.mask(regs.INTMC.offset, bit)
+
+    def _drain(self, vector: int | None) -> int:
+        self._host.bench.settle()
+        taken = sum(self._host.queues.drain(qid) for qid in self._host.queues.of_vector(vector))
+        if vector is None:
+            self._fresh.clear()
+        else:
+            self._fresh[vector] = 0
+        return taken

@@ -1,0 +1,271 @@
+"""The steps of a profile, one a line, in the words of the specification; docs/profiles.md has them all.
+
+read CAP                                      write CC = 0x460001
+read ASQ = written                            wait rdy = 1
+admin identify cns=controller -> success      q1 write slba=8 nlb=8 x4
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from nvmeemu import admin, io, spec
+from nvmeemu.faults.match import register_place
+from nvmeemu.faults.words import FaultError, named, number, seconds
+from nvmeemu.layout import Field, Record
+from nvmeemu.structures import IdentifyController, IdentifyNamespace
+
+MODES = ("polling", "msix", "pin")
+_MOST_TIMES = 1024
+_ENUMS = {"cns": spec.Cns, "fid": spec.FeatureId, "lid": spec.LogId}
+_STRUCTURES: dict[int, type[Record]] = {
+    spec.Cns.CONTROLLER: IdentifyController,
+    spec.Cns.NAMESPACE: IdentifyNamespace,
+}
+_CONDITION = re.compile(r"(\w+)(>=|<=|=)(\w+)")
+
+
+class StepError(ValueError):
+    """A step that cannot be understood: one line that says why."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """``line``: where it stands in the file; ``text``: how it is written."""
+
+    line: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Read(Step):
+    """A register, or a part of it. ``expected``: a number, "written" (what the host wrote last), or None: anything."""
+
+    offset: int
+    size: int
+    expected: int | str | None
+
+
+@dataclass(frozen=True)
+class Write(Step):
+    """``value``: a number, or "memory": the address of memory for an admin queue, or that half of it."""
+
+    offset: int
+    size: int
+    value: int | str
+
+
+@dataclass(frozen=True)
+class Wait(Step):
+    """CSTS is read until its ``field`` (rdy, shst) has the value."""
+
+    field: str
+    value: int
+
+
+@dataclass(frozen=True)
+class Mode(Step):
+    """How the driver learns of completions from here on; ``masking``: with INTMS and INTMC around each interrupt."""
+
+    mode: str
+    masking: bool
+
+
+@dataclass(frozen=True)
+class Pause(Step):
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FunctionReset(Step):
+    """Of the PCI function: the machine is reset, or the host asks for it."""
+
+
+@dataclass(frozen=True)
+class Expect:
+    """What the completion must be. ``statuses`` None: anything; ``parked``: none at all, until a reset.
+
+    ``conditions`` are about what Identify gave: (field, ">=" or "<=" or "=", number).
+    """
+
+    statuses: frozenset[int] | None = frozenset({0})
+    parked: bool = False
+    dw0: int | None = None
+    conditions: tuple[tuple[str, str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Submit(Step):
+    """A command in queue ``qid``, ``times`` at once; I/O goes on block by block. The buffer begins ``at`` bytes into a
+    page, a PRP list ``list_at``; ``data`` is what the host gives with it."""
+
+    qid: int
+    command: spec.Command
+    times: int = 1
+    at: int = 0
+    list_at: int = 0
+    data: bytes = b""
+    expect: Expect = field(default_factory=Expect)
+    fields: tuple[str, ...] = ()  # that were written
+
+    @property
+    def is_aer(self) -> bool:
+        return not self.qid and self.command.opcode == spec.AdminOpcode.ASYNC_EVENT_REQUEST
+
+    @property
+    def structure(self) -> type[Record] | None:
+        """What it gives to the host, if its fields can be asked for."""
+        return _structure(self.qid, self.command)
+
+
+def parse_steps(text: str, first_line: int = 1) -> list[Step]:
+    """Raises StepError, which begins with the line."""
+    steps = []
+    for line, written in enumerate(text.splitlines(), first_line):
+        words = written.split("#")[0].split()
+        if words:
+            try:
+                steps.append(_step(line, words))
+            except (StepError, FaultError, ValueError) as error:
+                raise StepError(f"{line}: {' '.join(words)}: {error}") from None
+    return steps
+
+
+def _step(line: int, words: list[str]) -> Step:
+    text, (verb, *rest) = " ".join(words), words
+    if verb in MODES:
+        if rest not in ([], ["masking"]):
+            raise StepError("after it there is only: masking")
+        return Mode(line, text, verb, bool(rest))
+    queue = re.fullmatch(r"q(\d+)", verb)
+    if verb == "admin" or queue:
+        return _submit(line, text, number(queue[1], "queue", 1, 0xFFFF) if queue else 0, rest)
+    simple: dict[str, Callable[[int, str, list[str]], Step]] = {
+        "read": _read,
+        "write": _write,
+        "wait": _wait,
+        "pause": _pause,
+        "reset": _reset,
+    }
+    if verb not in simple:
+        raise StepError(f"a step begins with {', '.join((*simple, 'admin', 'q1', *MODES))}")
+    return simple[verb](line, text, rest)
+
+
+def _read(line: int, text: str, words: list[str]) -> Step:
+    offset, size, value = _access(words)
+    if value is None or value == "written":
+        return Read(line, text, offset, size, value)
+    return Read(line, text, offset, size, number(value, "value"))
+
+
+def _write(line: int, text: str, words: list[str]) -> Step:
+    offset, size, value = _access(words)
+    if value is None:
+        raise StepError("write REGISTER = VALUE")
+    if value == "memory":
+        return Write(line, text, offset, size, value)
+    return Write(line, text, offset, size, number(value, "value", 0, (1 << 8 * size) - 1))
+
+
+def _access(words: list[str]) -> tuple[int, int, str | None]:
+    """``CC``, ``ASQ+4`` (the half of 4 bytes there), then perhaps ``= VALUE``."""
+    if len(words) not in (1, 3) or (len(words) == 3 and words[1] != "="):
+        raise StepError("REGISTER, or REGISTER = VALUE")
+    name, plus, part = words[0].partition("+")
+    offset, size = register_place(name, "register")
+    if plus:
+        offset, size = offset + number(part, "part", 0, size - 4), 4
+    return offset, size, words[2] if len(words) == 3 else None
+
+
+def _wait(line: int, text: str, words: list[str]) -> Step:
+    if len(words) != 3 or words[0] not in ("rdy", "shst") or words[1] != "=":
+        raise StepError("wait rdy = 1, or wait shst = 2")
+    return Wait(line, text, words[0], number(words[2], "value", 0, 3))
+
+
+def _pause(line: int, text: str, words: list[str]) -> Step:
+    return Pause(line, text, min(seconds(" ".join(words), "pause"), 3600.0))
+
+
+def _reset(line: int, text: str, words: list[str]) -> Step:
+    if words:
+        raise StepError("it takes nothing")
+    return FunctionReset(line, text)
+
+
+# --- commands
+
+
+def _submit(line: int, text: str, qid: int, words: list[str]) -> Step:
+    before, _, after = " ".join(words).partition("->")
+    if not before.strip():
+        raise StepError("the command is missing")
+    opcode, *written = before.split()
+    value = named(opcode, "opcode", spec.NvmOpcode if qid else spec.AdminOpcode, 0xFF)
+    entry = (io.COMMANDS if qid else admin.COMMANDS).get(value)
+    command: spec.Command = (entry.kind if entry else spec.Command)(opcode=value)
+    options: dict[str, Any] = {}
+    fields = []
+    for word in written:
+        if re.fullmatch(r"x\d+", word):
+            options["times"] = number(word[1:], "times", 1, _MOST_TIMES)
+            continue
+        name, equals, given = word.partition("=")
+        if not equals:
+            raise StepError(f"{word}: write FIELD=VALUE, or x4 for four at once")
+        if name in ("at", "list_at"):
+            options[name] = number(given, name, 0, 0xFFC)
+        elif name == "data":
+            options["data"] = bytes.fromhex(given)
+        else:
+            _set(command, name, given)
+            fields.append(name)
+    expect = _expect(after.split(), _structure(qid, command))
+    return Submit(line, text, qid, command, **options, expect=expect, fields=tuple(fields))
+
+
+def _set(command: spec.Command, name: str, given: str) -> None:
+    if not any(isinstance(vars(kind).get(name), Field) for kind in type(command).__mro__):
+        raise StepError(f"{name}: this command has no such field: use the specification's names, or cdw10 to cdw15")
+    if name in _ENUMS:
+        value = int(named(given, name, _ENUMS[name], 0xFF))
+    else:
+        value = spec.BROADCAST if (name, given) == ("nsid", "all") else number(given, name)
+    try:
+        setattr(command, name, value)
+    except OverflowError:
+        raise StepError(f"{name}: {value} does not fit") from None
+
+
+def _structure(qid: int, command: spec.Command) -> type[Record] | None:
+    return _STRUCTURES.get(command.cns) if not qid and isinstance(command, spec.Identify) else None
+
+
+def _expect(words: list[str], structure: type[Record] | None) -> Expect:
+    """``success|invalid_field dw0=1 nn<=255``, ``parked`` or ``any``."""
+    if words in (["parked"], ["any"]):
+        return Expect(statuses=None, parked=words == ["parked"])
+    names = words.pop(0) if words and not _CONDITION.fullmatch(words[0]) else "success"
+    statuses = frozenset(int(named(name, "status", spec.Status, 0x7FF)) for name in names.split("|"))
+    dw0, conditions = None, []
+    for name, relation, value in _conditions(words):
+        if (name, relation) == ("dw0", "="):
+            dw0 = number(value, name)
+        elif structure is not None and isinstance(getattr(structure, name, None), Field):
+            conditions.append((name, relation, number(value, name)))
+        else:
+            raise StepError(f"{name}: nothing in the answer to this command has that name")
+    return Expect(statuses, dw0=dw0, conditions=tuple(conditions))
+
+
+def _conditions(words: list[str]) -> Iterator[tuple[str, str, str]]:
+    for word in words:
+        found = _CONDITION.fullmatch(word)
+        if found is None:
+            raise StepError(f"{word}: write FIELD=VALUE, FIELD>=VALUE or FIELD<=VALUE")
+        yield found[1], found[2], found[3]

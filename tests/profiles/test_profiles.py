@@ -1,0 +1,169 @@
+"""Driver profiles: our device passes each; a device that is broken where it hurts the driver fails it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from nvmeemu.profiles import Break, Item, Profile, ProfileError, breaks, built_in, load, parse, run
+from nvmeemu.profiles.profile import NEVER
+from nvmeemu.replay import replay
+
+PROFILES = {name: load(name) for name in built_in()}
+BREAKS = [(name, one) for name, profile in PROFILES.items() for one in breaks(profile)]
+
+
+def profile(steps: str, head: str = "") -> Profile:
+    return parse(f'title = "x"\nstanding = "source"\n{head}\nsteps = """\n{steps}\n"""', "x")
+
+
+START = """\
+write CC = 0
+wait rdy = 0
+write AQA = 0x1f001f
+write ASQ = memory
+write ACQ = memory
+write CC = 0x460001
+wait rdy = 1
+"""
+
+
+def found(steps: str, fault: Mapping[str, object] | None = None, head: str = "") -> list[str]:
+    broken = Break(Item("step"), "", fault) if fault else None
+    return [str(one.item) for one in run(profile(START + steps, head), broken).findings]
+
+
+def test_the_drivers_of_the_issue_are_there() -> None:
+    assert set(PROFILES) == {
+        *("freebsd", "freebsd-intx", "nvmewin", "nvme2k", "openbsd", "windows-10", "windows-11"),
+    }
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_our_device_passes(name: str) -> None:
+    outcome = run(PROFILES[name])
+    assert [str(one) for one in outcome.findings] == []
+    assert outcome.commands > 10
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"), BREAKS, ids=[f"{name}-{one.item}-{at}" for at, (name, one) in enumerate(BREAKS)]
+)
+def test_a_broken_device_fails(name: str, broken: Break) -> None:
+    outcome = run(PROFILES[name], broken)
+    assert broken.found_by(outcome), [str(one) for one in outcome.findings]
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_each_says_what_it_is_and_where_from(name: str) -> None:
+    one = PROFILES[name]
+    assert one.title
+    assert one.about
+    assert one.facts
+    assert all(at.startswith(("https://", "observed")) for at in [known.at for known in one.facts])
+    assert all(never.at.startswith(("https://", "observed")) and never.why for never in one.nevers)
+    assert (one.standing == "reconstruction") == name.startswith("windows")
+
+
+def test_every_thing_that_must_never_happen_is_provoked_somewhere() -> None:
+    assert {never.item for one in PROFILES.values() for never in one.nevers} == set(NEVER)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_the_trace_of_a_run_replays(name: str) -> None:
+    result = replay(run(PROFILES[name]).trace)
+    assert result.differences == []
+
+
+def test_freebsds_deadline() -> None:
+    for wait, expected in (("800ms", []), ("1200ms", ["late_answer"])):
+        broken = Break(Item("step"), "", {"match": {"opcode": "identify", "cns": 1}, "do": {"delay": wait}})
+        assert [str(one.item) for one in run(PROFILES["freebsd"], broken).findings] == expected
+
+
+def test_a_device_that_is_gone() -> None:
+    gone = {"match": {"opcode": "identify"}, "at": "execute", "do": "remove"}
+    assert found("admin identify cns=controller", gone) == ["fatal_status"]
+
+
+def test_an_event_is_no_mistake_of_the_device() -> None:
+    """The driver reads the log that it names, and gives the request again."""
+    flood = {"match": {"opcode": "flush"}, "at": "completion", "do": {"flood": 3}}
+    queues = "admin create_cq qid=1 qsize=2 pc=1\nadmin create_sq qid=1 qsize=2 pc=1 cqid=1\n"
+    steps = f"admin async_event_request x2 -> parked\n{queues}q1 flush nsid=1\npause 1s"
+    outcome = run(profile(START + steps), Break(Item("step"), "", flood))
+    assert outcome.findings == []
+    assert outcome.commands == 5 + 2 * 3
+
+
+def test_what_a_step_expects() -> None:
+    identify = "admin identify cns=controller"
+    assert found(f"{identify} -> nn<=16 aerl>=4 sqes_min=6") == []
+    assert found(f"{identify} -> success nn<=15") == ["line 12"]
+    assert found("admin get_features fid=0xd0") == ["line 12"]
+    assert found("admin get_features fid=0xd0 -> any") == []
+    assert found("admin set_features fid=number_of_queues cdw11=0x10001 -> dw0=0x3f003f") == []
+    assert found("admin set_features fid=number_of_queues cdw11=0x10001 -> dw0=1") == ["line 12"]
+    assert found("read CC = 0x460001\nread ASQ = written\nread ACQ+4 = written\nread VS = 0x10400") == []
+    assert found("read AQA = 0") == ["line 12"]
+    assert found("q1 flush nsid=1") == ["line 12"]
+    assert found("reset\nread ASQ = 0\nread AQA = 0") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("jump", "profile:5: jump: a step begins with read, write, wait, pause, reset, admin, q1, polling, msix, pin"),
+        ("read CD", "none of cap, vs"),
+        ("write CC", "REGISTER = VALUE"),
+        ("write CC = 0x100000000", "is not within"),
+        ("wait cfs = 1", "wait rdy = 1"),
+        ("admin", "the command is missing"),
+        ("admin indentify", "'indentify' is none of delete_sq"),
+        ("admin identify slba=1", "slba: this command has no such field"),
+        ("admin identify cns=x", "'x' is none of namespace"),
+        ("admin identify cns=256", "is not within"),
+        ("admin identify -> ok", "'ok' is none of success"),
+        ("admin get_log_page -> nn=1", "nothing in the answer to this command has that name"),
+        ("q1 read nlb=0", "0 does not fit nlb"),
+        ("q1 read x0", "is not within"),
+        ("q1 write data=xy", "non-hexadecimal"),
+        ("msix maskin", "there is only: masking"),
+        ("pause soon", "no time"),
+    ],
+)
+def test_a_bad_step_is_told_in_a_line(text: str, why: str) -> None:
+    with pytest.raises(ProfileError) as error:
+        profile(text)
+    assert why in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("head", "why"),
+    [
+        ("titel = 1", "titel: a profile has"),
+        ("deadline = 'soon'", "deadline: 'soon' is no time"),
+        ("device = {color = 1}", "device: color: there are"),
+        ("device = {block_size = 513}", "block_size: 512 or 4096"),
+        ("device = {blocks = 0x100000000000}", "more than 1 TiB"),
+        ("never = [{item = 'x'}]", "never.item: 'x' is none of late_answer"),
+        ("never = [{item = 'late_answer', why = '', at = ''}]", "either fault or device"),
+        ("never = [{item = 'late_answer', why = '', at = '', fault = {do = 'x'}}]", "do: {'x': True}; there are"),
+        ("fact = 1", "begin each with [[fact]]"),
+        ("= ", "Invalid"),
+    ],
+)
+def test_a_bad_profile_is_told_in_a_line(head: str, why: str) -> None:
+    with pytest.raises(ProfileError) as error:
+        profile("read CC", head)
+    assert why in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_device_that_cannot_be() -> None:
+    with pytest.raises(ProfileError, match="there is no such device"):
+        run(profile("read CC", "device = {entries = 0}"))
+    with pytest.raises(ProfileError, match="do not fit into 256 MiB"):
+        run(profile(f"{START}admin get_log_page lid=smart numd=0x40000 x1024", "most_admin = 2000"))
