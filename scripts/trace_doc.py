@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the output of the commands in docs/trace.md behind them: .venv/bin/python scripts/trace_doc.py"""
+"""Writes what the commands in docs/trace.md print, and the page's pictures: .venv/bin/python scripts/trace_doc.py"""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DOC = ROOT / "docs/trace.md"
+PICTURE = re.compile(r"nvmeemu trace plot .* -o docs/images/.*")  # the commands that make the page's pictures
 
 
 def output(command: str) -> str:
@@ -33,3 +34,5 @@ def render(text: str) -> str:
 
 if __name__ == "__main__":
     DOC.write_text(render(DOC.read_text()))
+    for command in PICTURE.findall(DOC.read_text()):
+        sys.stderr.write(output(command))

@@ -126,6 +126,10 @@ def test_lanes_are_put_in_order() -> None:
         (a_file()[:24] + b"[" + a_file()[25:], "x: the description in its header is damaged: "),
         (a_file()[:12] + b"\xff" * 4 + a_file()[16:], "x: the description in its header is damaged: 4294967295 bytes"),
         (a_file().replace(b"false", b'"yes"'), "x: the description in its header is damaged: bad payload"),
+        (
+            a_file(description=trace.Description(namespaces=[1])),  # type: ignore[list-item]
+            "x: the description in its header is damaged: bad namespaces",
+        ),
     ],
 )
 def test_what_is_no_trace_is_refused_in_a_line(data: bytes, message: str) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from nvmeemu.arguments import Parser
-from nvmeemu.trace import coverage, difference, export, show, stats
+from nvmeemu.trace import coverage, difference, export, plot, show, stats
 from nvmeemu.trace.file import TraceError
 
 _TRACE = """\
@@ -22,9 +22,9 @@ def trace(words: Sequence[str]) -> int:
     a difference), 2 for bad use."""
     parser = Parser(prog="nvmeemu trace", description=_TRACE)
     parsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-    for part in (show, stats, difference, export):
+    for part in (show, stats, difference, export, plot):
         part.add(parsers)
-    parser.set_defaults(run=lambda _: parser.error("give a command: show, grep, stats, diff, export"))
+    parser.set_defaults(run=lambda _: parser.error("give a command: show, grep, stats, diff, export, plot"))
     return run(parser, words)
 
 

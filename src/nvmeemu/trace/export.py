@@ -53,7 +53,7 @@ def write(schema: Any, reader: Reader, file: BinaryIO) -> None:
     trace = schema.Trace()
     export = Export(schema, trace)
     export.begin(reader)
-    for record in with_progress(reader):
+    for record in with_progress(reader, prints=False):
         export.feed(record)
         if len(trace.packet) >= _AT_ONCE:
             file.write(trace.SerializeToString())

@@ -71,6 +71,8 @@ class Description:
                 if type(value) is not type(getattr(made, name)):
                     raise ValueError(f"bad {name}")
                 setattr(made, name, value)
+        if not all(isinstance(one, dict) for one in made.namespaces):
+            raise ValueError("bad namespaces")
         return made
 
     def to_json(self) -> bytes:

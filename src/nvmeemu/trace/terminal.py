@@ -49,10 +49,13 @@ class Output:
         sys.stdout.write(f"{text}\n")
 
 
-def with_progress(reader: Reader) -> Iterator[Record]:
-    """Its records, with a bar if a person waits for them; at the end a word on stderr if the trace was cut."""
+def with_progress(reader: Reader, *, prints: bool = True) -> Iterator[Record]:
+    """Its records, with a bar if a person waits for them; at the end a word on stderr if the trace was cut.
+
+    ``prints``: lines go to stdout meanwhile, so no bar if that is the terminal, too.
+    """
     size = reader.raw_size
-    if sys.stderr.isatty() and not sys.stdout.isatty() and size > _WORTH_A_BAR:
+    if sys.stderr.isatty() and not (prints and sys.stdout.isatty()) and size > _WORTH_A_BAR:
         yield from _with_bar(reader, size)
     else:
         yield from reader

@@ -1,0 +1,178 @@
+"""``nvmeemu trace plot``: that pictures are made of anything, and that they show what the trace says."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nvmeemu import trace
+from nvmeemu.cli import main
+from nvmeemu.spec import AdminOpcode, Command, NvmOpcode, ReadWrite
+from nvmeemu.trace import picture
+from nvmeemu.trace.activity import Activity, Kind, Outcome, activity
+from nvmeemu.trace.commands import commands
+from nvmeemu.trace.phases import Name, Phase
+from tracing import Traced, ready
+
+CORPUS = Path(__file__).parent / "corpus"
+U_BOOT = str(CORPUS / "u-boot.trace.xz")
+PNG = b"\x89PNG\r\n\x1a\n"
+CELLS = st.tuples(st.integers(0, picture._COLUMNS - 1), st.integers(0, 1000), st.integers(1, 300))
+
+
+def save(path: Path, records: list[trace.Record], description: trace.Description | None = None) -> str:
+    with path.open("wb") as file:
+        writer = trace.Writer(file, description or trace.Description())
+        for record in records:
+            writer.write(record)
+    return str(path)
+
+
+def seen(bench: Traced) -> Activity:
+    return activity(bench.records)
+
+
+@pytest.mark.parametrize("boot", ["u-boot", "linux-6.12"])
+def test_a_boot_as_png_and_svg(boot: str, tmp_path: Path) -> None:
+    source = str(CORPUS / f"{boot}.trace.xz")
+    png, first, second = (tmp_path / name for name in ("a.png", "a.svg", "b.SVG"))
+    for path in (png, first, second):
+        assert main(["trace", "plot", source, "-o", str(path)]) == 0
+    data = png.read_bytes()
+    assert data.startswith(PNG)
+    assert int.from_bytes(data[16:20], "big") > 1000, "pixels wide"
+    assert ElementTree.parse(first).getroot().tag.endswith("svg")
+    assert first.read_bytes() == second.read_bytes(), "the same trace gives the same file"
+
+
+def test_what_the_picture_knows_is_what_the_trace_says() -> None:
+    with trace.open_trace(CORPUS / "edk2.trace.xz") as reader:
+        records = list(reader)
+    found = activity(records)
+    all_of_them = list(commands(records))
+    assert len(found.start) == len(all_of_them)
+    assert sum(found.end) - sum(found.start) == pytest.approx(sum(one.latency or 0 for one in all_of_them) / 1e9)
+    opcodes = Counter(one.fetch.opcode for one in all_of_them if one.fetch.sqid)
+    kinds = Counter(found.kind)
+    assert (kinds[Kind.READ], kinds[Kind.WRITE]) == (opcodes[NvmOpcode.READ], opcodes[NvmOpcode.WRITE])
+    assert kinds[Kind.OTHER] == opcodes[NvmOpcode.FLUSH]
+    assert sum(found.nlb) * 512 == sum(one.digests[0].length for one in all_of_them if one.fetch.sqid and one.digests)
+    assert len(found.registers) == sum(isinstance(one, trace.RegisterRead | trace.RegisterWrite) for one in records)
+    assert found.last == records[-1].time / 1e9
+
+
+def test_failures_and_what_waits() -> None:
+    bench = ready()
+    driver = bench.driver
+    driver.submit(driver.admin, Command(opcode=AdminOpcode.ASYNC_EVENT_REQUEST))
+    before = len(seen(bench).start)
+    driver.execute(driver.queues[1], ReadWrite(opcode=NvmOpcode.READ, nsid=1, slba=1 << 40, nlb=1))
+    found = seen(bench)
+    assert len(found.start) == before + 1
+    assert found.outcome[-1] == Outcome.ERROR
+    without_answer = [one for one in bench.records if not isinstance(one, trace.Completion)]
+    assert set(activity(without_answer).outcome) == {Outcome.NO_ANSWER}
+
+
+def test_a_time_cut_out() -> None:
+    with trace.open_trace(U_BOOT) as reader:
+        records = list(reader)
+    start, end = 940_000_000, 1_100_000_000
+    found = activity(records, start, end)
+    assert len(found.start) == sum(start <= one.fetch.time <= end for one in commands(records))
+    assert all(0.94 <= one <= 1.1 for one in (*found.start, *found.interrupts, *found.registers))
+
+
+@given(st.lists(CELLS, max_size=20), st.integers(0, 50), st.floats(1, 40))
+def test_the_map_counts_each_command_in_each_cell_that_it_touches(
+    blocks: list[tuple[int, int, int]], low: int, step: float
+) -> None:
+    blocks = [(column, low + first, count) for column, first, count in blocks]
+    columns, first, count = (np.array(each, dtype=int) for each in (zip(*blocks, strict=True) if blocks else ((),) * 3))
+    expected = np.zeros((picture._LINES, picture._COLUMNS))
+    for column, begin, number in blocks:
+        lines = {min(picture._LINES - 1, int((lba - low) / step)) for lba in range(begin, begin + number)}
+        for line in range(min(lines), max(lines) + 1):
+            expected[line, column] += 1
+    assert (picture._cells(columns, first, count, low, step) == expected).all()
+
+
+def test_bars_that_meet_are_one_and_none_is_too_narrow() -> None:
+    made = picture.Picture(Activity(), (0, 400))
+    starts, ends = (np.array(each, dtype=float) for each in ((300, 10, 12, 100), (300, 20, 15, 399)))
+    made._bars(0, 1, starts, ends, "black")
+    made._bars(1, 1, np.array([50.0]), np.array([50.0]), "black")
+    boxes = [path.get_extents() for bars in made.top.collections for path in bars.get_paths()]
+    assert [(box.x0, box.x1) for box in boxes] == [(10, 20), (100, 399), (50, 51)]
+
+
+def test_only_the_phases_of_its_time_are_drawn() -> None:
+    made = picture.Picture(Activity(), (10, 20))
+    second = 1_000_000_000
+    assert made._phase(Phase(Name.KERNEL, 5 * second, 15 * second))
+    assert not made._phase(Phase(Name.FIRMWARE, 0, 5 * second))
+    assert [text.get_text() for text in made.top.texts] == ["kernel"]
+
+
+def test_traces_with_little_in_them(tmp_path: Path) -> None:
+    """Nothing; times of five centuries; no description, or one with all that could be markup."""
+    late = (1 << 64) - 1
+    entry = bytes(ReadWrite(opcode=NvmOpcode.READ, nsid=1, slba=(1 << 64) - 1, nlb=65536))
+    fetch = trace.Fetch(late, 0, 65535, 0, entry)
+    odd = trace.Description(
+        comment="$x^{ \\frac & <b> \u0e01", namespaces=[{"nsid": 1, "block_size": "?"}, {"nsid": []}]
+    )
+    tiny = trace.Description(namespaces=[{"nsid": 1, "blocks": 1, "block_size": 1}])
+    first = fetch._replace(time=5, sqe=bytes(ReadWrite(opcode=NvmOpcode.WRITE, nsid=1, slba=0, nlb=1)))
+    for records, description in (([], odd), ([fetch], None), ([first, fetch], odd), ([first], tiny)):
+        source, out = save(tmp_path / "t", list(records), description), tmp_path / "out.png"
+        assert main(["trace", "plot", source, "-o", str(out)]) == 0
+        assert out.read_bytes().startswith(PNG)
+        out.unlink()
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "expected"),
+    [
+        ([U_BOOT, "-o", "x.pdf"], 2, "'x.pdf' must end in .png or .svg"),
+        ([U_BOOT], 2, "-o"),
+        ([U_BOOT, "-o", "/none/x.png"], 1, "nvmeemu trace: No such file or directory\n"),
+        ([U_BOOT, "-o", "/none/x.png", "--from", "2"], 1, f"{U_BOOT}: nothing at that time: it ends at 1.396777 s\n"),
+        (["/none", "-o", "/none/x.png"], 1, "nvmeemu trace: /none: No such file or directory\n"),
+    ],
+    ids=str,
+)
+def test_errors_are_a_line(words: list[str], status: int, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        found: int | str | None = main(["trace", "plot", *words])
+    except SystemExit as end:
+        found = end.code
+    assert found == status
+    err = capsys.readouterr().err
+    assert expected in err
+    assert "Traceback" not in err
+
+
+def test_it_names_the_extra_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["trace", "plot", U_BOOT, "-o", str(tmp_path / "x.png")]) == 1
+    assert capsys.readouterr().err == "nvmeemu trace: plot needs matplotlib: pip install 'nvmeemu[trace]'\n"
+
+
+def test_the_page_has_its_pictures() -> None:
+    root = Path(__file__).parents[2]
+    text = (root / "docs/trace.md").read_text()
+    made = [line.split()[-1] for line in text.splitlines() if line.startswith("nvmeemu trace plot tests/")]
+    assert made
+    for name in made:
+        assert f"]({Path(name).relative_to('docs')})" in text
+        assert (root / name).read_bytes().startswith(PNG)
