@@ -121,6 +121,13 @@ def test_only_the_phases_of_its_time_are_drawn() -> None:
     assert [text.get_text() for text in made.top.texts] == ["kernel"]
 
 
+def test_phases_without_end_are_drawn_once_where_they_are() -> None:
+    many = [Phase(name, time, time + 1) for time in range(0, 50_000, 2) for name in (Name.FIRMWARE, Name.KERNEL)]
+    made = picture.Picture(Activity(phases=many), (0, 50_000 / 1e9))
+    made.timeline()
+    assert len(made.top.collections) <= 2 * picture._COLUMNS
+
+
 def test_traces_with_little_in_them(tmp_path: Path) -> None:
     """Nothing; times of five centuries; no description, or one with all that could be markup."""
     late = (1 << 64) - 1

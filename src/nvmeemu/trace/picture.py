@@ -80,6 +80,7 @@ class Picture:
         )
         self.answered = self.outcome != Outcome.NO_ANSWER
         self.latency = np.maximum((self.until - self.begin)[self.answered] * self.unit, 1e-9)
+        self._narrow: set[tuple[int, Name]] = set()  # by column: the phases less than one wide that are drawn
         counts = Counter(activity.sqid)
         self.queues = sorted(sqid for sqid, _ in counts.most_common(_QUEUES))
         self.hidden = len(counts) - len(self.queues)
@@ -187,6 +188,11 @@ class Picture:
         if end <= start:
             return False
         colour = _PHASE_COLOURS[phase.name]
+        if end - start < self._column:
+            place = int((start - self.start) / self._column), phase.name
+            if place in self._narrow:  # a host that resets without end has more phases than can be seen
+                return True
+            self._narrow.add(place)
         self.top.broken_barh([(start, max(end - start, self._column))], (-0.4, 0.8), color=colour, linewidth=0)
         for axes in (self.top, self.map, self.scatter):
             axes.axvspan(start, end, color=colour, alpha=0.22, linewidth=0, zorder=0)
