@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 _TRACES = {
-    "trace": "show, search, count and compare what serve --trace has recorded",
+    "trace": "show, search, count, compare, draw and export what serve --trace has recorded",
     "replay": "feed a trace to the controller, and compare its completions",
     "check": "what a trace says of its host",
 }
