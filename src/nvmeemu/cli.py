@@ -83,6 +83,7 @@ _TRACES = {
     "trace": "show, search, count, compare, draw and export what serve --trace has recorded",
     "replay": "feed a trace to the controller, and compare its completions",
     "check": "what a trace says of its host",
+    "profile": "play drivers that cannot run here, and check what they see",
 }
 
 
@@ -91,6 +92,10 @@ def _on_traces(command: str, words: list[str]) -> int:
         from nvmeemu.replay.cli import replay
 
         return replay(words)
+    if command == "profile":
+        from nvmeemu.profiles.cli import profile
+
+        return profile(words)
     from nvmeemu.trace.cli import check, trace
 
     return trace(words) if command == "trace" else check(words)

@@ -62,7 +62,7 @@ def test_each_says_what_it_is_and_where_from(name: str) -> None:
     assert one.about
     assert one.facts
     assert all(at.startswith(("https://", "observed")) for at in [known.at for known in one.facts])
-    assert all(never.at.startswith(("https://", "observed")) and never.why for never in one.nevers)
+    assert all(never.at.startswith(("https://", "observed", "assumed")) and never.why for never in one.nevers)
     assert (one.standing == "reconstruction") == name.startswith("windows")
 
 

@@ -61,6 +61,7 @@ class DriverHost:
         self.step: Step = profile.steps[0] if profile.steps else Step(0, "")
         controller = bench.controller
         bench.ram.msix_enabled = False
+        bench.driver.stride = 4 << bench.driver.capabilities.dstrd  # not a read of the driver's
         self._sink = Memory(describe(controller, comment=f"profile {profile.name}"), self.now)
         controller.observe(Recorder(self._sink, controller.device))
         self.interrupts = Interrupts(self)
@@ -68,6 +69,7 @@ class DriverHost:
         self.queues = Queues(self)
         self.buffers = Buffers(bench.driver, controller.device.namespaces[1].block_size)
         self.registers: dict[int, int] = {}
+        self._halves: dict[int, tuple[int, int]] = {}  # of ASQ and ACQ: which half was written last, of what address
         if fault is not None:
             Faults(controller, seed=1).add(Fault.of(fault))
 
@@ -165,17 +167,18 @@ class DriverHost:
         self.write(step.offset, step.size, value)
 
     def _address(self, step: Write) -> int:
-        """Of new memory, or of that whose other half has been written before."""
+        """Of new memory, or of that whose other half was the last to be written."""
         start = step.offset - step.offset % 8
-        if step.size == 8 or step.offset == start:
-            self._memory = self.bench.driver.alloc(_MEMORY)
-        return self._memory >> 8 * (step.offset - start) & (1 << 8 * step.size) - 1
+        half, address = self._halves.pop(start, (step.offset, 0))
+        if step.size == 8 or half == step.offset:
+            address = self.bench.driver.alloc(_MEMORY)
+            self._halves[start] = step.offset, address
+        return address >> 8 * (step.offset - start) & (1 << 8 * step.size) - 1
 
     def _enable(self) -> None:
         aqa = spec.AdminQueueAttributes.of(self.registers.get(regs.AQA.offset, 0))
         asq, acq = (self.registers.get(one.offset, 0) for one in (regs.ASQ, regs.ACQ))
         self.queues.begin(asq, acq, aqa.asqs, aqa.acqs)
-        self.bench.driver.stride = 4 << self.bench.driver.capabilities.dstrd
 
     def _forget(self) -> None:
         self.queues.forget()

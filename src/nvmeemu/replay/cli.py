@@ -10,9 +10,8 @@ from nvmeemu.arguments import Number, Parser
 from nvmeemu.backend import BackendError, open_backend
 from nvmeemu.replay.player import replay as play
 from nvmeemu.trace.cli import run as run_command
-from nvmeemu.trace.file import Reader, TraceError, open_trace
-from nvmeemu.trace.records import encode
-from nvmeemu.trace.sink import TraceFile
+from nvmeemu.trace.file import TraceError, open_trace
+from nvmeemu.trace.sink import save
 from nvmeemu.trace.terminal import Output, at, heading
 
 _REPLAY = """\
@@ -50,15 +49,9 @@ def _run(arguments: argparse.Namespace) -> int:
     for difference in result.differences[: arguments.most]:
         output.line(output.styled("bad", f"{at(difference.time)}  {difference.what}"))
     if arguments.output is not None:
-        _save(arguments.output, result.trace)
+        save(arguments.output, result.trace)
     number = len(result.differences)
     verdict = "all as recorded" if not number else f"{number} difference{'s' * (number != 1)}"
     output.line(f"{result.commands} commands in {seconds:.2f} s: {verdict}")
     return 1 if number else 0
 
-
-def _save(path: str, trace: Reader) -> None:
-    file = TraceFile(path, trace.description)
-    for record in trace:
-        file.put(encode(record))
-    file.close()

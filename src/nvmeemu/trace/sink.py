@@ -134,6 +134,14 @@ def _check(path: str, mode: int) -> None:
                 raise BadTarget(f"{path}: there is a file that is no trace: give another name")
 
 
+def save(path: str, trace: Reader) -> None:
+    """Write a trace that is there already, in one go. Raises TraceError as ``TraceFile`` does."""
+    file = TraceFile(path, trace.description)
+    for record in trace:
+        file.put(encode(record))
+    file.close()
+
+
 class Memory:
     """A trace in memory, for tests."""
 

@@ -1,0 +1,232 @@
+"""A profile out of a trace: the steps of its host, with the answers that it got as what it must see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+
+from nvmeemu import regs, spec
+from nvmeemu.testing.driver import PAGE
+from nvmeemu.trace.commands import Matcher, TracedCommand, is_reset
+from nvmeemu.trace.file import Reader, TraceError
+from nvmeemu.trace.records import Doorbell, Fetch, Interrupt, Record, RegisterRead, RegisterWrite, Reset, Signal
+from nvmeemu.trace.words import command_of, plain
+
+_ENUMS = {"cns": spec.Cns, "fid": spec.FeatureId, "lid": spec.LogId}
+_ADDRESSES = (regs.ASQ.offset, regs.ACQ.offset)
+_MASKS = (regs.INTMS.offset, regs.INTMC.offset)
+_MOST_DATA = 4096  # bytes that a step can show
+_STEADY = {"io_queues", "vectors", "entries", "mdts", "aerl", "acl", "timeout", "max_page_shift"}
+
+
+def profile_text(reader: Reader, title: str = "") -> str:
+    """A profile file, for a person to read and to go on with. Raises TraceError if it has nothing of a driver."""
+    records = list(reader)
+    steps = list(_collapsed(_Steps(records).lines()))
+    if not any(step.startswith(("admin", "q")) for step in steps):
+        raise TraceError(f"{reader.name}: no commands: nothing to make a profile of")
+    namespaces = [one for one in reader.description.namespaces if one.get("nsid") == 1]
+    device = {key: value for key, value in reader.description.limits.items() if key in _STEADY}
+    if namespaces:
+        device |= {key: namespaces[0][key] for key in ("blocks", "block_size") if key in namespaces[0]}
+    shown = plain(title or reader.description.comment or f"what the host of {reader.name} did")
+    lines = [
+        f"title = {_quoted(shown)}",
+        'standing = "recorded"',
+        'about = "What must never happen to this driver: add a [[never]] for it (docs/profiles.md)."',
+        f"most_admin = {max(100, 2 * sum(step.startswith('admin') for step in steps))}",
+        "",
+        'steps = """',
+        *steps,
+        '"""',
+        "",
+        "[device]",
+        *(f"{key} = {int(value)}" for key, value in device.items() if isinstance(value, int)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _collapsed(steps: Iterator[str]) -> Iterator[str]:
+    """Requests that stay with the controller, one after another, as given at once."""
+    for step, group in groupby(steps):
+        number = len(list(group))
+        if step.endswith("-> parked") and number > 1:
+            yield step.replace(" ->", f" x{number} ->")
+        else:
+            yield from [step] * number
+
+
+class _Steps:
+    """Which commands ended how is known before the first is written."""
+
+    def __init__(self, records: list[Record]) -> None:
+        self._records = records
+        self._ended = _by_fetch(records)
+        self._modes = _modes(records)
+        self._is_enabled = False
+        self._low: dict[int, int] = {}  # halves of ASQ and ACQ
+
+    def lines(self) -> Iterator[str]:
+        """The steps as text."""
+        mode = ""
+        for number, record in enumerate(self._records):
+            if isinstance(record, Fetch):
+                if mode != self._modes[number]:
+                    mode = self._modes[number]
+                    yield mode
+                yield from self._command(self._ended[number])
+            elif isinstance(record, RegisterRead) and record.offset != regs.CSTS.offset:
+                yield from self._read(record)
+            elif isinstance(record, RegisterWrite):
+                yield from self._write(record, mode)
+            elif isinstance(record, Reset):
+                self._is_enabled = False
+                yield "reset"
+
+    def _read(self, record: RegisterRead) -> Iterator[str]:
+        name = _register(record.offset, len(record.data))
+        if name is None:
+            return
+        value = int.from_bytes(record.data, "little")
+        is_address = record.offset & ~7 in _ADDRESSES
+        yield f"read {name} = " + ("written" if is_address and value else f"{value:#x}")
+
+    def _write(self, record: RegisterWrite, mode: str) -> Iterator[str]:
+        name = _register(record.offset, len(record.data))
+        if name is None or (record.offset in _MASKS and mode.endswith("masking")):
+            return
+        value = int.from_bytes(record.data, "little")
+        if record.offset in _ADDRESSES:
+            self._low[record.offset] = value
+        is_address = record.offset & ~7 in _ADDRESSES and self._low.get(record.offset & ~7, 0)
+        yield f"write {name} = " + ("memory" if is_address else f"{value:#x}")
+        if record.offset == regs.CC.offset:
+            new = spec.Configuration.of(value)
+            if new.en != self._is_enabled or not new.en:
+                yield f"wait rdy = {int(new.en)}"
+            if new.shn and new.en:
+                yield "wait shst = 2"
+            self._is_enabled = new.en
+
+    def _command(self, traced: TracedCommand) -> Iterator[str]:
+        fetch, command = traced.fetch, command_of(traced.fetch.sqid, traced.fetch.sqe)
+        name = _name(fetch.sqid, command.opcode)
+        if not fetch.sqid and command.opcode == spec.AdminOpcode.DOORBELL_BUFFER_CONFIG:
+            yield "# left out: doorbell_buffer_config (the driver of a profile rings its doorbells)"
+            return
+        where = f"q{fetch.sqid}" if fetch.sqid else "admin"
+        words = [where, name, *_fields(command), *_data(traced, command)]
+        if not fetch.sqid and command.opcode == spec.AdminOpcode.ASYNC_EVENT_REQUEST:
+            yield " ".join([*words, "-> parked"])
+        elif traced.completion is None:
+            yield f"# not answered before a reset, and left out: {' '.join(words)}"
+        else:
+            yield " ".join([*words, *_answer(traced)])
+
+
+def _by_fetch(records: list[Record]) -> dict[int, TracedCommand]:
+    """The command of each fetch, by the number of its record, when all is known of it."""
+    matcher, found = Matcher(), {}
+    for number, record in enumerate(records):
+        matcher.feed(record)
+        if isinstance(record, Fetch):
+            found[number] = matcher.pending[record.sqid, record.cid]
+    return found
+
+
+def _modes(records: list[Record]) -> dict[int, str]:
+    """How the host learned of completions, for each fetch. Nobody can see it; what it did with INTMS and INTMC, and
+    whether there were messages, says enough to do likewise."""
+    found: dict[int, str] = {}
+    life: dict[int, str] = {}  # since the last reset
+    open_fetches: list[int] = []  # since the last completion queue doorbell
+    mask, has_unmasked = 0, False  # of vector 0, which is all that the pin has
+    for number, record in enumerate([*records, Reset(0, 0)]):
+        if isinstance(record, Fetch):
+            life[number] = "polling" if mask or not has_unmasked else "pin"
+            open_fetches += [] if mask else [number]
+        elif isinstance(record, Interrupt) and record.signal == Signal.MSIX:
+            life |= {one: "msix" for one in open_fetches if life[one] != "msix masking"}
+        elif isinstance(record, Doorbell) and record.is_cq:
+            for one in open_fetches if mask else []:
+                life[one] = "msix masking" if life[one] == "msix" else "pin masking"
+            open_fetches = []
+        elif isinstance(record, RegisterWrite) and record.offset in _MASKS:
+            value = int.from_bytes(record.data, "little")
+            before, mask = mask, (mask | value if record.offset == regs.INTMS.offset else mask & ~value) & 1
+            has_unmasked |= bool(before and not mask and all(one == "polling" for one in life.values()))
+        if is_reset(record):
+            found |= life
+            life, open_fetches, mask, has_unmasked = {}, [], 0, False
+    return found
+
+
+def _register(offset: int, size: int) -> str | None:
+    """``ASQ``, or ``ASQ+4`` for a part of 4 bytes; None for what is no register, or an odd part of one."""
+    for register in regs.REGISTERS:
+        if register.offset <= offset and offset + size <= register.offset + register.size:
+            if size == register.size:
+                return register.name
+            return f"{register.name}+{offset - register.offset}" if size == 4 else None
+    return None
+
+
+def _name(sqid: int, opcode: int) -> str:
+    opcodes = spec.NvmOpcode if sqid else spec.AdminOpcode
+    return opcodes(opcode).name.lower() if opcode in set(opcodes) else f"{opcode:#x}"
+
+
+def _fields(command: spec.Command) -> Iterator[str]:
+    if command.nsid:
+        yield "nsid=all" if command.nsid == spec.BROADCAST else f"nsid={command.nsid}"
+    for name, _ in type(command).fields():
+        if hasattr(spec.Command, name):
+            continue
+        value = int(getattr(command, name))
+        if name in _ENUMS:
+            kind = _ENUMS[name]
+            yield f"{name}={kind(value).name.lower() if value in set(kind) else f'{value:#x}'}"
+        elif value or name == "slba":
+            yield f"{name}={value}"
+    yield from _rest(command)
+
+
+def _rest(command: spec.Command) -> Iterator[str]:
+    """Dwords that the command's own fields do not say."""
+    again = type(command)(opcode=command.opcode)
+    for name, _ in type(command).fields():
+        if not hasattr(spec.Command, name):
+            setattr(again, name, getattr(command, name))
+    for number in range(10, 16):
+        value = getattr(command, f"cdw{number}")
+        if value != getattr(again, f"cdw{number}"):
+            yield f"cdw{number}={value:#x}"
+
+
+def _data(traced: TracedCommand, command: spec.Command) -> Iterator[str]:
+    """Where in its page the buffer began, and a PRP list; what the host gave with the command."""
+    if isinstance(command, spec.CreateCq | spec.CreateSq):
+        return
+    if command.prp1 % PAGE:
+        yield f"at={command.prp1 % PAGE:#x}"
+    if traced.prp is not None and command.prp2 % PAGE:
+        yield f"list_at={command.prp2 % PAGE:#x}"
+    given = b"".join(one.data for one in traced.data if not one.to_host)
+    is_blocks = traced.fetch.sqid and isinstance(command, spec.ReadWrite)
+    if not is_blocks and (shown := given[:_MOST_DATA].rstrip(b"\0")):
+        yield f"data={shown.hex()}"
+
+
+def _answer(traced: TracedCommand) -> Iterator[str]:
+    """Nothing for a plain success."""
+    assert traced.completion is not None
+    completion = traced.completion.completion
+    if completion.status:
+        known = completion.status in set(spec.Status)
+        yield f"-> {spec.Status(completion.status).name.lower() if known else f'{completion.status:#x}'}"
+    elif completion.dw0:
+        yield f"-> dw0={completion.dw0:#x}"
