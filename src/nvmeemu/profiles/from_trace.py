@@ -25,7 +25,7 @@ def profile_text(reader: Reader, title: str = "") -> str:
     steps = list(_collapsed(_Steps(records).lines()))
     if not any(step.startswith(("admin", "q")) for step in steps):
         raise TraceError(f"{reader.name}: no commands: nothing to make a profile of")
-    namespaces = [one for one in reader.description.namespaces if one.get("nsid") == 1]
+    namespaces = [one for one in reader.description.namespaces if isinstance(one, dict) and one.get("nsid") == 1]
     device = {key: value for key, value in reader.description.limits.items() if key in _STEADY}
     if namespaces:
         device |= {key: namespaces[0][key] for key in ("blocks", "block_size") if key in namespaces[0]}

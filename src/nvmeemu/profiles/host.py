@@ -205,6 +205,8 @@ class DriverHost:
     def _submit(self, step: Submit) -> None:
         if not self.queues.has(step.qid):
             raise self.fail(STEP, f"there is no queue {step.qid} here")
+        if step.times > self.queues.room(step.qid):
+            raise self.fail(STEP, f"queue {step.qid} has room for {self.queues.room(step.qid)} commands")
         with self.buffers.of(step) as places:
             waiting = [self.queues.submit(step.qid, command) for command in self.buffers.commands(step, places)]
             self.queues.ring(step.qid)

@@ -12,6 +12,7 @@ from typing import Any
 from nvmeemu.device import Limits
 from nvmeemu.faults.fault import Fault
 from nvmeemu.faults.words import FaultError, choice, number, seconds
+from nvmeemu.faults.words import table as of_table
 from nvmeemu.profiles.steps import Step, StepError, parse_steps
 
 FOLDER = Path(__file__).parent
@@ -144,8 +145,9 @@ def _never(table: dict[str, Any]) -> Never:
     if unknown or ("fault" in table) == ("device" in table):
         raise ValueError(f"never {item}: it has item, why, at, and either fault or device")
     if "fault" in table:
-        Fault.of(table["fault"])  # so that a bad one is told now
-        return Never(item, _text(table, "why"), _text(table, "at"), fault=table["fault"])
+        fault = of_table(table["fault"], "never.fault")
+        Fault.of(fault)  # so that a bad one is told now
+        return Never(item, _text(table, "why"), _text(table, "at"), fault=fault)
     return Never(item, _text(table, "why"), _text(table, "at"), device=_device(table["device"]))
 
 

@@ -57,6 +57,10 @@ class Queues:
     def has(self, qid: int) -> bool:
         return qid in self._pairs
 
+    def room(self, qid: int) -> int:
+        """How many commands it holds."""
+        return self._pairs[qid].sq_entries - 1
+
     def took_effect(self, command: Command) -> None:
         """A command has succeeded: perhaps there is a queue more, or less."""
         if isinstance(command, CreateCq):
