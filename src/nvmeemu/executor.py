@@ -355,10 +355,7 @@ class Executor:
 
     def conclude(self, running: _Running, value: Any, error: BaseException | None) -> None:
         """Take a command on from where its worker has brought it."""
-        request, background = running.request, running.background
-        if request.live:
-            stage = partial(self._outcome, background, value, error)
-            self._go_on(request, stage)
+        self._go_on(running.request, partial(self._outcome, running.background, value, error))
 
     def _outcome(self, background: Background, value: Any, error: BaseException | None) -> int:
         if error is not None:

@@ -29,8 +29,8 @@ FAULTS = {
     ),
     "shadow-doorbells-outlive-a-reset": (
         "device.py",
-        "        self.shadow = None\n        self.interrupt_mask",
-        "        self.interrupt_mask",
+        "        self.shadow = None\n        self.changed_namespaces",
+        "        self.changed_namespaces",
     ),
     "a-range-of-one-block-too-many": (
         "namespace.py",
@@ -44,8 +44,8 @@ FAULTS = {
     ),
     "a-read-is-finished-after-a-reset": (
         "executor.py",
-        "        if request.live:\n            stage = partial(self._outcome",
-        "        if True:\n            stage = partial(self._outcome",
+        "        if request.live:\n            self._proceed",
+        "        if True:\n            self._proceed",
     ),
 }
 

@@ -127,8 +127,11 @@ def test_memory_that_goes_away_and_comes_back_stalls_and_loses_nothing(bench: Be
 def test_a_queue_whose_memory_stays_away_is_fatal(bench: Bench) -> None:
     driver = bench.driver
     queue = driver.create_queues(1)
-    driver.submit(queue, reading(driver.alloc(PAGE)), ring=False)
-    bench.unmap(0)
+    place = driver.alloc(PAGE)
+    driver.submit(queue, reading(place))
+    assert driver.poll(queue)
+    driver.submit(queue, reading(place), ring=False)
+    bench.unmap(0)  # the region that was used last
     driver.ring_sq(queue)
     bench.clock.advance(1.5)
     assert driver.status.cfs
