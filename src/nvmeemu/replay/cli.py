@@ -54,4 +54,3 @@ def _run(arguments: argparse.Namespace) -> int:
     verdict = "all as recorded" if not number else f"{number} difference{'s' * (number != 1)}"
     output.line(f"{result.commands} commands in {seconds:.2f} s: {verdict}")
     return 1 if number else 0
-
