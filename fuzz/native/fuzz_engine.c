@@ -98,7 +98,7 @@ static void use_shadows(struct host *host, unsigned queue, const uint8_t *args)
 
 static void change_rules(struct host *host, unsigned queue, const uint8_t *args)
 {
-    switch (args[1] % 6) {
+    switch (args[1] % 7) {
     case 0:
         host_pause(host, args[2] & 1);
         break;
@@ -119,6 +119,9 @@ static void change_rules(struct host *host, unsigned queue, const uint8_t *args)
     case 5:
         if (host->cqs[queue].cq)
             engine_look(host->cqs[queue].cq);
+        break;
+    case 6:
+        engine_trace(host->engine, args[2] & 1, 0);
         break;
     }
 }

@@ -353,6 +353,8 @@ static void count_fetched(struct host *host)
 
 void host_sync(struct host *host)
 {
+    static uint8_t trace[TRACE_RING];
+
     if (!host->is_paused)
         engine_settle(host->engine);
     take_events(host);
@@ -360,6 +362,8 @@ void host_sync(struct host *host)
         engine_settle(host->engine); /* taken punts may have made room */
     take_events(host);
     count_fetched(host);
+    while (engine_take_trace(host->engine, trace))
+        ;
 }
 
 void host_begin(struct host *host, uint64_t page_size)

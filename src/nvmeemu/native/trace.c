@@ -105,7 +105,8 @@ static void put(struct lane *lane, enum kind kind, const void *body, uint32_t si
     }
     copy_in(trace, at, &head, sizeof(head));
     copy_in(trace, at + sizeof(head), body, size);
-    copy_in(trace, at + sizeof(head) + size, more, more_size);
+    if (more_size)
+        copy_in(trace, at + sizeof(head) + size, more, more_size);
     atomic_store_explicit(&trace->put, at + head.length, memory_order_release);
     if (at + head.length - atomic_load_explicit(&trace->taken, memory_order_relaxed) > RING_SIZE / 4)
         engine_notify(lane->engine);
