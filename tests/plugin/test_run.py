@@ -141,7 +141,8 @@ def test_a_signal_ends_the_command_then_the_server(number: signal.Signals, tmp_p
     began = tmp_path / "began"
     last_words = 'kill -0 "$(cat pid)" && echo still served; exit 3'
     script = f"trap '{last_words}' {number.name[3:]}; touch {began}; while :; do sleep 0.05; done"
-    command = [*RUN, "--pid-file", "pid", "--", "sh", "-c", script]
+    # Whoever runs the tests may ignore it (nohup).
+    command = ["env", f"--default-signal={number.name[3:]}", *RUN, "--pid-file", "pid", "--", "sh", "-c", script]
     with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, cwd=tmp_path) as running:
         wait_for(began.exists)
         running.send_signal(number)
