@@ -1,9 +1,11 @@
 """The runner's command line: what it makes of its options, and that bad use is one line and status 2."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
+from nvmeemu.guest import cli
 from nvmeemu.guest.cli import components, main, parse
 
 
@@ -68,3 +70,15 @@ def test_bad_use_is_one_line_and_status_2(words: list[str], disk: str, capsys: p
     assert captured.out == ""
     assert captured.err.startswith("run_qemu_guest.sh: ")
     assert captured.err.count("\n") == 1
+
+
+def test_the_signals_of_whoever_calls_it_are_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell cannot trap what it finds ignored: tests that came later had commands that no signal ended."""
+
+    def interrupted(settings: object) -> int:
+        cli._interrupt(signal.SIGTERM, None)
+
+    monkeypatch.setattr(cli, "run", interrupted)
+    before = [signal.getsignal(number) for number in cli.ENDING_SIGNALS]
+    assert main([]) == 1
+    assert [signal.getsignal(number) for number in cli.ENDING_SIGNALS] == before

@@ -49,8 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
     except UsageError as error:
         return _bad_use(error)
-    for number in ENDING_SIGNALS:
-        signal.signal(number, _interrupt)
+    before = {number: signal.signal(number, _interrupt) for number in ENDING_SIGNALS}
     try:
         return run(settings)
     except UsageError as error:
@@ -59,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
     except KeyboardInterrupt:  # before or after the job itself
         print(f"{PROGRAM}: interrupted", file=sys.stderr)
+    finally:  # whoever calls us in a process of its own keeps its signals
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 1
 
 
