@@ -8,6 +8,8 @@
 #include "engine.h"
 
 #define ALIGNMENT 4096 /* of private buffers, for O_DIRECT */
+#define SLOW_WRITE 1000000 /* nanoseconds: longer than writing into the page cache takes */
+#define SLOW_TIME 1000000000 /* for so long such a disk is left to the ring */
 
 /* The bits of dword 12 that an ordinary command may have: its length, and Limited Retry, which changes nothing. */
 #define CDW12_BITS(field) ((1u << NVME_READ_WRITE_##field##_WIDTH) - 1) << (NVME_READ_WRITE_##field##_BIT - 384)
@@ -30,7 +32,7 @@ static struct op *op_new(struct lane *lane, struct sq *sq, const struct nvme_rea
         return NULL;
     }
     bool would_block = !disk->can_read_now;
-    *op = (struct op){sq, *command, is_write, disk->fd, would_block, offset, (uint32_t)length, buffer};
+    *op = (struct op){sq, *command, is_write, disk->fd, would_block, offset, (uint32_t)length, buffer, NULL};
     lane->ops++;
     lane->op_bytes += op->length;
     atomic_fetch_add(&sq->under_way, 1);
@@ -72,6 +74,13 @@ static enum verdict op_start(struct lane *lane, struct op *op)
     return PUNT;
 }
 
+static enum verdict op_queue(struct lane *lane, struct op *op)
+{
+    *lane->last_write = op;
+    lane->last_write = &op->next;
+    return PENDING;
+}
+
 static void count(struct lane *lane, bool is_write, uint64_t length)
 {
     struct counters *counters = &lane->counters;
@@ -108,6 +117,31 @@ void op_finish(struct lane *lane, struct op *op, long result)
         }
     }
     op_free(lane, op);
+}
+
+void lane_write(struct lane *lane)
+{
+    struct op *op;
+
+    while ((op = lane->writes) != NULL) {
+        _Atomic uint64_t *slow_until = &lane->engine->slow_until[op->command.nsid];
+        uint64_t begin = monotonic_time();
+        if (!(lane->writes = op->next))
+            lane->last_write = &lane->writes;
+        if (begin < atomic_load_explicit(slow_until, memory_order_relaxed)) {
+            if (!ring_start(lane->ring, op))
+                op_finish(lane, op, -1);
+            continue;
+        }
+        pthread_mutex_unlock(&lane->lock);
+        ssize_t result = pwrite(op->fd, op->buffer, op->length, (off_t)op->offset);
+        pthread_mutex_lock(&lane->lock);
+        uint64_t end = monotonic_time();
+        if (end - begin > SLOW_WRITE)
+            atomic_store_explicit(slow_until, end + SLOW_TIME, memory_order_relaxed);
+        op_finish(lane, op, result);
+        lane_give_way(lane);
+    }
 }
 
 /* --- disks --------------------------------------------------------------------------------------------------------- */
@@ -152,7 +186,7 @@ static enum verdict disk_write(struct lane *lane, struct sq *sq, const struct nv
     if (!op)
         return PUNT;
     transfer_gather(transfer, op->buffer);
-    return op_start(lane, op);
+    return disk->can_read_now && atomic_load_explicit(waits, memory_order_relaxed) ? op_queue(lane, op) : op_start(lane, op);
 }
 
 enum verdict command_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command)

@@ -239,7 +239,12 @@ void engine_drop_waiting(struct cq *cq, uint32_t sqid)
 
 void engine_look(struct cq *cq)
 {
-    lane_enter(cq->queue.lane);
+    struct lane *lane = cq->queue.lane;
+
+    lane_enter(lane);
+    bool asks = lane->asks;
+    lane->asks = true; /* main looks again only when it hears of something */
     queue_look(&cq->queue);
-    lane_leave(cq->queue.lane);
+    lane->asks = asks;
+    lane_leave(lane);
 }

@@ -14,6 +14,7 @@
 
 #define STOP_TIME 1 /* seconds for a lane to end */
 #define MOST_PATIENCE 200000 /* nanoseconds */
+#define MOST_WATCH 1000000
 #define LONG_NAP 8000000
 #define WAKE_TIME 1000000 /* idle lanes wake less often than once in this time, all together */
 #define MAX_REPORTS(lanes) (MAX_PUNTS + (lanes) * MAX_OPS) /* commands that may wait for main at the most */
@@ -44,6 +45,7 @@ static bool lane_start(struct engine *engine, struct lane *lane)
 
     lane->engine = engine;
     lane->guest.memory = &engine->memory;
+    lane->last_write = &lane->writes;
     pthread_mutex_init(&lane->lock, NULL);
     pthread_cond_init(&lane->resumed, NULL);
     pthread_cond_init(&lane->quiet, NULL);
@@ -100,7 +102,10 @@ struct engine *engine_new(uint32_t lanes)
         return NULL;
     pthread_mutex_init(&engine->punt_lock, NULL);
     engine->page_size = NVME_PAGE_MIN;
-    engine->most_patience = count_cpus() > 1 ? MOST_PATIENCE : 0;
+    if (count_cpus() > 1) {
+        engine->most_patience = MOST_PATIENCE;
+        engine->most_watch = MOST_WATCH;
+    }
     engine->longest_nap = lanes > LONG_NAP / WAKE_TIME ? lanes * WAKE_TIME : LONG_NAP;
     for (int i = 0; i <= MAX_NSID; i++)
         engine->disks[i].fd = -1;

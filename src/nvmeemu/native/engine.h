@@ -4,8 +4,9 @@
    as the entry that was copied, before anything has happened to the disk that doing it again would not do as well.
    It is the only writer of the completion queues that it has; Python completes commands through it.
 
-   A lane is a thread, its lock and the queues that it serves. It holds the lock unless it sleeps, and never waits for
-   a disk: what is not in the page cache goes to io_uring, which works on private memory, or to Python. Calls of the
+   A lane is a thread, its lock and the queues that it serves. It holds the lock unless it sleeps or writes into the page
+   cache, and never waits for a disk: what is not in the cache goes to io_uring, which works on private memory, or to
+   Python. Calls of the
    controller's thread ("main" here) announce themselves and get the lock between two commands; so a new memory map
    waits for no disk. */
 
@@ -196,6 +197,7 @@ struct op {
     uint64_t offset;
     uint32_t length;
     uint8_t *buffer;
+    struct op *next;
 };
 
 enum verdict { DONE, PENDING, PUNT };
@@ -204,6 +206,9 @@ enum verdict { DONE, PENDING, PUNT };
 enum verdict command_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command);
 /* The disk has answered `result`, as pread does. */
 void op_finish(struct lane *lane, struct op *op, long result);
+/* Buffered writes of file systems that cannot be asked not to wait. They hardly ever do, and the lane is much cheaper
+   than a thread of the ring's. So it writes them itself, without its lock, until one takes long. */
+void lane_write(struct lane *lane);
 
 /* uring.c: waiting for many disks at once. False: it cannot be done here. */
 struct ring;
@@ -236,9 +241,13 @@ struct lane {
     uint32_t ops, op_bytes; /* that wait for a disk */
     _Atomic uint32_t writing; /* writes among them */
     struct ring *ring;
+    struct op *writes, **last_write; /* for lane_write */
     uint64_t deadline; /* when it must wake by itself; 0: never */
-    uint64_t idle_since; /* of mapped doorbells only; 0: it is busy */
-    uint64_t patience; /* how long it looks at them again and again before it sleeps, nanoseconds */
+    uint64_t idle_since; /* 0: it is busy */
+    /* Learned, nanoseconds: how long it looks at doorbells in memory again and again before it does so less often, and
+       how long it watches shadow doorbells before it asks for a message. */
+    uint64_t patience, watch;
+    bool asks; /* it, or main, is done with looking for now: the host is asked to ring */
     struct counters counters;
     struct trace *trace; /* NULL: off */
 };
@@ -262,6 +271,7 @@ struct engine {
     uint64_t page_size, transfer; /* bytes */
     struct disk disks[MAX_NSID + 1];
     _Atomic bool writes_wait[MAX_NSID + 1]; /* RWF_NOWAIT does not work for writes: seen by trying */
+    _Atomic uint64_t slow_until[MAX_NSID + 1]; /* monotonic_time(): the ring has to wait for writes */
     struct vector vectors[MAX_VECTORS];
     _Atomic uint64_t coalesce_time; /* nanoseconds */
     _Atomic uint32_t coalesce_count; /* completions */
@@ -274,7 +284,7 @@ struct engine {
        NOT_RUNG, so that ringing it with the same value again is seen, too. */
     _Atomic uint32_t *doorbells;
     int doorbells_fd;
-    uint64_t most_patience, longest_nap; /* of lanes that look at them, nanoseconds */
+    uint64_t most_patience, most_watch, longest_nap; /* of lanes, nanoseconds */
     _Atomic bool owned[MAX_DOORBELLS]; /* by queues of the engine's; the first lane watches all others for main: */
     uint32_t watched; /* so many in every round, the rest before it sleeps; 0: none; with that lane's lock */
 
@@ -299,6 +309,8 @@ void *lane_main(void *lane);
 uint64_t monotonic_time(void); /* nanoseconds */
 /* There is nothing to do, as far as can be seen from outside. */
 bool lane_is_quiet(struct lane *lane);
+/* With the lock: let main have it first if it wants to, or has paused us. */
+void lane_give_way(struct lane *lane);
 void lane_wake(struct lane *lane);
 void lane_kick(struct lane *lane);
 /* The lock, for main: with the next command's end. */

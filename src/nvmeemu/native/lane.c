@@ -30,8 +30,7 @@ static uint64_t engine_time(struct engine *engine)
 
 /* --- the lock ------------------------------------------------------------------------------------------------------ */
 
-/* With the lock: let main have it first if it wants to, or has paused us. */
-static void give_way(struct lane *lane)
+void lane_give_way(struct lane *lane)
 {
     if (atomic_load(&lane->wanted) == 0)
         return;
@@ -200,7 +199,9 @@ static bool has_work(struct lane *lane)
 
 bool lane_is_quiet(struct lane *lane)
 {
-    return atomic_load(&lane->asleep) && !atomic_load(&lane->kicked) && lane->ops == 0 && lane->deadline == 0 && !has_work(lane);
+    bool is_resting = atomic_load(&lane->asleep) && (lane->asks || lane->engine->doorbells);
+
+    return is_resting && !atomic_load(&lane->kicked) && lane->ops == 0 && lane->deadline == 0 && !has_work(lane);
 }
 
 /* --- rest ---------------------------------------------------------------------------------------------------------- */
@@ -227,18 +228,24 @@ static void sleep_until(struct lane *lane, uint64_t end)
     atomic_store(&lane->asleep, false);
 }
 
+/* A time worth spending on looking for work: once more has come just later than that, and less has not come in time. */
+static uint64_t learned(uint64_t time, uint64_t idle, uint64_t most)
+{
+    if (idle > most)
+        time /= 2;
+    else if (idle > time)
+        time = time < LEAST_PATIENCE ? LEAST_PATIENCE : time * 2;
+    return time < most ? time : most;
+}
+
 /* Work has come after a while without: would it have been better to wait for it, or not to? */
 static void learn(struct lane *lane)
 {
-    uint64_t idle = monotonic_time() - lane->idle_since, most = lane->engine->most_patience;
+    uint64_t idle = monotonic_time() - lane->idle_since;
 
     lane->idle_since = 0;
-    if (idle > most)
-        lane->patience /= 2;
-    else if (idle > lane->patience)
-        lane->patience = lane->patience < LEAST_PATIENCE ? LEAST_PATIENCE : lane->patience * 2;
-    if (lane->patience > most)
-        lane->patience = most;
+    lane->patience = learned(lane->patience, idle, lane->engine->most_patience);
+    lane->watch = learned(lane->watch, idle, lane->engine->most_watch);
 }
 
 static void relax(void)
@@ -248,17 +255,30 @@ static void relax(void)
 #endif
 }
 
-/* Mapped doorbells wake nobody: look again at once for a while, then less and less often. */
+static bool has_shadows(const struct lane *lane)
+{
+    for (uint32_t i = 0; i < lane->sqs.count; i++)
+        if (lane->sqs.items[i]->shadow.used)
+            return true;
+    return false;
+}
+
+/* Doorbells in memory wake nobody: look again at once for a while, then less and less often. Who has shadow doorbells
+   can be asked to ring, which costs a message: as soon as watching them is not worth it. */
 static void rest(struct lane *lane)
 {
-    if (!lane->engine->doorbells || (lane->sqs.count == 0 && !watches(lane))) {
-        sleep_until(lane, lane->deadline);
-        return;
-    }
+    bool is_mapped = lane->engine->doorbells && (lane->sqs.count > 0 || watches(lane));
     uint64_t time = monotonic_time();
+
     if (lane->idle_since == 0)
         lane->idle_since = time;
     uint64_t idle = time - lane->idle_since;
+    if (!is_mapped && (idle >= lane->watch || !has_shadows(lane))) {
+        lane->asks = true;
+        sleep_until(lane, lane->deadline);
+        lane->asks = false;
+        return;
+    }
     if (idle < lane->patience) {
         relax();
         return;
@@ -275,8 +295,9 @@ void *lane_main(void *argument)
     prctl(PR_SET_TIMERSLACK, 1); /* nanosecond: naps are short */
     pthread_mutex_lock(&lane->lock);
     while (!lane->stop) {
-        give_way(lane);
+        lane_give_way(lane);
         bool busy = work(lane);
+        lane_write(lane);
         if (lane->ring)
             ring_submit(lane->ring);
         signal_posted(lane);
