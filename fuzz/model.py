@@ -160,7 +160,8 @@ class Judge:
 
     def _admin_entries(self, opcode: int) -> list[bytes]:
         """Those commands of an opcode that may be what has just been executed."""
-        return [one.entry for one in (*self.fetches, *self._waiting(0)) if one.sq.qid == 0 and one.opcode == opcode]
+        found = (*self.fetches, *self._waiting(0), *self.ambiguous)
+        return [one.entry for one in found if one.sq.qid == 0 and one.opcode == opcode]
 
     def follow(self) -> None:
         """Instead of ``check`` when the host is wild: only what it needs to go on."""
