@@ -123,6 +123,14 @@ def test_unknown_commands_and_odd_sizes_are_refused(vmm: VfioClient) -> None:
             assert refusal(vmm, command, b"\xff" * size)
 
 
+def test_memory_that_is_not_wholly_said(served: ServedDisk, vmm: VfioClient) -> None:
+    """The library looks behind the end of such a message, for its log."""
+    for size in range(MAP.size):
+        assert refusal(vmm, DMA_MAP, MAP.pack(MAP.size, 3, 0, 0, PAGE)[:size]) == "EINVAL"
+    assert "libvfio-user: bad DMA map" not in served.log
+    assert served.log.count("WARNING") == 1
+
+
 def test_accesses_out_of_bounds_and_of_no_size(vmm: VfioClient) -> None:
     for offset, region, count in (
         (0x1FFF, BAR0, 2),

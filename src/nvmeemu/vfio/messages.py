@@ -71,6 +71,8 @@ def judge(message: Message) -> Refusal | None:
             return Refusal(errno.EINVAL, f"interrupts {start} to {start + count}")
     if message.mapping is not None:
         return _judge_mapping(*message.mapping, message.file_size)
+    if message.command == DMA_MAP:  # the library would log a field of it that lies behind its end
+        return Refusal(errno.EINVAL, f"memory, in a message of {message.size} bytes")
     return None
 
 
