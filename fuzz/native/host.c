@@ -261,7 +261,7 @@ bool host_complete(struct host *host)
     memmove(&host->punts[0], &host->punts[1], --host->punt_count * sizeof(*host->punts));
     const struct host_sq *sq = &host->sqs[host->owner[entry.cid]];
     host->is_pythons[entry.cid] = true;
-    engine_post(host->cqs[sq->cq].cq, sq->qid, queue_ours((struct queue *)sq->sq), entry.cid, 7, PYTHONS_STATUS);
+    engine_post(host->cqs[sq->cq].cq, sq->qid, queue_ours((struct queue *)sq->sq), entry.cid, 7, PYTHONS_STATUS, false);
     return true;
 }
 

@@ -277,8 +277,8 @@ def _add_process(group: argparse._ArgumentGroup, log_level: str = "info") -> Non
     group.add_argument(
         "--engine",
         choices=("auto", "native", "python"),
-        default="python",
-        help="who serves reads and writes: python (default), native (C, fast, new), auto: native if built",
+        default="auto",
+        help="who serves reads and writes: native (C, fast), python, or auto (default): native if it was built",
     )
     group.add_argument(
         "--doorbells",

@@ -47,8 +47,9 @@ class OwnedCq(OwnedQueue, Protocol):
         """Take the head from the shadow doorbell, if there is one."""
         ...
 
-    def post(self, sqid: int, sqhd: int, cid: int, dw0: int, field: int) -> bool:
-        """Write a completion with the Status Field ``field``; False if it waits for room or memory."""
+    def post(self, sqid: int, sqhd: int, cid: int, dw0: int, field: int, *, wrong_phase: bool) -> bool:
+        """Write a completion with the Status Field ``field``, its phase tag inverted or not; False if it waits for room
+        or memory."""
         ...
 
     def drop_waiting(self, sqid: int) -> None:

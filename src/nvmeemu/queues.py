@@ -70,6 +70,7 @@ class CompletionQueue:
         self.owned: OwnedCq | None = None  # by the native engine, which then does all of this
         self.tap: CqTap | None = None  # hears of each entry that was written
         self._phase = 1
+        self._is_phase_wrong = False
 
     @property
     def is_empty(self) -> bool:
@@ -93,7 +94,8 @@ class CompletionQueue:
     def post(self, sq: SubmissionQueue, cid: int, dw0: int, field: int) -> bool:
         """Write a completion with the Status Field ``field``; False if it has to wait."""
         if self.owned is not None:
-            return self.owned.post(sq.qid, sq.head if sq.owned is None else sq.owned.head, cid, dw0, field)
+            head = sq.head if sq.owned is None else sq.owned.head
+            return self.owned.post(sq.qid, head, cid, dw0, field, wrong_phase=self._is_phase_wrong)
         if self.waiting or not self._write(sq, cid, dw0, field):
             self.waiting.append((sq, cid, dw0, field))
             return False
@@ -136,7 +138,8 @@ class CompletionQueue:
 
     def spoil_phase(self) -> None:
         """Post with the wrong phase tag (a fault), until called again."""
-        self._phase = 1 - self._phase
+        self._phase ^= 1
+        self._is_phase_wrong = not self._is_phase_wrong
 
     def look(self) -> None:
         """Take the head from the shadow doorbell, if there is one."""

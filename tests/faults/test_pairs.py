@@ -451,10 +451,6 @@ def unknown_cid(rig: Rig) -> None:
 
 @pair("wrong_phase", "completion")
 def wrong_phase(rig: Rig) -> None:
-    if rig.bench.engine is not None:
-        with pytest.raises(FaultError, match="serve with --engine python"):
-            rig.add("wrong_phase", match=WRITES)
-        return
     rig.add("wrong_phase", match=WRITES, nth=1)
     rig.submit(rig.write())
     rig.submit(rig.write())

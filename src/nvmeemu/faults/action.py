@@ -41,9 +41,6 @@ class Action:
     def check(self, at: At) -> None:
         """Raise FaultError for what it cannot do there."""
 
-    def check_native(self) -> None:
-        """Raise FaultError for what it cannot do where the native engine writes the completion queues."""
-
     def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
         """Something passes a place where it only comes and goes: call ``go`` as it shall go on."""
         go(*payload)

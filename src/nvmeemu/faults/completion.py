@@ -96,9 +96,6 @@ class WrongPhase(Action):
     name = "wrong_phase"
     places = (At.COMPLETION,)
 
-    def check_native(self) -> None:
-        raise FaultError("wrong_phase: the native engine writes the completion queues: serve with --engine python")
-
     def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
         cq = payload[0].cq
         cq.spoil_phase()

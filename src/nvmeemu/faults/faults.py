@@ -68,9 +68,6 @@ class Faults(Interceptor):
         fault = fault if isinstance(fault, Fault) else Fault.of(fault)
         if fault.trigger is not None:
             raise FaultError("this fault was added before: make another one")
-        if self.controller.device.engine is not None:
-            for action in fault.actions:
-                action.check_native()
         fault.id = next(self._ids)
         fault.trigger = Trigger(fault.when, self.seed << 16 ^ fault.id, self.clock.now())
         self._faults[fault.id] = fault

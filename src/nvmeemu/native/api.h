@@ -102,7 +102,8 @@ bool queue_has_gap(struct queue *queue);
 void engine_look(struct cq *cq);
 
 /* Completions of what Python has executed. False: it has to wait for room or memory, and goes first when they come. */
-bool engine_post(struct cq *cq, uint32_t sqid, uint32_t sqhd, uint16_t cid, uint32_t dw0, uint16_t field);
+bool engine_post(struct cq *cq, uint32_t sqid, uint32_t sqhd, uint16_t cid, uint32_t dw0, uint16_t field,
+                 bool wrong_phase);
 bool engine_has_room(struct cq *cq);
 /* Forget the completions of a submission queue that wait. */
 void engine_drop_waiting(struct cq *cq, uint32_t sqid);

@@ -201,13 +201,15 @@ bool queue_has_gap(struct queue *queue)
     return gap;
 }
 
-bool engine_post(struct cq *cq, uint32_t sqid, uint32_t sqhd, uint16_t cid, uint32_t dw0, uint16_t field)
+bool engine_post(struct cq *cq, uint32_t sqid, uint32_t sqhd, uint16_t cid, uint32_t dw0, uint16_t field,
+                 bool wrong_phase)
 {
     struct lane *lane = cq->queue.lane;
+    uint64_t high = completion_high(sqhd, sqid, cid, field) | (uint64_t)wrong_phase << HIGH_SHIFT(PHASE);
 
     lane_enter(lane);
     uint32_t posted = cq->posted;
-    bool is_posted = cq_post(cq, dw0, completion_high(sqhd, sqid, cid, field));
+    bool is_posted = cq_post(cq, dw0, high);
     bool is_coalesced = cq_is_coalesced(cq);
     if (is_posted && !is_coalesced)
         cq->posted = posted; /* its interrupt is main's */

@@ -125,9 +125,12 @@ struct queue_list {
     uint32_t count, room;
 };
 
+/* Where a field lies in the second half of a completion. */
+#define HIGH_SHIFT(field) (NVME_COMPLETION_##field##_BIT - 64)
+
 /* A completion that found no room or no memory. */
 struct completion {
-    uint64_t low, high; /* high without the phase */
+    uint64_t low, high; /* its phase tag is to be inverted (a fault), or 0 */
 };
 
 struct cq {

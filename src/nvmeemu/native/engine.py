@@ -302,8 +302,8 @@ class _Cq(_Queue):
     def look(self) -> None:
         lib.engine_look(self.raw)
 
-    def post(self, sqid: int, sqhd: int, cid: int, dw0: int, field: int) -> bool:
-        return bool(lib.engine_post(self.raw, sqid, sqhd, cid, dw0, field))
+    def post(self, sqid: int, sqhd: int, cid: int, dw0: int, field: int, *, wrong_phase: bool) -> bool:
+        return bool(lib.engine_post(self.raw, sqid, sqhd, cid, dw0, field, wrong_phase))
 
     def drop_waiting(self, sqid: int) -> None:
         lib.engine_drop_waiting(self.raw, sqid)

@@ -5,9 +5,6 @@
 
 #include "engine.h"
 
-/* Where a field lies in the second half of a completion. */
-#define HIGH_SHIFT(field) (NVME_COMPLETION_##field##_BIT - 64)
-
 static uint32_t ring_distance(uint32_t from, uint32_t to, uint32_t entries)
 {
     return to >= from ? to - from : to + entries - from;
@@ -144,7 +141,7 @@ static bool cq_write(struct cq *cq, uint64_t low, uint64_t high)
     uint32_t next = tail + 1 == queue->entries ? 0 : tail + 1;
     /* Before the entry: a host that has seen it may ring at once. */
     atomic_store_explicit(&queue->ours, next, memory_order_relaxed);
-    high |= (uint64_t)cq->phase << HIGH_SHIFT(PHASE);
+    high ^= (uint64_t)cq->phase << HIGH_SHIFT(PHASE);
     if (queue->lane->trace)
         trace_completion(queue->lane, cq, tail, low, high);
     __atomic_store_n(&entry[0], low, __ATOMIC_RELAXED);
