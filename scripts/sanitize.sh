@@ -9,13 +9,14 @@ TESTS="tests/native/test_engine.py tests/native/test_attacks.py tests/transport"
 
 help() {
     cat <<END
-usage: scripts/sanitize.sh asan|tsan [--rounds N] [PYTEST ARGUMENT...]
+usage: scripts/sanitize.sh asan|tsan [--rounds N] [--source DIR] [PYTEST ARGUMENT...]
 
-Builds the two extension modules into $CACHE/sanitize and runs tests with them,
+Builds the two extension modules in a temporary folder and runs tests with them,
 by default: $TESTS
-  asan        AddressSanitizer and UndefinedBehaviorSanitizer
-  tsan        ThreadSanitizer
-  --rounds N  of each attack in tests/native/test_attacks.py (100)
+  asan          AddressSanitizer and UndefinedBehaviorSanitizer
+  tsan          ThreadSanitizer
+  --rounds N    of each attack in tests/native (100)
+  --source DIR  build what is below DIR instead of this checkout; the tests are the checkout's
 Exit status 1 if a test fails or a sanitizer reports anything; the reports are printed.
 END
 }
@@ -29,25 +30,33 @@ tsan) flags="-fsanitize=thread -Wno-tsan" ;; # it takes no notice of fences; the
 esac
 shift
 rounds=100
-if [ "${1:-}" = --rounds ]; then
-    rounds=${2:-} && shift 2
-    [[ $rounds =~ ^[0-9]+$ ]] || usage_error "--rounds takes a number"
-fi
+source=$CHECKOUT
+while [[ ${1:-} == --rounds || ${1:-} == --source ]]; do
+    [ $# -ge 2 ] || usage_error "$1 takes an argument"
+    case $1 in
+    --rounds) rounds=$2 ;;
+    --source) source=$2 ;;
+    esac
+    shift 2
+done
+[[ $rounds =~ ^[0-9]+$ ]] || usage_error "--rounds takes a number"
+[ -f "$source/setup.py" ] || usage_error "$source: no setup.py is there"
 # shellcheck disable=SC2086  # a list of words
 [ $# != 0 ] || set -- $TESTS
 
-cd "$CHECKOUT"
-scripts/setup.sh base
-place=$CACHE/sanitize/$kind
-mkdir -p "$place"
-exec 8>"$place/lock" # one run at a time
-flock 8
-rm -rf "$place/lib" "$place/reports"
+"$CHECKOUT/scripts/setup.sh" base
+place=$(mktemp -d -t nvmeemu-sanitize-XXXXXX)
+trap 'rm -rf "$place"' EXIT
 mkdir "$place/reports"
 say "building with $flags"
+cd "$source"
 logged "sanitize-$kind" env CFLAGS="-g -O1 -fno-omit-frame-pointer $flags" LDFLAGS="$flags" \
     LIBVFIO_USER_SRC="${LIBVFIO_USER_SRC:-$CACHE/libvfio-user}" \
-    .venv/bin/python setup.py -q build --build-base "$place/build" --build-lib "$place/lib"
+    "$CHECKOUT/.venv/bin/python" setup.py -q build --build-base "$place/build" --build-lib "$place/lib"
+for module in native/_engine vfio/_libvfio_user; do # each is optional for setup.py
+    compgen -G "$place/lib/nvmeemu/$module.*.so" >/dev/null || die "$module does not compile: $LOGS/sanitize-$kind.log"
+done
+cd "$CHECKOUT"
 
 # Python itself is not instrumented: the runtime has to be there before it, and what CPython does with its own memory at
 # its end is not our business. Everything that the tests start inherits this.

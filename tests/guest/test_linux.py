@@ -43,6 +43,12 @@ def test_linux_with_the_interrupt_pin_only(script: Script, recorded: list[str], 
     assert "verified in the guest and on the host" in ended.verdict
 
 
+def test_linux_reads_what_it_wrote_without_the_native_engine(script: Script, recorded: list[str]) -> None:
+    ended = script(*recorded, "--job", "io", "--smp", "2", "--nvme-arg", "--engine=python")
+    assert ended.status == 0
+    assert "verified in the guest and on the host" in ended.verdict
+
+
 @pytest.fixture
 def huge_pages() -> Iterator[None]:
     """300 huge pages set apart."""

@@ -1,21 +1,134 @@
-"""AddressSanitizer and UndefinedBehaviorSanitizer watch our C code during a few rounds of each attack."""
+"""Sanitizers watch our C code during a few rounds of each attack; planted faults prove that they would tell."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-SANITIZE = Path(__file__).parents[2] / "scripts/sanitize.sh"
+from conformance.mutants import Mutant
+
+ROOT = Path(__file__).parents[2]
+SANITIZE = ROOT / "scripts/sanitize.sh"
+SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "src")  # of the package
+ATTACKS = "tests/native/test_attacks.py::"
+
+
+@dataclass(frozen=True)
+class Planted(Mutant):
+    """A fault that ``sanitizer`` reports as ``report`` in ``function`` while ``test`` runs."""
+
+    sanitizer: str
+    test: str
+    report: str
+    function: str
+
+
+PLANTED = (
+    Planted(
+        name="read-out-of-bounds",
+        file="src/nvmeemu/native/command.c",
+        old="transfer_scatter(&lane->transfer, op->buffer);",
+        new="transfer_scatter(&lane->transfer, op->buffer + 1);",
+        why="what the disk has given is delivered with a byte from behind it",
+        sanitizer="asan",
+        test=ATTACKS + "test_memory_that_goes_away_and_comes_back[trapped]",
+        report="AddressSanitizer: heap-buffer-overflow",
+        function="transfer_scatter",
+    ),
+    Planted(
+        name="queue-freed-too-early",
+        file="src/nvmeemu/native/news.c",
+        old="if (sq->dropped && atomic_load(&sq->under_way) == 0) {",
+        new="if (sq->dropped) {",
+        why="a reset frees a queue whose commands still wait for a disk",
+        sanitizer="asan",
+        test=ATTACKS + "test_resets_with_commands_in_flight",
+        report="AddressSanitizer: heap-use-after-free",
+        function="op_finish",
+    ),
+    Planted(
+        name="shift-too-far",
+        file="src/nvmeemu/native/command.c",
+        old="offset = command->slba << disk->block_shift",
+        new="offset = command->slba << (1u << disk->block_shift)",
+        why="a block's size is taken for the number of its bits",
+        sanitizer="asan",
+        test="tests/native/test_engine.py::test_ordinary_reads_and_writes_are_the_engines",
+        report="runtime error: shift exponent 512 is too large for 64-bit type",
+        function="command_run",
+    ),
+    Planted(
+        name="short-message-in-the-library",
+        file="src/nvmeemu/vfio/messages.py",
+        old="if message.command == DMA_MAP:",
+        new="if False:",
+        why="a server's process, and libvfio-user in it, are watched as well",
+        sanitizer="asan",
+        test="tests/transport/test_messages.py::test_memory_that_is_not_wholly_said",
+        report="AddressSanitizer: heap-buffer-overflow",
+        function="handle_dma_map",
+    ),
+    Planted(
+        name="data-race",
+        file="src/nvmeemu/native/engine.c",
+        old="""        lane_enter(cq->queue.lane);
+        if (cq->posted == 0 && atomic_load(&cq->queue.host) != atomic_load(&cq->queue.ours))
+            cq->posted = 1;
+        lane_leave(cq->queue.lane);
+""",
+        new="""        if (cq->posted == 0 && atomic_load(&cq->queue.host) != atomic_load(&cq->queue.ours))
+            cq->posted = 1;
+""",
+        why="new interrupt routes, while the lane counts what it has posted",
+        sanitizer="tsan",
+        test=ATTACKS + "test_interrupts_that_are_routed_anew",
+        report="ThreadSanitizer: data race",
+        function="engine_signal_all",
+    ),
+)
+CHEAPEST = "read-out-of-bounds"
+
+
+def sanitize(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    result = subprocess.run((SANITIZE, *arguments), capture_output=True, text=True, check=False)
+    print(result.stdout, result.stderr)
+    return result
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_attacks_are_clean_under_asan_and_ubsan() -> None:
     tests = ("tests/native/test_attacks.py", "tests/native/test_engine.py")
-    result = subprocess.run(
-        (SANITIZE, "asan", "--rounds", "40", "-q", *tests), capture_output=True, text=True, check=False
-    )
-    print(result.stdout, result.stderr)
-    assert result.returncode == 0
+    assert sanitize("asan", "--rounds", "40", "-q", *tests).returncode == 0
+
+
+@pytest.mark.parametrize("fault", PLANTED, ids=lambda fault: fault.name)
+def test_planted_faults_can_be_planted(fault: Planted) -> None:
+    """The sources change, and what is planted long before it is run has to follow them."""
+    assert fault.new in fault.source(ROOT)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, id=fault.name, marks=pytest.mark.long if fault.name == CHEAPEST else pytest.mark.slow)
+        for fault in PLANTED
+    ],
+)
+def test_a_planted_fault_is_reported(fault: Planted, tmp_path: Path) -> None:
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        else:
+            shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / fault.file).write_text(fault.source(ROOT))
+    result = sanitize(fault.sanitizer, "--source", tmp_path, "-q", fault.test)
+    assert result.returncode == 1
+    assert f"{fault.sanitizer}: 1 processes had something to report" in result.stderr
+    assert fault.report in result.stderr
+    assert f" {fault.function} " in result.stderr  # in a stack
