@@ -22,9 +22,14 @@ END
 }
 
 kind=${1:-}
+link_flags=
 case $kind in
 -h | --help) help && exit ;;
-asan) flags="-fsanitize=address,undefined -fno-sanitize-recover=undefined" ;;
+asan)
+    flags="-fsanitize=address,undefined -fno-sanitize-recover=undefined"
+    # A libubsan of its own for each module: the shared one gives its log_path to libasan, and writes to stderr.
+    link_flags="-static-libubsan -Wl,-Bsymbolic"
+    ;;
 tsan) flags="-fsanitize=thread -Wno-tsan" ;; # it takes no notice of fences; there is no data that only they protect
 *) usage_error "asan or tsan?" ;;
 esac
@@ -50,7 +55,7 @@ trap 'rm -rf "$place"' EXIT
 mkdir "$place/reports"
 say "building with $flags"
 cd "$source"
-logged "sanitize-$kind" env CFLAGS="-g -O1 -fno-omit-frame-pointer $flags" LDFLAGS="$flags" \
+logged "sanitize-$kind" env CFLAGS="-g -O1 -fno-omit-frame-pointer $flags" LDFLAGS="$flags $link_flags" \
     LIBVFIO_USER_SRC="${LIBVFIO_USER_SRC:-$CACHE/libvfio-user}" \
     "$CHECKOUT/.venv/bin/python" setup.py -q build --build-base "$place/build" --build-lib "$place/lib"
 for module in native/_engine vfio/_libvfio_user; do # each is optional for setup.py

@@ -24,7 +24,9 @@ int engine_map_doorbells(struct engine *engine)
         return -1;
     }
     memset(page, 0xff, NVME_PAGE_MIN); /* NOT_RUNG */
+    engine_pause(engine); /* lanes look whether there is a page */
     engine->doorbells = page;
+    engine_resume(engine);
     engine->doorbells_fd = fd;
     return fd;
 }
