@@ -85,7 +85,8 @@ class Machine:
         self.trap = Trap()
         self._interrupts = 0
         self._first = header[2]
-        self.outstanding = 6 if header[3] & 0x40 else executor.MOST_OUTSTANDING  # 4 may be AERs
+        few = self.limits.aerl + 2  # all but two may be AERs
+        self.outstanding = few if header[3] & 0x40 else executor.MOST_OUTSTANDING
         self.is_verbose = bool(header[3] & 0x80)  # every message of the log is formatted, too
 
     def begin(self) -> None:
