@@ -204,8 +204,10 @@ def _faults(arguments: argparse.Namespace, controller: Controller) -> Faults:
         raise Failure(f"--faults: {error}", 2) from None
     except OSError as error:
         raise Failure(f"--faults {error.filename}: {describe(error)}", 2) from None
-    seeds = [one.seed for one in found if one.seed is not None]
-    faults = Faults(controller, seeds[0] if seeds else 0)
+    seeds = {one.seed for one in found if one.seed is not None}
+    if len(seeds) > 1:
+        raise Failure("--faults: the files have different seeds, and a drive has one: leave out all but one", 2)
+    faults = Faults(controller, min(seeds, default=0))
     if arguments.ocp:
         offer(controller.device, faults)
     for fault in (fault for one in found for fault in one.faults):
@@ -225,7 +227,9 @@ def _methods(
 
     def open_disk(nsid: int, disk: str) -> Namespace:
         name = _name(disk, ending.backends)
-        backend = ending.backends[name] = open_backend(disk, block_size=arguments.block_size)
+        backend = ending.backends[name] = open_backend(
+            disk, read_only=arguments.read_only, overlay=arguments.overlay, block_size=arguments.block_size
+        )
         return Namespace(nsid, backend, arguments.block_size, _identity(backend, arguments.socket))
 
     def close_disk(backend: Backend) -> None:

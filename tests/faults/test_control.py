@@ -6,6 +6,7 @@ import json
 import socket
 import stat
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,10 @@ def test_faults_come_count_and_go(client: Control, served: Served) -> None:
 
 def test_a_bad_fault_is_refused_with_the_reason(client: Control) -> None:
     for method, parameters, said in (
-        ("fault.add", {"do": "explode"}, "do: {'explode': True}"),
+        ("fault.add", {"do": "explode"}, "do: 'explode' is none of"),
+        ("fault.add", {"do": 5}, "do: 5 is no table"),
+        ("fault.add", {"do": None}, "do: None is no table"),
+        ("fault.remove", {"id": 4.0}, "no fault 4.0"),
         ("fault.add", {"what": 1}, "what: a fault has"),
         ("fault.remove", {"id": 4}, "no fault 4"),
         ("fault.remove", {"id": {}}, "no fault {}"),
@@ -108,6 +112,8 @@ def test_a_bad_fault_is_refused_with_the_reason(client: Control) -> None:
         ("scenario.add", {"name": []}, "name: [] is no text"),
         ("namespace.add", {"disk": 3}, "disk: 3 is no text"),
         ("namespace.add", {"disk": "mem:8M", "nsid": {}}, "NSID {} is taken"),
+        ("namespace.add", {"disk": "mem:8M", "nsid": 2.0}, "NSID 2.0 is taken"),
+        ("namespace.remove", {"nsid": True}, "no namespace True"),
         ("namespace.remove", {"nsid": []}, "no namespace []"),
         ("scenario.add", {"name": "x"}, "no scenario 'x'"),
         ("scenario.add", {}, "missing a required argument"),
@@ -193,6 +199,49 @@ def test_what_is_no_request_is_answered_as_json_rpc_says(served: Served, control
     assert served.stop() == 0
 
 
+@pytest.mark.parametrize("answer", [b"", b"garbage\n", b"\xff\n", b"3\n", b"{}\n", b'{"error": 3}\n', b'{"result": 1}'])
+def test_who_is_no_server_is_told_apart(tmp_path: Path, answer: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "other"))
+        listener.listen()
+
+        def say() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(answer)
+
+        stranger = threading.Thread(target=say)
+        stranger.start()
+        result = ctl(tmp_path / "other", "status")
+        stranger.join()
+    assert result.returncode == 1
+    assert result.stderr.startswith("nvmeemu ctl: ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "is_read_only", "is_kept"),
+    [("--read-only", True, False), ("--overlay", False, False), (None, False, True)],
+)
+def test_a_disk_that_comes_later_is_opened_like_the_first(
+    tmp_path: Path, control: Path, option: str | None, is_read_only: bool, is_kept: bool
+) -> None:
+    (tmp_path / "first").write_bytes(bytes(MIB))
+    (tmp_path / "later").write_bytes(bytes(MIB))
+    options = [option] if option else []
+    served = Served(str(tmp_path / "s"), "--disk", tmp_path / "first", "--control", control, *options)
+    with Control(control) as client:
+        added = client.call("namespace.add", disk=str(tmp_path / "later"))
+    assert added["read_only"] == is_read_only
+    guest = Guest(str(tmp_path / "s"))
+    if not is_read_only:
+        guest.write(0, b"w" * 512, nsid=2)
+    guest.leave()
+    assert served.stop() == 0
+    assert ((tmp_path / "later").read_bytes()[:1] == b"w") == is_kept
+
+
 def test_notifications_are_not_answered_and_batches_are(served: Served, control: Path) -> None:
     note = {"jsonrpc": "2.0", "method": "fault.add", "params": {"do": "drop"}}
     ask_list = {"jsonrpc": "2.0", "method": "fault.list", "id": "a"}
@@ -237,9 +286,10 @@ def test_the_command_line_does_the_same(served: Served, control: Path, tmp_path:
     assert "size: 1048576\n" in ctl(control, "namespace", "resize", 2, "1M").stdout
     assert ctl(control, "namespace", "rm", 2).returncode == 0
     for words, status, said in (
-        (("fault", "add", "do=burn"), 2, "do: {'burn': True}"),
+        (("fault", "add", "do=burn"), 2, "do: 'burn' is none of"),
+        (("fault", "add", "do=drop", "match.nsid=2020-01-01"), 2, "match.nsid: datetime.date(2020, 1, 1) is no"),
         (("fault", "add", "nonsense=["), 2, "nonsense: a fault has"),
-        (("fault", "add", tmp_path / "none"), 2, "[Errno 2]"),
+        (("fault", "add", tmp_path / "none"), 2, f"{tmp_path / 'none'}: No such file or directory"),
         (("fault", "rm", 99), 1, "no fault 99"),
         (("namespace", "rm", 9), 1, "no namespace 9"),
     ):

@@ -63,7 +63,7 @@ def test_a_file_is_the_same_as_faults_made_in_python() -> None:
         ("seed = 1\nseeds = 2\n", 2, "seeds: there are seed and [[fault]]"),
         ("\nseed = -1\n", 2, "seed: -1 is not within"),
         ("[fault]\ndo = 'drop'\n", 1, "begin each fault with [[fault]]"),
-        ("[[fault]]\ndo = 'drop'\n[[fault]]\nname = 'x'\ndo = 'burn'\n", 5, "do: {'burn': True}"),
+        ("[[fault]]\ndo = 'drop'\n[[fault]]\nname = 'x'\ndo = 'burn'\n", 5, "do: 'burn' is none of status, "),
         ("[[fault]]\n\nmatch.opcode = 'wrote'\ndo = 'drop'\n", 3, "match.opcode: 'wrote'"),
         ("[[fault]]\ndo = { status = 3 }\nmatch = { queue = 1, lba = '9-1' }\n", 3, "match.lba: '9-1'"),
         ("[[fault]]\ndo='drop'\n[fault.when]\nevery = 1\nnth = 0\n", 5, "when.nth: 0"),
@@ -71,6 +71,11 @@ def test_a_file_is_the_same_as_faults_made_in_python() -> None:
         ("[[fault]]\ndo = 'delay'\nat = 'dma'\n", 1, "do.delay"),
         ("[[fault]]\nname = 'twice'\ndo = 'duplicate'\nat = 'dma'\n", 1, "duplicate at dma: nobody can see"),
         ("[[fault]]\ndo = 'drop'\nwhere = 3\n", 3, "where: a fault has"),
+        ("[[fault]]\ndo = 5\n", 2, "do: 5 is no table"),
+        ("[[fault]]\nmatch = { nsid = '0b1' }\ndo = 'drop'\n", 2, "match.nsid: '0b1' is no whole number"),
+        ("[[fault]]\ndo = 'drop'\nmatch.nsid = " + "9" * 5000, 3, "Exceeds the limit"),
+        ("fault = " + "[" * 5000 + "]" * 5000, 1, "tables or lists within each other, too deep"),
+        ("# \x85\u2028\n[[fault]]\ndo = { set = { to = 256 } }\n", 3, "do.set: 256 does not fit to"),
     ],
 )
 def test_a_bad_file_is_refused_with_file_line_and_reason(tmp_path: Path, text: str, line: int, reason: str) -> None:
@@ -85,11 +90,18 @@ def test_a_bad_file_is_refused_with_file_line_and_reason(tmp_path: Path, text: s
         assert where == f"{file}:{line}"
 
 
+def test_a_fault_of_a_list_is_named_by_its_number(tmp_path: Path) -> None:
+    file = tmp_path / "faults.toml"
+    file.write_text("seed = 1\nfault = [\n { do = 'drop' },\n { do = 'burn' }\n]\n")
+    with pytest.raises(FaultError, match=r"faults.toml:2: fault 2 of the list: do: 'burn'"):
+        load(str(file))
+
+
 def test_the_server_refuses_it_as_bad_use(tmp_path: Path) -> None:
     file = tmp_path / "faults.toml"
     file.write_text("[[fault]]\ndo = 'burn'\n")
     for spec, said in (
-        (file, f"--faults: {file}:2: do: {{'burn': True}}"),
+        (file, f"--faults: {file}:2: do: 'burn' is none of"),
         (tmp_path / "none", f"--faults {tmp_path / 'none'}: No such file or directory"),
         ("scenario:none", "--faults: no scenario 'none': there are flaky"),
     ):
@@ -97,6 +109,17 @@ def test_the_server_refuses_it_as_bad_use(tmp_path: Path) -> None:
         assert result.returncode == 2
         assert result.stderr.startswith(f"nvmeemu serve: {said}")
         assert result.stderr.count("\n") == 1
+
+
+def test_files_with_different_seeds_are_refused(tmp_path: Path) -> None:
+    options: list[object] = []
+    for seed in (1, 2):
+        (tmp_path / f"{seed}.toml").write_text(f"seed = {seed}\n")
+        options += ["--faults", tmp_path / f"{seed}.toml"]
+    result = run("--socket", tmp_path / "s", "--disk", "mem:1M", *options)
+    assert result.returncode == 2
+    assert result.stderr.startswith("nvmeemu serve: --faults: the files have different seeds")
+    assert result.stderr.count("\n") == 1
 
 
 def test_words_of_the_command_line_are_a_fault() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from faults.rig import BLOCK, NEW, Rig
 from nvmeemu.faults import Fault, FaultError
-from nvmeemu.spec import FeatureId, Status
+from nvmeemu.faults.places import At
+from nvmeemu.spec import AdminOpcode, FeatureId, NvmOpcode, Status
 from nvmeemu.testing import INTMS
 
 FAILS: Any = {"status": "write_fault"}
@@ -92,6 +94,13 @@ def test_faults_combine(rig: Rig) -> None:
         ({"opcode": ["read", "write"]}, True),
         ({"opcode": 1}, True),
         ({"opcode": "0x01"}, True),
+        ({"opcode": "001"}, True),
+        ({"opcode": "0-1"}, True),
+        ({"opcode": "2-0xff"}, False),
+        ({"opcode": {"mask": 3, "value": 1}}, True),
+        ({"opcode": {"mask": 3, "value": 2}}, False),
+        ({"opcode": {NvmOpcode.READ, NvmOpcode.WRITE}}, True),
+        ({"opcode": AdminOpcode.CREATE_SQ}, False),  # 01h, too
         ({"opcode": "read"}, False),
         ({"opcode": "create_sq"}, False),  # 01h, too, but of the admin queue
         ({"queue": 1}, True),
@@ -148,8 +157,11 @@ def test_register_accesses_are_matched(rig: Rig) -> None:
     ("fault", "reason"),
     [
         ({}, "do: say what shall happen"),
-        ({"do": "explode"}, "do: {'explode': True}; there are"),
-        ({"do": {"status": 1, "delay": 2}}, "do: status and delay are two actions: make a list of them"),
+        ({"do": "explode"}, "do: 'explode' is none of status, "),
+        ({"do": {"explode": 1, "dnr": True}}, "do: none of 'explode', 'dnr' is an action: status, "),
+        ({"do": 5}, "do: 5 is no table"),
+        ({"do": None}, "do: None is no table"),
+        ({"do": {"status": 1, "delay": 2}}, "do: status and delay are 2 actions: make a list of them"),
         ({"do": {"status": "bad"}}, "do.status: 'bad' is none of success"),
         ({"do": {"status": 1, "dnr": 1}}, "do.dnr: 1 is neither true nor false"),
         ({"do": {"status": "success", "dnr": True}}, "do.status: success is not retried"),
@@ -165,6 +177,9 @@ def test_register_accesses_are_matched(rig: Rig) -> None:
         ({"do": {"set": {"opcode": 256}}, "at": "fetch"}, "do.set: 256 does not fit opcode"),
         ({"do": {"set": {"nonsense": 1}}, "at": "register"}, "do.set: 'nonsense' is no field"),
         ({"do": {"set": {"nonsense": 1}}, "at": "completion"}, "do.set: nothing at 'completion' has 'nonsense'"),
+        ({"do": {"set": {"to": 256}}}, "do.set: 256 does not fit to"),
+        ({"do": {"set": {"en": 1}}, "match": {"register": "cap"}}, "do.set: 'en' is no field of cap"),
+        ({"do": {"set": {"data": 1}}}, "do.set: 'data' is no field"),
         ({"do": {"smart": {"age": 3}}}, "do.smart: {'age': 3}"),
         ({"do": {"flood": 0}}, "do.flood: 0 is not within"),
         ({"do": "drop", "at": "everywhere"}, "at: 'everywhere' is none of"),
@@ -204,6 +219,22 @@ def test_a_fault_can_be_written_down_and_read_again() -> None:
     fault = Fault.of(written)
     assert fault.as_table() == written
     assert Fault.of(fault.as_table()).as_table() == written
+
+
+def test_what_is_written_in_python_can_be_sent_as_json() -> None:
+    fault = Fault(
+        {"opcode": {NvmOpcode.WRITE, AdminOpcode.IDENTIFY}, "nsid": frozenset({2, 1}), "lba": (7, 5)},
+        At.EXECUTE,
+        ({"status": Status.WRITE_FAULT},),
+    )
+    sent = json.loads(json.dumps(fault.as_table()))
+    assert sent == {
+        "match": {"opcode": ["identify", "write"], "nsid": [1, 2], "lba": [7, 5]},
+        "at": "execute",
+        "do": {"status": 0x280},
+        "when": {},
+    }
+    assert Fault.of(sent).as_table() == fault.as_table()
 
 
 def test_a_fault_is_added_once(rig: Rig) -> None:

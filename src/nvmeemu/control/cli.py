@@ -20,8 +20,11 @@ def ctl(arguments: argparse.Namespace) -> int:
     except (Unreachable, ControlError) as error:
         print(f"nvmeemu ctl: {error}", file=sys.stderr)
         return 2 if isinstance(error, ControlError) and error.code == INVALID_PARAMS else 1
-    except (ValueError, OSError) as error:  # of faults as they were written
+    except ValueError as error:  # a FaultError
         print(f"nvmeemu ctl: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # of a file of faults
+        print(f"nvmeemu ctl: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     if arguments.json:
         print(json.dumps(result, indent=2))
@@ -61,7 +64,8 @@ def _absolute(disk: str) -> str:
 
 
 def _added(words: list[str]) -> list[tuple[str, dict[str, Any]]]:
-    """A scenario, a file, or one fault as KEY=VALUE words."""
+    """A scenario, a file, or one fault as KEY=VALUE words. Raises FaultError and OSError."""
+    from nvmeemu.faults import Fault  # start-up: the other commands need none of it
     from nvmeemu.faults.file import SCENARIO, load, of_words
 
     if len(words) == 1 and words[0].startswith(SCENARIO):
@@ -71,7 +75,7 @@ def _added(words: list[str]) -> list[tuple[str, dict[str, Any]]]:
         if found.seed is not None:
             print(f"nvmeemu ctl: {words[0]}: the server has a seed: this file's is not used", file=sys.stderr)
         return [("fault.add", fault.as_table()) for fault in found.faults]
-    return [("fault.add", of_words(words))]
+    return [("fault.add", Fault.of(of_words(words)).as_table())]
 
 
 def _show(result: Any) -> None:

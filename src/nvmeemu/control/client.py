@@ -55,9 +55,12 @@ class Control:
             line = self._file.readline()
         except OSError as error:
             raise Unreachable(f"the server at {self._path} does not answer: {error}") from None
-        if not line:
+        if not line.endswith(b"\n"):
             raise Unreachable(f"the server at {self._path} has gone")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise ControlError(answer["error"]["code"], answer["error"]["message"])
-        return answer["result"]
+        try:
+            answer = json.loads(line)
+            if "error" in answer:
+                raise ControlError(answer["error"]["code"], answer["error"]["message"])
+            return answer["result"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise Unreachable(f"what listens at {self._path} is no control socket of nvmeemu serve") from None

@@ -81,9 +81,9 @@ class Methods:
         if id is None:
             self._faults.clear()
         else:
-            if not any(fault.id == id for fault in self._faults):
+            if id not in [fault.id for fault in self._faults]:
                 raise RpcError(FAILED, f"no fault {id!r}")
-            self._faults.remove(id)
+            self._faults.remove(int(id))
 
     def scenario_add(self, name: str) -> list[dict[str, Any]]:
         return [_fault(self._faults.add(fault)) for fault in scenario(_text(name, "name"))]
@@ -97,7 +97,7 @@ class Methods:
         if nsid is None and not free:
             raise RpcError(FAILED, f"there are {namespaces.nn} namespaces already, the most there can be")
         number = free[0] if nsid is None else nsid
-        if number not in free:
+        if type(number) is not int or number not in free:
             raise RpcError(FAILED, f"NSID {number!r} is taken or outside 1..{namespaces.nn}")
         namespace = self._open_disk(number, _text(disk, "disk"))
         inventory.add(self._device, namespace)
@@ -127,7 +127,7 @@ class Methods:
         self._note(text)
 
     def _find(self, nsid: object) -> Namespace:
-        namespace = self._device.namespaces.active.get(nsid) if isinstance(nsid, int) else None
+        namespace = self._device.namespaces.active.get(nsid) if type(nsid) is int else None
         if namespace is None:
             raise RpcError(FAILED, f"no namespace {nsid!r}")
         return namespace

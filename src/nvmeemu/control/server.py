@@ -82,9 +82,8 @@ class ControlServer:
             self._drop(client)
             return
         try:
-            client.heard += piece
-            while b"\n" in client.heard:
-                line, client.heard = client.heard.split(b"\n", 1)
+            *lines, client.heard = (client.heard + piece).split(b"\n")
+            for line in lines:
                 if line.strip():
                     client.socket.sendall(answer(line, self._methods))
             if not piece or len(client.heard) > LONGEST:

@@ -38,8 +38,8 @@ class Action:
         if argument is not True:
             raise FaultError(f"do.{self.name}: takes no argument, but has {argument!r}")
 
-    def check(self, at: At) -> None:
-        """Raise FaultError for what it cannot do there."""
+    def check(self, at: At, matched: Mapping[str, Any]) -> None:
+        """Raise FaultError for what it cannot do there, with what ``match`` says."""
 
     def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
         """Something passes a place where it only comes and goes: call ``go`` as it shall go on."""

@@ -45,7 +45,7 @@ class SetStatus(Action):
         self.dnr = flag(options["dnr"], "do.dnr") if "dnr" in options else None
         self.more = flag(options.get("more", False), "do.more")
 
-    def check(self, at: At) -> None:
+    def check(self, at: At, matched: Mapping[str, Any]) -> None:
         if self.more and at != At.COMPLETION:
             raise FaultError("do.more: only at completion: a command that is refused always has it")
 

@@ -10,7 +10,7 @@ from nvmeemu import regs
 from nvmeemu.faults import data
 from nvmeemu.faults.action import NOTHING_PASSES, Action, Go
 from nvmeemu.faults.completion import with_head
-from nvmeemu.faults.match import Passage
+from nvmeemu.faults.match import Passage, register_place
 from nvmeemu.faults.places import At
 from nvmeemu.faults.words import FaultError, choice, number, table
 from nvmeemu.layout import Record
@@ -114,7 +114,7 @@ class Corrupt(Action):
             seed = faults.random.getrandbits(32)  # now: the disk is read on another thread
             plan.disk.spoil = lambda value: data.spoil(self.kind, self.bits, data.random_of(seed), value)
 
-    def check(self, at: At) -> None:
+    def check(self, at: At, matched: Mapping[str, Any]) -> None:
         if self.kind == "stale" and at != At.DMA:
             raise FaultError("do.corrupt: only at dma is there something stale: what the buffer held before")
 
@@ -139,18 +139,29 @@ class Set(Action):
         if not self.values:
             raise FaultError("do.set: set what?")
 
-    def check(self, at: At) -> None:
-        """The fields that can be set there; a register's are known when it is read."""
+    def check(self, at: At, matched: Mapping[str, Any]) -> None:
+        """The fields that can be set there."""
         fields: dict[str, Any] = {At.DOORBELL: {"value": 0}, At.COMPLETION: {"dw0": 0, "cid": 0, "sqhd": 0}}
         for key, value in self.values.items():
             if at == At.FETCH:
                 _put(Command(), key, value)
             elif at == At.REGISTER:
-                known = [kind for kind in self._of_register.values() if hasattr(kind, key)]
-                if key != "value" and not known:
-                    raise FaultError(f"do.set: {key!r} is no field of CAP, CC, CSTS or AQA: or give value")
+                if key != "value":
+                    self._check_register(key, value, matched)
             elif key not in fields[at]:
                 raise FaultError(f"do.set: nothing at '{at}' has {key!r}: {', '.join(fields[at])}")
+
+    def _check_register(self, key: str, value: int, matched: Mapping[str, Any]) -> None:
+        kinds = self._of_register
+        if "register" in matched:
+            offset, _ = register_place(matched["register"], "match.register")
+            kinds = {offset: kinds[offset]} if offset in kinds else {}
+        known = [kind for kind in kinds.values() if _has(kind, key)]
+        if not known:
+            which = f"{matched['register']}" if "register" in matched else "CAP, CC, CSTS or AQA"
+            raise FaultError(f"do.set: {key!r} is no field of {which}: or give value")
+        for kind in known:
+            _try(kind(), key, value)
 
     def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
         values = self.values
@@ -180,9 +191,13 @@ class Set(Action):
             return value
         record = _editable(kind, value[: kind.SIZE])
         for key, one in self.values.items():
-            if hasattr(kind, key):
+            if _has(kind, key):
                 setattr(record, key, one)
         return bytes(record) + value[kind.SIZE :]
+
+
+def _has(kind: type[Record], key: str) -> bool:
+    return any(name == key for name, _ in kind.fields())
 
 
 def _editable(kind: type[R], value: bytes) -> R:
@@ -198,8 +213,12 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 def _put(command: Command, key: str, value: int) -> None:
     if key not in _FIELDS:
         raise FaultError(f"do.set: {key!r} is no field of every command: {', '.join(_FIELDS)}")
+    _try(command, key, value)
+
+
+def _try(record: Record, key: str, value: int) -> None:
     try:
-        setattr(command, key, value)
+        setattr(record, key, value)
     except ValueError as error:
         raise FaultError(f"do.set: {error}") from None
 

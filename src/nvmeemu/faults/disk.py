@@ -20,7 +20,7 @@ class FaultyBackend(Backend):
     """``inner`` with a ``Disk``'s faults; always on a worker, like any slow disk."""
 
     def __init__(self, inner: Backend, disk: Disk) -> None:
-        self._inner = inner
+        self.inner = inner
         self._disk = disk
         self.size = inner.size
         self.read_only = inner.read_only
@@ -33,7 +33,7 @@ class FaultyBackend(Backend):
 
     def read(self, offset: int, views: Sequence[memoryview]) -> None:
         self._fail()
-        self._inner.read(offset, views)
+        self.inner.read(offset, views)
         if self._disk.spoil is not None:
             spoiled = self._disk.spoil(b"".join(views))
             for view in views:
@@ -47,24 +47,24 @@ class FaultyBackend(Backend):
         if disk.kept is not None:
             content = content[: disk.kept]
         if content:
-            self._inner.write(offset, [memoryview(content)], fua)
+            self.inner.write(offset, [memoryview(content)], fua)
 
     def flush(self) -> None:
         self._fail()
         if self._disk.kept is None:
-            self._inner.flush()
+            self.inner.flush()
 
     def zero(self, offset: int, length: int, deallocate: bool) -> None:
         self._fail()
         length = self._kept(length)
         if length:
-            self._inner.zero(offset, length, deallocate)
+            self.inner.zero(offset, length, deallocate)
 
     def deallocate(self, offset: int, length: int) -> None:
         self._fail()
         length = self._kept(length)
         if length:
-            self._inner.deallocate(offset, length)
+            self.inner.deallocate(offset, length)
 
     def _kept(self, length: int) -> int:
         return length if self._disk.kept is None else min(length, self._disk.kept)

@@ -10,7 +10,7 @@ from nvmeemu.faults.actions import ACTIONS
 from nvmeemu.faults.match import Match
 from nvmeemu.faults.places import PLACES, At
 from nvmeemu.faults.when import Trigger, When
-from nvmeemu.faults.words import FaultError, choice, table
+from nvmeemu.faults.words import FaultError, choice, plain, table
 
 Do = str | Mapping[str, Any]
 
@@ -33,14 +33,17 @@ class Fault:
         when: Mapping[str, Any] | None = None,
         name: str = "",
     ) -> None:
-        written = [do] if isinstance(do, str | Mapping) else list(do)
+        matched = table(plain(match or {}), "match")
+        actions = plain(do)
+        written = actions if isinstance(actions, list) else [actions]
         if not written or written == [""]:
             raise FaultError(f"do: say what shall happen: {', '.join(ACTIONS)}")
+        self._written = {"match": matched, "at": "", "do": written if len(written) > 1 else written[0]}
         self.actions = [_action(one) for one in written]
         self.at = self.actions[0].places[0] if at is None else At(choice(at, "at", PLACES))
+        self._written["at"] = self.at.value
         for action in self.actions:
-            _check(action, self.at)
-        matched = table(match or {}, "match")
+            _check(action, self.at, matched)
         if self.at == At.REGISTER:
             matched = _access(matched, self.actions)
         self.match = Match(self.at, matched)
@@ -52,11 +55,6 @@ class Fault:
         self.name = name
         self.id = 0  # given when it is added
         self.trigger: Trigger | None = None
-        self._written = {
-            "match": dict(match or {}),
-            "at": self.at.value,
-            "do": written if len(written) > 1 else written[0],
-        }
 
     @classmethod
     def of(cls, value: Mapping[str, Any]) -> Self:
@@ -86,12 +84,14 @@ class Fault:
 
 def _action(written: Do) -> Action:
     if isinstance(written, str):
+        choice(written, "do", tuple(ACTIONS))
         written = {written: True}
     words = table(written, "do")
     names = [key for key in words if key in ACTIONS]
-    if len(names) != 1:
-        what = f"{' and '.join(names)} are two actions: make a list of them" if names else f"{dict(words)!r}"
-        raise FaultError(f"do: {what}; there are {', '.join(ACTIONS)}")
+    if len(names) > 1:
+        raise FaultError(f"do: {' and '.join(names)} are {len(names)} actions: make a list of them")
+    if not names:
+        raise FaultError(f"do: none of {', '.join(map(repr, words))} is an action: {', '.join(ACTIONS)}")
     kind = ACTIONS[names[0]]
     argument = words.pop(names[0])
     for key in words:
@@ -101,11 +101,11 @@ def _action(written: Do) -> Action:
     return kind(argument, words)
 
 
-def _check(action: Action, at: At) -> None:
+def _check(action: Action, at: At, matched: Mapping[str, Any]) -> None:
     if at not in action.places:
         reason = action.reasons.get(at, f"it works at {', '.join(action.places)}")
         raise FaultError(f"{action.name} at {at}: {reason}")
-    action.check(at)
+    action.check(at, matched)
 
 
 def _access(matched: dict[str, Any], actions: Sequence[Action]) -> dict[str, Any]:

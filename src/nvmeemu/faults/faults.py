@@ -16,6 +16,7 @@ from nvmeemu.events import Event
 from nvmeemu.executor import UNKNOWN
 from nvmeemu.faults.action import Action
 from nvmeemu.faults.fault import Fault
+from nvmeemu.faults.layers import Layers
 from nvmeemu.faults.match import PIN, Passage
 from nvmeemu.faults.places import At
 from nvmeemu.faults.plan import Plan
@@ -51,6 +52,7 @@ class Faults(Interceptor):
         self.clock = controller.device.clock
         self.seed = seed
         self.random = random.Random(seed)
+        self.layers = Layers()
         self.on_reset: Callable[[], None] = lambda: None  # the function was reset
         self._faults: dict[int, Fault] = {}
         self._places: frozenset[At] = frozenset()  # where there are faults: nowhere else is anything asked

@@ -53,14 +53,16 @@ def scenario(name: str) -> list[Fault]:
 
 def parse(text: str, where: str = "faults") -> FaultSet:
     """The faults that TOML text describes; ``where`` is what errors call it. Raises FaultError."""
+    lines = text.split("\n")  # as TOML counts them
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        reason, line = str(error), len(text.splitlines())
+    except RecursionError:
+        raise FaultError(f"{where}:1: tables or lists within each other, too deep") from None
+    except ValueError as error:  # TOMLDecodeError; or a number too long for Python
+        reason, line = str(error).partition(";")[0], len(text.splitlines())
         if found := re.search(r" \(at line (\d+), column \d+\)", reason):
             reason, line = reason.replace(found[0], ""), int(found[1])
         raise FaultError(f"{where}:{line}: {reason}") from None
-    lines = text.splitlines()
     for key in tables:
         if key not in ("seed", "fault"):
             raise FaultError(f"{where}:{_line_of(lines, 0, key)}: {key}: there are seed and [[fault]]")
@@ -76,7 +78,7 @@ def parse(text: str, where: str = "faults") -> FaultSet:
         try:
             faults.append(Fault.of(one))
         except FaultError as error:
-            raise FaultError(f"{where}:{_line_of_error(lines, index, str(error))}: {error}") from None
+            raise FaultError(f"{where}:{_place_of_error(lines, index, str(error))}: {error}") from None
     return FaultSet(faults, seed)
 
 
@@ -90,7 +92,7 @@ def of_words(words: list[str]) -> dict[str, Any]:
             raise FaultError(f"{word!r}: write KEY=VALUE, for example match.opcode=write do.status=write_fault")
         try:
             tomllib.loads(f"x={value}")
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             value = '"' + value.strip().replace("\\", "\\\\").replace('"', '\\"') + '"'
         lines.append(f"{key}={value}")
     try:
@@ -99,19 +101,19 @@ def of_words(words: list[str]) -> dict[str, Any]:
         raise FaultError(f"{' '.join(words)}: {error}") from None
 
 
-def _line_of_error(lines: list[str], index: int, reason: str) -> int:
-    """Where in the fault with this index the key stands that the reason begins with, or else the fault."""
+def _place_of_error(lines: list[str], index: int, reason: str) -> str:
+    """The line in the fault with this index where the key stands that the reason begins with, or else the fault's."""
     headers = [place for place, line in enumerate(lines) if _HEADER.match(line)]
-    if index >= len(headers):
-        return 1
+    if index >= len(headers):  # fault = [{...}, {...}]
+        return f"{_line_of(lines, 0, 'fault')}: fault {index + 1} of the list"
     key = re.match(r"[\w.]*", reason)
     names = key[0].split(".") if key else []
     end = headers[index + 1] if index + 1 < len(headers) else len(lines)
     for name in reversed([name for name in names if name]):
         found = _line_of(lines[:end], headers[index] + 1, name, 0)
         if found:
-            return found
-    return headers[index] + 1
+            return str(found)
+    return str(headers[index] + 1)
 
 
 def _line_of(lines: list[str], start: int, key: str, default: int = 1) -> int:

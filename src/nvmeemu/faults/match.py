@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -115,7 +116,10 @@ class Match:
 
     def _opcode(self, value: Any, what: str) -> Test:
         """A name says whether it is an admin command; a number does not."""
-        values = value if isinstance(value, list | tuple) else [value]
+        if isinstance(value, Mapping) or (isinstance(value, str) and re.fullmatch(r"\d\w*-\w+", value)):
+            opcodes = numbers(value, what)
+            return lambda passage: passage.command is not None and passage.command.opcode in opcodes
+        values = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
         names = [one for one in values if isinstance(one, str) and not one[:1].isdigit()]
         plain = frozenset(number(one, what, 0, 255) for one in values if one not in names)
         of_admin = frozenset(AdminOpcode[one.upper()] for one in names if one.upper() in AdminOpcode.__members__)

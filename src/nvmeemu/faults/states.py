@@ -6,15 +6,17 @@ They can be set off at every place, for example by the hundredth write; "now" is
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nvmeemu import inventory
 from nvmeemu.events import Event
 from nvmeemu.faults.action import Action, Go
+from nvmeemu.faults.disk import FaultyBackend
+from nvmeemu.faults.layers import last
 from nvmeemu.faults.match import PIN, Passage
 from nvmeemu.faults.places import PLACES, At
 from nvmeemu.faults.words import FaultError, choice, flag, number, seconds, table
+from nvmeemu.namespace import Namespace
 from nvmeemu.spec import (
     SHST_COMPLETE,
     SHST_OCCURRING,
@@ -164,7 +166,7 @@ class Removal(State):
 
     def start(self, faults: Faults) -> Undo:
         faults.controller.reset()
-        return lambda: None
+        return faults.controller.reset  # nothing of what happened to it meanwhile is left
 
 
 class _OfNamespace(State):
@@ -180,16 +182,18 @@ class Vanish(_OfNamespace):
     name = "vanish"
 
     def start(self, faults: Faults) -> Undo:
-        device = faults.controller.device
-        if self.nsid not in device.namespaces.active:
-            return lambda: None
-        return partial(_add_again, faults, inventory.remove(device, self.nsid))
+        device, nsid = faults.controller.device, self.nsid
+        away: list[Namespace] = []
 
+        def put(is_there: bool) -> None:
+            if not is_there:
+                away.append(inventory.remove(device, nsid))
+            elif away:
+                inventory.add(device, away.pop())
 
-def _add_again(faults: Faults, namespace: Any) -> None:
-    device = faults.controller.device
-    if namespace.nsid not in device.namespaces.active:  # somebody has put another one there
-        inventory.add(device, namespace)
+        return faults.layers.add(
+            ("vanish", nsid), False, get=lambda: nsid in device.namespaces.active, put=put, combine=all
+        )
 
 
 class Shrink(_OfNamespace):
@@ -205,16 +209,17 @@ class Shrink(_OfNamespace):
     def start(self, faults: Faults) -> Undo:
         device = faults.controller.device
         namespace = device.namespaces.active.get(self.nsid)
-        if namespace is None or namespace.blocks <= (self.blocks or 1):
+        if namespace is None:
             return lambda: None
-        before = namespace.blocks
-        inventory.resize(device, self.nsid, self.blocks or before // 2)
 
-        def undo() -> None:
+        def put(blocks: int) -> None:
             if device.namespaces.active.get(self.nsid) is namespace:
-                inventory.resize(device, self.nsid, before)
+                inventory.resize(device, self.nsid, blocks)
+            else:  # it has vanished: nobody is to be told
+                namespace.blocks = blocks
 
-        return undo
+        blocks = self.blocks or max(1, namespace.blocks // 2)
+        return faults.layers.add(("shrink", namespace), blocks, get=lambda: namespace.blocks, put=put, combine=min)
 
 
 class ReadOnly(_OfNamespace):
@@ -225,16 +230,17 @@ class ReadOnly(_OfNamespace):
     def start(self, faults: Faults) -> Undo:
         device = faults.controller.device
         namespace = device.namespaces.active.get(self.nsid)
-        if namespace is None or namespace.backend.read_only:
+        if namespace is None:
             return lambda: None
         backend = namespace.backend
+        if isinstance(backend, FaultyBackend):  # of the command that has set this off
+            backend = backend.inner
 
         def put(read_only: bool) -> None:
             backend.read_only = read_only
             inventory.changed(device, self.nsid)
 
-        put(True)
-        return lambda: put(False)
+        return faults.layers.add(("read_only", backend), True, get=lambda: backend.read_only, put=put, combine=any)
 
 
 class Smart(State):
@@ -255,18 +261,22 @@ class Smart(State):
         self.values = {key: parsers[key](value) for key, value in words.items()}
 
     def start(self, faults: Faults) -> Undo:
-        health = faults.controller.device.health
-        before = {"temperature": health.temperature, "spare": health.spare, "degraded": health.is_degraded}
-        self._put(faults, self.values)
-        return lambda: self._put(faults, {key: before[key] for key in self.values})
+        undo = [self._start(faults, name, value) for name, value in self.values.items()]
 
-    def _put(self, faults: Faults, values: Mapping[str, int | bool]) -> None:
-        degraded = values.get("degraded")
-        faults.controller.set_health(
-            temperature=values.get("temperature"),
-            spare=values.get("spare"),
-            is_degraded=None if degraded is None else bool(degraded),
-        )
+        def undo_all() -> None:
+            for one in undo:
+                one()
+
+        return undo_all
+
+    def _start(self, faults: Faults, name: str, value: int | bool) -> Undo:
+        health, set_health = faults.controller.device.health, faults.controller.set_health
+        get, put = {
+            "temperature": (lambda: health.temperature, lambda new: set_health(temperature=new)),
+            "spare": (lambda: health.spare, lambda new: set_health(spare=new)),
+            "degraded": (lambda: health.is_degraded, lambda new: set_health(is_degraded=new)),
+        }[name]
+        return faults.layers.add(("smart", name), value, get=get, put=put, combine=last)
 
 
 class Flood(State):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any
+
+from nvmeemu.spec import AdminOpcode, NvmOpcode
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}
 
@@ -15,10 +17,25 @@ class FaultError(ValueError):
     """A fault that cannot be: one line that says what is wrong, and what would do."""
 
 
+def plain(value: Any) -> Any:
+    """As TOML and JSON have it: an opcode by its name, other enums as numbers, a list for a set or tuple."""
+    if isinstance(value, AdminOpcode | NvmOpcode):
+        return value.name.lower()
+    if isinstance(value, StrEnum):
+        return str(value)
+    if isinstance(value, IntEnum):
+        return int(value)
+    if isinstance(value, Mapping):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted((plain(one) for one in value), key=str)
+    return [plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
 def number(value: Any, what: str, least: int = 0, most: int = (1 << 64) - 1) -> int:
     """An int, or a text like "0x1f"."""
-    if isinstance(value, str) and re.fullmatch(r"0[xX][0-9a-fA-F]+|\d+", value):
-        value = int(value, 0)
+    if isinstance(value, str) and re.fullmatch(r"0[xX][0-9a-fA-F]{1,40}|[0-9]{1,40}", value):
+        value = int(value, 16 if value[:2] in ("0x", "0X") else 10)
     if isinstance(value, bool) or not isinstance(value, int):
         raise FaultError(f"{what}: {value!r} is no whole number")
     if not least <= value <= most:
