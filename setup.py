@@ -1,7 +1,7 @@
 """Builds the two cffi modules; the rest is in pyproject.toml.
 
 nvmeemu.native._engine is the native engine. It is built where there is a C compiler, and uses liburing (to wait for
-many disks at once) and libdeflate (checksums for traces) where they are installed; without it `nvmeemu serve` works,
+many disks at once) and libisal (checksums for traces) where they are installed; without it `nvmeemu serve` works,
 slower.
 
 nvmeemu.vfio._libvfio_user is libvfio-user and our binding. The library comes from, in this order: LIBVFIO_USER_SRC (an
@@ -144,7 +144,7 @@ class BuildModules(build_ext):
             *(os.path.relpath(source, HERE) for source in sorted(NATIVE.glob("*.c"))),
         ]
         macros, libraries = [], []
-        for library in ("liburing", "libdeflate"):
+        for library in ("liburing", "libisal"):
             if found := pkg_config(library):
                 macros += [f"-DHAVE_{library.upper()}", *found[0]]
                 libraries += found[1]

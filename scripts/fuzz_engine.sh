@@ -6,7 +6,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 . "$CHECKOUT/scripts/lib/apt.sh"
 
-PACKAGES="clang libclang-rt-dev llvm liburing-dev libdeflate-dev pkg-config"
+PACKAGES="clang libclang-rt-dev llvm liburing-dev libisal-dev pkg-config"
 ENGINE=src/nvmeemu/native
 PARSING="command.c memory.c prp.c queue.c" # what interprets the guest's bytes
 LEAST_COVERAGE=90
@@ -56,8 +56,8 @@ build() {
     local name=$1
     shift
     # shellcheck disable=SC2046  # a list of flags
-    clang -g -O1 -std=gnu11 -D_FILE_OFFSET_BITS=64 -DHAVE_LIBURING -DHAVE_LIBDEFLATE -pthread -Wall -Wextra -Werror "$@" \
-        -I"$work" -I"$source" -Ifuzz/native "$source"/*.c fuzz/native/*.c $(pkg-config --libs liburing libdeflate) -o "$work/$name"
+    clang -g -O1 -std=gnu11 -D_FILE_OFFSET_BITS=64 -DHAVE_LIBURING -DHAVE_LIBISAL -pthread -Wall -Wextra -Werror "$@" \
+        -I"$work" -I"$source" -Ifuzz/native "$source"/*.c fuzz/native/*.c $(pkg-config --libs liburing libisal) -o "$work/$name"
 }
 
 if [ -n "$coverage" ]; then

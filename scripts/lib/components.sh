@@ -4,7 +4,7 @@
 TOOLS_SUITE=trixie
 QEMU_SUITE=trixie-backports
 LIBVFIO_USER_SUITES="trixie forky bookworm"
-HOST_PACKAGES="gcc libc6-dev pkg-config libjson-c-dev liburing-dev libdeflate-dev ca-certificates xz-utils e2fsprogs cpio kmod mount"
+HOST_PACKAGES="gcc libc6-dev pkg-config libjson-c-dev liburing-dev libisal-dev ca-certificates xz-utils e2fsprogs cpio kmod mount"
 
 # --- libvfio-user: the copy in Debian's QEMU source package
 

@@ -34,7 +34,7 @@ def require() -> None:
 
 
 def can_trace() -> bool:
-    """The engine is there, and can trace what it does: it was built with libdeflate."""
+    """The engine is there, and can trace what it does: it was built with libisal."""
     return _missing is None and bool(lib.engine_can_trace())
 
 

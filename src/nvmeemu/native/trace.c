@@ -22,16 +22,16 @@ struct trace {
     uint8_t bytes[RING_SIZE];
 };
 
-#ifdef HAVE_LIBDEFLATE
+#ifdef HAVE_LIBISAL
 
-#include <libdeflate.h>
+#include <isa-l/crc.h>
 
 static uint32_t checksum(const struct transfer *transfer)
 {
     uint32_t crc = 0;
 
     for (unsigned i = 0; i < transfer->count; i++)
-        crc = libdeflate_crc32(crc, transfer->pieces[i].iov_base, transfer->pieces[i].iov_len);
+        crc = crc32_gzip_refl(crc, transfer->pieces[i].iov_base, transfer->pieces[i].iov_len);
     return crc;
 }
 
