@@ -31,7 +31,8 @@ Serve a drive while a command runs, and return the command's exit status (128+n 
 
   nvmeemu run --disk disk.img -- qemu-system-x86_64 -M q35 {memory:1G} {nvme} -nographic -kernel bzImage
 
-Options are those of `nvmeemu serve`.
+The options are those of `nvmeemu serve`, whose --help says what a disk can be. If the drive is lost, the command gets
+SIGTERM and, ten seconds later, SIGKILL.
 """
 
 _CTL = """\
@@ -235,7 +236,7 @@ def _add_disk(group: argparse._ArgumentGroup) -> None:
         "--disk",
         metavar="SPEC",
         action="append",
-        help="a raw file, a block device, or mem:SIZE; each is a namespace; see above",
+        help="a raw file, a block device, or mem:SIZE; each is a namespace",
     )
     group.add_argument("--size", metavar="SIZE", help="with --create: size of the disk, for example 10G")
     group.add_argument("--create", action="store_true", help="make the file if it does not exist")

@@ -7,6 +7,7 @@ been started alone. The server has a session of its own: it is ended when the co
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -15,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +29,8 @@ from nvmeemu.guest.errors import GuestError
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 NOT_FOUND, NOT_RUN = 127, 126  # as env(1) and the shells have them
+PATIENCE = 10.0  # seconds that a command may take to end when its drive is lost
+LOOK_AGAIN, FOREVER = 0.1, 1e6  # seconds
 SI_USER, SI_TKILL = 0, -6  # of sigaction(2): sent by kill(2) or its like; a terminal's signals come from the kernel
 PLACEHOLDER = re.compile(r"\{(nvme|socket|memory:[1-9][0-9]*[MG])\}")
 LIKELY_MISTAKE = re.compile(r"\{memory(:[^{}]*)?\}")
@@ -179,11 +183,17 @@ def _wait(
 ) -> bool:
     """Wait for a child's end and hand our signals on to it; was ``beside`` lost, and the child ended for that?"""
     is_lost = False
+    killed_at = math.inf
     while child.poll() is None:
         if beside is not None and not is_lost and beside.poll():  # 0 is --once
             is_lost = True
             child.terminate()
-        received = signal.sigwaitinfo(watched)
+            killed_at = time.monotonic() + PATIENCE
+        if time.monotonic() >= killed_at:
+            child.kill()
+        received = signal.sigtimedwait(watched, LOOK_AGAIN if is_lost else FOREVER)
+        if received is None:
+            continue
         # The terminal has sent its own to the command, too: a second one would mean something else to many programs.
         is_sent_to_both = beside is not None and received.si_code not in (SI_USER, SI_TKILL)
         if received.si_signo != signal.SIGCHLD and not is_sent_to_both:

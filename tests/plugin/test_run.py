@@ -135,6 +135,19 @@ def test_a_server_that_is_lost_ends_the_command(tmp_path: Path) -> None:
     assert err == "nvmeemu run: nvmeemu serve ended with status -9\n"
 
 
+def test_a_command_that_does_not_care_is_killed_when_its_server_is_lost(tmp_path: Path) -> None:
+    began = tmp_path / "began"
+    script = f"trap '' TERM; touch {began}; while :; do sleep 0.05; done"
+    impatient = "import sys, nvmeemu.run, nvmeemu.cli; nvmeemu.run.PATIENCE = 0.3; sys.exit(nvmeemu.cli.main())"
+    command = [sys.executable, "-c", impatient, *RUN[1:], "--", "sh", "-c", script]
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True) as running:
+        wait_for(began.exists)
+        os.kill(servers().pop(), signal.SIGKILL)
+        out, err = running.communicate(timeout=PATIENCE)
+    assert (running.returncode, out) == (1, "")
+    assert err == "nvmeemu run: nvmeemu serve ended with status -9\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_command_then_the_server(number: signal.Signals, tmp_path: Path) -> None:
     """While the command cleans up, it has its drive still."""
