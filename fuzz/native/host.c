@@ -65,7 +65,7 @@ void host_start(struct host *host)
         {host->read_only_disk, -1, false, false, false, 9, blocks},
         {NULL, file, true, true, true, 9, blocks}, /* at once */
         {NULL, file, false, false, true, 12, blocks >> 3}, /* through io_uring */
-        {NULL, shorter, false, false, true, 9, blocks}, /* fails */
+        {NULL, shorter, false, true, true, 9, blocks}, /* fails; the lane writes it: memory files have no RWF_NOWAIT */
         {NULL, unwritable, false, true, true, 9, blocks}, /* maybe at once; its writes fail */
         {NULL, -1, false, false, true, 9, blocks}, /* Python's */
     };
