@@ -28,7 +28,7 @@ CLASSES: dict[type, tuple[str, ...]] = {
         *("run", "check", "expect", "console", "kernel_messages", "faults", "trace", "disk", "control", "send"),
         *("power_off", "wait_for_end", "reboot", "stop", "kill_qemu", "qemu", "monitor"),
     ),
-    armed.NvmeFaults: ("add", "clear"),
+    armed.NvmeFaults: ("add", "remove", "clear"),
     armed.Armed: ("seen", "hits"),
     commands.Trace: ("expect", "commands", "words", "restart"),
     commands.HostCommand: ("command", "sqid", "time", "completion", "status", "latency"),

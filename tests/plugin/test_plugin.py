@@ -160,6 +160,31 @@ def test_options_that_there_are_not(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*nvme takes no append=: there is size, block_size"])
 
 
+@pytest.mark.parametrize(
+    ("fixture", "options", "said"),
+    [
+        ("nvme", "size='12 parsecs'", "size: bad size '12 parsecs'*"),
+        ("nvme", "size=64", "size=64 is no text*"),
+        ("nvme", "block_size=777", "block_size=777 is neither 512 nor 4096"),
+        ("nvme", "'64M'", "@pytest.mark.nvmeemu takes keywords, not '64M'*"),
+        ("nvme_server", "serve='--ocp'", "serve='--ocp' is one text: give a list of words"),
+        ("nvme_guest", "qemu='-s'", "qemu='-s' is one text: give a list of words"),
+    ],
+)
+def test_options_that_cannot_be_are_one_line(pytester: pytest.Pytester, fixture: str, options: str, said: str) -> None:
+    pytester.makepyfile(f"""
+        import pytest
+
+        @pytest.mark.nvmeemu({options})
+        def test_it({fixture}):
+            pass
+    """)
+    result = pytester.runpytest()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([said])
+    result.stdout.no_fnmatch_line("*.py:[0-9]*")
+
+
 # --- a server that fails
 
 
@@ -181,12 +206,26 @@ def test_a_server_that_does_not_start_says_why(pytester: pytest.Pytester, tmp_pa
 
 def test_a_server_that_dies_fails_the_test(pytester: pytest.Pytester, tmp_path: Path) -> None:
     pytester.makepyfile("""
-        def test_it(nvme_server):
+        def test_it(nvme_server, faults):
+            nvme_server.driver.read(slba=7, blocks=1)
+            list(nvme_server.trace)
+            faults.add({"do": "drop", "match": {"opcode": "flush"}})
             nvme_server.process.kill()
     """)
     result = pytester.runpytest()
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*nvmeemu serve ended with status -9*"])
+    result.stdout.fnmatch_lines(
+        [
+            "*nvmeemu serve ended with status -9*",
+            "*the last commands*",
+            "*SQ 1*Read nsid=1 slba=7 nlb=1: Success*",
+            "*nvmeemu serve, the last lines*",
+            "*controller enabled*",
+            "*nvmeemu: files*",
+            "*nvme.trace, server.log*",
+        ]
+    )
+    assert "Unreachable" not in result.stdout.str()
     assert left(tmp_path) == []
 
 

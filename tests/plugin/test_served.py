@@ -45,10 +45,17 @@ def test_faults_of_a_server(nvme_server: NvmeServer, faults: NvmeFaults, expect:
     assert [expect(op="write").status != 0 for _ in range(2)] == [True, False]
     with pytest.raises(FaultError, match="explode"):
         faults.add({"do": "explode"})
-    faults.clear()
+    faults.remove(always)
     drive.read(slba=0, blocks=16)
+    assert (always.hits, always.seen) == (1, 1)
+    with pytest.raises(KeyError):
+        faults.remove(always)
+    faults.clear()
+    assert once.hits == 1
+    lost = faults.add({"do": "drop"})
+    nvme_server.control.call("fault.remove")
     with pytest.raises(LookupError, match="was removed"):
-        once.hits  # noqa: B018
+        lost.hits  # noqa: B018
 
 
 def test_all_scenarios_can_be_added_to_a_server(faults: NvmeFaults, nvme_server: NvmeServer) -> None:

@@ -57,7 +57,8 @@ class Match:
     def _test(self, key: str, value: Any) -> Test:
         at, what = self._at, f"match.{key}"
         if at == At.NOW:
-            raise FaultError(f'{what}: at "now" there is nothing to match: it happens when the fault is added')
+            reason = "there is nothing to match: it happens when the fault is added; give another at, such as execute"
+            raise FaultError(f'{what}: at "now" {reason}')
         if key == "queue" and at in OF_QUEUES:
             return self._queue(value)
         if at in OF_COMMANDS:

@@ -7,6 +7,7 @@ fixtures, not here.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     live = item.config.stash.get(_live, None)
-    if live is not None and report.failed and report.when != "teardown":  # then the drives are gone already
+    if live is not None and report.failed:
         report.sections += live.sections(item.nodeid, getattr(item, "funcargs", {}).values())
     return report
 
@@ -82,6 +83,11 @@ def _options(request: pytest.FixtureRequest) -> dict[str, Any]:
     """The keywords of the markers of a test, the nearest one's last."""
     options: dict[str, Any] = {}
     for marker in reversed(list(request.node.iter_markers("nvmeemu"))):
+        if marker.args:
+            text = (
+                f"@pytest.mark.nvmeemu takes keywords, not {', '.join(map(repr, marker.args))}: docs/pytest.md has them"
+            )
+            pytest.fail(text, pytrace=False)
         options |= marker.kwargs
     return options
 
@@ -161,7 +167,8 @@ def faults(request: pytest.FixtureRequest) -> Iterator[NvmeFaults]:
     """
     found: NvmeFaults = _drive(request).faults
     yield found
-    found.clear()
+    with suppress(OSError):  # the server has gone: how it ended is told
+        found.clear()
 
 
 @pytest.fixture

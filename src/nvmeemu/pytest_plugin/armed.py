@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 from nvmeemu.control import Control, ControlError
@@ -10,7 +11,7 @@ from nvmeemu.faults import Fault, FaultError
 
 
 class Armed(Protocol):
-    """A fault that has been added."""
+    """A fault that has been added; once it is removed, the numbers are those of then."""
 
     @property
     def seen(self) -> int:
@@ -30,6 +31,10 @@ class NvmeFaults(Protocol):
         """Add a fault; it works from now on. Raises FaultError."""
         ...
 
+    def remove(self, fault: Any, /) -> None:
+        """Remove a fault that ``add`` has returned, and end what it has done to the drive."""
+        ...
+
     def clear(self) -> None:
         """Remove all faults, and end what they have done to the drive."""
         ...
@@ -40,28 +45,50 @@ class ServedFaults:
 
     def __init__(self, control: Control) -> None:
         self._control = control
+        self._added: list[_ServedFault] = []
 
     def add(self, fault: Fault | Mapping[str, Any], /) -> Armed:
         made = fault if isinstance(fault, Fault) else Fault.of(fault)  # refused here, if it is wrong
         try:
-            return _ServedFault(self._control, self._control.call("fault.add", **made.as_table())["id"])
+            number = self._control.call("fault.add", **made.as_table())["id"]
         except ControlError as error:
             raise FaultError(str(error)) from None
+        self._added.append(_ServedFault(self._control, number))
+        return self._added[-1]
+
+    def remove(self, fault: _ServedFault, /) -> None:
+        """Raises KeyError for one that is not there."""
+        if fault not in self._added:
+            raise KeyError(fault)
+        fault.keep()
+        self._added.remove(fault)
+        self._control.call("fault.remove", id=fault.number)
 
     def clear(self) -> None:
+        for fault in self._added:
+            fault.keep()
+        self._added.clear()
         self._control.call("fault.remove")
 
 
 class _ServedFault:
     def __init__(self, control: Control, number: int) -> None:
+        self.number = number
         self._control = control
-        self._number = number
+        self._last: dict[str, int] | None = None  # when it was removed
+
+    def keep(self) -> None:
+        """It is about to be removed."""
+        with suppress(LookupError):
+            self._last = self._now()
 
     def _now(self) -> dict[str, int]:
+        if self._last is not None:
+            return self._last
         for fault in self._control.call("fault.list"):
-            if fault["id"] == self._number:
+            if fault["id"] == self.number:
                 return dict(fault)
-        raise LookupError(f"fault {self._number} was removed")
+        raise LookupError(f"fault {self.number} was removed through the control socket")
 
     @property
     def seen(self) -> int:

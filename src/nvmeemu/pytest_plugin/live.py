@@ -30,7 +30,7 @@ Boot = Callable[..., AbstractContextManager[NvmeGuest]]
 
 
 class Drive(Protocol):
-    """What a drive must be to live here. ``close`` also follows a ``start`` that failed."""
+    """What a drive must be to live here. ``close`` also follows a ``start`` or ``close`` that failed."""
 
     def start(self) -> None: ...
     def close(self) -> None: ...
@@ -86,13 +86,12 @@ class Live:
             try:
                 drive.start()
                 yield drive
+                drive.close()
             except BaseException:
                 self._ended.append((self._test(), self._sections(drive, folder)))
                 with suppress(GuestError):  # the other error is the one to tell
                     drive.close()
                 raise
-            else:
-                drive.close()
             finally:
                 self._drives.remove(entry)
         finally:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from nvmeemu.backend import BackendError, parse_size
+
 
 class BadOptions(Exception):
-    """A keyword that there is not, for this fixture; one line for the user."""
+    """A keyword that there is not, for this fixture, or that cannot be so; one line for the user."""
 
 
 def _option(default: Any, about: str) -> Any:
@@ -32,6 +34,16 @@ class DriveOptions:
                 raise BadOptions(f"{what} takes no {name}=: there is {', '.join(known)}")
         return cls(**values)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.size, str):
+            raise BadOptions(f'size={self.size!r} is no text, as "64M" is')
+        try:
+            parse_size(self.size)
+        except BackendError as error:
+            raise BadOptions(f"size: {error}") from None
+        if self.block_size not in (512, 4096):
+            raise BadOptions(f"block_size={self.block_size!r} is neither 512 nor 4096")
+
 
 @dataclass(frozen=True)
 class ServerOptions(DriveOptions):
@@ -39,6 +51,10 @@ class ServerOptions(DriveOptions):
 
     disk: Path | None = _option(None, "an image, which is kept; otherwise a new one of `size`")  # noqa: RUF009  # a field, as its neighbours
     serve: Sequence[str] = _option((), "more options for `nvmeemu serve`")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_words("serve", self.serve)
 
 
 @dataclass(frozen=True)
@@ -55,3 +71,12 @@ class GuestOptions(ServerOptions):
     )
     wait: bool = _option(True, "wait until the guest's kernel shows the drive")
     reboots: bool = _option(False, "the guest may reboot; otherwise QEMU ends then")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_words("qemu", self.qemu)
+
+
+def _check_words(name: str, words: Sequence[str]) -> None:
+    if isinstance(words, str):
+        raise BadOptions(f"{name}={words!r} is one text: give a list of words")

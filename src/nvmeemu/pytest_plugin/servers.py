@@ -23,7 +23,7 @@ EXPECT_SECONDS = 10.0  # that ``expect`` waits, if nothing else is asked for
 def make_disk(folder: Path, options: ServerOptions) -> Path:
     """The test's own image, or a new one."""
     if options.disk is not None:
-        return options.disk
+        return Path(options.disk)
     disk = folder / "disk.img"
     image.create(disk, parse_size(options.size))
     return disk
@@ -120,8 +120,8 @@ class NvmeServer:
 
     def close(self) -> None:
         """Leave, and end the server. Raises GuestError if it does not end well."""
-        for bus in self._buses:
-            bus.close()
+        while self._buses:
+            self._buses.pop().close()
         self._observed.close()
         if self._process is None:
             return
