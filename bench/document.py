@@ -2,20 +2,22 @@
 
     scripts/bench.sh --document docs/performance.json ...
 
-replaces what is between the markers in the page, and draws docs/images/performance-*.svg.
+replaces what is between the markers in the page, as far as the files have it, and draws docs/images/performance-*.svg.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.guest import DEPTHS as GUEST_DEPTHS
+from bench.marks import Mark
 from bench.quick import MARKS
 from bench.tables import DEPTHS, FEW_DEPTHS, QUEUES, WORKLOADS
+from bench.trace import MARKS as TRACE_MARKS
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "performance.md"
@@ -25,6 +27,12 @@ LABELS = {
     "mapped": "native, mapped doorbells",
     "native": "native, shadow doorbells",
     "python": "Python, shadow doorbells",
+}
+TRACED = {
+    "without": "an engine without the hooks",
+    "off": "no trace",
+    "again": "no trace, once more (A/A)",
+    "on": "`--trace`",
 }
 COLOURS = {"floor": "#888888", "mapped": "#1b7837", "native": "#2166ac", "python": "#b2182b"}
 
@@ -37,7 +45,9 @@ def update(files: Sequence[Path]) -> None:
     for file in files:
         found |= json.loads(file.read_text())
     text = PAGE.read_text()
-    for name, make in SECTIONS.items():
+    for name, (key, make) in SECTIONS.items():
+        if key not in found:
+            continue
         begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
         before, _, rest = text.partition(begin)
         _, marker, after = rest.partition(end)
@@ -45,7 +55,8 @@ def update(files: Sequence[Path]) -> None:
             raise ValueError(f"{PAGE}: no {begin.strip()} ... {end}")
         text = before + begin + "\n".join(make(found)) + "\n" + end + after
     PAGE.write_text(text)
-    plot(found["depths"])
+    if "depths" in found:
+        plot(found["depths"])
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
@@ -67,14 +78,17 @@ def _rate(case: dict[str, float], commands: int) -> str:
     return f"{thousands:.0f}" if thousands >= 100 else f"{thousands:.1f}"
 
 
-def _marks(found: Found) -> list[str]:
-    return table(
-        ["number", "mark", "measured", ""],
-        [
-            [f"`{name}`", mark, found[name], "met" if mark.is_met(found[name]) else "**not met**"]
-            for name, mark in MARKS.items()
-        ],
-    )
+def _marks(marks: Mapping[str, Mark]) -> Callable[[Found], list[str]]:
+    def make(found: Found) -> list[str]:
+        return table(
+            ["number", "mark", "measured", ""],
+            [
+                [f"`{name}`", mark, found[name], "met" if mark.is_met(found[name]) else "**not met**"]
+                for name, mark in marks.items()
+            ],
+        )
+
+    return make
 
 
 def _names(cases: Iterable[str], suffix: str) -> list[str]:
@@ -160,23 +174,35 @@ def _ratios(found: Found) -> list[str]:
     return table(["", *(f"{mode}, depth {depth}" for depth in GUEST_DEPTHS for mode in modes)], rows)
 
 
+def _traced(found: Found) -> list[str]:
+    rows = [[TRACED[arm], *one.values()] for arm, one in found["trace_arms"].items()]
+    return [
+        *table(["", "IOPS, counted", "median latency, us", "engine CPU, us", "process CPU, us"], rows),
+        "",
+        f"In the engine's CPU time: off over without {found['trace_off_cpu_over_without']} (two of the same differ by "
+        f"{found['trace_aa_noise']}), on over off {found['trace_on_cpu_over_off']}. Records lost: "
+        f"{found['trace_lost_records']}.",
+    ]
+
+
 def _soak(found: Found) -> list[str]:
-    if "soak_commands" not in found:
-        return ["Not measured in this run."]
     return [f"{found['soak_commands'] / 1e6:g} million commands: the server grew by {found['soak_growth_kib']} KiB."]
 
 
-SECTIONS: dict[str, Callable[[Found], list[str]]] = {
-    "marks": _marks,
-    "depths": _depths,
-    "mem": _loads("mem"),
-    "file": _loads("file"),
-    "queues": _queues,
-    "messages": _messages,
-    "idle": _idle,
-    "soak": _soak,
-    "guest": _guest,
-    "ratios": _ratios,
+# What is between the markers of that name, and a number that is there if the rest of it is.
+SECTIONS: dict[str, tuple[str, Callable[[Found], list[str]]]] = {
+    "marks": ("rss_mib", _marks(MARKS)),
+    "depths": ("depths", _depths),
+    "mem": ("mem", _loads("mem")),
+    "file": ("file", _loads("file")),
+    "queues": ("queues", _queues),
+    "messages": ("mem", _messages),
+    "idle": ("idle", _idle),
+    "trace-marks": ("trace_arms", _marks(TRACE_MARKS)),
+    "trace": ("trace_arms", _traced),
+    "soak": ("soak_commands", _soak),
+    "guest": ("guest_iops", _guest),
+    "ratios": ("guest_iops", _ratios),
 }
 
 

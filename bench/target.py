@@ -6,7 +6,7 @@ import ctypes
 import mmap
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -87,13 +87,22 @@ class ServedTarget:
     """``nvmeemu serve`` in a process of its own, its controller enabled, with ``queues`` I/O queue pairs."""
 
     def __init__(
-        self, name: str, folder: Path, disk: str, arguments: Sequence[str] = (), *, doorbells: str, queues: int = 1
+        self,
+        name: str,
+        folder: Path,
+        disk: str,
+        arguments: Sequence[str] = (),
+        *,
+        doorbells: str,
+        queues: int = 1,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self.queues = queues
         self.log = folder / f"{name}.log"
         socket = folder / f"{name}.sock"
-        self._server = serving.start(socket, ["--disk", disk, "--log-level", "error", *arguments], self.log)
+        words = ["--disk", disk, "--log-level", "error", *arguments]
+        self._server = serving.start(socket, words, self.log, environment=environment)
         try:
             self._bus = VfioBus(str(socket), ram=RAM, vectors=1)
             for tid in cpu.threads(self.pid):
