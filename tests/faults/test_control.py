@@ -220,6 +220,15 @@ def test_who_is_no_server_is_told_apart(tmp_path: Path, answer: bytes) -> None:
     assert result.stderr.count("\n") == 1
 
 
+def test_a_namespace_that_vanishes_keeps_its_number(client: Control) -> None:
+    fault = client.call("fault.add", do={"vanish": 1})
+    assert client.call("namespace.add", disk="mem:1M")["nsid"] == 2
+    with pytest.raises(ControlError, match="NSID 1 is taken"):
+        client.call("namespace.add", disk="mem:1M", nsid=1)
+    client.call("fault.remove", id=fault["id"])
+    assert [one["size"] // MIB for one in client.call("status")["namespaces"]] == [1, 16]
+
+
 @pytest.mark.parametrize(
     ("option", "is_read_only", "is_kept"),
     [("--read-only", True, False), ("--overlay", False, False), (None, False, True)],

@@ -72,6 +72,7 @@ def test_a_file_is_the_same_as_faults_made_in_python() -> None:
         ("[[fault]]\nname = 'twice'\ndo = 'duplicate'\nat = 'dma'\n", 1, "duplicate at dma: nobody can see"),
         ("[[fault]]\ndo = 'drop'\nwhere = 3\n", 3, "where: a fault has"),
         ("[[fault]]\ndo = 5\n", 2, "do: 5 is no table"),
+        ("[[fault]]\n  # do = 'drop'\n\ndo = 'burn'\n", 4, "do: 'burn' is none of"),
         ("[[fault]]\nmatch = { nsid = '0b1' }\ndo = 'drop'\n", 2, "match.nsid: '0b1' is no whole number"),
         ("[[fault]]\ndo = 'drop'\nmatch.nsid = " + "9" * 5000, 3, "Exceeds the limit"),
         ("fault = " + "[" * 5000 + "]" * 5000, 1, "tables or lists within each other, too deep"),

@@ -93,7 +93,8 @@ class Methods:
     def namespace_add(self, disk: str, nsid: int | None = None) -> dict[str, Any]:
         """Under the first free NSID, if none is given."""
         namespaces = self._device.namespaces
-        free = [number for number in range(1, namespaces.nn + 1) if number not in namespaces.active]
+        valid = range(1, namespaces.nn + 1)
+        free = [number for number in valid if number not in namespaces.active and not self._faults.is_away(number)]
         if nsid is None and not free:
             raise RpcError(FAILED, f"there are {namespaces.nn} namespaces already, the most there can be")
         number = free[0] if nsid is None else nsid

@@ -103,6 +103,10 @@ class Faults(Interceptor):
     def __getitem__(self, number: int) -> Fault:
         return self._faults[number]
 
+    def is_away(self, nsid: int) -> bool:
+        """Whether a fault has let this namespace vanish: its NSID is taken still."""
+        return ("vanish", nsid) in self.layers
+
     def needs(self, qid: int) -> bool:
         """Whether what passes this queue has to pass here: it cannot be the native engine's then."""
         return self._holds or any(

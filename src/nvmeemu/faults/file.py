@@ -53,7 +53,7 @@ def scenario(name: str) -> list[Fault]:
 
 def parse(text: str, where: str = "faults") -> FaultSet:
     """The faults that TOML text describes; ``where`` is what errors call it. Raises FaultError."""
-    lines = text.split("\n")  # as TOML counts them
+    lines = ["" if line.lstrip().startswith("#") else line for line in text.split("\n")]  # as TOML counts them
     try:
         tables = tomllib.loads(text)
     except RecursionError:
