@@ -1,28 +1,20 @@
-"""Where the native engine is attacked in this process: guest memory that bites, and books of what must complete.
-
-Memory that the VMM takes away is protected (the next touch by C ends the process) or, in turn, filled with a pattern
-that must be there when it comes back (what the kernel does for us would only fail on protected memory). It may come
-back at another place of ours, as with a real VMM.
+"""Where the native engine is attacked, and the books of what must complete. ``bench_arena`` has it in this process,
+``server_arena`` in a server's.
 """
 
 from __future__ import annotations
 
-import copy
-import ctypes
-import mmap
 import os
 import random
 import struct
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, cast
 
-from nvmeemu.backend import Direct
-from nvmeemu.backend.raw import RawBackend
-from nvmeemu.namespace import Namespace
-from nvmeemu.spec import NvmOpcode, ReadWrite, Status
-from nvmeemu.testing import PAGE, Bench, Driver, QueuePair, Ram
+from native.shadow import ShadowBus
+from nvmeemu.spec import DOORBELLS, NvmOpcode, ReadWrite, Status
+from nvmeemu.testing import PAGE, Bus, Driver
 
 KIB, MIB = 1 << 10, 1 << 20
 BLOCK = 512
@@ -30,68 +22,10 @@ PER_PAGE = PAGE // BLOCK  # blocks
 SLOTS, SLOT_PAGES = 24, 4  # places of data
 QUEUES, DATA = 1 * MIB, 2 * MIB  # the regions of memory: what Driver allocates, and PRP lists; the places of the data
 SIZES = {QUEUES: 256 * KIB, DATA: SLOTS * SLOT_PAGES * PAGE}
-READ_ONLY = 1 * MIB  # bytes of the disk that are not written: each block's page says its number; behind it, a slot each
+REGIONS = tuple(SIZES)
+READ_ONLY = 1 * MIB  # bytes of a disk that are not written: each block's page says its number; behind it, a slot each
 DISK = READ_ONLY + SLOTS * SLOT_PAGES * PAGE
 _GONE = b"\xbd"
-_PROT_NONE = 0  # <sys/mman.h>; Python does not name it
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _protect(memory: mmap.mmap, protection: int) -> None:
-    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    if _libc.mprotect(ctypes.c_void_p(start), ctypes.c_size_t(len(memory)), protection) != 0:
-        raise OSError(ctypes.get_errno(), "mprotect")
-
-
-class BitingRam(Ram):
-    """A Ram of mappings that nobody can touch unnoticed while they are unmapped."""
-
-    def __init__(self, chance: random.Random) -> None:
-        super().__init__(0)
-        self._chance = chance
-        self._gone: dict[int, tuple[mmap.mmap, bytes | None]] = {}
-        self.fds: dict[int, int] = {}  # vector -> eventfd
-
-    def add(self, iova: int, memory: mmap.mmap | None = None) -> None:
-        memory = memory or mmap.mmap(-1, SIZES[iova])
-        self.map(iova, len(memory), data=cast(bytearray, memory))
-
-    def remove(self, iova: int) -> None:
-        memory = cast(mmap.mmap, self._regions.pop(iova).data)
-        self._starts.remove(iova)
-        assert self.mirror is not None
-        self.mirror.remove_region(iova)
-        if self._chance.random() < 0.5:
-            self._gone[iova] = memory, None
-            _protect(memory, _PROT_NONE)
-        else:
-            self._gone[iova] = memory, memory[:]
-            memory[:] = _GONE * len(memory)
-
-    def bring_back(self, iova: int) -> None:
-        memory = self._check(iova)
-        if self._chance.random() < 0.5:
-            other = mmap.mmap(-1, len(memory))
-            other[:] = memory[:]
-            memory.close()  # BufferError if anybody still holds a view
-            memory = other
-        self.add(iova, memory)
-
-    def forget(self, iova: int) -> None:
-        """The VMM that had it is gone for good."""
-        self._check(iova).close()
-
-    def _check(self, iova: int) -> mmap.mmap:
-        memory, kept = self._gone.pop(iova)
-        if kept is None:
-            _protect(memory, mmap.PROT_READ | mmap.PROT_WRITE)
-        else:
-            assert memory[:] == _GONE * len(memory), "memory was written while it was unmapped"
-            memory[:] = kept
-        return memory
-
-    def interrupt_fd(self, vector: int) -> int:
-        return self.fds.get(vector, -1)
 
 
 @dataclass(frozen=True)
@@ -100,6 +34,7 @@ class Sent:
 
     qid: int
     opcode: int
+    nsid: int = 1
     slot: int | None = None
     slba: int = 0
     pages: int = 0
@@ -116,82 +51,117 @@ def _list(slot: int) -> int:
 
 
 def content(slba: int) -> bytes:
-    """The page that begins at this block of the disk, as it is from the beginning."""
+    """The page that begins at this block of a disk, as it is from the beginning."""
     return slba.to_bytes(8, "little") * (PAGE // 8)
 
 
-class QuickDisk(RawBackend):
-    """A file in memory that syncs nothing: neither durability nor the machine's disk is what is tried here."""
-
-    def through_io_uring(self) -> Self:
-        """The same file, as one whose reads and writes may all have to wait."""
-        other = copy.copy(self)
-        other.direct = Direct(fd=self._fd)
-        return other
-
-    def write(self, offset: int, views: Sequence[memoryview], fua: bool = False) -> None:
-        super().write(offset, views)
-
-    def flush(self) -> None:
-        pass
+def create_disk(path: Path) -> int:
+    """A disk with this content, open for those who check it."""
+    path.write_bytes(b"".join(content(slba) for slba in range(0, DISK // BLOCK, PER_PAGE)))
+    return os.open(path, os.O_RDWR)
 
 
-class Arena:
-    """A bench with the native engine on a file, its driver, and the books."""
+class Arena(ABC):
+    """A host with two pairs of queues on a lane each, namespaces 1 and 2, and the books. Close it when done."""
 
-    def __init__(self, seed: int, disk: Path, engine: str = "native") -> None:
+    rounds: int  # of an attack in everyday's tests
+    patience: int  # times that ``settle`` is called for what has to complete
+
+    def __init__(self, seed: int, disks: dict[int, int], *, has_shadows: bool) -> None:
         self.chance = random.Random(seed)
-        disk.write_bytes(b"".join(content(slba) for slba in range(0, DISK // BLOCK, PER_PAGE)))
-        self.ram = BitingRam(self.chance)
-        self._disk = os.open(disk, os.O_RDWR)
-        backend = QuickDisk(str(disk))
-        self.bench = Bench(backend, ram=self.ram, engine=engine, lanes=2)
-        self.bench.namespaces.add(Namespace(2, backend.through_io_uring(), BLOCK))
-        self.controller = self.bench.controller
         self.completed = 0
+        self.was_slow = False  # memory was away for longer than commands wait for it
+        self._disks = disks  # nsid -> a file
+        self._has_shadows = has_shadows
         self._versions = 0
-        self.add_memory()
-        self.start()
 
     def close(self) -> None:
-        self.bench.close()
-        os.close(self._disk)
+        for fd in set(self._disks.values()):
+            os.close(fd)
 
-    def add_memory(self) -> None:
-        self.controller.quiesce()
-        self.ram.add(QUEUES)
-        self.ram.add(DATA)
-        self.controller.memory_changed()
-        for slot in range(SLOTS):
-            pages = range(_place(slot) + PAGE, _place(slot + 1), PAGE)
-            self.ram.write(_list(slot), struct.pack(f"<{len(pages)}Q", *pages))
+    # --- the host
+
+    @property
+    @abstractmethod
+    def host(self) -> Bus: ...
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Let the device do what it can do now."""
+
+    @abstractmethod
+    def pass_a_moment(self) -> None:
+        """For the controller's thread."""
+
+    @abstractmethod
+    def take_memory(self, regions: Iterable[int]) -> None:
+        """Unmap them; nobody may touch them until they are back. None: the map is only about to change."""
+
+    @abstractmethod
+    def bring_memory(self, regions: Iterable[int]) -> None:
+        """Map them again, maybe elsewhere."""
+
+    @abstractmethod
+    def replace_host(self) -> None:
+        """The VMM is gone, without a word, and another one is there, with memory of its own."""
+
+    @abstractmethod
+    def reset_function(self) -> None: ...
+
+    @abstractmethod
+    def reroute(self) -> None:
+        """Interrupts go another way from now on. What comes on the old one is lost."""
+
+    @abstractmethod
+    def interrupts(self) -> Iterable[int]:
+        """The vectors that have had interrupts since the last call."""
+
+    @abstractmethod
+    def wait_for_interrupts(self) -> None:
+        """Nothing is said to the device meanwhile."""
+
+    # --- its driver
 
     def start(self) -> None:
-        """Enable, with two pairs of queues, on a lane each; what was under way is forgotten."""
+        """Enable, with two pairs of queues; what was under way is forgotten."""
         self.sent: dict[int, Sent] = {}
         self._free = list(range(SLOTS))
-        self.driver = Driver(self.bench, heap=QUEUES)
+        for slot in range(SLOTS):
+            pages = range(_place(slot) + PAGE, _place(slot + 1), PAGE)
+            self.host.write_memory(_list(slot), struct.pack(f"<{len(pages)}Q", *pages))
+        self.bus = ShadowBus(self.host)
+        self.driver = Driver(self.bus, heap=QUEUES)
         self.driver.enable()
-        self.create(1)
-        self.create(2)
+        if self._has_shadows:
+            self.bus.configure(self.driver)
+        self._create(1)
+        self._create(2)
 
-    def create(self, qid: int) -> QueuePair:
-        return self.driver.create_queues(qid, self.chance.choice((24, 40, 64)), vector=qid)
+    def _create(self, qid: int) -> None:
+        self.bus.clear(qid)
+        self.driver.create_queues(qid, self.chance.choice((24, 40, 64)), vector=qid)
 
     def restart_queue(self, qid: int) -> None:
         """It was deleted: make it again. Slots whose commands were not fetched are free."""
         self._free = [slot for slot in range(SLOTS) if slot not in {sent.slot for sent in self.sent.values()}]
-        self.create(qid)
+        self._create(qid)
+
+    def is_ready(self) -> bool:
+        return self.driver.status.rdy
 
     # --- commands
 
     def submit(self, *qids: int) -> None:
         """Up to 20 commands, and the doorbells, without waiting for anything."""
+        self.was_slow = False
         chosen = self.chance.choices(qids, k=self.chance.randrange(1, 20))
         for qid in chosen:
             self._submit(qid)
         for qid in sorted(set(chosen)):
-            self.bench.write_bar(0x1000 + 8 * qid, self.driver.queues[qid].sq_tail.to_bytes(4, "little"))
+            self._ring(2 * qid, self.driver.queues[qid].sq_tail)
+
+    def _ring(self, doorbell: int, value: int) -> None:
+        self.bus.write_bar(DOORBELLS + 4 * doorbell, value.to_bytes(4, "little"))
 
     def _submit(self, qid: int) -> None:
         chance, queue = self.chance, self.driver.queues[qid]
@@ -200,67 +170,93 @@ class Arena:
             self.sent[cid] = Sent(qid, NvmOpcode.FLUSH)
             return
         slot, pages = self._free.pop(chance.randrange(len(self._free))), chance.randrange(1, SLOT_PAGES + 1)
-        place = _place(slot)
+        place, nsid = _place(slot), chance.choice((1, 2))
         if chance.random() < 0.3:
             opcode, slba = NvmOpcode.WRITE, READ_ONLY // BLOCK + slot * SLOT_PAGES * PER_PAGE
             self._versions += 1
-            self.ram.write(place, content(self._versions << 32) * pages)
+            self.bus.write_memory(place, content(self._versions << 32) * pages)
         else:
             opcode, slba = NvmOpcode.READ, chance.randrange(READ_ONLY // PAGE - SLOT_PAGES) * PER_PAGE
         command = ReadWrite(
             opcode=opcode,
-            nsid=chance.choice((1, 2)),
+            nsid=nsid,
             prp1=place,
             prp2=(0, place + PAGE, _list(slot))[min(pages, 3) - 1],
             slba=slba,
             nlb=pages * PER_PAGE,
-            fua=chance.random() < 0.15,  # Python's
+            fua=chance.random() < 0.15 and (nsid == 1 or opcode == NvmOpcode.READ),  # Python's; 2 may be a real disk
         )
-        self.sent[self.driver.submit(queue, command, ring=False)] = Sent(qid, opcode, slot, slba, pages)
+        self.sent[self.driver.submit(queue, command, ring=False)] = Sent(qid, opcode, nsid, slot, slba, pages)
 
     def collect(self, qid: int, *, deleted: bool = False) -> None:
         """Take the completions that are there. Each is of a command that was sent, and has done its work, unless its
         queue was ``deleted``."""
-        completions = self.driver.drain(self.driver.queues[qid])
-        for completion in completions:
+        queue = self.driver.queues[qid]
+        head = queue.cq_head
+        while (completion := self.driver.poll(queue, ring=False)) is not None:
             sent = self.sent.pop(completion.cid)  # KeyError: nobody has sent it, or it is the second one
             assert sent.qid == completion.sqid == qid
-            is_aborted = deleted and completion.status == Status.ABORTED_SQ_DELETION
-            assert is_aborted or completion.status == Status.SUCCESS, completion
+            is_spared = (deleted and completion.status == Status.ABORTED_SQ_DELETION) or (
+                self.was_slow and completion.status == Status.DATA_TRANSFER_ERROR
+            )
+            assert is_spared or completion.status == Status.SUCCESS, completion
+            self.completed += 1
             if sent.slot is not None:
                 self._free.append(sent.slot)
-                if not is_aborted:
+                if not is_spared:
                     self._check_data(sent, sent.slot)
-        self.completed += len(completions)
+        if queue.cq_head != head:
+            self._ring(2 * qid + 1, queue.cq_head)
 
     def _check_data(self, sent: Sent, slot: int) -> None:
-        data = self.ram.read(_place(slot), sent.pages * PAGE)
+        data = self.bus.read_memory(_place(slot), sent.pages * PAGE)
         if sent.opcode == NvmOpcode.WRITE:
-            assert os.pread(self._disk, len(data), sent.slba * BLOCK) == data
+            assert os.pread(self._disks[sent.nsid], len(data), sent.slba * BLOCK) == data
         else:
             assert data == b"".join(content(sent.slba + page * PER_PAGE) for page in range(sent.pages))
 
-    def finish(self, *qids: int) -> None:
-        """Let everything be done that can be done: nothing of these queues is missing, and nothing more comes."""
-        self.bench.settle()
-        for qid in qids or self.driver.queues:
+    def take_interrupts(self) -> None:
+        for qid in {1, 2}.intersection(self.interrupts()):
             self.collect(qid)
-            missing = [sent for sent in self.sent.values() if sent.qid == qid]
-            assert not missing, f"lost: {missing}"
+
+    def finish(self, *qids: int) -> None:
+        """Let everything be done that can be done: nothing of these queues is missing."""
+        for _ in range(self.patience):
+            self.settle()
+            for qid in qids or self.driver.queues:
+                self.collect(qid)
+            missing = [sent for sent in self.sent.values() if not qids or sent.qid in qids]
+            if not missing:
+                return
+        raise AssertionError(f"lost: {missing}")
 
     # --- time
 
     def spin(self) -> None:
-        """Let some time pass: none, a moment for the lanes, or a batch of Python's."""
+        """Let some time pass: none, a moment for the lanes, or for the controller's thread."""
         for _ in range(self.chance.randrange(3)):
             if self.chance.random() < 0.5:
-                self.controller.run()
+                self.pass_a_moment()
             else:
                 sum(range(self.chance.randrange(3000)))
 
     def stays_untouched(self) -> None:
-        """Whatever is still under way: it does not reach the guest any more."""
-        before = [self.ram.read(*region) for region in SIZES.items()]
+        """Whatever is still under way: it does not reach the guest's memory or the disks any more."""
+        before = self._everything()
         self.spin()
-        self.bench.settle()
-        assert [self.ram.read(*region) for region in SIZES.items()] == before, "something was completed late"
+        self.settle()
+        assert self._everything() == before, "something was done late"
+
+    def _everything(self) -> list[bytes]:
+        memory = [self.host.read_memory(*region) for region in SIZES.items()]
+        return memory + [os.pread(fd, DISK - READ_ONLY, READ_ONLY) for fd in self._disks.values()]
+
+
+def spoil(size: int) -> bytes:
+    """What memory that is away is full of."""
+    return _GONE * size
+
+
+def check_spoilt(data: bytes) -> None:
+    """Nobody has written into it."""
+    assert data == spoil(len(data)), "memory was written while it was unmapped"
