@@ -64,8 +64,8 @@ PLANTED = (
     Planted(
         name="short-message-in-the-library",
         file="src/nvmeemu/vfio/messages.py",
-        old="if message.command == DMA_MAP:",
-        new="if False:",
+        old="if message.command == DMA_MAP:\n        return MAP.size",
+        new="if message.command == DMA_MAP:\n        return 0",
         why="a server's process, and libvfio-user in it, are watched as well",
         sanitizer="asan",
         test="tests/transport/test_messages.py::test_memory_that_is_not_wholly_said",

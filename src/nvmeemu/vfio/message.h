@@ -87,7 +87,7 @@ static int nvmeemu_take_doorbells(int fd, nvmeemu_ring_t *ring, void *engine)
 
 static int nvmeemu_look(int fd, struct nvmeemu_message *message)
 {
-    enum { HEADER = 16, COMMAND = 0, TYPE = 0xf, DMA_MAP = 2, SET_IRQS = 8 };
+    enum { HEADER = 16, COMMAND = 0, TYPE = 0xf, DMA_MAP = 2, DMA_UNMAP = 3, SET_IRQS = 8 };
     union {
         struct cmsghdr aligned;
         char space[CMSG_SPACE(NVMEEMU_MOST_FDS * sizeof(int))];
@@ -106,7 +106,8 @@ static int nvmeemu_look(int fd, struct nvmeemu_message *message)
         if ((message->flags & TYPE) != COMMAND || message->size < HEADER || message->size > NVMEEMU_LONGEST)
             return NVMEEMU_NONSENSE;
         if (there >= message->size || (ioctl(fd, FIONREAD, &waiting) == 0 && (uint32_t)waiting >= message->size)) {
-            bool risky = message->command == DMA_MAP || message->command == SET_IRQS;
+            uint16_t command = message->command;
+            bool risky = command == DMA_MAP || command == DMA_UNMAP || command == SET_IRQS;
             return risky ? NVMEEMU_CHECK : NVMEEMU_WHOLE;
         }
     }

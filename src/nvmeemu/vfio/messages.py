@@ -13,7 +13,7 @@ import struct
 from contextlib import suppress
 from dataclasses import dataclass
 
-DMA_MAP, SET_IRQS = 2, 8  # commands
+DMA_MAP, DMA_UNMAP, SET_IRQS = 2, 3, 8  # commands
 NO_REPLY, ERROR_REPLY = 1 << 4, 1 << 5 | 1  # header flags
 TRIGGER = 1 << 5  # of SET_IRQS
 INTX = 0  # interrupt index
@@ -21,6 +21,8 @@ INTX = 0  # interrupt index
 PAGE = 4096
 HEADER = struct.Struct("<HHIII")  # id, command, size, flags, error
 MAP = struct.Struct("<IIQQQ")  # argsz, flags, offset, address, size
+UNMAP = struct.Struct("<IIQQ")  # argsz, flags, address, size
+BITMAP, GET_DIRTY_BITMAP = 16, 1  # bytes that follow it with this flag
 SET = struct.Struct("<5I")  # argsz, flags, index, start, count
 
 
@@ -69,11 +71,21 @@ def judge(message: Message) -> Refusal | None:
         _, _, _, start, count = SET.unpack_from(message.body)
         if start + count > 0xFFFFFFFF:  # the library adds them in 32 bits
             return Refusal(errno.EINVAL, f"interrupts {start} to {start + count}")
+    if message.size < HEADER.size + _least_body(message):
+        return Refusal(errno.EINVAL, f"memory, in a message of {message.size} bytes")
     if message.mapping is not None:
         return _judge_mapping(*message.mapping, message.file_size)
-    if message.command == DMA_MAP:  # the library would log a field of it that lies behind its end
-        return Refusal(errno.EINVAL, f"memory, in a message of {message.size} bytes")
     return None
+
+
+def _least_body(message: Message) -> int:
+    """Bytes of the body that the library reads before it looks how long it is."""
+    if message.command == DMA_MAP:
+        return MAP.size
+    if message.command == DMA_UNMAP:
+        _, flags, _, _ = UNMAP.unpack_from(message.body)
+        return UNMAP.size + (BITMAP if flags == GET_DIRTY_BITMAP else 0)
+    return 0
 
 
 def _judge_mapping(address: int, size: int, offset: int, file_size: int) -> Refusal | None:
