@@ -101,7 +101,7 @@ def test_add(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "mine: 27 commands" in says(capsys, "run", str(made))
     assert "wait rdy = 1\n" in says(capsys, "add", source)
     assert "File exists" in says(capsys, "add", source, "--output", str(made), status=1)
-    assert "ends in .toml" in says(capsys, "add", source, "--output", str(tmp_path / "x"), status=1)
+    assert "ends in .toml" in says(capsys, "add", source, "--output", str(tmp_path / "x"), status=2)
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,6 @@ def test_add(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["show", "windows-12"], "no profile 'windows-12': there are freebsd, "),
         (["run", "/nowhere/x.toml"], "/nowhere/x.toml: No such file or directory"),
-        (["run", "--output", "x"], "name one profile"),
-        (["run", "nvme2k", "--break", "x"], "--break x: nvme2k has masked_interrupt, "),
         (["add", "/nowhere/x.trace"], "No such file or directory"),
         (["add", str(ROOT / "README.md")], "not a trace"),
     ],
@@ -119,6 +117,19 @@ def test_errors_are_one_line(words: list[str], why: str, capsys: pytest.CaptureF
     text = says(capsys, *words, status=1)
     assert why in text
     assert text.startswith("nvmeemu profile: ")
+    assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["run", "--output", "x"], "name one profile"),
+        (["run", "nvme2k", "--break", "x"], "--break x: nvme2k has masked_interrupt, "),
+    ],
+)
+def test_bad_use_is_one_line(words: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = says(capsys, *words, status=2)
+    assert why in text
     assert text.count("\n") == 1
 
 

@@ -192,6 +192,30 @@ def test_latencies_are_from_fetch_to_completion(run: Run, saved: Save) -> None:
     assert columns(lines, "SQ 1", "Verify")[2:] == ["10", *("1 ms", "5 ms", "9 ms", "10 ms", "10 ms")]
 
 
+def test_stats_of_a_time_know_what_came_before(run: Run, saved: Save) -> None:
+    bench = Traced()
+    bench.driver.enable()
+    bench.driver.create_queues(vector=2)
+    bench.clock.advance(1)
+    bench.driver.read(slba=0, blocks=1)
+    _, lines, _ = run("trace", "stats", saved(bench), "--from", "500ms", "--to", "2s")
+    assert "in 500 ms;" in lines[1]
+    assert row(lines, "1")[1] == "1"
+    assert row(lines, "1")[-2:] == ["1", "1.00"]  # interrupts
+
+
+def test_an_interrupt_is_for_the_queues_that_have_something(run: Run, saved: Save) -> None:
+    """Both queues have vector 0."""
+    bench = ready()
+    for _ in range(5):
+        bench.driver.read(slba=0, blocks=1)
+    number = len(bench.of(trace.Interrupt))
+    _, lines, _ = run("trace", "stats", saved(bench))
+    assert f"interrupts {number}" in lines[1]
+    assert row(lines, "1")[-2:] == ["5", "1.00"]
+    assert row(lines, "0")[-2:] == [str(number - 5), "1.00"]
+
+
 def test_diff_tells_what_one_host_did_and_the_other_did_not(run: Run, saved: Save) -> None:
     paths: list[str] = []
     for name in "ab":
@@ -274,7 +298,7 @@ def test_bad_files_are_one_line(run: Run, tmp_path: Path, command: tuple[str, ..
         (b"#!/bin/sh\n", "not a trace"),
         (good.getvalue()[:20], "cut within its header"),
         (good.getvalue()[:8] + b"\7" + good.getvalue()[9:], "version 7.0"),
-        (good.getvalue() + bytes(100), "damaged at byte"),
+        (good.getvalue() + b"\1" * 8 + bytes(92), "damaged at byte"),
         (b"\x1f\x8b\x08 no gzip at all", "f: "),
         (b"\xfd7zXZ\0 no xz at all", "f: "),
     ):
@@ -292,7 +316,8 @@ def test_a_cut_file_is_said_to_be_cut(run: Run, saved: Save) -> None:
     status, lines, err = run("trace", "show", str(path))
     assert status == 0
     assert len(lines) > 10
-    assert err == f"nvmeemu trace: {path}: cut: it ends within a record\n"
+    assert run("replay", str(path))[2] == err
+    assert err == f"nvmeemu: {path}: cut: it ends within a record\n"
 
 
 @pytest.mark.parametrize(
@@ -304,12 +329,16 @@ def test_a_cut_file_is_said_to_be_cut(run: Run, saved: Save) -> None:
         ["trace", "show", "f", "--opcode", "dance"],
         ["trace", "show", "f", "--status", "bad"],
         ["trace", "show", "f", "--from", "noon"],
+        ["trace", "show", "f", "--from", "9" * 400],
         ["trace", "show", "f", "--nsid", "x"],
+        ["trace", "show", "f", "--queue", "-1"],
         ["trace", "grep", "f", "("],
         ["trace", "diff", "f"],
+        ["trace", "diff", "f", "f", "--context", "-1"],
         ["check"],
         ["replay"],
         ["replay", "f", "--most", "-1"],
+        ["replay", U_BOOT, "--output", U_BOOT],
     ],
     ids=str,
 )

@@ -192,13 +192,14 @@ def test_errors_are_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
             writer.write(record)
     size = path.stat().st_size
 
-    def fails(output: Path) -> str:
-        assert main(["trace", "export", "--perfetto", str(path), "-o", str(output)]) == 1
+    def fails(output: Path, status: int = 1) -> str:
+        assert main(["trace", "export", "--perfetto", str(path), "-o", str(output)]) == status
         return capsys.readouterr().err
 
-    assert fails(path) == f"nvmeemu trace: {path}: this is the trace itself\n"
+    assert fails(path, 2) == f"nvmeemu trace: {path}: this is the trace itself\n"
     assert path.stat().st_size == size
-    assert fails(tmp_path / "none/there") == "nvmeemu trace: No such file or directory\n"
+    assert fails(tmp_path / "none/there") == f"nvmeemu trace: {tmp_path}/none/there: No such file or directory\n"
+    assert fails(Path("/dev/full")) == "nvmeemu trace: /dev/full: No space left on device\n"
     monkeypatch.setitem(sys.modules, export._SCHEMA, None)
     assert fails(tmp_path / "out") == "nvmeemu trace: export needs perfetto: pip install 'nvmeemu[trace]'\n"
     assert not (tmp_path / "out").exists()

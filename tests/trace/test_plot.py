@@ -150,7 +150,7 @@ def test_traces_with_little_in_them(tmp_path: Path) -> None:
     [
         ([U_BOOT, "-o", "x.pdf"], 2, "'x.pdf' must end in .png or .svg"),
         ([U_BOOT], 2, "-o"),
-        ([U_BOOT, "-o", "/none/x.png"], 1, "nvmeemu trace: No such file or directory\n"),
+        ([U_BOOT, "-o", "/none/x.png"], 1, "nvmeemu trace: /none/x.png: No such file or directory\n"),
         ([U_BOOT, "-o", "/none/x.png", "--from", "2"], 1, f"{U_BOOT}: nothing at that time: it ends at 1.396777 s\n"),
         (["/none", "-o", "/none/x.png"], 1, "nvmeemu trace: /none: No such file or directory\n"),
     ],

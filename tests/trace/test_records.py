@@ -126,6 +126,7 @@ def test_lanes_are_put_in_order() -> None:
         (a_file()[:24] + b"[" + a_file()[25:], "x: the description in its header is damaged: "),
         (a_file()[:12] + b"\xff" * 4 + a_file()[16:], "x: the description in its header is damaged: 4294967295 bytes"),
         (a_file().replace(b"false", b'"yes"'), "x: the description in its header is damaged: bad payload"),
+        (a_file()[:12] + struct.pack("<IQ", 1 << 19, 0) + b"[" * (1 << 19), "is damaged: nested too deeply"),
         (
             a_file(description=trace.Description(namespaces=[1])),  # type: ignore[list-item]
             "x: the description in its header is damaged: bad namespaces",
@@ -155,6 +156,27 @@ def test_a_damaged_record_is_named(length: int) -> None:
     found = reader(good + bad[:8] + struct.pack("<H", length) + bad[10:] + bytes(64))
     with pytest.raises(trace.TraceError, match=f"damaged at byte {len(good)}: "):
         list(found)
+
+
+def test_what_comes_before_the_damage_is_given() -> None:
+    found = reader(a_file(*SAMPLES) + b"\1" * 8 + bytes(64))
+    given: list[trace.Record] = []
+    with pytest.raises(trace.TraceError, match="damaged at byte"):
+        given.extend(found)
+    assert given == sorted(SAMPLES, key=lambda record: record.time)
+
+
+def test_a_file_that_ends_in_zeros_was_cut() -> None:
+    """The machine went down: its file system knew how long the file is, and had not written all of it."""
+    found = reader(a_file(*SAMPLES) + bytes(1 << 21))
+    assert len(list(found)) == len(SAMPLES)
+    assert found.is_cut
+
+
+def test_a_compressed_file_that_was_cut_in_its_first_block() -> None:
+    cut = io.BytesIO(bz2.compress(a_file(*SAMPLES))[:40])
+    with bz2.open(cut) as file, pytest.raises(trace.TraceError, match="x: a trace that was cut within its header"):
+        trace.Reader(file, "x")
 
 
 @given(st.binary(max_size=400))

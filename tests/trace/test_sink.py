@@ -56,6 +56,29 @@ def test_an_old_trace_is_overwritten(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600  # what a host gives may be a secret
 
 
+def test_a_file_that_another_one_writes_is_refused(tmp_path: Path) -> None:
+    path = str(tmp_path / "t")
+    first = TraceFile(path, trace.Description())
+    with pytest.raises(trace.TraceError, match="t: another process is writing a trace there"):
+        TraceFile(path, trace.Description())
+    first.put(encode(NOTE))
+    first.close()
+    assert read(tmp_path / "t") == [NOTE]
+    TraceFile(path, trace.Description()).close()
+
+
+def test_what_is_saved_in_one_go_is_all_there_or_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it is: there is no guest that must not wait."""
+    monkeypatch.setattr(sink, "MOST_WAITING", 1 << 12)
+    memory = sink.Memory(trace.Description())
+    for _ in range(1000):
+        memory.put(encode(NOTE))
+    sink.save(str(tmp_path / "t"), memory.reader())
+    assert read(tmp_path / "t") == [NOTE] * 1000
+    with pytest.raises(trace.TraceError, match="/dev/full: No space left on device"):
+        sink.save("/dev/full", memory.reader())
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [

@@ -13,9 +13,9 @@ from nvmeemu.profiles.host import run as play
 from nvmeemu.profiles.items import Outcome, breaks
 from nvmeemu.profiles.profile import NEVER, Profile, ProfileError, built_in, load, parse
 from nvmeemu.trace.cli import run as run_command
-from nvmeemu.trace.file import TraceError, open_trace
+from nvmeemu.trace.file import BadUse, TraceError, open_trace
 from nvmeemu.trace.sink import save
-from nvmeemu.trace.terminal import Output
+from nvmeemu.trace.terminal import Output, tell_if_cut
 from nvmeemu.trace.words import plain
 
 _PROFILE = """\
@@ -43,12 +43,13 @@ def profile(words: Sequence[str]) -> int:
     parser.set_defaults(run=lambda _: parser.error("give a command: list, show, run, add"))
     parsers.add_parser("list", help="which profiles there are").set_defaults(run=_list)
     show = parsers.add_parser("show", help="what is known of a driver, where from, and what is checked")
-    show.add_argument("profile", metavar="PROFILE")
+    show.add_argument("profile", metavar="PROFILE", help="a name from the list, or a file that ends in .toml")
     show.set_defaults(run=_show)
     run = parsers.add_parser("run", help="play profiles", description=_RUN)
-    run.add_argument("profiles", metavar="PROFILE", nargs="*")
-    run.add_argument("--break", dest="item", metavar="ITEM", help="break the device so (show lists the items)")
-    run.add_argument("--breaks", action="store_true", help="break the device in every way, one after another")
+    run.add_argument("profiles", metavar="PROFILE", nargs="*", help="names, or files that end in .toml (all)")
+    broken = run.add_mutually_exclusive_group()
+    broken.add_argument("--break", dest="item", metavar="ITEM", help="break the device so (show lists the items)")
+    broken.add_argument("--breaks", action="store_true", help="break the device in every way, one after another")
     run.add_argument("--output", metavar="FILE", help="the trace of the run (of one profile)")
     run.set_defaults(run=_run)
     add = parsers.add_parser("add", help="make a profile of a trace", description=_ADD)
@@ -96,7 +97,7 @@ def _show(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     names = arguments.profiles or built_in()
     if arguments.output is not None and (len(names) != 1 or arguments.breaks):
-        raise TraceError("--output: the trace of one run only: name one profile, without --breaks")
+        raise BadUse("--output: the trace of one run only: name one profile, without --breaks")
     output = Output()
     profiles = [_load(name) for name in names]
     try:
@@ -112,7 +113,7 @@ def _play(one: Profile, arguments: argparse.Namespace, output: Output) -> int:
     if arguments.item is not None:
         known = {str(each.item): each for each in reversed(breaks(one))}
         if arguments.item not in known:
-            raise TraceError(f"--break {arguments.item}: {one.name} has {', '.join(reversed(known))}")
+            raise BadUse(f"--break {arguments.item}: {one.name} has {', '.join(reversed(known))}")
         broken = known[arguments.item]
     began = time.process_time()
     outcome = play(one, broken)
@@ -142,8 +143,11 @@ def _breaks(one: Profile, output: Output) -> int:
 
 
 def _add(arguments: argparse.Namespace) -> int:
+    if arguments.output is not None and not arguments.output.endswith(".toml"):
+        raise BadUse(f"{arguments.output}: give a name that ends in .toml")
     with open_trace(arguments.trace) as reader:
         text = profile_text(reader, arguments.title)
+        tell_if_cut(reader)
     try:
         parse(text, "added", arguments.trace)
     except ProfileError as error:
@@ -151,8 +155,6 @@ def _add(arguments: argparse.Namespace) -> int:
     if arguments.output is None:
         Output().line(text.rstrip())
         return 0
-    if not arguments.output.endswith(".toml"):
-        raise TraceError(f"{arguments.output}: give a name that ends in .toml")
     try:
         fd = os.open(arguments.output, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with open(fd, "w", encoding="utf-8") as file:

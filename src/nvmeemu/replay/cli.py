@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from nvmeemu.arguments import Number, Parser
-from nvmeemu.backend import BackendError, open_backend
+from nvmeemu.backend import BackendError, is_memory, open_backend
 from nvmeemu.replay.player import replay as play
 from nvmeemu.trace.cli import run as run_command
+from nvmeemu.trace.extra import check_output
 from nvmeemu.trace.file import TraceError, open_trace
+from nvmeemu.trace.records import Record
 from nvmeemu.trace.sink import save
-from nvmeemu.trace.terminal import Output, at, heading
+from nvmeemu.trace.terminal import Output, at, heading, tell_if_cut, with_bar
+from nvmeemu.trace.words import plain
 
 _REPLAY = """\
 Does to a controller, in this process and without a guest, what the host of a trace did, and compares the completions
@@ -37,14 +40,21 @@ def replay(words: Sequence[str]) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     output = Output()
+    if arguments.output is not None:
+        check_output(arguments.file, arguments.output)
+
+    def watch(records: list[Record]) -> Iterable[Record]:
+        return with_bar(records, plain(arguments.file), len(records), lambda number: number)
+
     with open_trace(arguments.file) as reader:
         try:
-            backends = [open_backend(disk, overlay=True) for disk in arguments.disk]
-            began = time.process_time()
-            result = play(reader, backends, data=arguments.data)
-        except (BackendError, TraceError) as error:
-            raise TraceError(f"{arguments.file}: {error}") from None
+            backends = [open_backend(disk, overlay=not is_memory(disk)) for disk in arguments.disk]
+        except BackendError as error:
+            raise TraceError(f"--disk: {error}") from None
+        began = time.process_time()
+        result = play(reader, backends, data=arguments.data, watch=watch)
         seconds = time.process_time() - began
+        tell_if_cut(reader)
         output.line(f"# {heading(reader)}")
     for difference in result.differences[: arguments.most]:
         output.line(output.styled("bad", f"{at(difference.time)}  {difference.what}"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,20 +69,28 @@ class Result:
     trace: Reader
 
 
-def replay(reader: Reader, backends: Iterable[Backend] = (), *, data: bool = False) -> Result:
+def replay(
+    reader: Reader,
+    backends: Iterable[Backend] = (),
+    *,
+    data: bool = False,
+    watch: Callable[[list[Record]], Iterable[Record]] = iter,
+) -> Result:
     """Play a trace to a controller like the one that was recorded, with these disks or empty ones.
 
     Compared are for each command its completion (status, DNR, More, DW0, queue), and the registers that were read;
-    with ``data`` also what the controller gave to the host. Raises TraceError if the trace cannot be played.
+    with ``data`` also what the controller gave to the host. ``watch`` gets the records and gives them on as they are
+    played. Raises TraceError if the trace cannot be played.
     """
     records = list(reader)
-    player = _Player(reader.description, list(backends))
-    player.play(records)
+    player = _Player(reader.name, reader.description, list(backends))
+    player.play(records, watch)
     return player.result(records, data)
 
 
 class _Player:
-    def __init__(self, description: Description, backends: list[Backend]) -> None:
+    def __init__(self, name: str, description: Description, backends: list[Backend]) -> None:
+        self._name = name
         self._ram = Ram(0)
         self._ram.msix_enabled = False
         self._clock = VirtualClock()
@@ -97,7 +105,7 @@ class _Player:
                 Limits(**description.limits),
             )
         except (TypeError, ValueError, BackendError) as error:
-            raise TraceError(f"the device of this trace cannot be made: {error}") from None
+            raise TraceError(f"{name}: the device of this trace cannot be made: {error}") from None
         self._payload = description.payload
         self._time = 0  # of the record that is played, exactly
         self._sink = Memory(describe(self._controller, payload=description.payload), lambda: self._time)
@@ -108,12 +116,12 @@ class _Player:
         self._life = 0
         self._spare = self._spare_at = 0
 
-    def play(self, records: list[Record]) -> None:
+    def play(self, records: list[Record], watch: Callable[[list[Record]], Iterable[Record]]) -> None:
         """Everything that came from the host, in order."""
         for life, command in _by_life(records):
             self._todo[command.fetch.sqid].append((life, command))
         self._map_spare(records)
-        for record in records:
+        for record in watch(records):
             self._time = record.time
             self._clock.advance(max(0.0, record.time / 1_000_000_000 - self._clock.now()))
             self._take(record)
@@ -152,11 +160,11 @@ class _Player:
             self._ram.discard(record.iova)
         if isinstance(record, DmaMap):
             if record.iova + record.size > 1 << 64:
-                raise TraceError(f"{words.describe(record)[1]}: that is no range")
+                raise TraceError(f"{self._name}: {words.describe(record)[1]}: that is no range")
             try:
                 self._ram.map(record.iova, record.size, writable=record.writable)
             except (OSError, ValueError, OverflowError) as error:
-                raise TraceError(f"{words.describe(record)[1]}: no room for it here: {error}") from None
+                raise TraceError(f"{self._name}: {words.describe(record)[1]}: no room for it here: {error}") from None
         self._controller.memory_changed()
 
     def _map_spare(self, records: list[Record]) -> None:
@@ -252,11 +260,14 @@ class _Player:
         """Compare the trace with that of the replay."""
         replayed = list(self._sink.reader())
         was, came = _by_queue(records), _by_queue(replayed)
+        open_ends = _under_way(records)
         found = list(_compare_reads(records, replayed))
         for sqid, commands in was.items():
             others = came.get(sqid, [])
             for number, command in enumerate(commands):
                 other = others[number] if number < len(others) else None
+                if other is not None and command.fetch in open_ends:
+                    continue  # what the controller would have answered is not in the trace
                 what = _compare(command, other, data and (not sqid or self._payload))
                 if what:
                     fetch = command.fetch
@@ -303,6 +314,14 @@ def _by_life(records: Iterable[Record]) -> Iterator[tuple[int, TracedCommand]]:
             found.append((life, matcher.pending[record.sqid, record.cid]))
         life += is_reset(record)
     yield from found
+
+
+def _under_way(records: Iterable[Record]) -> set[Fetch]:
+    """The commands that were when the trace ends: it was cut, or the server was killed."""
+    matcher = Matcher()
+    for record in records:
+        matcher.feed(record)
+    return {command.fetch for command in matcher.pending.values()}
 
 
 def _by_queue(records: Iterable[Record]) -> dict[int, list[TracedCommand]]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from nvmeemu.arguments import Parser
 from nvmeemu.trace import coverage, difference, export, plot, show, stats
-from nvmeemu.trace.file import TraceError
+from nvmeemu.trace.file import BadUse, TraceError
 
 _TRACE = """\
 Read traces that `nvmeemu serve --trace FILE` has recorded. Files may be compressed with gzip, bzip2 or xz; one that
@@ -37,6 +37,7 @@ def check(words: Sequence[str]) -> int:
 
 def run(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
     """Parse, and call ``run`` of the arguments, with errors as a user wants them."""
+    _fill_standard_streams()
     arguments = parser.parse_args(words)
     try:
         status: int = arguments.run(arguments)
@@ -44,9 +45,18 @@ def run(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
         return status
     except TraceError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, BadUse) else 1
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"{parser.prog}: {error.strerror or error}", file=sys.stderr)
+        where = error.filename or "standard output"  # what is read, and files that are written, say so themselves
+        print(f"{parser.prog}: {where}: {error.strerror or error}", file=sys.stderr)
     return 1
+
+
+def _fill_standard_streams() -> None:
+    """Started with one of them closed, Python has none, and nobody wants to read what goes there."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # until the end

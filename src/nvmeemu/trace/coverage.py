@@ -110,7 +110,7 @@ def coverage(records: Iterable[Record]) -> Coverage:
 def run(arguments: argparse.Namespace) -> int:
     output = Output()
     with open_trace(arguments.coverage) as reader:
-        found = coverage(with_progress(reader))
+        found = coverage(with_progress(reader, prints=False))
         output.line(f"# {heading(reader)}")
     for area in found.areas:
         known = sum(number in area.kinds for number in area.used)

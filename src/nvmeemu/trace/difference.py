@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from nvmeemu.arguments import Number
 from nvmeemu.regs import ACQ, ASQ
 from nvmeemu.trace import words
 from nvmeemu.trace.align import align
@@ -28,7 +29,9 @@ def add(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = parsers.add_parser("diff", help="what two hosts did differently", description=_DIFF)
     parser.add_argument("a", metavar="A", help="a trace")
     parser.add_argument("b", metavar="B", help="another one")
-    parser.add_argument("--context", metavar="N", type=int, default=3, help="steps shown around a difference (3)")
+    parser.add_argument(
+        "--context", metavar="N", type=Number(0, 1 << 30), default=3, help="steps shown around a difference (3)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -109,28 +112,31 @@ class Difference:
             done_a, done_b = at_a + 1, at_b + 1
         return cls(pairs)
 
+    def __post_init__(self) -> None:
+        self._marks = [self._mark(*pair) for pair in self.pairs]
+
     def lines(self, context: int) -> Iterator[tuple[str, str]]:
         """(mark, text): - only in A, + only in B, ! answered differently, @ a new place, and some around them."""
         is_near = self._near(context)
         was_shown = False
-        for (a, b), is_shown in zip(self.pairs, is_near, strict=True):
+        for (a, b), mark, is_shown in zip(self.pairs, self._marks, is_near, strict=True):
             if is_shown and not was_shown:
                 yield "@", " ".join(f"{name} {at(one.time).strip()} s" for name, one in (("A", a), ("B", b)) if one)
             was_shown = is_shown
             if is_shown:
-                yield self.mark(a, b), self._text(a, b)
+                yield mark, self._text(a, b)
 
     def _near(self, context: int) -> list[bool]:
         """Which pairs are a difference or close to one."""
         near = [False] * len(self.pairs)
-        for number, pair in enumerate(self.pairs):
-            if self.mark(*pair) != " ":
+        for number, mark in enumerate(self._marks):
+            if mark != " ":
                 first, last = max(0, number - context), min(len(near), number + context + 1)
                 near[first:last] = [True] * (last - first)
         return near
 
     @staticmethod
-    def mark(a: Step | None, b: Step | None) -> str:
+    def _mark(a: Step | None, b: Step | None) -> str:
         if b is None:
             return "-"
         if a is None:
@@ -145,7 +151,7 @@ class Difference:
         return one.text if one is not None else ""
 
     def count(self, mark: str) -> int:
-        return sum(self.mark(*pair) == mark for pair in self.pairs)
+        return self._marks.count(mark)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -153,10 +159,10 @@ def run(arguments: argparse.Namespace) -> int:
     both = []
     for name, path in (("A", arguments.a), ("B", arguments.b)):
         with open_trace(path) as reader:
-            both.append(steps(name, with_progress(reader)))
+            both.append(steps(name, with_progress(reader, prints=False)))
             output.line(output.styled("dim", f"# {name} is {heading(reader)}"))
     difference = Difference.between(both[0].steps, both[1].steps)
-    for mark, text in difference.lines(max(arguments.context, 0)):
+    for mark, text in difference.lines(arguments.context):
         output.line(f"@@ {text}" if mark == "@" else output.styled(_MARKS.get(mark, ""), f"{mark} {text}"))
     same, other, only_a, only_b = (difference.count(mark) for mark in " !-+")
     output.line(f"# {same} the same, {other} answered differently, {only_a} only in A, {only_b} only in B")
@@ -169,8 +175,7 @@ def _numbers(one: Steps) -> str:
     """What is not compared: how often registers were read and doorbells rung, and interrupts."""
     queues = one.statistics.queues.values()
     doorbells = sum(queue.tails + queue.heads for queue in queues)
-    interrupts = sum(queue.interrupts for queue in queues)
     return (
         f"{len(one.steps)} steps in {words.duration(one.statistics.last)}, {one.statistics.reads} register reads, "
-        f"{doorbells} doorbells, {interrupts} interrupts"
+        f"{doorbells} doorbells, {one.statistics.interrupts} interrupts"
     )

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from nvmeemu.trace import words
 from nvmeemu.trace.commands import Matcher, TracedCommand
-from nvmeemu.trace.extra import check_output, require
+from nvmeemu.trace.extra import check_output, require, writing
 from nvmeemu.trace.file import Reader, open_trace
 from nvmeemu.trace.phases import Phases
 from nvmeemu.trace.records import Completion, Data, Digest, Doorbell, Fetch, Prp, Record
@@ -43,35 +43,33 @@ def add(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(arguments: argparse.Namespace) -> int:
     schema = require(_SCHEMA, "export")
     check_output(arguments.file, arguments.output)
-    with open_trace(arguments.file) as reader, open(arguments.output, "wb") as file:
+    with open_trace(arguments.file) as reader, writing(arguments.output), open(arguments.output, "wb") as file:
         write(schema, reader, file)
     return 0
 
 
 def write(schema: Any, reader: Reader, file: BinaryIO) -> None:
     """The whole trace. A Perfetto trace is a message of packets, and messages may be put one behind the other."""
-    trace = schema.Trace()
-    export = Export(schema, trace)
+    export = Export(schema)
     export.begin(reader)
     for record in with_progress(reader, prints=False):
         export.feed(record)
-        if len(trace.packet) >= _AT_ONCE:
-            file.write(trace.SerializeToString())
-            trace.Clear()
+        if len(export.trace.packet) >= _AT_ONCE:
+            file.write(export.taken())
     export.end()
-    file.write(trace.SerializeToString())
+    file.write(export.taken())
 
 
 class Export:
-    """Adds packets to ``trace``: ``begin``, all records in order, ``end``.
+    """Adds packets to ``trace``: ``begin``, all records in order, ``end``; meanwhile they may be ``taken``.
 
     Slices of one Perfetto track have to nest, and commands overlap as they like: so each queue has as many tracks as
     commands were under way at once, all of one name, which the viewer shows together.
     """
 
-    def __init__(self, schema: Any, trace: Any) -> None:
+    def __init__(self, schema: Any) -> None:
         self._schema = schema
-        self._trace = trace
+        self.trace = schema.Trace()
         self._matcher = Matcher()
         self._phases = Phases()
         self._last = 0
@@ -79,6 +77,12 @@ class Export:
         self._lane_of: dict[tuple[int, int], int] = {}  # by (SQID, CID)
         self._lanes: Counter[int] = Counter()  # by SQID: how many it has
         self._free: defaultdict[int, list[int]] = defaultdict(list)  # of them, as a heap
+
+    def taken(self) -> bytes:
+        """The packets so far, encoded; others come after them."""
+        encoded: bytes = self.trace.SerializeToString()
+        self.trace = self._schema.Trace()  # Clear() would keep the memory of all that ever was in it
+        return encoded
 
     def begin(self, reader: Reader) -> None:
         """What was traced, and when."""
@@ -176,7 +180,7 @@ class Export:
         return uuid
 
     def _packet(self) -> Any:
-        return self._trace.packet.add(trusted_packet_sequence_id=_SEQUENCE)
+        return self.trace.packet.add(trusted_packet_sequence_id=_SEQUENCE)
 
     @staticmethod
     def _note(event: Any, name: str, value: str | int) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from nvmeemu.trace.file import TraceError
+from nvmeemu.trace.file import BadUse, TraceError
 
 
 def require(module: str, purpose: str) -> Any:
@@ -19,6 +21,15 @@ def require(module: str, purpose: str) -> Any:
 
 
 def check_output(source: str, output: str) -> None:
-    """Raises TraceError if writing ``output`` would overwrite the trace."""
+    """Raises BadUse if writing ``output`` would overwrite the trace."""
     if Path(source).exists() and Path(output).exists() and Path(source).samefile(output):
-        raise TraceError(f"{output}: this is the trace itself")
+        raise BadUse(f"{output}: this is the trace itself")
+
+
+@contextmanager
+def writing(output: str) -> Iterator[None]:
+    """Names the file if it cannot be written: TraceError."""
+    try:
+        yield
+    except OSError as error:
+        raise TraceError(f"{output}: {error.strerror or error}") from None

@@ -21,7 +21,7 @@ from struct import Struct
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
-from nvmeemu.trace.records import Record, decode, encode, split
+from nvmeemu.trace.records import HEADER, Record, decode, encode, split
 
 MAGIC = b"\x89NVMT\r\n\x1a"  # not text, and damaged visibly by whatever takes it for text
 VERSION = (1, 0)  # a reader understands its own major version, and passes over what later minor ones have added
@@ -39,6 +39,10 @@ _COMPRESSED: tuple[tuple[bytes, Callable[..., Any]], ...] = (
 
 class TraceError(Exception):
     """Not a trace, or not one that we can read; the text is one line for the user."""
+
+
+class BadUse(TraceError):
+    """Something that could never work, or that would destroy what is there: exit status 2."""
 
 
 @dataclass
@@ -61,7 +65,10 @@ class Description:
     @classmethod
     def from_json(cls, text: bytes) -> Self:
         """Raises ValueError. Keys that are not known are left out."""
-        values = json.loads(text)
+        try:
+            values = json.loads(text)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
         if not isinstance(values, dict):
             raise ValueError("not an object")
         known = {one.name: one for one in fields(cls)}
@@ -122,8 +129,9 @@ class Reader:
         self.name = name
         self.is_cut = False
         self.position = 0
+        self._damage: TraceError | None = None
         header = self._read_header(_HEADER.size)
-        if header[: len(MAGIC)] != MAGIC:
+        if header[: len(MAGIC)] != MAGIC and not (self.is_cut and MAGIC.startswith(header)):
             raise TraceError(f"{name}: not a trace")
         if len(header) < _HEADER.size:
             raise TraceError(f"{name}: a trace that was cut within its header")
@@ -164,7 +172,8 @@ class Reader:
 
     def __iter__(self) -> Iterator[Record]:
         """The records in order. Those of several lanes may stand in the file up to a second too late: they are
-        sorted, and the sort costs nearly nothing where there is nothing to sort."""
+        sorted, and the sort costs nearly nothing where there is nothing to sort. Raises TraceError where the file is
+        damaged, after all that comes before."""
         waiting: list[Record] = []
         for batch in self._batches():
             waiting += batch
@@ -175,9 +184,11 @@ class Reader:
                 yield from waiting[:ready]
                 del waiting[:ready]
         yield from waiting
+        if self._damage is not None:
+            raise self._damage
 
     def _batches(self) -> Iterator[list[Record]]:
-        """The records as they stand in the file, many at a time."""
+        """The records as they stand in the file, many at a time, up to its end or to ``_damage``."""
         rest = b""
         while data := self._read(_CHUNK):
             data = rest + data
@@ -187,22 +198,28 @@ class Reader:
                     batch.append(decode(data, start, end))
                     good = end
             except ValueError as error:
-                where = self.position - len(data) + good
-                raise TraceError(f"{self.name}: damaged at byte {where}: {error}") from None
-            rest = data[good:]
+                if not any(data[good : good + HEADER.size]):
+                    self.is_cut = True  # the machine went down: the file is longer than what was written to the disk
+                else:
+                    where = self.position - len(data) + good
+                    self._damage = TraceError(f"{self.name}: damaged at byte {where}: {error}")
             if batch:
                 yield batch
+            if self.is_cut or self._damage is not None:
+                return
+            rest = data[good:]
         self.is_cut = self.is_cut or bool(rest)
 
     def _read(self, size: int) -> bytes:
-        """Some bytes, at most ``size``; none at the end."""
+        """Some bytes, at most ``size``; none at the end, or at ``_damage``."""
         try:
             data = self._file.read1(size)
         except EOFError:  # compressed, and cut: what came before has been read
             self.is_cut = True
             return b""
         except (OSError, lzma.LZMAError, zlib.error) as error:
-            raise TraceError(f"{self.name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+            self._damage = TraceError(f"{self.name}: cannot be read: {getattr(error, 'strerror', None) or error}")
+            return b""
         self.position += len(data)
         return data
 
@@ -211,6 +228,8 @@ class Reader:
         found = b""
         while len(found) < size and (data := self._read(size - len(found))):
             found += data
+        if self._damage is not None:
+            raise self._damage
         return found
 
 

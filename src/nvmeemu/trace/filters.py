@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from nvmeemu import spec
+from nvmeemu.arguments import Number
 from nvmeemu.trace.commands import TracedCommand
 from nvmeemu.trace.words import words
 
@@ -21,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Options that may be given several times: one of them has to match."""
     group = parser.add_argument_group("filters", "Each may be given several times; a command must match one of each.")
     group.add_argument(
-        "--queue", metavar="QID", action="append", type=_number, help="of this submission queue; 0: admin"
+        "--queue", metavar="QID", action="append", type=Number(0, 0xFFFF), help="of this submission queue; 0: admin"
     )
     group.add_argument("--opcode", metavar="NAME", action="append", type=opcode, help="read, get-log-page, 0x7c, ...")
     group.add_argument("--nsid", metavar="N", action="append", type=_nsid, help="of this namespace; all: FFFFFFFFh")
@@ -87,7 +88,7 @@ def _number(text: str) -> int:
 
 
 def _nsid(text: str) -> int:
-    return spec.BROADCAST if text == "all" else _number(text)
+    return spec.BROADCAST if text == "all" else Number(0, spec.BROADCAST)(text)
 
 
 def opcode(text: str) -> Test:
@@ -118,7 +119,7 @@ def status(text: str) -> Test:
 
 def time(text: str) -> int:
     """Nanoseconds. Raises ArgumentTypeError."""
-    match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*(s|ms|us|µs|ns|)", text)
+    match = re.fullmatch(r"(\d{1,20}(?:\.\d*)?)\s*(s|ms|us|µs|ns|)", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time: give seconds, or a number with ms, us or ns")
     return round(float(match[1]) * _UNITS[match[2]])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nvmeemu import spec
+from nvmeemu.arguments import Number
 from nvmeemu.trace.activity import SECOND, activity
-from nvmeemu.trace.extra import check_output, require
+from nvmeemu.trace.extra import check_output, require, writing
 from nvmeemu.trace.file import Description, TraceError, open_trace
 from nvmeemu.trace.filters import add_times
 from nvmeemu.trace.terminal import heading, with_progress
@@ -23,7 +25,12 @@ def add(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = parsers.add_parser("plot", help="a picture, PNG or SVG", description=_PLOT)
     parser.add_argument("file", metavar="FILE", help="a trace, compressed or not")
     parser.add_argument("-o", "--output", metavar="OUT", type=_output, required=True, help="a name in .png or .svg")
-    parser.add_argument("--nsid", metavar="N", type=int, help="the namespace of the LBA map (default: the busiest)")
+    parser.add_argument(
+        "--nsid",
+        metavar="N",
+        type=Number(1, spec.BROADCAST),
+        help="the namespace of the LBA map (default: the busiest)",
+    )
     add_times(parser)
     parser.set_defaults(run=run)
 
@@ -54,5 +61,6 @@ def run(arguments: argparse.Namespace) -> int:
     last = found.last if end is None else min(found.last, end / SECOND)
     if last < start / SECOND:
         raise TraceError(f"{arguments.file}: nothing at that time: it ends at {found.last:.6f} s")
-    picture.draw(found, title, (start / SECOND, last), sizes, arguments.nsid, arguments.output)
+    with writing(arguments.output):
+        picture.draw(found, title, (start / SECOND, last), sizes, arguments.nsid, arguments.output)
     return 0

@@ -7,6 +7,7 @@ that is full ends the trace, with one message; the guest does not notice.
 
 from __future__ import annotations
 
+import fcntl
 import io
 import logging
 import os
@@ -16,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from nvmeemu.trace.file import MAGIC, Description, Reader, TraceError, Writer
+from nvmeemu.trace.file import MAGIC, BadUse, Description, Reader, TraceError, Writer
 from nvmeemu.trace.records import Lost, Note, encode, split
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ MOST_WAITING = 64 << 20  # bytes
 LAST_WORDS = 5.0  # seconds that ``close`` waits for a file that takes nothing
 
 
-class BadTarget(TraceError):
+class BadTarget(BadUse):
     """A trace there would destroy something else: bad use, not bad luck."""
 
 
@@ -116,6 +117,7 @@ def _open(path: str) -> int:
         try:
             _check(path, os.fstat(fd).st_mode)
             if stat.S_ISREG(os.fstat(fd).st_mode):
+                _lock(path, fd)
                 os.ftruncate(fd, 0)
         except BaseException:
             os.close(fd)
@@ -134,12 +136,25 @@ def _check(path: str, mode: int) -> None:
                 raise BadTarget(f"{path}: there is a file that is no trace: give another name")
 
 
+def _lock(path: str, fd: int) -> None:
+    """Until it is closed nobody else writes a trace there. Raises TraceError."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise TraceError(f"{path}: another process is writing a trace there") from None
+    except OSError:  # a file system without locks
+        pass
+
+
 def save(path: str, trace: Reader) -> None:
-    """Write a trace that is there already, in one go. Raises TraceError as ``TraceFile`` does."""
-    file = TraceFile(path, trace.description)
-    for record in trace:
-        file.put(encode(record))
-    file.close()
+    """Write a trace that is there already, in one go. Raises TraceError, also if the disk is full."""
+    try:
+        with open(_open(path), "wb") as file:
+            writer = Writer(file, trace.description, trace.started or time.time_ns())
+            for record in trace:
+                writer.write(record)
+    except OSError as error:
+        raise TraceError(f"{path}: {error.strerror}") from None
 
 
 class Memory:

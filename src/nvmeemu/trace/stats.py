@@ -13,16 +13,17 @@ from rich.table import Table
 
 from nvmeemu.spec import AdminOpcode, CreateCq, Status
 from nvmeemu.trace import words
-from nvmeemu.trace.commands import Matcher, TracedCommand
+from nvmeemu.trace.commands import Matcher, TracedCommand, is_reset
 from nvmeemu.trace.file import open_trace
 from nvmeemu.trace.filters import add_times
-from nvmeemu.trace.records import Doorbell, Interrupt, Lost, Record, RegisterRead, RegisterWrite, Signal
+from nvmeemu.trace.records import Completion, Doorbell, Interrupt, Lost, Record, RegisterRead, RegisterWrite, Signal
 from nvmeemu.trace.terminal import Output, heading, table, with_progress
 
 _STATS = """\
 How often each opcode came on each queue, how it ended and how long it took from fetch to completion; and what each
-queue took of doorbells and interrupts for a command. Latencies include what the device waited for.
-Interrupts are those of the queue's vector, which several queues may share.
+queue took of doorbells and interrupts for a command. Latencies include what the device waited for. An interrupt counts
+for each queue of its vector that has got completions since the vector's last one. With --from and --to: the commands
+that were fetched in that time.
 """
 PERCENTILES = (50, 90, 99)
 
@@ -56,7 +57,7 @@ class Queue:
     """A submission queue with its completion queue, or a completion queue alone."""
 
     commands: int = 0
-    completions: int = 0
+    completions: int = 0  # of its commands
     tails: int = 0  # doorbells
     heads: int = 0
     shadows: int = 0  # values found in the shadow doorbell buffer
@@ -64,27 +65,34 @@ class Queue:
 
 
 class Statistics:
-    """What a trace comes to; give it all records in order, then call ``end``."""
+    """What a trace comes to between two times (nanoseconds); give it all records in order, then call ``end``."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: int = 0, end: int | None = None) -> None:
+        self.start, self.until = start, end
         self.opcodes: defaultdict[tuple[int, int], Opcode] = defaultdict(Opcode)  # by (SQID, opcode)
         self.queues: defaultdict[int, Queue] = defaultdict(Queue)
         self.statuses: Counter[int] = Counter()
-        self.records = self.lost = self.reads = self.writes = self.last = 0
+        self.records = self.lost = self.reads = self.writes = self.interrupts = self.last = 0
         self._matcher = Matcher()
-        self._cqs_of: defaultdict[int, set[int]] = defaultdict(set, {0: {0}})  # by vector
+        self._vectors = _Vectors()
+
+    def _is_in_time(self, time: int) -> bool:
+        return self.start <= time and (self.until is None or time <= self.until)
 
     def feed(self, record: Record) -> None:
-        self.records += 1
-        self.last = record.time
         for command in self._matcher.feed(record):
             self._add(command)
+        interrupted = self._vectors.feed(record)
+        if not self._is_in_time(record.time):
+            return
+        self.records += 1
+        self.last = record.time
         if isinstance(record, Doorbell):
             self._ring(record)
         elif isinstance(record, Interrupt):
-            if record.signal != Signal.PIN_DOWN:
-                for cqid in self._cqs_of[record.vector]:
-                    self.queues[cqid].interrupts += 1
+            self.interrupts += record.signal != Signal.PIN_DOWN
+            for cqid in interrupted:
+                self.queues[cqid].interrupts += 1
         elif isinstance(record, RegisterRead):
             self.reads += 1
         elif isinstance(record, RegisterWrite):
@@ -108,6 +116,10 @@ class Statistics:
 
     def _add(self, command: TracedCommand) -> None:
         fetch, done = command.fetch, command.completion
+        if done is not None:
+            self._vectors.completed(command)
+        if not self._is_in_time(fetch.time):
+            return
         found = self.opcodes[fetch.sqid, fetch.opcode]
         found.commands += 1
         found.bytes += max((one.length for one in command.digests), default=0)
@@ -120,16 +132,42 @@ class Statistics:
         self.statuses[done.status] += 1
         if done.status != Status.SUCCESS:
             found.errors += 1
-        elif fetch.sqid == 0 and fetch.opcode == AdminOpcode.CREATE_CQ:
+
+
+class _Vectors:
+    """Which completion queues an interrupt is for."""
+
+    def __init__(self) -> None:
+        self._cqs: dict[int, set[int]] = {0: {0}}  # by vector
+        self._waiting: set[int] = set()  # queues that have got an entry since their vector's last interrupt
+
+    def feed(self, record: Record) -> list[int]:
+        """Take a record; the queues that it tells of, if it is an interrupt."""
+        if isinstance(record, Completion):
+            self._waiting.add(record.cqid)
+        elif isinstance(record, Interrupt):
+            cqs = self._cqs.get(record.vector, set()) & self._waiting
+            self._waiting -= cqs
+            return [] if record.signal == Signal.PIN_DOWN else sorted(cqs)
+        elif is_reset(record):
+            self._cqs, self._waiting = {0: {0}}, set()
+        return []
+
+    def completed(self, command: TracedCommand) -> None:
+        """Completion queues come and go with admin commands."""
+        fetch, done = command.fetch, command.completion
+        if fetch.sqid or done is None or done.status != Status.SUCCESS:
+            return
+        if fetch.opcode in (AdminOpcode.CREATE_CQ, AdminOpcode.DELETE_CQ):
             entry = CreateCq(fetch.sqe)
-            for cqs in self._cqs_of.values():
+            for cqs in self._cqs.values():
                 cqs.discard(entry.qid)
-            if entry.ien:
-                self._cqs_of[entry.iv].add(entry.qid)
+            if entry.ien and fetch.opcode == AdminOpcode.CREATE_CQ:
+                self._cqs.setdefault(entry.iv, set()).add(entry.qid)
 
 
-def statistics(records: Iterable[Record]) -> Statistics:
-    found = Statistics()
+def statistics(records: Iterable[Record], start: int = 0, end: int | None = None) -> Statistics:
+    found = Statistics(start, end)
     for record in records:
         found.feed(record)
     found.end()
@@ -139,17 +177,16 @@ def statistics(records: Iterable[Record]) -> Statistics:
 def run(arguments: argparse.Namespace) -> int:
     output = Output()
     with open_trace(arguments.file) as reader:
-        start, end = arguments.start, arguments.end
-        records = with_progress(reader)
-        found = statistics(one for one in records if start <= one.time and (end is None or one.time <= end))
+        found = statistics(with_progress(reader, prints=False), arguments.start, arguments.end)
         output.line(f"# {heading(reader)}")
+    time = words.duration(max(0, found.last - found.start))
     output.line(
-        f"{found.records} records in {words.duration(found.last)}; register reads {found.reads}, "
-        f"writes {found.writes}" + (f"; {found.lost} records are missing" if found.lost else "")
+        f"{found.records} records in {time}; register reads {found.reads}, writes {found.writes}; "
+        f"interrupts {found.interrupts}" + (f"; {found.lost} records are missing" if found.lost else "")
     )
-    output.console.print(_commands_table(found), _queues_table(found), sep="")
+    output.tables(_commands_table(found), _queues_table(found))
     if set(found.statuses) - {Status.SUCCESS}:
-        output.console.print(_statuses_table(found))
+        output.tables(_statuses_table(found))
     return 0
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from time import monotonic
+from typing import TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -16,8 +18,10 @@ from nvmeemu.trace.file import Reader
 from nvmeemu.trace.records import Record
 from nvmeemu.trace.words import plain
 
-_WORTH_A_BAR = 4 << 20  # bytes of a file that takes a moment
-_EVERY = 8192  # records
+T = TypeVar("T")
+
+PATIENCE = 0.5  # seconds that a person waits without a bar
+_EVERY = 4096  # records between two looks at the clock
 _PIPE_WIDTH = 200  # columns of a table that nobody folds
 
 _STYLES = {
@@ -48,6 +52,16 @@ class Output:
     def line(self, text: str) -> None:
         sys.stdout.write(f"{text}\n")
 
+    def tables(self, *tables: Table) -> None:
+        """One below the other; in a pipe without the spaces that fill their lines."""
+        if self.console.is_terminal:
+            self.console.print(*tables, sep="")
+            return
+        with self.console.capture() as captured:
+            self.console.print(*tables, sep="")
+        for line in captured.get().splitlines():
+            self.line(line.rstrip())
+
 
 def with_progress(reader: Reader, *, prints: bool = True) -> Iterator[Record]:
     """Its records, with a bar if a person waits for them; at the end a word on stderr if the trace was cut.
@@ -55,22 +69,38 @@ def with_progress(reader: Reader, *, prints: bool = True) -> Iterator[Record]:
     ``prints``: lines go to stdout meanwhile, so no bar if that is the terminal, too.
     """
     size = reader.raw_size
-    if sys.stderr.isatty() and not (prints and sys.stdout.isatty()) and size > _WORTH_A_BAR:
-        yield from _with_bar(reader, size)
-    else:
+    if prints and sys.stdout.isatty():
         yield from reader
+    else:
+        yield from with_bar(reader, plain(reader.name), size, lambda _: reader.raw_position if size else 0)
+    tell_if_cut(reader)
+
+
+def tell_if_cut(reader: Reader) -> None:
+    """On stderr, when it has been read."""
     if reader.is_cut:
-        print(f"nvmeemu trace: {reader.name}: cut: it ends within a record", file=sys.stderr)
+        print(f"nvmeemu: {reader.name}: cut: it ends within a record", file=sys.stderr)
 
 
-def _with_bar(reader: Reader, size: int) -> Iterator[Record]:
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(reader.name, total=size)
-        for number, record in enumerate(reader):
-            if number % _EVERY == 0:
-                progress.update(task, completed=reader.raw_position)
-            yield record
+def with_bar(items: Iterable[T], name: str, total: int, done: Callable[[int], int]) -> Iterator[T]:
+    """The items; if stderr is a terminal, with a bar there once they take their time. ``done`` tells by an item's
+    number how much of ``total`` (0: nobody knows) has been done when it comes."""
+    console = Console(stderr=True)
+    if not (sys.stderr.isatty() and console.is_interactive):
+        yield from items
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    progress = Progress(*columns, console=console, transient=True)
+    task = progress.add_task(name, total=total or None)
+    start = monotonic()
+    try:
+        for number, item in enumerate(items):
+            if number % _EVERY == 0 and monotonic() - start > PATIENCE:
+                progress.start()
+                progress.update(task, completed=done(number))
+            yield item
+    finally:
+        progress.stop()
 
 
 def heading(reader: Reader) -> str:

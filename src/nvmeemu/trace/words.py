@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from enum import Enum, IntEnum
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from nvmeemu import admin, io, regs, spec
@@ -121,10 +121,15 @@ def pointers(sqe: bytes) -> str:
 
 def completion(entry: spec.Completion) -> str:
     """Status with DNR and More, and DW0 if it says something: ``Invalid Field, DNR, More``."""
-    parts = [status(entry.status)]
-    parts += [name for name, is_set in (("DNR", entry.dnr), ("More", entry.more)) if is_set]
-    if entry.dw0:
-        parts.append(f"dw0={entry.dw0:#x}")
+    return _completion_words(entry.status, entry.dnr, entry.more, entry.dw0)
+
+
+@lru_cache(1024)  # there are millions, and few different ones
+def _completion_words(number: int, dnr: bool, more: bool, dw0: int) -> str:
+    parts = [status(number)]
+    parts += [name for name, is_set in (("DNR", dnr), ("More", more)) if is_set]
+    if dw0:
+        parts.append(f"dw0={dw0:#x}")
     return ", ".join(parts)
 
 
