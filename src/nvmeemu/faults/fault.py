@@ -38,10 +38,10 @@ class Fault:
         written = actions if isinstance(actions, list) else [actions]
         if not written or written == [""]:
             raise FaultError(f"do: say what shall happen: {', '.join(ACTIONS)}")
-        self._written = {"match": matched, "at": "", "do": written if len(written) > 1 else written[0]}
         self.actions = [_action(one) for one in written]
         self.at = self.actions[0].places[0] if at is None else At(choice(at, "at", PLACES))
-        self._written["at"] = self.at.value
+        do = written if len(written) > 1 else written[0]
+        self._written = {"match": matched, "at": self.at.value, "do": do}
         for action in self.actions:
             _check(action, self.at, matched)
         if self.at == At.REGISTER:
