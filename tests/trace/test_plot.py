@@ -104,6 +104,17 @@ def test_the_map_counts_each_command_in_each_cell_that_it_touches(
     assert (picture._cells(columns, first, count, low, step) == expected).all()
 
 
+def test_cells_that_were_read_and_written_hide_neither() -> None:
+    bench = ready()
+    for opcode, slba in ((NvmOpcode.READ, 0), (NvmOpcode.WRITE, 0), (NvmOpcode.WRITE, 4000), (NvmOpcode.READ, 8000)):
+        place = bench.driver.alloc(4096)
+        bench.driver.succeed(bench.driver.queues[1], ReadWrite(opcode=opcode, nsid=1, prp1=place, slba=slba, nlb=1))
+    made = picture.Picture(seen(bench), (0, 1))
+    made.blocks({}, 1)
+    counts = {label: list(image.get_array().compressed()) for image, label in made._images}
+    assert counts == {"Read": [1], "Write": [1], "both": [2]}
+
+
 def test_bars_that_meet_are_one_and_none_is_too_narrow() -> None:
     made = picture.Picture(Activity(), (0, 400))
     starts, ends = (np.array(each, dtype=float) for each in ((300, 10, 12, 100), (300, 20, 15, 399)))

@@ -10,7 +10,7 @@ from nvmeemu.arguments import Number
 from nvmeemu.regs import ACQ, ASQ
 from nvmeemu.trace import words
 from nvmeemu.trace.align import align
-from nvmeemu.trace.commands import Matcher, TracedCommand
+from nvmeemu.trace.commands import TracedCommand
 from nvmeemu.trace.file import open_trace
 from nvmeemu.trace.records import ClientAttached, ClientLeft, Fetch, InterruptMode, Record, RegisterWrite, Reset
 from nvmeemu.trace.stats import Statistics
@@ -67,10 +67,9 @@ class Steps:
 def steps(name: str, records: Iterable[Record]) -> Steps:
     """The steps of a trace."""
     found = Steps(name)
-    matcher = Matcher()
+    matcher = found.statistics.matcher
     for record in records:
         found.statistics.feed(record)
-        matcher.feed(record)
         if isinstance(record, Fetch):
             queue = "I/O  " if record.sqid else "admin"
             command = matcher.pending[record.sqid, record.cid]

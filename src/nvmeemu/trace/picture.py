@@ -29,6 +29,7 @@ _PHASE_COLOURS = {
     Name.KERNEL: "#c3dff2",
     Name.SHUTDOWN: "#e3e3e3",
 }
+_BOTH = "#a0148c"  # cells of the map that were read and written
 _FAILED = "#c8102e"
 _RESET: dict[str, Any] = {"color": "black", "linewidth": 0.8, "linestyle": (0, (2, 3))}
 _COLUMNS = 400  # cells of a row over the whole time; nothing is drawn narrower
@@ -59,6 +60,7 @@ def draw(
         made.timeline()
         made.blocks(block_sizes, nsid)
         made.latencies()
+        made.scales()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a character in a comment that the font has not
             metadata = {"Date": None} if output.lower().endswith(".svg") else None
@@ -80,6 +82,7 @@ class Picture:
         )
         self.answered = self.outcome != Outcome.NO_ANSWER
         self.latency = np.maximum((self.until - self.begin)[self.answered] * self.unit, 1e-9)
+        self._images: list[tuple[Any, str]] = []  # whose shades count commands, with what they are
         self._narrow: set[tuple[int, Name]] = set()  # by column: the phases less than one wide that are drawn
         counts = Counter(activity.sqid)
         self.queues = sorted(sqid for sqid, _ in counts.most_common(_QUEUES))
@@ -223,28 +226,40 @@ class Picture:
         step = max(1.0, (high - low) / _LINES)
         columns = self._columns(times / self.unit)
         extent = (self.start, self.end, low / scale, (low + step * _LINES) / scale)
-        norm = LogNorm(1, max(2, _cells(columns, first, count, low, step).max()))
-        for kind in (Kind.READ, Kind.WRITE):
-            those = kinds == kind
-            cells = _cells(columns[those], first[those], count[those], low, step)
+        read, written = (
+            _cells(columns[those], first[those], count[those], low, step)
+            for those in (kinds == Kind.READ, kinds == Kind.WRITE)
+        )
+        every = read + written
+        norm = LogNorm(1, max(2, every.max()))
+        for cells, colour, label in (
+            (every * (written == 0), _COLOURS[Kind.READ], _LABELS[Kind.READ]),
+            (every * (read == 0), _COLOURS[Kind.WRITE], _LABELS[Kind.WRITE]),
+            (every * (read > 0) * (written > 0), _BOTH, "both"),
+        ):
+            if not cells.any():
+                continue
             image = axes.imshow(
-                np.ma.masked_less(cells, 1),
-                cmap=_shades(_COLOURS[kind]), norm=norm, extent=extent, origin="lower", aspect="auto",
-                interpolation="nearest", zorder=2,
+                np.ma.masked_less(cells, 1), cmap=_shades(colour), norm=norm, extent=extent, origin="lower",
+                aspect="auto", interpolation="nearest", zorder=2,
             )  # fmt: skip
-            self._scale(image, 0.02 + 0.34 * kind, _LABELS[kind])
+            self._images.append((image, label))
         margin = 0.03 * step * _LINES / scale
         axes.set_ylim(extent[2] - margin, extent[3] + margin)
-        self.legend.set_title("commands in a cell", loc="left", fontsize=8.5)
 
-    def _scale(self, image: Any, left: float, title: str) -> None:
-        """What the shades of an image stand for."""
-        bar = self.legend.inset_axes((left, 0.05, 0.1, 0.8))
-        most = image.norm.vmax
-        middle = [10.0**power for power in range(1, 20) if 10.0**power < most / 2]
-        self.figure.colorbar(image, cax=bar, ticks=[1, *middle, most], format=FuncFormatter(lambda one, _: f"{one:g}"))
-        bar.minorticks_off()
-        bar.set_title(title, fontsize=8.5, loc="left")
+    def scales(self) -> None:
+        """What the shades of the images stand for."""
+        if self._images:
+            self.legend.set_title("commands in a cell", loc="left", fontsize=8.5)
+        step = 0.34 if len(self._images) < 4 else 0.27
+        for number, (image, title) in enumerate(self._images):
+            bar = self.legend.inset_axes((0.02 + step * number, 0.05, 0.29 * step, 0.8))
+            most = image.norm.vmax
+            middle = [10.0**power for power in range(1, 20) if 10.0**power < most / 2]
+            ticks = [1, *middle, most]
+            self.figure.colorbar(image, cax=bar, ticks=ticks, format=FuncFormatter(lambda one, _: f"{one:g}"))
+            bar.minorticks_off()
+            bar.set_title(title, fontsize=8.5, loc="left")
 
     def latencies(self) -> None:
         """How long commands took, over the time, and how many took how long."""
@@ -266,7 +281,7 @@ class Picture:
             np.linspace(self.start, self.end, _COLUMNS + 1), edges, np.ma.masked_less(cells.T, 1),
             cmap=_shades("#5e2b86"), norm=norm, rasterized=True, zorder=2,
         )  # fmt: skip
-        self._scale(image, 0.70, "latency")
+        self._images.append((image, "latency"))
         axes.set_ylim(edges[0], edges[-1])
         axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if high - low < 2 else (1,)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _duration(value)))

@@ -73,14 +73,14 @@ class Statistics:
         self.queues: defaultdict[int, Queue] = defaultdict(Queue)
         self.statuses: Counter[int] = Counter()
         self.records = self.lost = self.reads = self.writes = self.interrupts = self.last = 0
-        self._matcher = Matcher()
+        self.matcher = Matcher()
         self._vectors = _Vectors()
 
     def _is_in_time(self, time: int) -> bool:
         return self.start <= time and (self.until is None or time <= self.until)
 
     def feed(self, record: Record) -> None:
-        for command in self._matcher.feed(record):
+        for command in self.matcher.feed(record):
             self._add(command)
         interrupted = self._vectors.feed(record)
         if not self._is_in_time(record.time):
@@ -102,7 +102,7 @@ class Statistics:
 
     def end(self) -> None:
         """What is still under way has no completion."""
-        for command in self._matcher.end():
+        for command in self.matcher.end():
             self._add(command)
 
     def _ring(self, record: Doorbell) -> None:
