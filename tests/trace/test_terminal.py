@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 import threading
@@ -98,6 +99,17 @@ def test_lines_on_the_same_terminal_are_progress_enough(screen: Screen, monkeypa
     text = here.text()
     assert "Flush" in text
     assert BAR not in text
+
+
+def test_a_terminal_has_no_room_for_columns_that_are_empty(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = screen()
+    monkeypatch.setattr(sys, "stdout", here.file)
+    monkeypatch.setenv("COLUMNS", "100")
+    main(["trace", "stats", SEABIOS])
+    lines = re.sub(r"\x1b\[[\d;]*m", "", here.text()).splitlines()
+    assert not any("errors" in line for line in lines)
+    (read,) = (line for line in lines if " Read " in line)
+    assert len(re.findall(r"\d [µm]?s", read)) == 5  # on one line: min, p50, p90, p99, max
 
 
 def test_the_bar_comes_only_after_a_while_and_tells_how_far_it_is(

@@ -53,8 +53,11 @@ class Output:
         sys.stdout.write(f"{text}\n")
 
     def tables(self, *tables: Table) -> None:
-        """One below the other; in a pipe without the spaces that fill their lines."""
+        """One below the other: on a terminal, which may be narrow, without columns that are empty; in a pipe with all,
+        but without the spaces that fill their lines."""
         if self.console.is_terminal:
+            for one in tables:
+                one.columns = [column for column in one.columns if any(column.cells)]
             self.console.print(*tables, sep="")
             return
         with self.console.capture() as captured:
