@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,13 @@ def test_run_broken(capsys: pytest.CaptureFixture[str]) -> None:
     text = says(capsys, "run", "windows-11", "--break", "unreadable_register", status=1)
     assert re.match(r"unreadable_register: line \d+: read ASQ = written: reads as 0x0, not 0x\d+\n", text)
     assert text.endswith("not as it must be\n")
+
+
+def test_what_the_broken_device_logs_is_not_told() -> None:
+    command = [sys.executable, "-m", "nvmeemu", "profile", "run", "nvme2k", "freebsd", "--breaks"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "fatal_status" in result.stdout
+    assert result.stderr == ""
 
 
 def test_run_with_all_breaks(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ def check(words: Sequence[str]) -> int:
 def run(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
     """Parse, and call ``run`` of the arguments, with errors as a user wants them."""
     _fill_standard_streams()
+    logging.getLogger("nvmeemu").addHandler(logging.NullHandler())  # what a device logs that is played to: not for here
     arguments = parser.parse_args(words)
     try:
         status: int = arguments.run(arguments)
