@@ -282,7 +282,7 @@ class Judge:
         command, completion = self._done[0]
         is_now = command.step == self.step
         is_transfer = command.sq.qid and command.opcode in (NvmOpcode.READ, NvmOpcode.WRITE)
-        if completion.status != Status.SUCCESS or not is_transfer or command.io.nsid != 1:
+        if completion.status != Status.SUCCESS or not is_transfer or command.io.nsid != 1 or command in self.ambiguous:
             return
         start = command.io.slba * self.disk.block
         disk = self.disk.data[start : start + command.io.nlb * self.disk.block]
