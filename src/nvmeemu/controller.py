@@ -124,11 +124,14 @@ class Controller:
         """MSI-X was enabled or disabled, or the VMM takes its messages at another place."""
         engine = self.device.engine
         if engine is not None:
-            for vector in range(self.vectors):
-                engine.set_vector(vector, self.device.host.interrupt_fd(vector))
-            engine.signal_all()
+            self._route_interrupts(engine)
+            engine.signal_all()  # one may have gone to the old place
             engine.take_doorbells(not self._is_tapped and self.device.host.msix_enabled)
         self.taps.interrupts_changed()
+
+    def _route_interrupts(self, engine: Engine) -> None:
+        for vector in range(self.vectors):
+            engine.set_vector(vector, self.device.host.interrupt_fd(vector))
 
     def pin_unmasked(self) -> None:
         """The VMM has unmasked the interrupt pin."""
@@ -161,7 +164,8 @@ class Controller:
         """Let it decide what becomes of all that passes, from now on."""
         self.taps.interceptor = interceptor
         self._tap()
-        self.interrupts_changed()
+        if self.device.engine is not None:
+            self._route_interrupts(self.device.engine)
 
     def _tap(self) -> None:
         self._is_tapped = self.taps.install()

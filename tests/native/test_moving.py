@@ -11,6 +11,7 @@ import pytest
 
 from nvmeemu.backend import open_backend
 from nvmeemu.spec import AdminOpcode, DoorbellBufferConfig, NvmOpcode, ReadWrite, Status
+from nvmeemu.taps import Interceptor
 from nvmeemu.testing import PAGE, Bench, QueuePair
 
 MIB = 1 << 20
@@ -151,6 +152,21 @@ def test_a_queue_is_deleted_while_it_moves(bench: Bench) -> None:
         load.collect(Status.ABORTED_SQ_DELETION)
         for qid in (1, 2):
             assert bench.driver.delete_cq(qid).status == Status.SUCCESS
+
+
+def test_who_comes_to_intercept_is_given_no_interrupt_that_there_was_before(bench: Bench) -> None:
+    """Completions that the host has consumed without ringing: a fault that lost the next interrupt lost that one."""
+    load = Load(bench, seed=1)
+    for _ in range(SQ_ENTRIES):
+        load.submit()
+        bench.settle()
+        load.collect()
+    bench.settle()
+    bench.ram.interrupts.clear()
+    for interceptor in (Interceptor(), None):
+        bench.controller.intercept(interceptor)
+        bench.settle()
+        assert bench.ram.interrupts == []
 
 
 def drop_cache(bench: Bench) -> None:

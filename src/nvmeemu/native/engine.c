@@ -250,6 +250,7 @@ void engine_signal_all(struct engine *engine)
     for (uint32_t i = 0; i < engine->cqs.count; i++) {
         struct cq *cq = as_cq(engine->cqs.items[i]);
         lane_enter(cq->queue.lane);
+        queue_look(&cq->queue); /* nobody needed to know until now */
         if (cq->posted == 0 && atomic_load(&cq->queue.host) != atomic_load(&cq->queue.ours))
             cq->posted = 1;
         lane_leave(cq->queue.lane);
