@@ -58,8 +58,12 @@ class ServerArena(Arena):
         self._pool = ThreadPoolExecutor(1)
         self._kept: dict[int, bytes] = {}  # what is in memory that is away
         self._taken = 0.0  # when
-        self._vmm = self._attach()
-        self.start()
+        try:
+            self._vmm = self._attach()
+            self.start()
+        except BaseException:
+            self._served.stop()
+            raise
 
     def close(self) -> None:
         self._vmm.close()
