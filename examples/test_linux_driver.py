@@ -29,7 +29,8 @@ def test_a_command_times_out(nvme_guest: NvmeGuest, faults: NvmeFaults, expect: 
 def test_a_drive_vanishes_under_load(nvme_guest: NvmeGuest, faults: NvmeFaults) -> None:
     """All registers read ones, as if it had been pulled: the driver gives it up, and no program hangs."""
     nvme_guest.check(f"{NEW_DATA}; {WRITE}")
-    nvme_guest.check("dd if=/dev/zero of=/dev/nvme0n1 seek=1 bs=64k count=900 oflag=direct >/tmp/load 2>&1 & sleep 0.5")
+    write = "dd if=/dev/zero of=/dev/nvme0n1 seek=1 bs=64k count=900 oflag=direct 2>/tmp/load"
+    nvme_guest.check(f"while {write}; do :; done & sleep 0.5")
     faults.add(Fault(do="remove"))
     nvme_guest.expect("nvme nvme0: controller is down; will reset: CSTS=0xffffffff")
     nvme_guest.expect("nvme nvme0: Disabling device after reset failure: -19")
@@ -59,7 +60,8 @@ def test_a_reset_storm(nvme_guest: NvmeGuest, faults: NvmeFaults, trace: Trace) 
     """Resets one after the other, while programs write: each of them gets its data to the drive."""
     faults.add(Fault(do={"slow_rdy": 0.2}))
     nvme_guest.check("head -c 8388608 /dev/urandom >/tmp/big; sync")
-    nvme_guest.check("(dd if=/tmp/big of=/dev/nvme0n1 bs=16k oflag=direct 2>&1; echo $? >/tmp/ended) >/tmp/load &")
+    write = "for i in $(seq 20); do dd if=/tmp/big of=/dev/nvme0n1 bs=16k oflag=direct || exit; done"
+    nvme_guest.check(f"{{ ({write}); echo $? >/tmp/ended; }} >/tmp/load 2>&1 &")
     nvme_guest.check("for i in 1 2 3 4 5; do echo 1 >/sys/class/nvme/nvme0/reset_controller || exit; done")
     nvme_guest.check("while [ ! -e /tmp/ended ]; do sleep 0.1; done; cat /tmp/load; exit $(cat /tmp/ended)")
     assert len(trace.commands("set_features", fid=FeatureId.NUMBER_OF_QUEUES)) == 5  # each start sends it
