@@ -62,7 +62,7 @@ def test_a_guest_uses_thirty_two_thousand_regions(run: Run, shim: Shim) -> None:
     content = os.urandom(count * PIECE)
     with run.image.open("r+b") as disk:
         disk.write(content)
-    drive = ServedDrive(run.image, environment=shim.environment)
+    drive = ServedDrive(run.image, shim.engine, environment=shim.environment)
     with run.boot(run.linux(), drive=drive) as guest:
         identify(guest)
         shim.hold(Op.READ)
@@ -89,7 +89,7 @@ def test_beyond_the_limit_one_message_and_a_clean_failure(run: Run, shim: Shim, 
     count = 5 * limit * 4096 // PIECE // 4
     content = os.urandom(count * PIECE)
     run.image.write_bytes(content)
-    drive = ServedDrive(run.image, environment={**shim.environment, "PYTHONPATH": str(tmp_path)})
+    drive = ServedDrive(run.image, shim.engine, environment={**shim.environment, "PYTHONPATH": str(tmp_path)})
     with run.boot(run.linux(), drive=drive, complaints="") as guest:
         identify(guest)
         shim.hold(Op.READ)
