@@ -35,7 +35,7 @@ PLANTED = (
         new="transfer_scatter(&lane->transfer, op->buffer + 1);",
         why="what the disk has given is delivered with a byte from behind it",
         sanitizer="asan",
-        test=ATTACKS + "test_memory_that_goes_away_and_comes_back[trapped]",
+        test=ATTACKS + "test_memory_that_goes_away_and_comes_back[bench-trapped]",
         report="AddressSanitizer: heap-buffer-overflow",
         function="transfer_scatter",
     ),

@@ -48,10 +48,11 @@ def run(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
     except TraceError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2 if isinstance(error, BadUse) else 1
-    except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
+        if error.filename is None:  # what Python has not written yet shall not fail once more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # the reader of our output has seen enough
+            return 0
         where = error.filename or "standard output"  # what is read, and files that are written, say so themselves
         print(f"{parser.prog}: {where}: {error.strerror or error}", file=sys.stderr)
     return 1
