@@ -47,7 +47,7 @@ def ctl(control: Path, *words: object) -> subprocess.CompletedProcess[str]:
 def ask(control: Path, text: bytes) -> list[Any]:
     """What is answered to these bytes, until the server hangs up."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(20)
+        connection.settimeout(120)
         connection.connect(str(control))
         connection.sendall(text)
         connection.shutdown(socket.SHUT_WR)
@@ -263,7 +263,7 @@ def test_notifications_are_not_answered_and_batches_are(served: Served, control:
 def test_an_endless_line_and_too_many_clients_are_dropped(served: Served, control: Path) -> None:
     assert ask(control, b" " * (1 << 20)) == []
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(20)
+        connection.settimeout(120)
         connection.connect(str(control))
         with pytest.raises(OSError):  # noqa: PT011, PT012  # EPIPE or ECONNRESET
             for _ in range(64):

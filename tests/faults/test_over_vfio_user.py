@@ -15,7 +15,7 @@ from nvmeemu.spec import Command, Completion, NvmOpcode, ReadWrite
 from nvmeemu.testing import CAP, CC, CSTS, INTMS, Driver, VfioBus
 from server.process import Served
 
-PATIENCE = 20.0
+PATIENCE = 120.0
 MOMENT = 300  # milliseconds in which nothing comes
 WRITES = {"opcode": "write"}
 

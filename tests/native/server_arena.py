@@ -15,7 +15,7 @@ from transport.served import ServedDisk
 
 RAM = DATA + SIZES[DATA]
 ELSEWHERE = 1 << 30  # where nobody expects memory
-PATIENCE = 20_000  # milliseconds; who has to wait so long has lost something
+PATIENCE = 120_000  # milliseconds; who has to wait so long has lost something
 HELD_TIME, FATAL_TIME = 0.1, 1.0  # seconds that commands, and queues, wait for memory
 
 

@@ -27,6 +27,11 @@ class ShadowBus:
             for buffer in (self._shadow, self._event):
                 self._bus.write_memory(buffer + 8 * qid, bytes(8))
 
+    def events(self, qid: int) -> int:
+        """Where the two EventIdx of this pair of queues are, 8 bytes, which the device writes whenever it likes. 0: it
+        has none."""
+        return self._event and self._event + 8 * qid
+
     def write_bar(self, offset: int, data: bytes) -> None:
         if not self._shadow or offset < DOORBELLS + 8 or self._is_asked_for(offset - DOORBELLS, data):
             self._bus.write_bar(offset, data)

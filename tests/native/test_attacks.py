@@ -97,7 +97,7 @@ def test_resets_with_commands_in_flight(arena: Arena, kind: str) -> None:
             arena.settle()
             arena.bring_memory(REGIONS)
         arena.start()
-        arena.stays_untouched()  # RDY does not rise as long as something of before may still be written
+        arena.stays_untouched(1, 2)  # RDY does not rise as long as something of before may still be written
         arena.submit(1, 2)
         arena.finish()
 
@@ -112,7 +112,7 @@ def test_queues_that_are_deleted_with_commands_in_flight(arena: Arena) -> None:
         arena.sent = {cid: sent for cid, sent in arena.sent.items() if sent.qid != 1}
         assert arena.driver.delete_cq(1).status == Status.SUCCESS
         arena.finish(2)
-        arena.stays_untouched()
+        arena.stays_untouched(2)
         if number % 8 == 7:
             arena.start()
         else:

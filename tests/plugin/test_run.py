@@ -17,7 +17,7 @@ import pytest
 from nvmeemu.run import fill_in
 from server.process import NVMEEMU
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 RUN = [NVMEEMU, "run", "--disk", "mem:16M"]
 
 # What a VM does with the drive, in few words: the command's language is of no interest to us.

@@ -12,6 +12,7 @@ class Guest(Driver):
     """It has connected, enabled the controller and made one I/O queue pair."""
 
     bus: VfioBus
+    patience = 12_000  # two minutes: others may use the disk too
 
     def __init__(self, path: str, *, entries: int = 64, ram: int = 64 << 20, vectors: int = 4) -> None:
         super().__init__(VfioBus(path, ram=ram, vectors=vectors))

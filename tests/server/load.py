@@ -8,7 +8,6 @@ from nvmeemu.spec import Command, Completion, NvmOpcode, ReadWrite
 from nvmeemu.testing import PAGE, Driver
 
 BLOCK = 512
-_PATIENCE = 1000  # looks, of up to 10 ms
 
 
 def transfer(opcode: NvmOpcode, place: int, slba: int, size: int = PAGE, *, fua: bool = False) -> ReadWrite:
@@ -23,7 +22,7 @@ def run_batch(driver: Driver, commands: Iterable[Command], qid: int = 1) -> list
     waiting = {driver.submit(queue, command, ring=False) for command in commands}
     driver.ring_sq(queue)
     found: list[Completion] = []
-    for _ in range(_PATIENCE):
+    for _ in range(driver.patience):
         while (completion := driver.poll(queue, ring=False)) is not None:
             waiting.remove(completion.cid)
             found.append(completion)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 NVMEEMU = str(Path(sys.executable).with_name("nvmeemu"))
-PATIENCE = 20.0  # seconds; whatever takes longer has failed
+PATIENCE = 120.0  # seconds; whatever takes longer has failed
 ANNOUNCED_LINES = 3
 
 

@@ -17,7 +17,7 @@ from enum import IntEnum
 from pathlib import Path
 
 SOURCES = [Path(__file__).with_name(name) for name in ("shim.c", "shim_uring.c")]
-PATIENCE = 20.0
+PATIENCE = 120.0
 _RECORD = struct.Struct("=IIQQ")
 
 

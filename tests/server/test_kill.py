@@ -41,7 +41,7 @@ from server.shim import Medium, Shim
 KILLS = 2 * int(os.environ.get("NVMEEMU_ROUNDS", "100"))
 SLOTS = 48  # pages on the disk that are written again and again
 MOST_STEPS = 12  # of the load before a kill
-LONGEST_DELAY = 0.002  # seconds from a doorbell to the kill
+LONGEST_DELAY = 0.002  # seconds from a doorbell to the kill; half of them come at once, also on a busy machine
 _BLOCK = struct.Struct("<IIQ")
 ZYGOTE = Path(__file__).with_name("zygote.py")
 
@@ -191,7 +191,8 @@ def test_what_flush_or_fua_acknowledged_survives_kill_9_and_a_power_cut(
                 writer.step()
                 writer.collect(ring=True)
             writer.step()
-            time.sleep(chance.uniform(0, LONGEST_DELAY))
+            if chance.random() < 0.5:
+                time.sleep(chance.uniform(0, LONGEST_DELAY))
             victims.kill(guest)
             writer.collect(ring=False)
             in_flight += writer.in_flight > 0
@@ -202,5 +203,5 @@ def test_what_flush_or_fua_acknowledged_survives_kill_9_and_a_power_cut(
         medium.restart()
         knowledge.check(disk.read_bytes(), knowledge.completed)
         knowledge.check(medium.durable, knowledge.durable)
-    assert in_flight > KILLS // 4  # the kills did hit the work
+    assert in_flight > KILLS // 4, f"{in_flight} kills did hit the work"
     assert sum(knowledge.durable.values()) > KILLS

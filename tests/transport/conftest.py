@@ -19,7 +19,7 @@ import pytest
 from nvmeemu.testing.client import SharedMemory, VfioClient
 
 FAKE = Path(__file__).with_name("fake.py")
-PATIENCE = 20.0  # seconds; a test that has to wait so long has failed
+PATIENCE = 120.0  # seconds; a test that has to wait so long has failed
 
 
 class ServedFake:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from nvmeemu.testing import VfioClient
 
-PATIENCE = 30.0  # seconds; a test that has to wait so long has failed
+PATIENCE = 120.0  # seconds; a test that has to wait so long has failed
 MOST_THREADS = 10  # the loop, 8 for what blocks (made when needed), one that watches a handshake
 MAPPINGS, MEMORY = 64, 16 << 10  # what those and the interpreter may still take: mappings, KiB
 NVMEEMU = Path(sys.executable).with_name("nvmeemu")

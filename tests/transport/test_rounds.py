@@ -26,7 +26,7 @@ FEW = int(os.environ.get("NVMEEMU_ROUNDS", "100"))
 WARM = 30
 RAM = 8 << 20
 VECTORS = 12  # more than one SET_IRQS message takes
-PATIENCE = 10_000  # milliseconds
+PATIENCE = 120_000  # milliseconds
 
 Repeat = Callable[[Callable[[int], None]], None]
 RepeatAttached = Callable[[Callable[[Load], None]], None]

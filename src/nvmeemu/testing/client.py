@@ -77,7 +77,7 @@ class SharedMemory:
 class VfioClient:
     """A connection to a server; agrees on a version at once. Raises Refused, OSError or EOFError."""
 
-    def __init__(self, path: str, timeout: float = 20.0) -> None:
+    def __init__(self, path: str, timeout: float = 60.0) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.settimeout(timeout)
         self._number = 0

@@ -108,7 +108,12 @@ class Driver:
             completion = driver.execute(driver.queues[1], command)
 
     Queues keep theirs until they are deleted, or the controller has been reset.
+
+    ``patience`` is how many times ``bus.settle`` is called for what has to come, before a TimeoutError. With a
+    ``VfioBus`` it takes up to 10 ms each time.
     """
+
+    patience = 1000
 
     def __init__(self, bus: Bus, heap: int = 0x100000) -> None:
         self.bus = bus
@@ -209,7 +214,7 @@ class Driver:
         self._wait(lambda: not self.status.rdy, "RDY=0")
 
     def _wait(self, is_so: Callable[[], bool], what: str) -> None:
-        for _ in range(1000):
+        for _ in range(self.patience):
             if is_so():
                 return
             self.bus.settle()
@@ -271,7 +276,7 @@ class Driver:
         """
         cid = self.submit(queue, command)
         others = queue.outstanding - {cid}
-        for _ in range(1000):
+        for _ in range(self.patience):
             while (completion := self._poll(queue)) is not None:
                 if completion.cid == cid:
                     return completion
