@@ -89,7 +89,7 @@ inside() {
         mount -t tmpfs tmpfs "$root/dev/shm" &&
         cd "$root" &&
         exec "$@"' inside "$ROOT" \
-        env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 "${passed[@]}" \
+        env -i CI=true PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 "${passed[@]}" \
         chroot "$ROOT" env -C /nvmeemu "$@"
 }
 
