@@ -192,7 +192,8 @@ def _open(path: str, read_only: bool) -> int:
             raise BackendError(f"disk {path} is {kind}: give a raw image file or a block device")
         return os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise BackendError(f"disk {path} does not exist: make it with --create --size 10G") from None
+        advice = "make it with truncate -s 10G, or serve it with --create --size 10G"
+        raise BackendError(f"disk {path} does not exist: {advice}") from None
     except PermissionError:
         advice = "check its permissions" if read_only else "check its permissions, or use --read-only or --overlay"
         raise BackendError(f"disk {path} cannot be opened: permission denied: {advice}") from None
