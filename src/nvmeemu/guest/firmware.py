@@ -92,7 +92,10 @@ def _await_shell(run: Run, guest: Guest) -> None:
     begun = guest.expect("UEFI Interactive Shell|failed to start .*EFI Internal Shell.*Device Error", FIRMWARE_SECONDS)
     if begun[0].startswith("failed"):
         run.say("the UEFI shell did not reach its console: resetting the machine")
+        guest.monitor.execute("set-action", {"reboot": "reset"}, guest.deadline)  # this once, it is no end
         guest.monitor.execute("system_reset", {}, guest.deadline)
+        guest.monitor.await_event("RESET", guest.deadline)
+        guest.monitor.execute("set-action", {"reboot": "shutdown"}, guest.deadline)
         guest.expect("UEFI Interactive Shell", FIRMWARE_SECONDS)
 
 
