@@ -183,6 +183,8 @@ def test_register_accesses_are_matched(rig: Rig) -> None:
         ({"do": {"smart": {"age": 3}}}, "do.smart: {'age': 3}"),
         ({"do": {"flood": 0}}, "do.flood: 0 is not within"),
         ({"do": "drop", "at": "everywhere"}, "at: 'everywhere' is none of"),
+        ({"do": {"corrupt": "flip"}, "match": {"opcode": "identify"}}, "match: no admin command comes to a disk"),
+        ({"do": {"error": "EIO"}, "match": {"queue": [0]}}, "match: no admin command comes to a disk"),
         ({"do": "drop", "match": {"colour": 1}}, "match.colour: no command has such a field"),
         ({"do": "drop", "match": {"opcode": "wrote"}}, "match.opcode: 'wrote' is none of"),
         ({"do": "drop", "match": {"lba": "9-3"}}, "match.lba: '9-3' ends before it begins"),

@@ -15,6 +15,7 @@ from nvmeemu.spec import AdminOpcode, Command, EventType, NvmOpcode, ReadWrite, 
 
 PIN = -1  # the vector of INTA#
 _IO = Numbers(low=1, high=0xFFFF)
+_ADMIN = Numbers(frozenset({0}))
 _ENTRIES = (*admin.COMMANDS.values(), *io.COMMANDS.values())
 _KINDS: tuple[type[Command], ...] = tuple({Command, *(entry.kind for entry in _ENTRIES)})
 _REGISTERS = {register.name.lower(): register for register in regs.REGISTERS}
@@ -50,6 +51,8 @@ class Match:
         self._tests: list[Test] = []
         for key, value in table.items():
             self._tests.append(self._test(key, value))
+        if at == At.BACKEND and self.queues == _ADMIN:
+            raise FaultError("match: no admin command comes to a disk: give another at, such as dma or execute")
 
     def __contains__(self, passage: Passage) -> bool:
         return passage.at == self._at and all(test(passage) for test in self._tests)
@@ -132,7 +135,7 @@ class Match:
         if not values:
             raise FaultError(f"{what}: no opcode")
         if not of_io and not plain and self.queues is None:
-            self.queues = Numbers(frozenset({0}))
+            self.queues = _ADMIN
         return lambda passage: (
             passage.command is not None and passage.command.opcode in (plain | (of_io if passage.qid else of_admin))
         )
