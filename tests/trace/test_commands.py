@@ -339,6 +339,8 @@ def test_a_cut_file_is_said_to_be_cut(run: Run, saved: Save) -> None:
         ["replay"],
         ["replay", "f", "--most", "-1"],
         ["replay", U_BOOT, "--output", U_BOOT],
+        ["replay", U_BOOT, "--disk", "mem:1X"],
+        ["replay", U_BOOT, "--disk", "mem:256M", "--disk", "mem:1M"],
     ],
     ids=str,
 )

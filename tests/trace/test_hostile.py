@@ -6,6 +6,7 @@ import io
 from contextlib import suppress
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -89,3 +90,9 @@ def test_whatever_is_in_a_trace(records: list[trace.Record]) -> None:
     list(Difference.between(both[0].steps, both[1].steps).lines(1))
     with suppress(trace.TraceError):
         replay(read(records), data=True)
+
+
+@pytest.mark.parametrize("kind", [trace.RegisterRead, trace.RegisterWrite])
+def test_registers_where_the_device_has_none(kind: Any) -> None:
+    with pytest.raises(trace.TraceError, match="the device has no registers there"):
+        replay(read([kind(0, 0, 1 << 31, bytes(4))]))

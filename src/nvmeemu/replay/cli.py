@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterable, Sequence
 
 from nvmeemu.arguments import Number, Parser
-from nvmeemu.backend import BackendError, is_memory, open_backend
+from nvmeemu.backend import BackendError, BadRequest, is_memory, open_backend
 from nvmeemu.replay.player import replay as play
 from nvmeemu.trace.cli import run as run_command
 from nvmeemu.trace.extra import check_output
-from nvmeemu.trace.file import TraceError, open_trace
+from nvmeemu.trace.file import BadUse, TraceError, open_trace
 from nvmeemu.trace.records import Record
 from nvmeemu.trace.sink import save
 from nvmeemu.trace.terminal import Output, at, heading, tell_if_cut, with_bar
@@ -47,10 +47,14 @@ def _run(arguments: argparse.Namespace) -> int:
         return with_bar(records, plain(arguments.file), len(records), lambda number: number)
 
     with open_trace(arguments.file) as reader:
+        most = max(1, len(reader.description.namespaces))
+        if len(arguments.disk) > most:
+            raise BadUse(f"--disk: {len(arguments.disk)} of them, and in the trace there are {most}")
         try:
             backends = [open_backend(disk, overlay=not is_memory(disk)) for disk in arguments.disk]
         except BackendError as error:
-            raise TraceError(f"--disk: {error}") from None
+            kind = BadUse if isinstance(error, BadRequest) else TraceError
+            raise kind(f"--disk: {error}") from None
         began = time.process_time()
         result = play(reader, backends, data=arguments.data, watch=watch)
         seconds = time.process_time() - began

@@ -130,6 +130,8 @@ class _Player:
 
     def _take(self, record: Record) -> None:
         controller = self._controller
+        if isinstance(record, RegisterRead | RegisterWrite) and record.offset >= controller.bar0_size:
+            raise TraceError(f"{self._name}: {words.describe(record)[1]}: the device has no registers there")
         if isinstance(record, RegisterRead):
             controller.read(record.offset, len(record.data))
         elif isinstance(record, RegisterWrite):
