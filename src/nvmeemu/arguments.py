@@ -1,9 +1,12 @@
-"""What all commands' argument parsers share: errors of one line, options of one name, checked numbers."""
+"""What all commands share with their users: errors of one line, options of one name, checked numbers, an output that
+may be full or closed."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import sys
 from typing import Any, NoReturn
 
 
@@ -16,6 +19,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        super().exit(status or tell(self.prog, ""), message)  # --help and --version are not written yet
 
 
 class Number:
@@ -32,3 +38,21 @@ class Number:
         if not self.least <= value <= self.most:
             raise argparse.ArgumentTypeError(f"{text!r} is not a number from {self.least} to {self.most}")
         return value
+
+
+def tell(program: str, text: str) -> int:
+    """Print a text; the exit status."""
+    try:
+        print(text, end="", flush=True)
+    except OSError as error:
+        return output_failed(program, error)
+    return 0
+
+
+def output_failed(program: str, error: OSError) -> int:
+    """The exit status, with a line on stderr, when the standard output takes nothing."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python still has shall not fail once more
+    if isinstance(error, BrokenPipeError):  # the reader of our output has seen enough
+        return 0
+    print(f"{program}: standard output: {error.strerror or error}", file=sys.stderr)
+    return 1

@@ -6,13 +6,14 @@ Exit status: 0, 1 for what failed, 2 for bad use; either is one line on stderr.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import signal
 import sys
 from collections.abc import Sequence
 
 from nvmeemu import __version__
-from nvmeemu.arguments import Number, Parser
+from nvmeemu.arguments import Number, Parser, tell
 
 _SERVE = """\
 Be an NVMe drive on a vfio-user socket, for one client (QEMU, ...) after another.
@@ -52,8 +53,8 @@ _FEATURES = [
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
-    if argv is None:  # until somebody can end in order, Ctrl-C ends at once and without a traceback
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if argv is None:
+        _prepare()
     words, command = _split(sys.argv[1:] if argv is None else list(argv))
     if words[:1] and words[0] in _TRACES:  # their parsers are theirs: start-up
         return _on_traces(words[0], words[1:])
@@ -62,10 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         (arguments.parser if arguments.command else parser).error(f"unrecognized arguments: {' '.join(unknown)}")
     if arguments.print_capabilities:
-        print(json.dumps(capabilities(), indent=2))
-        return 0
+        return tell(parser.prog, json.dumps(capabilities(), indent=2) + "\n")
     if arguments.command is None:
-        parser.error("give a command: serve, run, ctl")
+        parser.error(f"give a command: serve, run, ctl, {', '.join(_TRACES)}")
     if arguments.command == "ctl":
         from nvmeemu.control.cli import ctl
 
@@ -86,6 +86,13 @@ _TRACES = {
     "check": "what a trace says of its host",
     "profile": "play drivers that cannot run here, and check what they see",
 }
+
+
+def _prepare() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as in the background of a script
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until somebody can end in order: at once, without a traceback
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # µ, and names of files, where the locale does not have them
 
 
 def _on_traces(command: str, words: list[str]) -> int:

@@ -82,7 +82,7 @@ def fill_in(command: Sequence[str], socket: Path) -> list[str]:
     words: list[str] = []
     for word in command:
         if mistake := next((m for m in LIKELY_MISTAKE.finditer(word) if not PLACEHOLDER.fullmatch(m[0])), None):
-            raise _CannotRun(f"{mistake[0]}: the size is missing: {{memory:1G}}", 2)
+            raise _CannotRun(f"{mistake[0]}: give a size in M or G, for example {{memory:1G}}", 2)
         if match := PLACEHOLDER.fullmatch(word):
             words += _meaning(match[1], socket)
         else:

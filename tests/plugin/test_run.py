@@ -91,9 +91,9 @@ def test_the_placeholders() -> None:
     assert fill_in(other, socket) == other
 
 
-@pytest.mark.parametrize("word", ["{memory}", "{memory:}", "{memory:1}", "x{memory:0M}"])
-def test_memory_without_a_size_is_refused(word: str) -> None:
-    one_line(run("true", word), 2, "the size is missing: {memory:1G}")
+@pytest.mark.parametrize("word", ["{memory}", "{memory:}", "{memory:1}", "x{memory:0M}", "{memory:512m}"])
+def test_memory_without_a_good_size_is_refused(word: str) -> None:
+    one_line(run("true", word), 2, "give a size in M or G, for example {memory:1G}")
 
 
 def test_bad_use_is_one_line() -> None:
@@ -162,6 +162,15 @@ def test_a_signal_ends_the_command_then_the_server(number: signal.Signals, tmp_p
         out, err = running.communicate(timeout=PATIENCE)
     assert (running.returncode, out, err) == (3, "still served\n", "")
     assert not (tmp_path / "pid").exists()  # the server has ended in good order
+
+
+def test_in_the_background_of_a_script_ctrl_c_is_not_for_the_command() -> None:
+    """A shell without job control lets it ignore SIGINT."""
+    told = "import signal; print(signal.getsignal(signal.SIGINT) == signal.SIG_IGN)"
+    ended = subprocess.run(
+        ["env", "--ignore-signal=INT", *RUN, "--", sys.executable, "-c", told], capture_output=True, timeout=PATIENCE
+    )
+    assert (ended.returncode, ended.stdout) == (0, b"True\n")
 
 
 def test_ctrl_c_in_a_terminal_reaches_the_command_once(tmp_path: Path) -> None:

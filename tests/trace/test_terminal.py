@@ -148,3 +148,14 @@ def test_an_output_that_is_full_is_one_line() -> None:
     command = f"{sys.executable} -m nvmeemu trace stats {U_BOOT} >/dev/full"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (1, "nvmeemu trace: standard output: No space left on device\n")
+
+
+def test_a_locale_without_our_letters_and_a_name_that_is_no_text(tmp_path: Path) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.trace")
+    Path(name).symlink_to(U_BOOT)
+    for encoding, said in (("ascii", rb", 128 \xb5s"), ("utf-8:strict", rb"/\udcff.trace: nvmeemu ")):
+        command = [sys.executable, "-m", "nvmeemu", "trace", "show", name]
+        environment = os.environ | {"PYTHONIOENCODING": encoding}
+        result = subprocess.run(command, capture_output=True, check=True, env=environment)
+        assert said in result.stdout
+        assert result.stderr == b""

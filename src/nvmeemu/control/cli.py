@@ -6,8 +6,11 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
+from nvmeemu.arguments import tell
+from nvmeemu.backend import is_memory
 from nvmeemu.control.client import Control, ControlError, Unreachable
 
 INVALID_PARAMS = -32602  # bad use, as far as we are concerned
@@ -24,13 +27,10 @@ def ctl(arguments: argparse.Namespace) -> int:
         print(f"nvmeemu ctl: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # of a file of faults
-        print(f"nvmeemu ctl: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"nvmeemu ctl: {error.filename or os.curdir}: {error.strerror}", file=sys.stderr)
         return 2
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-    else:
-        _show(result)
-    return 0
+    lines = [json.dumps(result, indent=2)] if arguments.json else _lines(result)
+    return tell("nvmeemu ctl", "".join(f"{line}\n" for line in lines))
 
 
 def _ask(arguments: argparse.Namespace) -> Any:
@@ -60,7 +60,7 @@ def _calls(arguments: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
 def _absolute(disk: str) -> str:
     """The server may have another working folder."""
     kind, colon, path = disk.partition(":") if disk.startswith("raw:") else ("", "", disk)
-    return disk if disk.startswith("mem:") else f"{kind}{colon}{os.path.abspath(path)}"
+    return f"{kind}{colon}{os.path.abspath(path)}" if path and not is_memory(disk) else disk
 
 
 def _added(words: list[str]) -> list[tuple[str, dict[str, Any]]]:
@@ -78,15 +78,16 @@ def _added(words: list[str]) -> list[tuple[str, dict[str, Any]]]:
     return [("fault.add", Fault.of(of_words(words)).as_table())]
 
 
-def _show(result: Any) -> None:
+def _lines(result: Any) -> Iterator[str]:
+    """The answer, for a person."""
     if isinstance(result, list):
         for one in result:
-            _show(one)
+            yield from _lines(one)
     elif isinstance(result, dict) and "id" in result and "at" in result:
         rest = {key: value for key, value in result.items() if key not in ("id", "seen", "hits") and value}
-        print(f"fault {result['id']}: {result['hits']} of {result['seen']} times: {json.dumps(rest)}")
+        yield f"fault {result['id']}: {result['hits']} of {result['seen']} times: {json.dumps(rest)}"
     elif isinstance(result, dict):
         for key, value in result.items():
-            print(f"{key}: {value if isinstance(value, str) else json.dumps(value)}")
+            yield f"{key}: {value if isinstance(value, str) else json.dumps(value)}"
     elif result is not None:
-        print(result)
+        yield str(result)

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from nvmeemu.arguments import Parser
+from nvmeemu.arguments import Parser, output_failed, tell
 from nvmeemu.trace import coverage, difference, export, plot, show, stats
 from nvmeemu.trace.file import BadUse, TraceError
 
@@ -46,15 +46,13 @@ def run(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
         sys.stdout.flush()
         return status
     except TraceError as error:
+        tell(parser.prog, "")  # what was found before
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2 if isinstance(error, BadUse) else 1
     except OSError as error:
-        if error.filename is None:  # what Python has not written yet shall not fail once more
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # the reader of our output has seen enough
-            return 0
-        where = error.filename or "standard output"  # what is read, and files that are written, say so themselves
-        print(f"{parser.prog}: {where}: {error.strerror or error}", file=sys.stderr)
+        if error.filename is None:  # what is read, and files that are written, say so themselves
+            return output_failed(parser.prog, error)
+        print(f"{parser.prog}: {error.filename}: {error.strerror or error}", file=sys.stderr)
     return 1
 
 
