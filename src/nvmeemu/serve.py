@@ -67,6 +67,11 @@ def serve(arguments: argparse.Namespace) -> int:
     except (BackendError, ServeError) as error:
         print(f"nvmeemu serve: {error}", file=sys.stderr)
         return 2 if isinstance(error, BadRequest) else 1
+    except OSError as error:  # no more descriptors, a working folder that is gone, ...
+        log.debug("where it failed", exc_info=True)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"nvmeemu serve: {where}{describe(error)}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -224,8 +229,11 @@ def _methods(
     trace: TraceFile | None,
 ) -> Methods:
     """What the control socket can do."""
+    leaving: list[Backend] = []  # of namespaces that were removed
 
     def open_disk(nsid: int, disk: str) -> Namespace:
+        if any(one in leaving and is_same(disk, name) for name, one in ending.backends.items()):
+            raise BackendError(f"disk {disk} was removed just now, and is not closed yet: try again")
         name = _name(disk, ending.backends)
         backend = ending.backends[name] = open_backend(
             disk, read_only=arguments.read_only, overlay=arguments.overlay, block_size=arguments.block_size
@@ -233,10 +241,18 @@ def _methods(
         return Namespace(nsid, backend, arguments.block_size, _identity(backend, arguments.socket))
 
     def close_disk(backend: Backend) -> None:
+        """As soon as nothing is under way any more, perhaps with this one."""
+        if backend not in leaving:
+            leaving.append(backend)
+        if controller.is_busy:
+            loop.call_later(0.1, lambda: close_disk(backend))
+            return
+
         def done(_: object, error: BaseException | None) -> None:
             if error is not None:
                 log.error("a disk that was removed failed to flush: %s: written data may be lost", error)
             backend.close()
+            leaving.remove(backend)
             ending.backends = {disk: one for disk, one in ending.backends.items() if one is not backend}
 
         loop.submit(backend.flush, done)
@@ -318,30 +334,42 @@ def _pid_file(path: str | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    ours = f"{os.getpid()}\n".encode()
     try:
-        if _read(path).strip().isdigit() or not os.path.exists(path):
-            with open(path, "wb") as file:
-                file.write(ours)
-        else:
+        found = _read(path).strip()
+        if found and not found.isdigit():
             raise Failure(f"--pid-file {path}: there is a file that is no pid file: give another name", 2)
+        with open(path, "wb", opener=_open_at_once) as file:
+            file.write(_pid_line())
     except OSError as error:
         raise Failure(f"--pid-file {path}: {describe(error)}") from None
     try:
         yield
     finally:
-        with suppress(OSError):
-            if _read(path) == ours:  # not that of a server that has taken it over
-                os.unlink(path)
+        _remove_pid_file(path)
+
+
+def _pid_line() -> bytes:
+    return f"{os.getpid()}\n".encode()
+
+
+def _remove_pid_file(path: str) -> None:
+    with suppress(OSError):
+        if _read(path) == _pid_line():  # not that of a server that has taken it over, and no device
+            os.unlink(path)
 
 
 def _read(path: str) -> bytes:
     """The beginning of a file, nothing if there is none."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
             return file.read(32)
     except FileNotFoundError:
         return b""
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Also a pipe that nobody else has open."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
 class _Ending:
@@ -356,12 +384,14 @@ class _Ending:
         self._loop = loop
 
     def __enter__(self) -> _Ending:
-        for number in self.SIGNALS:
+        has_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        self._heeded = [number for number in self.SIGNALS if not (has_nohup and number == signal.SIGHUP)]
+        for number in self._heeded:
             signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for number in self.SIGNALS:
+        for number in self._heeded:
             signal.signal(number, signal.SIG_DFL)
 
     def _on_signal(self, number: int, frame: object) -> None:
@@ -371,8 +401,7 @@ class _Ending:
         disks = ", ".join(self._unsynced or self.backends)
         os.write(2, f"nvmeemu serve: ended by a second signal: not synced: {disks}\n".encode())
         if self.pid_file is not None:
-            with suppress(OSError):
-                os.unlink(self.pid_file)
+            _remove_pid_file(self.pid_file)
         os._exit(1)
 
     def sync(self, loop: Loop) -> None:

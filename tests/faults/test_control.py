@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,7 @@ def test_a_bad_fault_is_refused_with_the_reason(client: Control) -> None:
         ("fault.add", {"do": "explode"}, "do: 'explode' is none of"),
         ("fault.add", {"do": 5}, "do: 5 is no table"),
         ("fault.add", {"do": None}, "do: None is no table"),
+        ("fault.add", {"self": 1}, "self: a fault has"),
         ("fault.remove", {"id": 4.0}, "no fault 4.0"),
         ("fault.add", {"what": 1}, "what: a fault has"),
         ("fault.remove", {"id": 4}, "no fault 4"),
@@ -177,6 +179,24 @@ def test_namespaces_come_change_and_go_and_the_host_is_told(client: Control, ser
     guest.leave()
     assert served.stop() == 0
     assert disk.read_bytes()[:1024] == b"n" * 512 + b"d" * 512
+
+
+def test_a_disk_comes_back_as_soon_as_it_is_closed(client: Control, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(MIB))
+    client.call("namespace.add", disk=str(disk))
+    with pytest.raises(ControlError, match="is a namespace already: give each disk once"):
+        client.call("namespace.add", disk=str(disk))
+    client.call("namespace.remove", nsid=2)
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            assert client.call("namespace.add", disk=str(disk))["nsid"] == 2
+            break
+        except ControlError as error:
+            assert (error.code, "was removed just now" in str(error)) == (1, True)  # noqa: PT017
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
@@ -301,6 +321,9 @@ def test_the_command_line_does_the_same(served: Served, control: Path, tmp_path:
         (("fault", "add", tmp_path / "none"), 2, f"{tmp_path / 'none'}: No such file or directory"),
         (("fault", "rm", 99), 1, "no fault 99"),
         (("namespace", "rm", 9), 1, "no namespace 9"),
+        (("namespace", "resize", 1, "1X"), 2, "bad size '1X'"),
+        (("namespace", "add", "mem:1X"), 2, "bad size '1X'"),
+        (("namespace", "add", ""), 2, "a disk without a name"),
     ):
         result = ctl(control, *words)
         assert result.returncode == status
@@ -308,3 +331,7 @@ def test_the_command_line_does_the_same(served: Served, control: Path, tmp_path:
         assert result.stderr.count("\n") == 1
     missing = ctl(tmp_path / "none", "status")
     assert (missing.returncode, missing.stderr.count("\n")) == (1, 1)
+    command = (NVMEEMU, "ctl", "--control", str(control))
+    with open("/dev/full", "w") as full:
+        lost = run("status", command=command, stdout=full, stderr=subprocess.PIPE, capture_output=False)
+    assert (lost.returncode, lost.stderr) == (1, "nvmeemu ctl: standard output: No space left on device\n")

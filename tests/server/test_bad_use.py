@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shutil
 import socket
 import stat
@@ -230,7 +231,8 @@ def test_a_command_line_that_makes_no_sense(arguments: list[str], words: str) ->
 def test_without_a_command_it_says_which_there_are() -> None:
     result = run(command=(NVMEEMU,))
     assert result.returncode == 2
-    assert result.stderr == "nvmeemu: give a command: serve, run, ctl (see nvmeemu --help)\n"
+    commands = "serve, run, ctl, trace, replay, check, profile"
+    assert result.stderr == f"nvmeemu: give a command: {commands} (see nvmeemu --help)\n"
 
 
 @pytest.mark.parametrize(
@@ -272,6 +274,50 @@ def test_a_pid_file_that_cannot_be_written(path: str, folder: Path) -> None:
     )
     refused(run("--socket", path, "--disk", "mem:1M", "--pid-file", folder), 1, "--pid-file", "Is a directory")
     assert not os.path.exists(path)
+
+
+def test_a_pid_file_that_is_none(path: str, folder: Path) -> None:
+    os.mkfifo(folder / "fifo")
+    refused(run("--socket", path, "--disk", "mem:1M", "--pid-file", folder / "fifo"), 1, "--pid-file", "No such device")
+    (folder / "notes").write_text("mine")
+    refused(run("--socket", path, "--disk", "mem:1M", "--pid-file", folder / "notes"), 2, "no pid file: give another")
+    assert (folder / "notes").read_text() == "mine"
+
+
+def test_no_more_descriptors_and_a_working_folder_that_is_gone(path: str, folder: Path) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (6, 6))
+
+    refused(run("--socket", path, "--disk", "mem:1M", preexec_fn=limit), 1, "Too many open files")
+    command = ("sh", "-c", f'mkdir {folder}/gone; cd {folder}/gone; rmdir {folder}/gone; exec "$0" serve "$@"', NVMEEMU)
+    refused(run("--socket", "s", "--disk", "mem:1M", command=command), 1, "No such file or directory")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nvmeemu", "--help"],
+        ["nvmeemu", "--version"],
+        ["nvmeemu", "--print-capabilities"],
+        ["nvmeemu serve", "--help"],
+        ["nvmeemu trace show", "--help"],
+    ],
+    ids=" ".join,
+)
+def test_help_that_cannot_be_written(words: list[str]) -> None:
+    def result(stdout: int) -> tuple[int, str]:
+        command = (NVMEEMU, *" ".join(words).split()[1:])
+        environment = {"PYTHONUNBUFFERED": ""}  # argparse does not mind that nothing can be written
+        streams = {"stdout": stdout, "stderr": subprocess.PIPE, "capture_output": False}
+        ended = run(command=command, environment=environment, **streams)
+        return ended.returncode, ended.stderr
+
+    with open("/dev/full", "w") as full:
+        assert result(full.fileno()) == (1, f"{words[0]}: standard output: No space left on device\n")
+    reading, writing = os.pipe()
+    os.close(reading)
+    assert result(writing) == (0, "")
+    os.close(writing)
 
 
 def test_an_output_that_takes_nothing(path: str) -> None:

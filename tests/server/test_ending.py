@@ -16,7 +16,7 @@ from nvmeemu.spec import Command, NvmOpcode
 from server.conftest import Attach
 from server.guest import Guest
 from server.load import run_batch, transfer
-from server.process import Serve, Served
+from server.process import NVMEEMU, Serve, Served
 from server.shim import Op, Shim
 
 PROMISE = 2.0  # seconds from the signal to the end of service
@@ -64,7 +64,8 @@ def ends_in_time(served: Served) -> None:
 def test_a_signal_ends_it_in_time_also_under_load(
     path: str, disk: Path, serve: Serve, attach: Attach, number: signal.Signals
 ) -> None:
-    served = serve("--disk", disk)
+    whatever_we_ignore = ("env", f"--default-signal={number.name[3:]}")
+    served = serve("--disk", disk, command=(*whatever_we_ignore, NVMEEMU, "serve"))
     hammer = Hammer(attach())
     begin = time.monotonic()
     assert served.stop(number) == 0
@@ -73,6 +74,13 @@ def test_a_signal_ends_it_in_time_also_under_load(
     assert hammer.completed
     assert not os.path.exists(path)
     assert served.log.splitlines()[-1].endswith("INFO stopped")
+
+
+def test_with_nohup_it_stays_when_the_terminal_goes(serve: Serve, attach: Attach) -> None:
+    served = serve("--disk", "mem:1M", command=("nohup", NVMEEMU, "serve"))
+    served.send(signal.SIGHUP)
+    attach().write(0, bytes(512))
+    ends_in_time(served)
 
 
 def test_a_signal_ends_it_while_a_stranger_says_nothing(path: str, serve: Serve) -> None:

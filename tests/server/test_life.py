@@ -63,8 +63,12 @@ def test_ready_fd_gets_a_line_when_a_client_can_connect_and_is_closed(path: str)
     assert process.returncode == 0
 
 
-def test_the_pid_file_is_there_as_long_as_the_server(folder: Path, serve: Serve) -> None:
+@pytest.mark.parametrize("before", [None, "", "17\n"], ids=str)
+def test_the_pid_file_is_there_as_long_as_the_server(folder: Path, serve: Serve, before: str | None) -> None:
+    """It may be there, empty (mktemp, or the disk was full once) or left behind."""
     pid_file = folder / "pid"
+    if before is not None:
+        pid_file.write_text(before)
     served = serve("--disk", "mem:1M", "--pid-file", pid_file)
     assert int(pid_file.read_text()) == served.pid
     assert served.stop() == 0

@@ -54,7 +54,7 @@ class Control:
             self._socket.sendall(json.dumps(request).encode() + b"\n")
             line = self._file.readline()
         except OSError as error:
-            raise Unreachable(f"the server at {self._path} does not answer: {error}") from None
+            raise Unreachable(f"the server at {self._path} does not answer: {error.strerror or error}") from None
         if not line.endswith(b"\n"):
             raise Unreachable(f"the server at {self._path} has gone")
         try:

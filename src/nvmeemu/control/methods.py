@@ -9,7 +9,7 @@ from functools import wraps
 from typing import Any
 
 from nvmeemu import __version__, inventory
-from nvmeemu.backend import Backend, BackendError, parse_size
+from nvmeemu.backend import Backend, BackendError, BadRequest, parse_size
 from nvmeemu.control.messages import FAILED, INTERNAL_ERROR, INVALID_PARAMS, PROTOCOL, Method, RpcError
 from nvmeemu.controller import Controller
 from nvmeemu.faults import Fault, FaultError, Faults
@@ -23,8 +23,8 @@ OpenDisk = Callable[[int, str], Namespace]
 
 
 class Methods:
-    """``open_disk`` makes a namespace with an NSID of what a user writes; ``close_disk`` is called when one that was
-    removed is no longer in use; ``note`` puts a remark into the trace, if there is one."""
+    """``open_disk`` makes a namespace with an NSID of what a user writes; ``close_disk`` is called with the disk of one
+    that was removed, which may still be in use; ``note`` puts a remark into the trace, if there is one."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Methods:
 
     # --- faults
 
-    def fault_add(self, **fault: Any) -> dict[str, Any]:
+    def fault_add(self, /, **fault: Any) -> dict[str, Any]:
         return _fault(self._faults.add(Fault.of(fault)))
 
     def fault_list(self) -> list[dict[str, Any]]:
@@ -107,7 +107,7 @@ class Methods:
     def namespace_remove(self, nsid: int) -> None:
         self._find(nsid)
         namespace = inventory.remove(self._device, nsid)
-        self._close_when_idle(namespace.backend)
+        self._close_disk(namespace.backend)
 
     def namespace_resize(self, nsid: int, size: str | int) -> dict[str, Any]:
         namespace = self._find(nsid)
@@ -132,12 +132,6 @@ class Methods:
         if namespace is None:
             raise RpcError(FAILED, f"no namespace {nsid!r}")
         return namespace
-
-    def _close_when_idle(self, backend: Backend) -> None:
-        if self._controller.is_busy:  # perhaps with this one
-            self._device.clock.call_later(0.1, lambda: self._close_when_idle(backend))
-        else:
-            self._close_disk(backend)
 
 
 def _text(value: object, what: str) -> str:
@@ -172,7 +166,7 @@ def _checked(method: Method) -> Method:
             raise RpcError(INVALID_PARAMS, str(error)) from None
         try:
             return method(**parameters)
-        except FaultError as error:
+        except (FaultError, BadRequest) as error:
             raise RpcError(INVALID_PARAMS, str(error)) from None
         except (BackendError, ValueError, OSError) as error:
             raise RpcError(FAILED, str(error)) from None
