@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -176,6 +178,14 @@ def test_errors_are_a_line(words: list[str], status: int, expected: str, capsys:
     err = capsys.readouterr().err
     assert expected in err
     assert "Traceback" not in err
+
+
+def test_without_a_home_it_is_quiet(tmp_path: Path) -> None:
+    """CI often has none, or one that is read-only."""
+    command = [sys.executable, "-m", "nvmeemu", "trace", "plot", U_BOOT, "-o", str(tmp_path / "out.svg")]
+    environment = {key: value for key, value in os.environ.items() if key not in ("MPLCONFIGDIR", "XDG_CONFIG_HOME")}
+    result = subprocess.run(command, env=environment | {"HOME": "/proc/none"}, capture_output=True, check=True)
+    assert (result.stdout, result.stderr) == (b"", b"")
 
 
 def test_it_names_the_extra_that_is_missing(

@@ -149,7 +149,8 @@ def open_backend(
     if backend.size == 0 or backend.size % block_size:
         backend.close()
         what = "is empty" if backend.size == 0 else f"has {backend.size} bytes, not a multiple of {block_size}"
-        raise BackendError(f"disk {spec} {what}: resize it with truncate -s, or serve one with --create --size 10G")
+        advice = "resize it with truncate -s, or serve one with --create --size 10G"
+        raise BackendError(f"disk {spec} {what}: {'give another size' if is_memory(spec) else advice}")
     return backend
 
 

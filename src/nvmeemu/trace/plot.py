@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 
 from nvmeemu import spec
@@ -50,6 +51,7 @@ def _block_sizes(description: Description) -> dict[int, int]:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns where it cannot keep a cache (CI without a home)
     require("matplotlib", "plot")
     from nvmeemu.trace import picture  # it imports matplotlib, which takes a second
 
