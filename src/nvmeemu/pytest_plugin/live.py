@@ -158,4 +158,5 @@ def _checked(kind: type[Options], options: dict[str, Any], fixture: str) -> Opti
     try:
         return kind.of(options, fixture)
     except BadOptions as error:
-        pytest.fail(str(error), pytrace=False)
+        text = str(error)
+    pytest.fail(text, pytrace=False)  # not while that error is handled: it would be told, too
