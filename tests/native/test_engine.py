@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -137,8 +138,12 @@ def test_a_queue_whose_memory_stays_away_is_fatal(bench: Bench) -> None:
     assert driver.status.cfs
 
 
-def test_without_the_write_cache_writes_are_pythons(tmp_path: Path) -> None:
-    with closing(Bench(on_file(tmp_path / "disk"), engine="native")) as bench:
+def test_without_the_write_cache_writes_are_pythons() -> None:
+    """On a file in memory, which is written at once."""
+    with (
+        TemporaryDirectory(dir="/dev/shm") as folder,
+        closing(Bench(on_file(Path(folder) / "d"), engine="native")) as bench,
+    ):
         driver = bench.driver
         driver.enable()
         driver.create_queues(1)

@@ -101,7 +101,8 @@ bool queue_has_gap(struct queue *queue);
 /* Find the head where the host writes it into memory. */
 void engine_look(struct cq *cq);
 
-/* Completions of what Python has executed. False: it has to wait for room or memory, and goes first when they come. */
+/* Completions of what Python has executed. False: it has to wait for room or memory, and goes first when they come.
+   `sqhd` is for submission queues that are not the engine's: it knows the heads of its own better. */
 bool engine_post(struct cq *cq, uint32_t sqid, uint32_t sqhd, uint16_t cid, uint32_t dw0, uint16_t field,
                  bool wrong_phase);
 bool engine_has_room(struct cq *cq);

@@ -103,13 +103,22 @@ static bool deliver(struct lane *lane, const struct op *op)
     return true;
 }
 
+/* Otherwise the write cache was switched off since the write was begun, and Python does it again, durably. (A namespace
+   that was taken away has ended as it was.) */
+static bool is_good_as_it_is(const struct lane *lane, const struct op *op)
+{
+    const struct disk *disk = &lane->engine->disks[op->command.nsid];
+
+    return disk->writable || disk->fd != op->fd;
+}
+
 void op_finish(struct lane *lane, struct op *op, long result)
 {
     struct sq *sq = op->sq;
     bool is_done = result == (long)op->length;
 
     if (!sq->dropped) {
-        if (is_done && (op->is_write || deliver(lane, op))) {
+        if (is_done && (op->is_write ? is_good_as_it_is(lane, op) : deliver(lane, op))) {
             count(lane, op->is_write, op->length);
             sq_complete(sq, op->command.cid);
         } else {
@@ -139,8 +148,8 @@ void lane_write(struct lane *lane)
         uint64_t end = monotonic_time();
         if (end - begin > SLOW_WRITE)
             atomic_store_explicit(slow_until, end + SLOW_TIME, memory_order_relaxed);
+        lane_give_way(lane); /* it may have been paused meanwhile */
         op_finish(lane, op, result);
-        lane_give_way(lane);
     }
 }
 

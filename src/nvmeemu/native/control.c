@@ -205,10 +205,13 @@ bool engine_post(struct cq *cq, uint32_t sqid, uint32_t sqhd, uint16_t cid, uint
                  bool wrong_phase)
 {
     struct lane *lane = cq->queue.lane;
-    uint64_t high = completion_high(sqhd, sqid, cid, field) | (uint64_t)wrong_phase << HIGH_SHIFT(PHASE);
+    struct queue *sq = 2 * sqid < MAX_DOORBELLS ? lane->engine->by_doorbell[2 * sqid] : NULL;
 
     lane_enter(lane);
     uint32_t posted = cq->posted;
+    if (sq) /* by now the lane may have told a later head, which must not go back */
+        sqhd = queue_ours(sq);
+    uint64_t high = completion_high(sqhd, sqid, cid, field) | (uint64_t)wrong_phase << HIGH_SHIFT(PHASE);
     bool is_posted = cq_post(cq, dw0, high);
     bool is_coalesced = cq_is_coalesced(cq);
     if (is_posted && !is_coalesced)

@@ -267,7 +267,7 @@ void engine_set_coalescing(struct engine *engine, uint64_t nanoseconds, uint32_t
         atomic_store(&engine->vectors[i].is_coalesced, false);
     for (uint32_t i = 0; i < engine->cqs.count; i++) { /* what was held back for the old values is raised now */
         struct cq *cq = as_cq(engine->cqs.items[i]);
-        if (cq->vector < MAX_VECTORS)
+        if (cq->ien && cq->vector < MAX_VECTORS)
             cq->posted += atomic_exchange(&engine->vectors[cq->vector].held, 0);
     }
     leave_all(engine);

@@ -218,7 +218,7 @@ struct ring;
 struct ring *ring_open(int eventfd);
 void ring_close(struct ring *ring);
 bool ring_start(struct ring *ring, struct op *op);
-void ring_submit(struct ring *ring);
+bool ring_submit(struct ring *ring);
 struct op *ring_reap(struct ring *ring, long *result);
 
 /* --- engine.c ------------------------------------------------------------------------------------------------------ */

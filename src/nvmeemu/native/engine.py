@@ -191,9 +191,10 @@ class NativeEngine:
             sink(bytes(ffi.buffer(self._batch, size)))
 
     def deliver(self, listener: Listener) -> None:
-        if self._sink is not None:
+        number = lib.engine_events(self._engine, self._events, EVENTS)
+        if self._sink is not None:  # after that: from there on there would be news of more
             self._take_trace(self._sink)
-        for index in range(lib.engine_events(self._engine, self._events, EVENTS)):
+        for index in range(number):
             event = self._events[index]
             self._tell(listener, event.kind, event.id, event)
 

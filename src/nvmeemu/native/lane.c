@@ -267,7 +267,8 @@ static bool has_shadows(const struct lane *lane)
    can be asked to ring, which costs a message: as soon as watching them is not worth it. */
 static void rest(struct lane *lane)
 {
-    bool is_mapped = lane->engine->doorbells && (lane->sqs.count > 0 || watches(lane));
+    /* Submission queues may all be Python's: completion queues tell whether the lane has any doorbells. */
+    bool is_mapped = lane->engine->doorbells && (lane->cqs.count > 0 || watches(lane));
     uint64_t time = monotonic_time();
 
     if (lane->idle_since == 0)
@@ -299,7 +300,7 @@ void *lane_main(void *argument)
         bool busy = work(lane);
         lane_write(lane);
         if (lane->ring)
-            ring_submit(lane->ring);
+            busy |= !ring_submit(lane->ring); /* nobody would wake us */
         signal_posted(lane);
         if (!busy)
             rest(lane);

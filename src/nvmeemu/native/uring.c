@@ -56,11 +56,12 @@ bool ring_start(struct ring *ring, struct op *op)
     return true;
 }
 
-void ring_submit(struct ring *ring)
+bool ring_submit(struct ring *ring)
 {
     /* What the kernel does not take now (it may be short of memory) stays in the ring, for the next time. */
     if (ring->has_new && io_uring_submit(&ring->uring) >= 0 && io_uring_sq_ready(&ring->uring) == 0)
         ring->has_new = false;
+    return !ring->has_new;
 }
 
 struct op *ring_reap(struct ring *ring, long *result)
@@ -96,9 +97,10 @@ bool ring_start(struct ring *ring, struct op *op)
     return false;
 }
 
-void ring_submit(struct ring *ring)
+bool ring_submit(struct ring *ring)
 {
     (void)ring;
+    return true;
 }
 
 struct op *ring_reap(struct ring *ring, long *result)
