@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import select
 import shlex
 import socket
 import subprocess
 import sys
+import time
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 import nvmeemu
+from nvmeemu.control import Control
 from nvmeemu.testing import CC, Driver, VfioClient
 from nvmeemu.testing.client import CONFIG
 from server.conftest import Attach
@@ -73,6 +77,28 @@ def test_the_pid_file_is_there_as_long_as_the_server(folder: Path, serve: Serve,
     assert int(pid_file.read_text()) == served.pid
     assert served.stop() == 0
     assert not pid_file.exists()
+
+
+@pytest.mark.parametrize("where", ["s", "c"])
+def test_without_a_free_descriptor_it_sleeps_and_a_client_waits(folder: Path, serve: Serve, where: str) -> None:
+    served = serve("--disk", "mem:1M", "--control", folder / "c")
+    taken = {int(name) for name in os.listdir(f"/proc/{served.pid}/fd")}
+    free = next(number for number in count() if number not in taken)
+    limits = resource.prlimit(served.pid, resource.RLIMIT_NOFILE)
+    for most in (free, free + 1):
+        resource.prlimit(served.pid, resource.RLIMIT_NOFILE, (most, limits[1]))
+        with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
+            first.connect(str(folder / where))
+            second.connect(str(folder / where))
+            time.sleep(0.2)
+            before = served.cpu_seconds()
+            time.sleep(1)
+            assert served.cpu_seconds() - before < 0.3
+    resource.prlimit(served.pid, resource.RLIMIT_NOFILE, limits)
+    with Control(folder / "c") as control:
+        assert control.call("status")["faults"] == 0
+    Guest(served.path).leave()
+    assert served.stop() == 0
 
 
 def test_whoever_looks_in_and_leaves_is_no_warning(path: str, serve: Serve) -> None:

@@ -12,6 +12,7 @@ from typing import Self
 
 from nvmeemu.control.messages import LONGEST, Method, answer
 from nvmeemu.vfio import Loop, SocketUnusable, address
+from nvmeemu.vfio.loop import NO_DESCRIPTORS, NO_DESCRIPTORS_TIME
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,9 @@ class ControlServer:
     def _accept(self) -> None:
         try:
             connection, _ = self._socket.accept()
-        except OSError:
+        except OSError as error:
+            if error.errno in NO_DESCRIPTORS:  # it waits still
+                self._loop.rest(self._socket.fileno(), NO_DESCRIPTORS_TIME)
             return
         if len(self._clients) >= MOST_CLIENTS:
             for one in tuple(self._clients.values()):  # some may have left, and we have not looked yet

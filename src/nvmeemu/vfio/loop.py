@@ -6,6 +6,7 @@ Everything it calls runs on the thread that is in ``Loop.run``, the controller's
 
 from __future__ import annotations
 
+import errno
 import heapq
 import itertools
 import logging
@@ -30,6 +31,9 @@ Done = Callable[[Any, BaseException | None], None]
 # A thread that comes back from a disk has to take the interpreter lock from this one; Python's own 5 ms would be
 # the latency of every command that waits for a disk while another one computes.
 SWITCH_INTERVAL = 0.0002
+
+NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)  # whoever connects has to wait,
+NO_DESCRIPTORS_TIME = 0.5  # so many seconds, until we try again
 
 
 class Loop:
@@ -75,6 +79,12 @@ class Loop:
         if self._watched.pop(fd, None) is not None:
             with suppress(OSError):  # closing it took it out of the set
                 self._epoll.unregister(fd)
+
+    def rest(self, fd: int, seconds: float) -> None:
+        """Do not call back for ``fd`` for so long: what it has to tell would be told at once again, and again."""
+        callback = self._watched[fd]
+        self.unwatch(fd)
+        self.call_later(seconds, lambda: self.watch(fd, callback))
 
     # --- Clock
 

@@ -9,8 +9,8 @@ import resource
 import socket
 import struct
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
 
@@ -18,7 +18,7 @@ from nvmeemu.vfio import address
 from nvmeemu.vfio.binding import Context, Turn, require
 from nvmeemu.vfio.errors import ProtocolError, SocketUnusable
 from nvmeemu.vfio.function import Function, PciFunction, PciHost, library_log
-from nvmeemu.vfio.loop import Loop
+from nvmeemu.vfio.loop import NO_DESCRIPTORS, NO_DESCRIPTORS_TIME, Loop
 from nvmeemu.vfio.pci import PciIdentity, msix_bar_size
 
 log = logging.getLogger(__name__)
@@ -106,6 +106,8 @@ class Server:
             if error.errno != errno.EAGAIN:
                 reason = "it said nothing" if error.errno == errno.ENOMSG else error.strerror
                 log.info("a client connected, but did not get through the handshake: %s", reason)
+            if error.errno in NO_DESCRIPTORS:  # it waits still
+                self._loop.rest(self._watched_fd, NO_DESCRIPTORS_TIME)
             return
         finally:
             guard.cancel()
@@ -134,18 +136,14 @@ class Server:
             self._on_loss()
 
     def _await_rest(self) -> None:
-        """Half a message has come. Look again soon: its descriptor would call at once, again and again."""
+        """Half a message has come. Look again soon."""
         now = self._loop.now()
         if self._patience is None:
             self._patience = now + HANDSHAKE_TIME
         if now >= self._patience:
             self._drop("the rest of its message does not come")
             return
-        self._loop.unwatch(self._watched_fd)
-        self._loop.call_later(REST_TIME, self._look_again)
-
-    def _look_again(self) -> None:
-        self._loop.watch(self._watched_fd, self._on_messages)
+        self._loop.rest(self._watched_fd, REST_TIME)
 
     def _drop(self, reason: str) -> None:
         log.warning("dropping the client: %s", reason)
@@ -187,9 +185,14 @@ def _listen(path: str, pci: PciFunction) -> Context:
         os.umask(umask)
 
 
-def _connection(fd: int) -> socket.socket:
-    """A socket of the library's, to be closed here without being closed there."""
-    return socket.socket(fileno=os.dup(fd))
+@contextmanager
+def _connection(fd: int) -> Iterator[socket.socket]:
+    """A socket of the library's, which stays open."""
+    connection = socket.socket(fileno=fd)
+    try:
+        yield connection
+    finally:
+        connection.detach()
 
 
 def _peer(fd: int) -> str:
