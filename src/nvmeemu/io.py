@@ -64,7 +64,13 @@ def write(device: Device, command: ReadWrite) -> Result:
     if not fua and backend.write_now(offset, views):
         return 0
     data = memoryview(b"".join(views))
-    return Background(lambda: backend.write(offset, [data], fua), failure=Status.WRITE_FAULT, size=length)
+
+    def work() -> None:
+        backend.write(offset, [data], fua)
+        if not fua and _is_durable(device, command, backend):  # the write cache was switched off meanwhile
+            backend.flush()
+
+    return Background(work, failure=Status.WRITE_FAULT, size=length)
 
 
 def compare(device: Device, command: ReadWrite) -> Result:
@@ -108,11 +114,11 @@ def write_zeroes(device: Device, command: ReadWrite) -> Result:
     offset, length = namespace.extent(command.slba, command.nlb)
     namespace.check_writable()
     backend = namespace.backend
-    deac, fua = command.deac, _is_durable(device, command, backend)
+    deac = command.deac
 
     def work() -> None:
         backend.zero(offset, length, deac)
-        if fua:
+        if _is_durable(device, command, backend):
             backend.flush()
 
     return Background(work, failure=Status.WRITE_FAULT)

@@ -302,6 +302,23 @@ def test_without_a_write_cache_there_is_no_such_feature() -> None:
         fails(driver, driver.admin, put(FeatureId.VOLATILE_WRITE_CACHE, enable), Status.INVALID_FIELD)
 
 
+@pytest.mark.fact("A19", clause="Base 1.4, 5.21.1.6", kills=("vwc-off-forgets-what-is-under-way",))
+def test_a_write_that_ends_after_the_cache_is_off_is_durable() -> None:
+    disk = TellingBackend()
+    bench = Bench(disk, manual=True)
+    driver = bench.driver
+    driver.enable()
+    queue = driver.create_queues()
+    driver.submit(queue, write_command(driver.alloc(PAGE)))
+    driver.submit(queue, ReadWrite(opcode=NvmOpcode.WRITE_ZEROES, nsid=1, nlb=1))
+    driver.submit(driver.admin, put(FeatureId.VOLATILE_WRITE_CACHE, 0))
+    for number in (2, 0, 0):
+        bench.worker.tasks[number].finish()
+    assert disk.names == ["flush", "write", "flush", "zero", "flush"]
+    bench.settle()
+    assert [completion.status for completion in driver.drain(queue)] == [Status.SUCCESS, Status.SUCCESS]
+
+
 @pytest.mark.fact("A19", clause="Base 1.4, 5.21.1.6", kills=("vwc-off-lies", "vwc-off-does-not-flush"))
 @pytest.mark.fact("B5", clause="Base 1.4, 5.21.1.6", kills=("vwc-off-lies",))
 def test_with_the_write_cache_off_every_write_is_durable() -> None:

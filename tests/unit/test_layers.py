@@ -55,8 +55,11 @@ KNOWS: dict[str, set[str]] = {
     "testing.ports": {"host"},
 }
 
-# Sans-IO: nothing below the controller, and not it either, knows a file, a thread, a clock or the system.
-CORE = [name for layer in LAYERS[LAYERS.index(["controller"]) :] for name in layer if name != "backend"]
+# Sans-IO: nothing below the controller, and not it either, knows a file, a thread, a clock or the system. (What all
+# command lines have in common is below everything, and not in it.)
+CORE = [
+    name for layer in LAYERS[LAYERS.index(["controller"]) :] for name in layer if name not in ("backend", "arguments")
+]
 WORLD = {
     *("asyncio", "builtins", "ctypes", "fcntl", "io", "mmap", "multiprocessing", "os", "pathlib", "queue", "random"),
     *("resource", "select", "selectors", "shutil", "signal", "socket", "subprocess", "sys", "tempfile", "threading"),
