@@ -40,4 +40,4 @@ if $examples && [ $# = 0 ]; then
 fi
 # The plugin says what CPU time the tests took, and warns above the mode's budget: wall time on shared machines says little.
 export NVMEEMU_ROUNDS=${NVMEEMU_ROUNDS:-$rounds}
-NVMEEMU_CPU_BUDGET=$budget PYTHONPATH=scripts/lib exec $bin/python -m pytest -p cpu_budget -m "$marks" "$@"
+NVMEEMU_CPU_BUDGET=$budget PYTHONPATH=$CHECKOUT/scripts/lib exec $bin/python -m pytest -p cpu_budget -m "$marks" "$@"

@@ -164,6 +164,7 @@ def test_quick_gives_the_six_numbers(
     assert " met" in printed
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)  # threads that poll get on slowly on a busy machine
 @pytest.mark.usefixtures("small")
 def test_the_tables_have_all_cases(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ REACHED = {
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("cases", [20_000, pytest.param(200_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "cases", [2_000, pytest.param(20_000, marks=pytest.mark.long), pytest.param(200_000, marks=pytest.mark.slow)]
+)
 def test_both_paths_do_the_same(cases: int, capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():  # the table is for those who read the tests' output
         print()
