@@ -20,8 +20,10 @@ static uint16_t word(const uint8_t *args)
 /* A page: mostly memory, sometimes none, read-only, of an odd size, at the very end, or the last of a region. */
 static uint64_t page_of(uint8_t choice)
 {
-    if (choice < 0xE0)
+    if (choice < 0xD0)
         return 0x300000 + PAGE * (choice % 12);
+    if (choice < 0xE0)
+        return 0x501000; /* a region ends in it */
     static const uint64_t strange[] = {0x400000, 0x401000, -1ull * PAGE, -2ull * PAGE, 0x500000, 0x501000,
                                        0x30C000, 0x600000, 0,           0x2FF000,    0x200000, 0x202000};
     return strange[choice % (sizeof(strange) / sizeof(*strange))];
