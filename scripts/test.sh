@@ -10,8 +10,8 @@ help() {
 usage: scripts/test.sh [--fast | --all | --help] [PYTEST ARGUMENT...]
 
 Sets up what is missing, then runs ruff, mypy, the examples (unless there are arguments) and the tests.
-  --fast   without the tests that boot guests, without the mutants and the minute of fuzzing; fewer rounds where a test
-           repeats itself
+  --fast   without the tests that boot guests, without the mutants, without those that take CPU time (marked long: many
+           processes started, plots, fuzzing); fewer rounds where a test repeats itself
   --all    with the tests marked slow
 END
 }
@@ -23,7 +23,7 @@ budget=900
 rounds=100
 case ${1:-} in
 -h | --help) help && exit ;;
---fast) shift && components=(base) examples=false rounds=30 marks="not slow and not guest and not mutants and not long" budget=120 ;;
+--fast) shift && components=(base) examples=false rounds=10 marks="not slow and not guest and not mutants and not long" budget=120 ;;
 --all) shift && marks="" budget=3600 ;;
 esac
 

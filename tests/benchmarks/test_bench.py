@@ -16,6 +16,8 @@ from bench.rounds import Case, measure
 from bench.target import MIB, BenchError, FloorTarget, Result, ServedTarget, Target, fill
 from nvmeemu.spec import NvmOpcode
 
+pytestmark = pytest.mark.long
+
 DISK = 4 * MIB
 PAGES = DISK // PAGE
 KINDS = {

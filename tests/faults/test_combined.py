@@ -15,6 +15,8 @@ from nvmeemu.faults.actions import ACTIONS
 from nvmeemu.faults.places import PLACES, At
 from nvmeemu.testing import Bench, CommandError
 
+pytestmark = pytest.mark.long
+
 SOME = 40  # of each place's pairs; all of them take half a minute of a core
 ARGUMENTS: dict[str, Any] = {
     "status": "internal_error",

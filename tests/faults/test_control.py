@@ -20,6 +20,8 @@ from nvmeemu.testing import CommandError
 from server.guest import Guest
 from server.process import NVMEEMU, Served, run
 
+pytestmark = pytest.mark.long
+
 MIB = 1 << 20
 
 

@@ -15,6 +15,8 @@ from nvmeemu.spec import Command, Completion, NvmOpcode, ReadWrite
 from nvmeemu.testing import CAP, CC, CSTS, INTMS, Driver, VfioBus
 from server.process import Served
 
+pytestmark = pytest.mark.long
+
 PATIENCE = 120.0
 MOMENT = 300  # milliseconds in which nothing comes
 WRITES = {"opcode": "write"}

@@ -12,6 +12,8 @@ from nvmeemu.guest import initramfs
 from nvmeemu.guest.errors import GuestError
 from nvmeemu.pytest_plugin import live, parts
 
+pytestmark = pytest.mark.long
+
 pytest_plugins = ["pytester"]
 assert live  # imported already, or each run in this process would import it all again
 

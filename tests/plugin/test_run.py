@@ -17,6 +17,8 @@ import pytest
 from nvmeemu.run import fill_in
 from server.process import NVMEEMU
 
+pytestmark = pytest.mark.long
+
 PATIENCE = 120.0
 RUN = [NVMEEMU, "run", "--disk", "mem:16M"]
 

@@ -16,6 +16,8 @@ from nvmeemu.profiles.from_trace import profile_text
 from nvmeemu.profiles.profile import NEVER
 from nvmeemu.trace import open_trace
 
+pytestmark = pytest.mark.long
+
 CORPUS = sorted((Path(__file__).parents[1] / "trace/corpus").glob("*.trace.xz"))
 ROOT = Path(__file__).parents[2]
 

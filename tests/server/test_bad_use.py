@@ -19,6 +19,8 @@ from nvmeemu.testing.client import BAR0
 from server.guest import Guest
 from server.process import NVMEEMU, Serve, run
 
+pytestmark = pytest.mark.long
+
 MIB = 1 << 20
 SOURCE = Path(nvmeemu.__file__).parent
 # Root may everything; root without its capabilities is a user like any other.

@@ -16,6 +16,8 @@ from server.load import run_batch, transfer
 from server.process import NVMEEMU, Serve
 from server.shim import Op, Shim
 
+pytestmark = pytest.mark.long
+
 MIB = 1 << 20
 PYTHON_THREADS = 8
 

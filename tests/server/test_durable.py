@@ -19,6 +19,8 @@ from server.load import BLOCK
 from server.process import Serve
 from server.shim import Event, Medium, Op, Record, Shim
 
+pytestmark = pytest.mark.long
+
 DATA = b"\x5a" * BLOCK
 SLBA = 77
 

@@ -19,6 +19,8 @@ from server.guest import Guest
 from server.load import run_batch, transfer
 from server.process import Serve, Served
 
+pytestmark = pytest.mark.long
+
 COMMANDS = 100_000
 BATCH = 50
 MOST_GROWTH = 4096  # KiB

@@ -38,6 +38,8 @@ from server.load import BLOCK, transfer
 from server.process import ANNOUNCED_LINES
 from server.shim import Medium, Shim
 
+pytestmark = pytest.mark.long
+
 KILLS = 2 * int(os.environ.get("NVMEEMU_ROUNDS", "100"))
 SLOTS = 48  # pages on the disk that are written again and again
 MOST_STEPS = 12  # of the load before a kill

@@ -26,6 +26,8 @@ from server.guest import ABRUPT, Guest
 from server.process import NVMEEMU, Serve, run
 from server.shim import Op, Shim
 
+pytestmark = pytest.mark.long
+
 
 def test_it_prints_what_to_give_qemu(path: str, disk: Path, serve: Serve) -> None:
     served = serve("--disk", disk)

@@ -15,6 +15,8 @@ from server.load import run_batch, transfer
 from server.process import Serve
 from server.slow_disk import SlowDisk
 
+pytestmark = pytest.mark.long
+
 LATENCY = 0.1  # seconds
 READS = 32
 TRIES = 5  # a busy machine may need longer than the disk to bring all the reads there

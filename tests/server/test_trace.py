@@ -16,6 +16,8 @@ from server.conftest import Attach
 from server.process import Serve, run
 from server.test_bad_use import refused
 
+pytestmark = pytest.mark.long
+
 MIB = 1 << 20
 
 

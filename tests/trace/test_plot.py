@@ -23,6 +23,8 @@ from nvmeemu.trace.commands import commands
 from nvmeemu.trace.phases import Name, Phase
 from tracing import Traced, ready
 
+pytestmark = pytest.mark.long
+
 CORPUS = Path(__file__).parent / "corpus"
 U_BOOT = str(CORPUS / "u-boot.trace.xz")
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -18,6 +18,8 @@ from nvmeemu.cli import main
 from nvmeemu.trace import terminal
 from nvmeemu.trace.terminal import with_bar
 
+pytestmark = pytest.mark.long
+
 CORPUS = Path(__file__).parent / "corpus"
 SEABIOS = str(CORPUS / "seabios.trace.xz")
 U_BOOT = str(CORPUS / "u-boot.trace.xz")

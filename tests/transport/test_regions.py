@@ -15,6 +15,8 @@ from nvmeemu.vfio.memory import most_regions
 from transport.load import Load
 from transport.served import Footprint, ServedDisk
 
+pytestmark = pytest.mark.long
+
 REGIONS = 32768
 RAM = 256 << 20  # so that every region is a page of its own; only what is used takes memory
 
