@@ -30,7 +30,8 @@ class Direct:
     memory: memoryview | None = None
     fd: int = -1
     never_waits: bool = False  # a file that lies in memory
-    can_read_now: bool = False  # RWF_NOWAIT works for reads
+    can_read_now: bool = False  # RWF_NOWAIT works for reads, and finds data in the page cache
+    begins_now: bool = False  # io_uring can begin reads and writes without a thread that may block
 
 
 class Backend(ABC):

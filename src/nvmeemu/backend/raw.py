@@ -73,7 +73,10 @@ class RawBackend(Backend):
             raise
         self._writes_now = self._reads_now and not read_only
         self.direct = Direct(
-            fd=self._fd, never_waits=self._reads_now and not self._now_flags, can_read_now=self._reads_now
+            fd=self._fd,
+            never_waits=self._reads_now and not self._now_flags,
+            can_read_now=self._reads_now,
+            begins_now=self._reads_now,
         )
 
     def _probe(self) -> tuple[bool, int]:

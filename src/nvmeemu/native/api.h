@@ -11,6 +11,7 @@ struct disk {
     int fd; /* or -1: Python serves this namespace */
     bool never_waits; /* a file that lies in memory */
     bool can_read_now; /* RWF_NOWAIT works for reads */
+    bool begins_now; /* io_uring can begin reads and writes without a thread that may block */
     bool writable; /* false: writes are Python's */
     uint32_t block_shift;
     uint64_t blocks;

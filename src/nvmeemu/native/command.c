@@ -31,7 +31,7 @@ static struct op *op_new(struct lane *lane, struct sq *sq, const struct nvme_rea
         free(op);
         return NULL;
     }
-    bool would_block = !disk->can_read_now;
+    bool would_block = !disk->begins_now;
     *op = (struct op){sq, *command, is_write, disk->fd, would_block, offset, (uint32_t)length, buffer, NULL};
     lane->ops++;
     lane->op_bytes += op->length;

@@ -355,6 +355,7 @@ def _disk(disk: Disk) -> Any:
             "fd": direct.fd,
             "never_waits": direct.never_waits,
             "can_read_now": direct.can_read_now,
+            "begins_now": direct.begins_now,
             "writable": disk.writable,
             "block_shift": disk.block_size.bit_length() - 1,
             "blocks": disk.blocks,
