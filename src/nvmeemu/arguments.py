@@ -9,6 +9,8 @@ import re
 import sys
 from typing import Any, NoReturn
 
+MOST_IO_THREADS = 16  # of the native engine: what --io-threads takes
+
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line, and whose options have one name."""

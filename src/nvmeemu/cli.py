@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from nvmeemu import __version__
-from nvmeemu.arguments import Number, Parser, tell
+from nvmeemu.arguments import MOST_IO_THREADS, Number, Parser, tell
 
 _SERVE = """\
 Be an NVMe drive on a vfio-user socket, for one client (QEMU, ...) after another.
@@ -294,7 +294,12 @@ def _add_process(group: argparse._ArgumentGroup, log_level: str = "info") -> Non
         default="auto",
         help="trapped: messages, asleep when idle; mapped: memory, polled by the native engine; auto: trapped",
     )
-    group.add_argument("--io-threads", metavar="N", type=Number(1, 16), help="of the native engine (half the CPUs)")
+    group.add_argument(
+        "--io-threads",
+        metavar="N",
+        type=Number(1, MOST_IO_THREADS),
+        help=f"of the native engine (half of the CPUs that it may use, {MOST_IO_THREADS} at most)",
+    )
     group.add_argument("--once", action="store_true", help="exit when the first client has left")
     group.add_argument("--pid-file", metavar="F", help="written when it listens, removed at exit")
     levels = ("debug", "info", "warning", "error")

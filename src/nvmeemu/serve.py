@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from nvmeemu import __version__, logs
+from nvmeemu.arguments import MOST_IO_THREADS
 from nvmeemu.backend import (
     Backend,
     BackendError,
@@ -162,7 +163,7 @@ def _engine(arguments: argparse.Namespace, loop: Loop, stack: ExitStack) -> Nati
             raise Failure(f"--doorbells mapped is for the native engine, which cannot serve {option}", 2)
         log.info("with %s reads and writes are served in Python", option)
         return None
-    threads = arguments.io_threads or max(1, (os.cpu_count() or 1) // 2)
+    threads = arguments.io_threads or usual_io_threads()
     try:
         engine = NativeEngine(threads, has_mapped_doorbells=is_mapped)
     except EngineMissing as missing:
@@ -176,6 +177,11 @@ def _engine(arguments: argparse.Namespace, loop: Loop, stack: ExitStack) -> Nati
     loop.watch(engine.fd, engine.drain_fd)  # the news are delivered in the controller's ``run``
     stack.callback(loop.unwatch, engine.fd)
     return engine
+
+
+def usual_io_threads() -> int:
+    """Half of the CPUs that this process may use; as many as ``--io-threads`` takes at the most."""
+    return min(max(1, len(os.sched_getaffinity(0)) // 2), MOST_IO_THREADS)
 
 
 def _controller(
