@@ -46,7 +46,7 @@ Talk to a running `nvmeemu serve --control PATH`.
 """
 
 _FEATURES = [
-    *("create", "read-only", "overlay", "block-size", "once", "pid-file", "ready-fd", "no-msix"),
+    *("create", "read-only", "overlay", "direct", "block-size", "once", "pid-file", "ready-fd", "no-msix"),
     *("engine", "io-threads", "doorbells", "trace", "faults", "control", "cap-to", "ocp"),
 ]
 
@@ -249,6 +249,7 @@ def _add_disk(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--create", action="store_true", help="make the file if it does not exist")
     group.add_argument("--read-only", action="store_true", help="never write; others may read the disk too")
     group.add_argument("--overlay", action="store_true", help="throw away at exit what is written; never copies")
+    group.add_argument("--direct", action="store_true", help="no page cache (O_DIRECT), as QEMU's cache.direct=on")
     group.add_argument("--block-size", type=int, choices=(512, 4096), default=512, help="of the namespace (512)")
 
 

@@ -145,6 +145,7 @@ def _open(disk: str, arguments: argparse.Namespace) -> Backend:
         create=arguments.create,
         read_only=arguments.read_only,
         overlay=arguments.overlay,
+        direct=arguments.direct,
         block_size=arguments.block_size,
     )
 
@@ -242,7 +243,11 @@ def _methods(
             raise BackendError(f"disk {disk} was removed just now, and is not closed yet: try again")
         name = _name(disk, ending.backends)
         backend = ending.backends[name] = open_backend(
-            disk, read_only=arguments.read_only, overlay=arguments.overlay, block_size=arguments.block_size
+            disk,
+            read_only=arguments.read_only,
+            overlay=arguments.overlay,
+            direct=arguments.direct,
+            block_size=arguments.block_size,
         )
         return Namespace(nsid, backend, arguments.block_size, _identity(backend, arguments.socket))
 
@@ -299,6 +304,7 @@ def _announce(arguments: argparse.Namespace, backends: dict[str, Backend]) -> No
     path = os.path.abspath(arguments.socket)
     device = json.dumps({"driver": "vfio-user-pci", "socket": {"type": "unix", "path": path}}, separators=(",", ":"))
     mode = ", read-only" if arguments.read_only else ", writes are thrown away" if arguments.overlay else ""
+    mode += ", direct" if arguments.direct else ""
     disks = ", ".join(f"{disk} ({backend.size / (1 << 20):g} MiB{mode})" for disk, backend in backends.items())
     text = (
         f"nvmeemu {__version__}: disk {disks} on {path}\n"

@@ -45,6 +45,8 @@ class Backend(ABC):
 
     size: int
     """Bytes."""
+    alignment = 1
+    """What offsets and lengths have to be multiples of, and so the namespace's block size, in bytes."""
     read_only = False
     volatile_cache = True
     """Whether a completed write may still be lost by a power cut until ``flush``."""
@@ -115,21 +117,25 @@ def open_backend(
     create: bool = False,
     read_only: bool = False,
     overlay: bool = False,
+    direct: bool = False,
     block_size: int = SECTOR,
 ) -> Backend:
     """Open the disk that ``spec`` names: a raw file or block device (``raw:PATH`` or just ``PATH``), or ``mem:SIZE``.
 
     ``create`` makes a sparse file of ``size`` bytes where none is. ``overlay`` opens it read-only and keeps what is
-    written in an unnamed temporary file. Raises BackendError.
+    written in an unnamed temporary file. ``direct`` leaves out the page cache. Raises BackendError.
     """
     from nvmeemu.backend import memory, raw  # they build on this module
     from nvmeemu.backend.overlay import OverlayBackend
+    from nvmeemu.backend.uncached import UncachedBackend
 
     if is_memory(spec):
         if create or size is not None:
             raise BadRequest(f"{spec} has its size in its name (mem:1G): leave out --create and --size")
         if read_only or overlay:
             raise BadRequest(f"{spec} begins empty and is gone at exit: leave out --read-only and --overlay")
+        if direct:
+            raise BadRequest(f"{spec} is no file: leave out --direct")
         backend: Backend = memory.MemoryBackend(parse_size(spec.removeprefix(_MEMORY)))
     else:
         path = spec.removeprefix(_RAW)
@@ -137,6 +143,8 @@ def open_backend(
             raise BadRequest("a disk without a name: give a raw file, a block device, or memory, for example mem:1G")
         if create and (read_only or overlay):
             raise BadRequest("--create makes a disk to write to: leave out --read-only and --overlay")
+        if direct and overlay:
+            raise BadRequest("--overlay keeps what is written in a file in the page cache: leave out --direct")
         if create != (size is not None):
             raise BadRequest("--create and --size go together: --create --size 10G")
         if create and size is not None:
@@ -144,7 +152,8 @@ def open_backend(
                 raise BadRequest(f"a disk of {size} bytes has no whole number of blocks of {block_size} bytes")
             raw.create_image(path, size)
         is_forced = path != spec
-        backend = raw.RawBackend(path, read_only=read_only or overlay, any_content=is_forced)
+        kind = UncachedBackend if direct else raw.RawBackend
+        backend = kind(path, read_only=read_only or overlay, any_content=is_forced)
         if overlay:
             backend = OverlayBackend(backend)
     if backend.size == 0 or backend.size % block_size:
@@ -152,6 +161,10 @@ def open_backend(
         what = "is empty" if backend.size == 0 else f"has {backend.size} bytes, not a multiple of {block_size}"
         advice = "resize it with truncate -s, or serve one with --create --size 10G"
         raise BackendError(f"disk {spec} {what}: {'give another size' if is_memory(spec) else advice}")
+    if block_size % backend.alignment:
+        backend.close()
+        advice = "give --block-size 4096" if 4096 % backend.alignment == 0 else "leave out --direct"
+        raise BackendError(f"disk {spec} has blocks of {backend.alignment} bytes for --direct: {advice}")
     return backend
 
 

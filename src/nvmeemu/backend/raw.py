@@ -47,10 +47,12 @@ def _sync_folder(path: str) -> None:
 
 
 class RawBackend(Backend):
-    """A regular file or block device, through the page cache.
+    """A regular file or block device, through the page cache (``uncached`` has the one without).
 
     It holds an open file description lock on the whole file (F_OFD_SETLK): one writer, or any number of readers.
     """
+
+    open_flags = 0
 
     def __init__(self, path: str, *, read_only: bool = False, any_content: bool = False) -> None:
         self.path = path
@@ -58,11 +60,12 @@ class RawBackend(Backend):
         self.volatile_cache = not read_only
         self.identity = f"file:{os.path.realpath(path)}"
         self._failed_sync: OSError | None = None
-        self._fd = _open(path, read_only)
+        self._fd = _open(path, read_only, self.open_flags)
         try:
             self.size = os.lseek(self._fd, 0, os.SEEK_END)
+            beginning = self._beginning(8)
             if not any_content:
-                _refuse_foreign(path, os.pread(self._fd, 8, 0))
+                _refuse_foreign(path, beginning)
             _lock(self._fd, path, read_only)
             self._reads_now, self._now_flags = self._probe()
         except OSError as error:
@@ -79,17 +82,15 @@ class RawBackend(Backend):
             begins_now=self._reads_now,
         )
 
+    def _beginning(self, size: int) -> bytes:
+        """The first bytes, fewer of a smaller file."""
+        return os.pread(self._fd, size, 0)
+
     def _probe(self) -> tuple[bool, int]:
         """Whether cached data can be had without blocking, and the flags for it."""
         if _is_memory_file_system(self._fd):
             return True, 0
-        try:
-            os.preadv(self._fd, [bytearray(1)], 0, os.RWF_NOWAIT)
-        except BlockingIOError:
-            return True, os.RWF_NOWAIT
-        except OSError:
-            return False, 0
-        return True, os.RWF_NOWAIT
+        return (True, os.RWF_NOWAIT) if takes_nowait(self._fd, bytearray(1)) else (False, 0)
 
     def read_now(self, offset: int, views: Sequence[memoryview]) -> bool:
         if not self._reads_now:
@@ -163,7 +164,7 @@ class RawBackend(Backend):
 
     def _fallocate(self, mode: int, offset: int, length: int) -> bool:
         """False: this file system or device cannot do it. The standard library has no fallocate with a mode."""
-        if _libc.fallocate(self._fd, mode, offset, length) == 0:
+        if libc.fallocate(self._fd, mode, offset, length) == 0:
             return True
         number = ctypes.get_errno()
         if number in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):  # EINVAL: ranges not of a device's granularity
@@ -174,8 +175,8 @@ class RawBackend(Backend):
         os.close(self._fd)
 
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+libc = ctypes.CDLL(None, use_errno=True)
+libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
 def _rest(views: Sequence[memoryview], done: int) -> Sequence[memoryview]:
@@ -187,13 +188,24 @@ def _rest(views: Sequence[memoryview], done: int) -> Sequence[memoryview]:
     return []
 
 
-def _open(path: str, read_only: bool) -> int:
+def takes_nowait(fd: int, buffer: bytearray | memoryview) -> bool:
+    """Whether reads of this file can be asked not to wait."""
+    try:
+        os.preadv(fd, [buffer], 0, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _open(path: str, read_only: bool, flags: int) -> int:
     try:
         mode = os.stat(path).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
             kind = "a directory" if stat.S_ISDIR(mode) else "neither a file nor a block device"
             raise BackendError(f"disk {path} is {kind}: give a raw image file or a block device")
-        return os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
+        return os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC | flags)
     except FileNotFoundError:
         advice = "make it with truncate -s 10G, or serve it with --create --size 10G"
         raise BackendError(f"disk {path} does not exist: {advice}") from None
@@ -201,6 +213,9 @@ def _open(path: str, read_only: bool) -> int:
         advice = "check its permissions" if read_only else "check its permissions, or use --read-only or --overlay"
         raise BackendError(f"disk {path} cannot be opened: permission denied: {advice}") from None
     except OSError as error:
+        if flags & os.O_DIRECT and error.errno == errno.EINVAL:
+            advice = "its file system has no O_DIRECT: leave out --direct"
+            raise BackendError(f"disk {path} cannot be opened with --direct: {advice}") from None
         raise BackendError(f"disk {path} cannot be opened: {describe(error)}") from None
 
 
