@@ -49,7 +49,7 @@ done
 # shellcheck disable=SC2086  # a list of words
 [ $# != 0 ] || set -- $TESTS
 
-"$CHECKOUT/scripts/setup.sh" base
+"$CHECKOUT/scripts/setup.sh" base libvfio-user
 place=$(mktemp -d -t nvmeemu-sanitize-XXXXXX)
 trap 'rm -rf "$place"' EXIT
 mkdir "$place/reports"

@@ -17,7 +17,9 @@ usage: scripts/setup.sh [--list | --help] [COMPONENT...]
 
 Sets up the named components, by default: $DEFAULT
 
-  base               Debian packages, libvfio-user's source, .venv with nvmeemu
+  base               Debian packages, .venv with nvmeemu, and libvfio-user for it: LIBVFIO_USER_SRC=DIR, or an installed
+                     one that pkg-config finds and that fits, or the source that is in Debian's QEMU source package
+  libvfio-user       that source, in any case
   qemu:NAME          QEMU with vfio-user-pci; NAME is x86, arm, riscv, s390x or misc
   linux:SUITE:ARCH   a guest kernel; bullseye, bookworm, trixie, trixie-backports, forky; amd64, arm64, riscv64, s390x
   tools:ARCH         busybox, e2fsprogs, fdisk, nvme-cli for guests
@@ -31,7 +33,6 @@ Sets up the named components, by default: $DEFAULT
 
 Everything but the Debian packages and .venv goes to $CACHE;
 delete a folder there to have it fetched anew, newest version. Logs: $LOGS.
-LIBVFIO_USER_SRC=DIR uses that source of libvfio-user.
 END
 }
 
@@ -44,7 +45,7 @@ component() {
 
 check_name() {
     case $1 in
-    base | ovmf | aavmf | u-boot | disk-tools | debian | xen) ;;
+    base | libvfio-user | ovmf | aavmf | u-boot | disk-tools | debian | xen) ;;
     grub:amd64 | grub:arm64) ;;
     qemu:*) qemu_command "${1#qemu:}" >/dev/null ;;
     linux:?*:?* | tools:?* | tools-fio:?* | tools-python:?*) [[ $1 =~ ^[a-z0-9:-]+$ ]] || usage_error "no such component: $1" ;;
@@ -57,7 +58,7 @@ list() {
     {
         for name in $DEFAULT; do echo "$name"; done
         cd "$CACHE" 2>/dev/null || return 0
-        for place in qemu-root-* linux/* tools/* tools-fio/* tools-python/* grub/* debian xen; do
+        for place in libvfio-user qemu-root-* linux/* tools/* tools-fio/* tools-python/* grub/* debian xen; do
             case $place in
             *\**) ;;
             qemu-root-*) echo "qemu:${place#qemu-root-}" ;;
@@ -74,7 +75,10 @@ main() {
     local name missing=()
     case ${1:-} in
     -h | --help) help && exit ;;
-    --list) list && exit ;;
+    --list)
+        list
+        exit
+        ;;
     -*) usage_error "no such option: $1" ;;
     esac
     # shellcheck disable=SC2086  # a list of words

@@ -6,9 +6,9 @@ QEMU_SUITE=trixie-backports
 LIBVFIO_USER_SUITES="trixie forky bookworm"
 HOST_PACKAGES="gcc libc6-dev pkg-config libjson-c-dev liburing-dev libisal-dev ca-certificates xz-utils e2fsprogs cpio kmod mount"
 
-# --- libvfio-user: the copy in Debian's QEMU source package
+# --- libvfio-user: its source, of LIBVFIO_USER_SRC or the copy in Debian's QEMU source package
 
-have_libvfio_user() { [ -e "$CACHE/libvfio-user/lib/libvfio-user.c" ]; }
+have_libvfio_user() { [ -n "${LIBVFIO_USER_SRC:-}" ] || [ -e "$CACHE/libvfio-user/lib/libvfio-user.c" ]; }
 
 make_libvfio_user() {
     local suite
@@ -35,10 +35,10 @@ unpack_libvfio_user() {
 
 compile_libvfio_user() {
     local source
-    for source in dma irq libvfio-user migration pci pci_caps tran tran_sock; do
+    for source in "$1"/lib/*.c; do
         # shellcheck disable=SC2046  # a list of flags
         gcc -std=gnu99 -D_GNU_SOURCE -fsyntax-only -I"$1/include" -I"$1/lib" $(pkg-config --cflags json-c) \
-            "$1/lib/$source.c" || return
+            "$source" || return
     done
 }
 
@@ -56,12 +56,25 @@ host_packages() {
     [ -x "$CHECKOUT/.venv/bin/nvmeemu" ] || python_is_complete python3 || echo python3 python3-venv python3-dev
 }
 
+# installed_library: what pkg-config knows of an installed libvfio-user, and the library itself: any update of it may
+# change its ABI.
+installed_library() {
+    local name
+    for name in libvfio-user vfio-user; do
+        pkg-config --cflags --libs --modversion "$name" && sha256sum "$(pkg-config --variable=libdir "$name")/libvfio-user.so"
+    done
+}
+
+# has_fitting_library: whether the build will use an installed libvfio-user; says why not if there is one.
+has_fitting_library() { PYTHONPATH=$CHECKOUT/src python3 -m nvmeemu.vfio.library; }
+
 # build_inputs: a hash over all that the editable install is made from.
 build_inputs() {
     local lib=${LIBVFIO_USER_SRC:-$CACHE/libvfio-user}
     {
         echo "$lib" "$CHECKOUT"
-        sha256sum "$CHECKOUT"/{pyproject.toml,setup.py} "$CHECKOUT"/src/nvmeemu/{spec,layout,native/generate}.py
+        installed_library
+        sha256sum "$CHECKOUT"/{pyproject.toml,setup.py} "$CHECKOUT"/src/nvmeemu/{spec,layout,native/generate,vfio/library}.py
         find "$lib/lib" "$lib/include" "$CHECKOUT/src" -name '*.[ch]' -print0 | sort -z | xargs -0r sha256sum
     } 2>/dev/null | sha256sum || true # absent files count as absent
 }
@@ -82,8 +95,9 @@ make_venv() {
     fi
     rm -f "$venv/built-from"
     say "building and installing nvmeemu into .venv"
-    logged venv env LIBVFIO_USER_SRC="${LIBVFIO_USER_SRC:-$CACHE/libvfio-user}" \
-        "$venv/bin/python" -m pip install --disable-pip-version-check -e "${CHECKOUT}[dev]"
+    # setup.py finds libvfio-user as make_base did.
+    logged venv "$venv/bin/python" -m pip install --disable-pip-version-check -e "${CHECKOUT}[dev]"
+    logged venv "$venv/bin/python" -c "from nvmeemu.vfio import binding; binding.require()"
     build_inputs >"$venv/built-from"
 }
 
@@ -91,11 +105,11 @@ make_venv() {
 
 have_base() {
     # shellcheck disable=SC2086,SC2046  # lists of words
-    [ -z "$(missing_packages $(host_packages))" ] && { [ -n "${LIBVFIO_USER_SRC:-}" ] || have_libvfio_user; } && have_venv
+    [ -z "$(missing_packages $(host_packages))" ] && have_venv
 }
 
 make_base() {
-    [ -n "${LIBVFIO_USER_SRC:-}" ] || have_libvfio_user || make_libvfio_user
+    have_libvfio_user || has_fitting_library || make_libvfio_user
     have_venv || make_venv
 }
 

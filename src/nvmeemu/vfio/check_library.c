@@ -1,0 +1,169 @@
+/* Whether an installed libvfio-user does what guests need of it, tried out as its client. library.py compiles and runs
+ * this: argument 1 is the path for a socket. What is missing is one line on stdout, with exit status 1. */
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/un.h>
+
+#include "shim.h"
+
+/* A guest with an IOMMU has tens of thousands: each page that the drive may touch is a region. */
+enum { REGIONS = 32768, VERSION = 1, MAP = 2, UNMAP = 3, READ_WRITE = 3, ERROR = 1 << 5 };
+
+struct __attribute__((packed)) header {
+    uint16_t id, command;
+    uint32_t size, flags, error;
+};
+
+struct __attribute__((packed)) version {
+    struct header header;
+    uint16_t major, minor;
+    char data[64];
+};
+
+struct __attribute__((packed)) map {
+    struct header header;
+    uint32_t argsz, flags;
+    uint64_t offset, address, size;
+};
+
+struct __attribute__((packed)) unmap {
+    struct header header;
+    uint32_t argsz, flags;
+    uint64_t address, size;
+};
+
+static void fail(const char *what)
+{
+    printf("%s\n", what);
+    exit(1);
+}
+
+static void added(vfu_ctx_t *ctx, vfu_dma_info_t *info)
+{
+    (void)ctx;
+    (void)info;
+}
+
+static unsigned int removals;
+
+static void removed(vfu_ctx_t *ctx, vfu_dma_info_t *info)
+{
+    (void)ctx;
+    (void)info;
+    removals++;
+}
+
+static vfu_ctx_t *make_device(const char *path)
+{
+    vfu_ctx_t *ctx = vfu_create_ctx(VFU_TRANS_SOCK, path, LIBVFIO_USER_FLAG_ATTACH_NB, NULL, VFU_DEV_TYPE_PCI);
+
+    if (ctx == NULL || vfu_pci_init(ctx, VFU_PCI_TYPE_EXPRESS, PCI_HEADER_TYPE_NORMAL, 0) != 0 ||
+        nvmeemu_setup_dma(ctx, added, removed) != 0 || vfu_realize_ctx(ctx) != 0)
+        fail("it makes no device");
+    return ctx;
+}
+
+static int connect_to(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int client = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
+    if (client < 0 || connect(client, (struct sockaddr *)&address, sizeof(address)) != 0)
+        fail("it does not listen");
+    return client;
+}
+
+/* With the descriptor `fd`, if that is none of -1. */
+static void send_message(int client, struct header *message, int fd)
+{
+    union {
+        struct cmsghdr part;
+        char space[CMSG_SPACE(sizeof(int))];
+    } control = {.part = {CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS}};
+    struct iovec whole = {message, message->size};
+    struct msghdr header = {.msg_iov = &whole, .msg_iovlen = 1};
+
+    memcpy(CMSG_DATA(&control.part), &fd, sizeof(fd));
+    if (fd != -1) {
+        header.msg_control = &control;
+        header.msg_controllen = sizeof(control);
+    }
+    if (sendmsg(client, &header, MSG_NOSIGNAL) != message->size)
+        fail("it ends the connection");
+}
+
+/* All replies are there when the library returns. */
+static bool succeeded(int client)
+{
+    char reply[4096];
+    struct header header;
+
+    if (recv(client, reply, sizeof(reply), MSG_DONTWAIT) < (ssize_t)sizeof(header))
+        fail("it does not reply");
+    memcpy(&header, reply, sizeof(header));
+    return (header.flags & ERROR) == 0;
+}
+
+static bool asked(vfu_ctx_t *ctx, int client, struct header *message, int fd)
+{
+    send_message(client, message, fd);
+    if (vfu_run_ctx(ctx) < 0)
+        fail("it ends the connection");
+    return succeeded(client);
+}
+
+static void attach(vfu_ctx_t *ctx, int client)
+{
+    struct version version = {{1, VERSION, sizeof(version), 0, 0}, 0, 1, "{\"capabilities\":{\"max_msg_fds\":1}}"};
+
+    send_message(client, &version.header, -1);
+    if (vfu_attach_ctx(ctx) != 0 || !succeeded(client))
+        fail("it does not agree on a version");
+}
+
+static void check_regions(vfu_ctx_t *ctx, int client, int memory, uint64_t page)
+{
+    static char text[128];
+
+    for (uint32_t i = 0; i < REGIONS; i++) {
+        struct map map = {{2, MAP, sizeof(map), 0, 0}, 32, READ_WRITE, 0, i * page, page};
+        if (asked(ctx, client, &map.header, memory))
+            continue;
+        snprintf(text, sizeof(text), "it takes %u DMA regions, a guest with an IOMMU has %u and more", i, REGIONS);
+        fail(text);
+    }
+}
+
+static void check_unmap(vfu_ctx_t *ctx, int client, uint64_t page)
+{
+    struct unmap two = {{3, UNMAP, sizeof(two), 0, 0}, 24, 0, 0, 2 * page};
+    struct unmap none = {{4, UNMAP, sizeof(none), 0, 0}, 24, 0, 0, page};
+
+    if (!asked(ctx, client, &two.header, -1) || removals != 2 || !asked(ctx, client, &none.header, -1))
+        fail("it takes back single DMA regions, not ranges with many or none (guests with an IOMMU)");
+}
+
+int main(int count, char **arguments)
+{
+    uint64_t page = sysconf(_SC_PAGESIZE);
+    int memory = memfd_create("memory", MFD_CLOEXEC);
+    struct rlimit files;
+    vfu_ctx_t *ctx;
+    int client;
+
+    if (count != 2 || memory < 0 || ftruncate(memory, page) != 0)
+        fail("the check cannot be made here");
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) { /* as the server does */
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+    ctx = make_device(arguments[1]);
+    client = connect_to(arguments[1]);
+    attach(ctx, client);
+    check_regions(ctx, client, memory, page);
+    check_unmap(ctx, client, page);
+    return 0;
+}
