@@ -83,11 +83,13 @@ class Arm:
 
 
 def check_out(revision: str, folder: Path) -> Path:
-    """The package as it was, with today's compiled modules."""
+    """The package as it was, with today's compiled modules, as far as it had them."""
     archive = subprocess.run(["git", "-C", str(ROOT), "archive", revision, "src"], check=True, stdout=subprocess.PIPE)
     subprocess.run(["tar", "-x", "-C", str(folder)], input=archive.stdout, check=True)
     for module in (ROOT / "src").rglob("*.so"):
-        (folder / module.relative_to(ROOT)).write_bytes(module.read_bytes())
+        copy = folder / module.relative_to(ROOT)
+        if copy.parent.is_dir():
+            copy.write_bytes(module.read_bytes())
     return folder / "src"
 
 
