@@ -10,12 +10,14 @@ import inspect
 import os
 import tomllib
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conformance.judge import QemuNvme
+from conformance.tools import NewBench, TellingBackend
 from nvmeemu.taps import Interceptor, Observer
 from nvmeemu.testing import Bench, Driver
 
@@ -50,7 +52,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if not isinstance(item, pytest.Function) or "driver" not in inspect.signature(item.function).parameters:
             continue
-        if {"bench", "manual"} & set(inspect.signature(item.function).parameters):
+        if {"bench", "slow", "new_bench"} & set(inspect.signature(item.function).parameters):
             continue
         name = f"{item.path.name}::{item.name}"
         entry = differences.get(name) or differences.get(name.partition("[")[0])
@@ -83,19 +85,30 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def bench(engine: str, request: pytest.FixtureRequest) -> Iterator[Bench]:
-    """Our controller on virtual ports: for what a plain bus cannot do (time, slow disks, memory that goes away)."""
-    with closing(Bench(engine=engine)) as bench:
-        _tap(bench, request)
-        yield bench
+def new_bench(engine: str, request: pytest.FixtureRequest) -> Iterator[NewBench]:
+    """Makes our controller on virtual ports, as ``Bench`` does; it ends with the test."""
+    with ExitStack() as stack:
+
+        def make(*arguments: Any, **named: Any) -> Bench:
+            bench = stack.enter_context(Bench(*arguments, engine=engine, **named))
+            _tap(bench, request)
+            return bench
+
+        yield make
 
 
 @pytest.fixture
-def manual(engine: str, request: pytest.FixtureRequest) -> Iterator[Bench]:
-    """The same with a disk whose work the test begins and finishes by hand (``manual.worker.tasks``)."""
-    with closing(Bench(manual=True, engine=engine)) as bench:
-        _tap(bench, request)
-        yield bench
+def bench(new_bench: NewBench) -> Bench:
+    """The usual one: for what a plain bus cannot do (time, memory that goes away)."""
+    return new_bench()
+
+
+@pytest.fixture
+def slow(new_bench: NewBench) -> Bench:
+    """An enabled controller on a disk whose work the test begins and finishes by hand (``slow.worker.tasks``)."""
+    bench = new_bench(TellingBackend(), manual=True)
+    bench.driver.enable()
+    return bench
 
 
 def _tap(bench: Bench, request: pytest.FixtureRequest) -> None:

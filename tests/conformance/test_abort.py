@@ -22,11 +22,9 @@ def aborted(completion: Completion, cid: int) -> bool:
 
 
 @pytest.fixture
-def slow() -> tuple[Bench, QueuePair]:
+def busy(slow: Bench) -> tuple[Bench, QueuePair]:
     """A controller whose disk works when the test says so, and an I/O queue."""
-    bench = Bench(TellingBackend(), manual=True)
-    bench.driver.enable()
-    return bench, bench.driver.create_queues()
+    return slow, slow.driver.create_queues()
 
 
 @pytest.mark.fact("A17", clause="Base 1.4, 5.1", kills=("abort-says-not-aborted", "abort-after-its-own-completion"))
@@ -87,8 +85,8 @@ def test_as_many_aborts_as_acl_says_may_be_under_way(driver: Driver) -> None:
 
 @pytest.mark.fact("A17", clause="Base 1.4, 5.1", kills=("abort-running-read-refused",))
 @pytest.mark.parametrize("has_begun", [False, True])
-def test_a_read_at_the_disk_is_aborted_and_transfers_nothing(slow: tuple[Bench, QueuePair], has_begun: bool) -> None:
-    bench, queue = slow
+def test_a_read_at_the_disk_is_aborted_and_transfers_nothing(busy: tuple[Bench, QueuePair], has_begun: bool) -> None:
+    bench, queue = busy
     driver = bench.driver
     place = guarded(driver, PAGE)
     cid = driver.submit(queue, read(place))
@@ -108,9 +106,9 @@ def test_a_read_at_the_disk_is_aborted_and_transfers_nothing(slow: tuple[Bench, 
 
 
 @pytest.mark.fact("A17", clause="Base 1.4, 5.1", kills=("abort-running-write",))
-def test_a_write_that_has_begun_is_not_aborted(slow: tuple[Bench, QueuePair]) -> None:
+def test_a_write_that_has_begun_is_not_aborted(busy: tuple[Bench, QueuePair]) -> None:
     """It may still change the disk: to call it aborted would be a lie."""
-    bench, queue = slow
+    bench, queue = busy
     driver = bench.driver
     cid = driver.submit(queue, write(driver.alloc(PAGE)))
     task = bench.worker.tasks[0]
@@ -124,8 +122,8 @@ def test_a_write_that_has_begun_is_not_aborted(slow: tuple[Bench, QueuePair]) ->
 
 
 @pytest.mark.fact("A17", clause="Base 1.4, 5.1", kills=("abort-queued-write-refused",))
-def test_a_write_that_waits_for_its_turn_is_aborted_and_never_written(slow: tuple[Bench, QueuePair]) -> None:
-    bench, queue = slow
+def test_a_write_that_waits_for_its_turn_is_aborted_and_never_written(busy: tuple[Bench, QueuePair]) -> None:
+    bench, queue = busy
     driver = bench.driver
     first = driver.submit(queue, write(driver.alloc(PAGE)))
     second = driver.submit(queue, write(driver.alloc(PAGE), slba=8))
@@ -143,9 +141,9 @@ def test_a_write_that_waits_for_its_turn_is_aborted_and_never_written(slow: tupl
 
 
 @pytest.mark.fact("A17", clause="Base 1.4, 5.1", kills=("abort-by-cid-only",))
-def test_only_the_named_queue_is_looked_at(slow: tuple[Bench, QueuePair]) -> None:
+def test_only_the_named_queue_is_looked_at(busy: tuple[Bench, QueuePair]) -> None:
     """Two queues may have a command of the same identifier."""
-    bench, first = slow
+    bench, first = busy
     driver = bench.driver
     second = driver.create_queues(2)
     for queue in (first, second):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from conformance.tools import flush_command, read_command
-from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.executor import MOST_OUTSTANDING
 from nvmeemu.spec import (
     SHST_COMPLETE,
@@ -20,28 +19,11 @@ from nvmeemu.spec import (
 from nvmeemu.testing import CC, Bench, CommandError, Driver
 
 
-class SlowBackend(MemoryBackend):
-    """A disk with a cache that does nothing at once: every command goes to the worker."""
-
-    volatile_cache = True
-
-    def __init__(self) -> None:
-        super().__init__(1 << 20)
-
-    def read_now(self, offset: int, views: object) -> bool:
-        return False
-
-    def write_now(self, offset: int, views: object) -> bool:
-        return False
-
-
 @pytest.fixture
-def slow() -> Bench:
-    """An enabled controller with one queue pair, on a disk whose work the test begins and finishes by hand."""
-    bench = Bench(SlowBackend(), manual=True)
-    bench.driver.enable()
-    bench.driver.create_queues(1)
-    return bench
+def slow(slow: Bench) -> Bench:
+    """With one queue pair."""
+    slow.driver.create_queues(1)
+    return slow
 
 
 def shut_down(driver: Driver, shn: int) -> None:

@@ -8,6 +8,7 @@ import struct
 import pytest
 
 from conformance.tools import (
+    NewBench,
     TellingBackend,
     fails,
     guarded,
@@ -247,9 +248,9 @@ def test_a_new_disk_is_healthy(driver: Driver) -> None:
 
 
 @pytest.mark.fact("A20", clause="Base 1.4, 5.14.1.2", kills=("smart-no-media-errors",))
-def test_smart_counts_media_errors_hours_and_unsafe_shutdowns() -> None:
+def test_smart_counts_media_errors_hours_and_unsafe_shutdowns(new_bench: NewBench) -> None:
     disk = TellingBackend()
-    bench = Bench(disk)
+    bench = new_bench(disk)
     driver = bench.driver
     driver.enable()
     before = smart(driver)

@@ -10,7 +10,7 @@ import random
 
 import pytest
 
-from conformance.tools import TellingBackend, flush_command, read_command, write_command
+from conformance.tools import NewBench, TellingBackend, flush_command, read_command, write_command
 from nvmeemu.spec import AdminOpcode, ControllerStatus, CreateCq, CreateSq, Identify, Status
 from nvmeemu.testing import CC, CSTS, PAGE, Bench, Driver, QueuePair
 
@@ -78,19 +78,17 @@ def test_a_command_fails_when_its_memory_stays_away(two: Bench) -> None:
 
 
 @pytest.mark.fact("A24", clause=CLAUSE, kills=("no-patience-with-memory",))
-def test_a_disk_may_answer_while_the_memory_is_away() -> None:
-    bench = Bench(TellingBackend(), manual=True)
-    bench.ram.map(AWAY, SIZE)
-    driver = bench.driver
-    driver.enable()
+def test_a_disk_may_answer_while_the_memory_is_away(slow: Bench) -> None:
+    slow.map(AWAY, bytearray(SIZE))
+    driver = slow.driver
     pair = driver.create_queues(1)
-    bench.backend.write(0, [memoryview(b"\x5a" * 512)])
+    slow.backend.write(0, [memoryview(b"\x5a" * 512)])
     driver.submit(pair, read_command(AWAY))
-    data = bench.unmap(AWAY)
-    bench.worker.finish_all()
-    bench.settle()
+    data = slow.unmap(AWAY)
+    slow.worker.finish_all()
+    slow.settle()
     assert driver.drain(pair) == []
-    bench.map(AWAY, data)
+    slow.map(AWAY, data)
     assert statuses(driver, pair) == [Status.SUCCESS]
     assert data[:512] == b"\x5a" * 512
 
@@ -226,12 +224,12 @@ def test_no_view_of_guest_memory_is_kept_when_the_map_changes(two: Bench) -> Non
 
 
 @pytest.mark.fact("A1", clause="the Host port", kills=("views-outlive-quiesce",))
-def test_everything_may_be_unmapped_and_mapped_again_under_load() -> None:
+def test_everything_may_be_unmapped_and_mapped_again_under_load(new_bench: NewBench) -> None:
     """Every few commands, at random, as a guest's firmware makes a VMM do."""
     seed = random.randrange(1 << 32)
     print("seed", seed)
     chance = random.Random(seed)
-    bench = Bench(TellingBackend(), manual=True, ram=4 << 20)
+    bench = new_bench(TellingBackend(), manual=True, ram=4 << 20)
     driver = bench.driver
     driver.enable()
     pair = driver.create_queues(1, 16)
@@ -259,9 +257,9 @@ def test_everything_may_be_unmapped_and_mapped_again_under_load() -> None:
 
 
 @pytest.mark.fact("A1", clause="the Host port", kills=("scattered-queue-reads-its-first-entry", "scattered-data-fails"))
-def test_queues_and_data_may_be_scattered_over_4_kib_regions() -> None:
+def test_queues_and_data_may_be_scattered_over_4_kib_regions(new_bench: NewBench) -> None:
     """As a VMM without huge pages may map them."""
-    bench = Bench(ram=0)
+    bench = new_bench(ram=0)
     start = 0x100000
     for iova in range(start, start + (1 << 20), PAGE):
         bench.ram.map(iova, PAGE)

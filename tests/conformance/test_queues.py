@@ -8,18 +8,16 @@ from typing import Any
 import pytest
 
 from conformance.queue_commands import delete, new_cq, number_of_queues
-from conformance.tools import TellingBackend, flush_command, read_command, write_command
+from conformance.tools import flush_command, read_command, write_command
 from nvmeemu.spec import CQE_SIZE, SQE_SIZE, AdminOpcode, Command, Completion, Status
 from nvmeemu.testing import PAGE, Bench, Driver, QueuePair, Ram
 
 
 @pytest.fixture
-def slow() -> Bench:
-    """A disk whose work the test begins and finishes by hand; the controller is enabled, with one queue pair."""
-    bench = Bench(TellingBackend(), manual=True)
-    bench.driver.enable()
-    bench.driver.create_queues(1)
-    return bench
+def slow(slow: Bench) -> Bench:
+    """With one queue pair."""
+    slow.driver.create_queues(1)
+    return slow
 
 
 # --- what goes round

@@ -6,19 +6,11 @@ import random
 
 import pytest
 
-from conformance.tools import TellingBackend, aer, flush_command, read_command, write_command
+from conformance.tools import aer, flush_command, read_command, write_command
 from nvmeemu.spec import DOORBELLS, Configuration, ControllerStatus, FeatureId
 from nvmeemu.testing import ACQ, AQA, ASQ, CC, INTMC, INTMS, PAGE, Bench, Driver
 
 CHANGEABLE = 4  # in the capabilities of a feature
-
-
-@pytest.fixture
-def slow() -> Bench:
-    """A disk whose work the test begins and finishes by hand; the controller is enabled."""
-    bench = Bench(TellingBackend(), manual=True)
-    bench.driver.enable()
-    return bench
 
 
 def memory(bench: Bench) -> bytes:

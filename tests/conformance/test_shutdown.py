@@ -24,12 +24,10 @@ CLAUSE = "Base 1.4, 3.1.5 SHN and 7.6.2"
 
 
 @pytest.fixture
-def slow() -> Bench:
-    """A disk whose work the test begins and finishes by hand; the controller is enabled, with one queue pair."""
-    bench = Bench(TellingBackend(), manual=True)
-    bench.driver.enable()
-    bench.driver.create_queues(1)
-    return bench
+def slow(slow: Bench) -> Bench:
+    """With one queue pair."""
+    slow.driver.create_queues(1)
+    return slow
 
 
 def calls(bench: Bench) -> list[str]:

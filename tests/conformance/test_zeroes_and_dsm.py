@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from conformance.tools import (
+    NewBench,
     TellingBackend,
     block_size,
     blocks_of,
@@ -21,7 +22,7 @@ from conformance.tools import (
 )
 from nvmeemu.backend.raw import RawBackend, create_image
 from nvmeemu.spec import DatasetManagement, NvmOpcode, ReadWrite, Status
-from nvmeemu.testing import PAGE, Bench, Driver
+from nvmeemu.testing import PAGE, Driver
 
 MIB = 1 << 20
 
@@ -71,9 +72,9 @@ def test_write_zeroes_and_deallocate_may_be_longer_than_mdts(driver: Driver) -> 
 
 
 @pytest.mark.fact("A29", clause="Base 1.4, 6.16, DEAC", kills=("deac-ignored", "deac-always"))
-def test_deac_asks_the_disk_to_deallocate() -> None:
-    disk = TellingBackend()
-    driver = Bench(disk).driver
+def test_deac_asks_the_disk_to_deallocate(new_bench: NewBench) -> None:
+    disk = TellingBackend(is_direct=True)
+    driver = new_bench(disk).driver
     driver.enable()
     queue = driver.create_queues()
     driver.succeed(queue, zeroes(8, 8))
@@ -135,9 +136,9 @@ def test_a_range_past_the_end_is_refused_and_no_range_deallocated(driver: Driver
 
 
 @pytest.mark.fact("A29", clause="Base 1.4, 6.7", kills=("dsm-empty-range",))
-def test_an_empty_range_deallocates_nothing() -> None:
-    disk = TellingBackend()
-    driver = Bench(disk).driver
+def test_an_empty_range_deallocates_nothing(new_bench: NewBench) -> None:
+    disk = TellingBackend(is_direct=True)
+    driver = new_bench(disk).driver
     driver.enable()
     driver.succeed(driver.create_queues(), dsm_command(driver, [(0, 0), (8, 8), (blocks_of(driver), 0)]))
     assert disk.calls == [("deallocate", 4096, 4096)]
@@ -175,8 +176,8 @@ def storage(path: Path) -> int:
 
 @pytest.mark.fact("A29", clause="Base 1.4, 6.7 and 6.16", kills=("raw-no-holes",))
 @pytest.mark.parametrize("how", ["deallocate", "zeroes"])
-def test_storage_is_really_given_back(image: Path, how: str) -> None:
-    driver = Bench(RawBackend(str(image))).driver
+def test_storage_is_really_given_back(new_bench: NewBench, image: Path, how: str) -> None:
+    driver = new_bench(RawBackend(str(image))).driver
     driver.enable()
     queue = driver.create_queues()
     for start in range(0, 8, 2):
@@ -197,9 +198,9 @@ def _deac(slba: int, blocks: int) -> ReadWrite:
 
 
 @pytest.mark.fact("A29", clause="Base 1.4, 6.16", kills=("raw-zeroes-punch",))
-def test_zeroes_without_deac_keep_their_storage(image: Path) -> None:
+def test_zeroes_without_deac_keep_their_storage(new_bench: NewBench, image: Path) -> None:
     """A host that zeroes without DEAC wants the room: writing there later cannot meet a full disk."""
-    driver = Bench(RawBackend(str(image))).driver
+    driver = new_bench(RawBackend(str(image))).driver
     driver.enable()
     queue = driver.create_queues()
     fill(driver, 0, 2 * MIB // 512)

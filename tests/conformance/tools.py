@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nvmeemu.backend.memory import MemoryBackend
@@ -19,9 +19,13 @@ from nvmeemu.spec import (
     Status,
 )
 from nvmeemu.structures import IdentifyController, IdentifyNamespace
-from nvmeemu.testing import Driver, QueuePair
+from nvmeemu.testing import Bench, Driver, QueuePair
 
 GUARD = b"\xa5"
+NewBench = Callable[..., Bench]  # the fixture new_bench: ``Bench`` with the engine of the test's parameter
+Disks = Mapping[int, tuple[int, int]]  # NSID -> (bytes, bytes in a block)
+DriverOf = Callable[[Disks], Driver]  # the fixture driver_of
+Advance = Callable[[float], None]  # the fixture advance: seconds
 UNLIMITED = 1 << 20  # bytes that a test transfers at most from a device without MDTS
 
 
@@ -101,10 +105,18 @@ def aer() -> Command:
 
 class TellingBackend(MemoryBackend):
     """A disk with a volatile cache that remembers what was asked of it (``calls``) and fails as it is told
-    (``failures``: name of the operation -> errno)."""
+    (``failures``: name of the operation -> errno).
 
-    def __init__(self, size: int = 1 << 20, *, read_only: bool = False, volatile_cache: bool = True) -> None:
+    The native engine cannot reach it and leaves its commands to Python; with ``is_direct`` it can, and what the engine
+    does itself is not told: ordinary reads and writes, nothing else.
+    """
+
+    def __init__(
+        self, size: int = 1 << 20, *, read_only: bool = False, volatile_cache: bool = True, is_direct: bool = False
+    ) -> None:
         super().__init__(size)
+        if not is_direct:
+            self.direct = None
         self.read_only = read_only
         self.volatile_cache = volatile_cache
         self.calls: list[tuple[str, int, int]] = []
