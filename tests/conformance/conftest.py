@@ -6,7 +6,6 @@ our tests. What it does otherwise is in judge.toml, each with who is right; anyt
 
 from __future__ import annotations
 
-import inspect
 import os
 import tomllib
 from collections.abc import Iterator
@@ -17,9 +16,11 @@ from typing import Any
 import pytest
 
 from conformance.judge import QemuNvme
-from conformance.tools import NewBench, TellingBackend
+from conformance.tools import Advance, Disks, DriverOf, NewBench, TellingBackend
+from nvmeemu.backend.memory import MemoryBackend
+from nvmeemu.namespace import Namespace
 from nvmeemu.taps import Interceptor, Observer
-from nvmeemu.testing import Bench, Driver
+from nvmeemu.testing import Bench, Bus, Driver
 
 DISK = 16 << 20
 RINGING = (
@@ -50,9 +51,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     known = {name.partition("[")[0] for name in differences}
     kept = []
     for item in items:
-        if not isinstance(item, pytest.Function) or "driver" not in inspect.signature(item.function).parameters:
-            continue
-        if {"bench", "slow", "new_bench"} & set(inspect.signature(item.function).parameters):
+        if not isinstance(item, pytest.Function) or not is_judged(item):
             continue
         name = f"{item.path.name}::{item.name}"
         entry = differences.get(name) or differences.get(name.partition("[")[0])
@@ -64,6 +63,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         raise pytest.UsageError(f"judge.toml names tests that are not there: {', '.join(sorted(missing))}")
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
+
+
+def is_judged(item: pytest.Function) -> bool:
+    """Whether the test needs nothing but what every controller has: its fixtures are made of ``driver_of``, and it
+    takes no controller of ours beside."""
+    return "driver_of" in item.fixturenames and "new_bench" not in item.fixturenames
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -120,17 +125,57 @@ def _tap(bench: Bench, request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture
-def driver(request: pytest.FixtureRequest, engine: str, tmp_path: Path) -> Iterator[Driver]:
+def driver_of(request: pytest.FixtureRequest, engine: str, tmp_path: Path) -> Iterator[DriverOf]:
+    """Makes a driver of a controller with these disks, NSID 1 among them, that has never been enabled."""
+
+    def qemu(disks: Disks) -> Bus:
+        images = {}
+        for nsid, (size, block_size) in disks.items():
+            image = tmp_path / f"disk{nsid}"
+            image.touch()
+            os.truncate(image, size)
+            images[nsid] = (image, block_size)
+        return stack.enter_context(QemuNvme(images))
+
+    def ours(disks: Disks) -> Bus:
+        size, block_size = disks[1]
+        bench: Bench = request.getfixturevalue("new_bench")(MemoryBackend(size), block_size=block_size)
+        for nsid in disks.keys() - {1}:
+            size, block_size = disks[nsid]
+            bench.namespaces.add(Namespace(nsid, MemoryBackend(size), block_size, identity=f"disk {nsid}"))
+        return bench
+
+    with ExitStack() as stack:
+        make = qemu if request.config.getoption("--judge", default=False) else ours
+        yield lambda disks: Driver(make(disks))
+
+
+@pytest.fixture
+def fresh(request: pytest.FixtureRequest, driver_of: DriverOf) -> Driver:
+    """A driver of a controller that has never been enabled. Ours is the one of ``bench``, if a test takes both."""
+    if request.config.getoption("--judge", default=False):
+        return driver_of({1: (DISK, 512)})
+    bench: Bench = request.getfixturevalue("bench")
+    return bench.driver
+
+
+@pytest.fixture
+def driver(fresh: Driver) -> Driver:
     """A driver of an enabled controller, without I/O queues."""
-    if not request.config.getoption("--judge", default=False):
-        bench: Bench = request.getfixturevalue("bench")
-        bench.driver.enable()
-        yield bench.driver
-        return
-    disk = tmp_path / "disk"
-    disk.touch()
-    os.truncate(disk, DISK)
-    with QemuNvme(disk) as bus:
-        driver = Driver(bus)
-        driver.enable()
-        yield driver
+    fresh.enable()
+    return fresh
+
+
+@pytest.fixture
+def advance(fresh: Driver) -> Advance:
+    """Lets seconds of virtual time pass for the controller of ``fresh`` and ``driver``."""
+    bus = fresh.bus
+    if isinstance(bus, QemuNvme):
+        return bus.advance
+    assert isinstance(bus, Bench)
+
+    def ours(seconds: float) -> None:
+        bus.clock.advance(seconds)
+        bus.settle()
+
+    return ours

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,16 +23,25 @@ _STEP = 1_000_000  # nanoseconds
 _MOMENT = 0.0002  # seconds
 
 
-class QemuNvme:
-    """A ``testing.Bus`` to a QEMU of its own."""
+def _namespace(nsid: int, image: Path, block_size: int) -> tuple[str, ...]:
+    sizes = f"logical_block_size={block_size},physical_block_size={block_size}"
+    return (
+        *("-drive", f"if=none,id=disk{nsid},format=raw,file={image},discard=unmap"),
+        *("-device", f"nvme-ns,drive=disk{nsid},bus=nvme,nsid={nsid},{sizes}"),
+    )
 
-    def __init__(self, disk: Path, block_size: int = 512) -> None:
-        device = f"nvme,drive=disk,serial=JUDGE,logical_block_size={block_size},physical_block_size={block_size}"
+
+class QemuNvme:
+    """A ``testing.Bus`` to a QEMU of its own, whose controller has a namespace for each of ``disks``: NSID -> (image,
+    bytes in a block)."""
+
+    def __init__(self, disks: Mapping[int, tuple[Path, int]]) -> None:
         self._qemu = subprocess.Popen(
             (
                 *(QEMU, "-M", "q35", "-nodefaults", "-display", "none", "-m", f"{MEMORY}M"),
                 *("-accel", "qtest", "-qtest", "stdio", "-qtest-log", "none"),
-                *("-drive", f"if=none,id=disk,format=raw,file={disk},discard=unmap", "-device", f"{device},mdts=9"),
+                *("-device", "nvme,id=nvme,serial=JUDGE,mdts=9"),
+                *(word for nsid, (image, size) in disks.items() for word in _namespace(nsid, image, size)),
             ),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -95,7 +105,14 @@ class QemuNvme:
             self._ask(f"write {iova:#x} {len(data):#x} 0x{data.hex()}")
 
     def settle(self) -> None:
-        self._ask(f"clock_step {_STEP}")
+        self._step(_STEP)
+
+    def advance(self, seconds: float) -> None:
+        """Let (virtual) time pass."""
+        self._step(round(seconds * 1e9))
+
+    def _step(self, nanoseconds: int) -> None:
+        self._ask(f"clock_step {nanoseconds}")
         while self._is_at_work():  # its disk works in real time
             time.sleep(_MOMENT)
 
