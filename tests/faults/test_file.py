@@ -76,6 +76,17 @@ def test_a_file_is_the_same_as_faults_made_in_python() -> None:
         ("[[fault]]\nmatch = { nsid = '0b1' }\ndo = 'drop'\n", 2, "match.nsid: '0b1' is no whole number"),
         ("[[fault]]\ndo = 'drop'\nmatch.nsid = " + "9" * 5000, 3, "Exceeds the limit"),
         ("fault = " + "[" * 5000 + "]" * 5000, 1, "tables or lists within each other, too deep"),
+        (
+            "[[fault]]\ndo = 'drop'\nmatch.opcode = 'identify'\nmatch.slba = 3\n",
+            4,
+            "match.slba: the commands that opcode",
+        ),
+        ("[[fault]]\ndo = 'drop'\nmatch.cid = 70000\n", 3, "match.cid: 70000 is not within 0..65535"),
+        (
+            "[[fault]]\ndo = 'drop'\n[fault.match]\ncdw10 = { mask = 0xff, value = 0x100 }\n",
+            4,
+            "match.cdw10.value: 0x100",
+        ),
         ("# \x85\u2028\n[[fault]]\ndo = { set = { to = 256 } }\n", 3, "do.set: 256 does not fit to"),
     ],
 )

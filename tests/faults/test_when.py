@@ -251,3 +251,75 @@ def test_without_faults_nothing_stands_between(rig: Rig) -> None:
     rig.faults.remove(fault)
     assert rig.bench.controller.device.views.__name__ == "views"
     assert rig.bench.controller.device.host is rig.bench.ram
+
+
+FIELDS = "match.{}: the commands that opcode and queue ask for have no such field"
+BLOCKS = "match.lba: the commands that opcode and queue ask for name no range of blocks"
+NEVER: list[tuple[str, dict[str, Any], str]] = [
+    ("execute", {"cid": 70000}, "match.cid: 70000 is not within 0..65535"),
+    ("execute", {"cid": [1, "0x10000"]}, "match.cid: 65536 is not within 0..65535"),
+    ("execute", {"cid": "8-70000"}, "match.cid: 70000 is not within 0..65535"),
+    ("execute", {"queue": 100000}, "match.queue: 100000 is not within 0..65535"),
+    ("doorbell", {"queue": 100000}, "match.queue: 100000 is not within 0..65535"),
+    ("doorbell", {"value": 1 << 32}, "match.value: 4294967296 is not within 0..4294967295"),
+    ("execute", {"nsid": 1 << 40}, "match.nsid: 1099511627776 is not within 0..4294967295"),
+    ("execute", {"fid": 511}, "match.fid: 511 is not within 0..255"),
+    ("execute", {"fua": 2}, "match.fua: 2 is not within 0..1"),
+    ("execute", {"nlb": 0}, "match.nlb: 0 is not within 1..65536"),
+    ("execute", {"nlb": 65537}, "match.nlb: 65537 is not within 1..65536"),
+    ("execute", {"opcode": "256-300"}, "match.opcode: 256 is not within 0..255"),
+    ("completion", {"status": 0xFFFFF}, "match.status: 1048575 is not within 0..2047"),
+    ("interrupt", {"vector": 5000}, "match.vector: 5000 is not within 0..2047"),
+    ("event", {"type": 8}, "match.type: 8 is not within 0..7"),
+    ("execute", {"cdw10": {"mask": 0xFF, "value": 0x100}}, "match.cdw10.value: 0x100 has bits that the mask 0xff has"),
+    ("execute", {"cid": {"mask": 0x10000, "value": 0}}, "match.cid.mask: 65536 is not within 1..65535"),
+    ("execute", {"slba": 0, "opcode": "identify"}, FIELDS.format("slba")),
+    ("execute", {"opcode": "read", "fid": 1}, FIELDS.format("fid")),
+    ("execute", {"opcode": ["read", "flush"], "nr": 1}, FIELDS.format("nr")),
+    ("execute", {"queue": "io", "cns": 1}, FIELDS.format("cns")),
+    ("execute", {"opcode": 0x99, "slba": 0}, FIELDS.format("slba")),
+    ("execute", {"lba": 0, "queue": "admin"}, BLOCKS),
+    ("execute", {"lba": 0, "opcode": "flush"}, BLOCKS),
+    (
+        "execute",
+        {"opcode": "identify", "queue": "io"},
+        "match.opcode: no queue that match.queue asks for has 'identify'",
+    ),
+    ("execute", {"opcode": "read", "queue": 0}, "match.opcode: no queue that match.queue asks for has 'read'"),
+    ("register", {"access": "read", "value": 3}, "match.value: only what is written"),
+]
+
+
+@pytest.mark.parametrize(("at", "match", "said"), NEVER)
+def test_what_can_never_be_is_refused(at: str, match: dict[str, Any], said: str) -> None:
+    with pytest.raises(FaultError) as refused:
+        Fault(match, at, "corrupt" if at == "register" else "drop")
+    assert str(refused.value).startswith(said)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("values", [{"cid": 70000}, {"sqhd": 70000}, {"dw0": 1 << 32}])
+def test_what_fits_no_completion_is_refused(values: dict[str, int]) -> None:
+    with pytest.raises(FaultError, match=r"do.set.\w+: \d+ is not within"):
+        Fault(at="completion", do={"set": values})
+
+
+POSSIBLE: list[tuple[str, dict[str, Any]]] = [
+    ("execute", {"cid": 0xFFFF, "queue": 0xFFFF, "nsid": 0xFFFFFFFF}),
+    ("execute", {"fid": 0xFF, "opcode": ["get_features", "identify"]}),
+    ("execute", {"nlb": 65536, "fua": True, "slba": (1 << 64) - 1}),
+    ("execute", {"opcode": 2, "lba": 0}),
+    ("execute", {"opcode": 2, "lid": 2}),  # a number may be an admin command's
+    ("execute", {"opcode": 2, "queue": "admin", "lid": 2}),
+    ("execute", {"opcode": {"mask": 3, "value": 2}, "queue": {"mask": 1, "value": 1}, "slba": 0}),
+    ("execute", {"opcode": 0xC1, "cdw10": {"mask": 0xFF00, "value": 0x100}}),
+    ("completion", {"status": 0x7FF}),
+    ("interrupt", {"vector": 2047}),
+    ("event", {"type": [0, "smart", 7]}),
+    ("doorbell", {"value": 0xFFFFFFFF}),
+]
+
+
+@pytest.mark.parametrize(("at", "match"), POSSIBLE)
+def test_what_can_be_is_not_refused(at: str, match: dict[str, Any]) -> None:
+    assert Fault(match, at, "drop").as_table()["match"] == match

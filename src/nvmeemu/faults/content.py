@@ -10,7 +10,7 @@ from nvmeemu import regs
 from nvmeemu.faults import data
 from nvmeemu.faults.action import NOTHING_PASSES, Action, Go
 from nvmeemu.faults.completion import with_head
-from nvmeemu.faults.match import Passage, register_place
+from nvmeemu.faults.match import LAST_VALUE, Passage, register_place
 from nvmeemu.faults.places import At
 from nvmeemu.faults.words import FaultError, choice, number, table
 from nvmeemu.layout import Record
@@ -141,15 +141,20 @@ class Set(Action):
 
     def check(self, at: At, matched: Mapping[str, Any]) -> None:
         """The fields that can be set there."""
-        fields: dict[str, Any] = {At.DOORBELL: {"value": 0}, At.COMPLETION: {"dw0": 0, "cid": 0, "sqhd": 0}}
+        most: dict[str, Any] = {
+            At.DOORBELL: {"value": LAST_VALUE},
+            At.COMPLETION: {"dw0": 0xFFFFFFFF, "cid": 0xFFFF, "sqhd": 0xFFFF},
+        }
         for key, value in self.values.items():
             if at == At.FETCH:
                 _put(Command(), key, value)
             elif at == At.REGISTER:
                 if key != "value":
                     self._check_register(key, value, matched)
-            elif key not in fields[at]:
-                raise FaultError(f"do.set: nothing at '{at}' has {key!r}: {', '.join(fields[at])}")
+            elif key not in most[at]:
+                raise FaultError(f"do.set: nothing at '{at}' has {key!r}: {', '.join(most[at])}")
+            else:
+                number(value, f"do.set.{key}", 0, most[at][key])
 
     def _check_register(self, key: str, value: int, matched: Mapping[str, Any]) -> None:
         kinds = self._of_register
@@ -168,7 +173,7 @@ class Set(Action):
         if passage.at == At.REGISTER:
             go(payload[0], self._register(payload[0], payload[1]))
         elif passage.at == At.DOORBELL:
-            go(payload[0], values["value"] & 0xFFFFFFFF)
+            go(payload[0], values["value"])
         elif passage.at == At.FETCH:
             command = _editable(Command, payload[0])
             for key, value in values.items():
@@ -178,7 +183,7 @@ class Set(Action):
             sq, cid, dw0, field = payload
             if "sqhd" in values:
                 sq = with_head(sq, values["sqhd"])
-            go(sq, values.get("cid", cid) & 0xFFFF, values.get("dw0", dw0) & 0xFFFFFFFF, field)
+            go(sq, values.get("cid", cid), values.get("dw0", dw0), field)
 
     def read(self, faults: Faults, passage: Passage, value: bytes) -> bytes:
         return self._register(passage.offset, value)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from nvmeemu import admin, io, regs
 from nvmeemu.faults.places import OF_COMMANDS, OF_QUEUES, At
 from nvmeemu.faults.words import FaultError, Numbers, choice, number, numbers
-from nvmeemu.layout import Field
-from nvmeemu.spec import AdminOpcode, Command, EventType, NvmOpcode, ReadWrite, Status
+from nvmeemu.layout import Field, Number
+from nvmeemu.spec import AdminOpcode, Command, Completion, EventType, NvmOpcode, ReadWrite, Status
 
 PIN = -1  # the vector of INTA#
-_IO = Numbers(low=1, high=0xFFFF)
+LAST_QUEUE = 0xFFFF
+LAST_VECTOR = 2047  # PCI Local Bus 3.0, 6.8.2.3: Table Size
+LAST_EVENT_TYPE = 7  # Base 1.4, Figure 144: bits 2:0
+LAST_VALUE = 0xFFFFFFFF  # of a doorbell
+_IO = Numbers(low=1, high=LAST_QUEUE)
 _ADMIN = Numbers(frozenset({0}))
-_ENTRIES = (*admin.COMMANDS.values(), *io.COMMANDS.values())
-_KINDS: tuple[type[Command], ...] = tuple({Command, *(entry.kind for entry in _ENTRIES)})
+_EVERY = frozenset((is_admin, opcode) for is_admin in (True, False) for opcode in range(256))
 _REGISTERS = {register.name.lower(): register for register in regs.REGISTERS}
 
 
@@ -42,15 +45,17 @@ Test = Callable[[Passage], bool]
 
 
 class Match:
-    """All that is given must be so. ``queues``: those whose commands it can meet; None: any."""
+    """All that is given must be so; FaultError for what never can. ``queues``: those whose commands it can meet; None:
+    any."""
 
     def __init__(self, at: At, table: Mapping[str, Any]) -> None:
         self.table = dict(table)
         self.queues: Numbers | None = None if at in OF_QUEUES else Numbers()
         self._at = at
-        self._tests: list[Test] = []
-        for key, value in table.items():
-            self._tests.append(self._test(key, value))
+        self._commands = _EVERY  # that can be meant: whether it is an admin command, and its opcode
+        first = [key for key in ("queue", "opcode") if key in table]  # they say which fields there can be
+        keys = [*first, *(key for key in table if key not in first)]
+        self._tests: list[Test] = [self._test(key, table[key]) for key in keys]
         if at == At.BACKEND and self.queues == _ADMIN:
             raise FaultError("match: no admin command comes to a disk: give another at, such as dma or execute")
 
@@ -69,16 +74,16 @@ class Match:
         if at == At.REGISTER:
             return self._of_register(key, value, what)
         if at == At.DOORBELL and key == "value":
-            values = numbers(value, what)
+            values = numbers(value, what, most=LAST_VALUE)
             return lambda passage: passage.value in values
         if at == At.DOORBELL and key == "doorbell":
             is_cq = choice(value, what, ("sq", "cq")) == "cq"
             return lambda passage: passage.is_cq == is_cq
         if at == At.INTERRUPT and key == "vector":
-            vectors = Numbers(frozenset({PIN})) if value == "pin" else numbers(value, what)
+            vectors = Numbers(frozenset({PIN})) if value == "pin" else numbers(value, what, most=LAST_VECTOR)
             return lambda passage: passage.vector in vectors
         if at == At.EVENT and key == "type":
-            types = numbers(value, what, EventType)
+            types = numbers(value, what, EventType, most=LAST_EVENT_TYPE)
             return lambda passage: passage.event in types
         raise FaultError(f"{what}: nothing at '{at}' has that: {', '.join(self._known())}")
 
@@ -94,63 +99,104 @@ class Match:
         if value == "io":
             found = _IO
         else:
-            found = numbers(0 if value == "admin" else value, "match.queue")
+            found = numbers(0 if value == "admin" else value, "match.queue", most=LAST_QUEUE)
         self.queues = found
+        has_admin, has_io = 0 in found, found.overlaps(1, LAST_QUEUE)
+        self._commands = frozenset(one for one in _EVERY if (has_admin if one[0] else has_io))
         return lambda passage: passage.qid in found
 
     def _of_command(self, key: str, value: Any, what: str) -> Test:
         if key == "opcode":
             return self._opcode(value, what)
         if key == "lba":
-            blocks = numbers(value, what)
-            if blocks.mask:
-                raise FaultError(f"{what}: give a block, a list or a range")
-            return lambda passage: _meets(passage.command, blocks)
+            return self._lba(value, what)
         if key == "status" and self._at == At.COMPLETION:
-            statuses = numbers(value, what, Status)
+            statuses = numbers(value, what, Status, most=_limits([Completion.status])[1])
             return lambda passage: passage.status in statuses
-        kinds = tuple(kind for kind in _KINDS if isinstance(_field(kind, key), Field))
-        if not kinds:
+        fields = {kind: found for kind in _kinds(_EVERY) if isinstance(found := _field(kind, key), Field)}
+        if not fields:
             raise FaultError(
                 f"{what}: no command has such a field: opcode, queue, nsid, cid, lba, the specification's names"
                 " (slba, nlb, fid, lid, cns, ...) or cdw10 to cdw15"
             )
-        wanted = numbers(value, what)
+        kinds = tuple(_kinds(self._commands) & fields.keys())
+        if not kinds:
+            raise FaultError(f"{what}: the commands that opcode and queue ask for have no such field")
+        least, most = _limits(fields[kind] for kind in kinds)
+        wanted = numbers(value, what, least=least, most=most)
         return lambda passage: isinstance(passage.command, kinds) and int(getattr(passage.command, key)) in wanted
 
+    def _lba(self, value: Any, what: str) -> Test:
+        if not any(issubclass(kind, ReadWrite) for kind in _kinds(self._commands)):
+            raise FaultError(f"{what}: the commands that opcode and queue ask for name no range of blocks")
+        blocks = numbers(value, what)
+        if blocks.mask:
+            raise FaultError(f"{what}: give a block, a list or a range")
+        return lambda passage: _meets(passage.command, blocks)
+
     def _opcode(self, value: Any, what: str) -> Test:
-        """A name says whether it is an admin command; a number does not."""
-        if isinstance(value, Mapping) or (isinstance(value, str) and re.fullmatch(r"\d\w*-\w+", value)):
-            opcodes = numbers(value, what)
-            return lambda passage: passage.command is not None and passage.command.opcode in opcodes
-        values = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
-        names = [one for one in values if isinstance(one, str) and not one[:1].isdigit()]
-        plain = frozenset(number(one, what, 0, 255) for one in values if one not in names)
-        of_admin = frozenset(AdminOpcode[one.upper()] for one in names if one.upper() in AdminOpcode.__members__)
-        of_io = frozenset(NvmOpcode[one.upper()] for one in names if one.upper() in NvmOpcode.__members__)
-        known = {*AdminOpcode.__members__, *NvmOpcode.__members__}
-        for one in names:
-            if one.upper() not in known:
-                raise FaultError(f"{what}: {one!r} is none of {', '.join(sorted(known)).lower()}, nor a number")
-        if not values:
-            raise FaultError(f"{what}: no opcode")
-        if not of_io and not plain and self.queues is None:
+        wanted = _opcodes(value, what)
+        self._commands &= wanted
+        if not self._commands:
+            raise FaultError(f"{what}: no queue that match.queue asks for has {value!r}")
+        if all(is_admin for is_admin, _ in self._commands):
             self.queues = _ADMIN
-        return lambda passage: (
-            passage.command is not None and passage.command.opcode in (plain | (of_io if passage.qid else of_admin))
-        )
+        return lambda passage: passage.command is not None and (not passage.qid, passage.command.opcode) in wanted
 
     def _of_register(self, key: str, value: Any, what: str) -> Test:
         if key == "access":
             is_write = choice(value, what, ("read", "write")) == "write"
             return lambda passage: passage.is_write == is_write
         if key == "value":
+            if self.table.get("access") == "read":
+                raise FaultError(f"{what}: only what is written is known before: leave it out, or access")
             values = numbers(value, what)
             return lambda passage: passage.value in values
         if key != "register":
             raise FaultError(f"{what}: nothing at 'register' has that: {', '.join(self._known())}")
         first, size = register_place(value, what)
         return lambda passage: passage.offset < first + size and first < passage.offset + passage.size
+
+
+def _opcodes(value: Any, what: str) -> frozenset[tuple[bool, int]]:
+    """Whether it is an admin command, and the opcode, of all that can be meant. A name says the former, a number does
+    not."""
+    if isinstance(value, Mapping) or (isinstance(value, str) and re.fullmatch(r"\d\w*-\w+", value)):
+        some = numbers(value, what, most=0xFF)
+        return frozenset(one for one in _EVERY if one[1] in some)
+    found: set[tuple[bool, int]] = set()
+    for one in value if isinstance(value, list | tuple | set | frozenset) else [value]:
+        if isinstance(one, str) and not one[:1].isdigit():
+            found |= _named(one, what)
+        else:
+            found |= {(is_admin, number(one, what, 0, 0xFF)) for is_admin in (True, False)}
+    if not found:
+        raise FaultError(f"{what}: no opcode")
+    return frozenset(found)
+
+
+def _named(name: str, what: str) -> set[tuple[bool, int]]:
+    kinds = ((True, AdminOpcode), (False, NvmOpcode))
+    found = {(is_admin, int(names[name.upper()])) for is_admin, names in kinds if name.upper() in names.__members__}
+    if not found:
+        known = sorted({*AdminOpcode.__members__, *NvmOpcode.__members__})
+        raise FaultError(f"{what}: {name!r} is none of {', '.join(known).lower()}, nor a number")
+    return found
+
+
+def _kinds(commands: Iterable[tuple[bool, int]]) -> set[type[Command]]:
+    """How these commands are understood."""
+    tables = {True: admin.COMMANDS, False: io.COMMANDS}
+    return {tables[is_admin][opcode].kind if opcode in tables[is_admin] else Command for is_admin, opcode in commands}
+
+
+def _limits(fields: Iterable[Field[Any]]) -> tuple[int, int]:
+    """The least and the most that any of these fields can hold."""
+    found = [
+        (int(one.zero_based), (1 << one.high - one.low + 1) - 1 + one.zero_based) if isinstance(one, Number) else (0, 1)
+        for one in fields
+    ]
+    return min(least for least, _ in found), max(most for _, most in found)
 
 
 def _field(kind: type[Command], name: str) -> object:

@@ -108,29 +108,40 @@ class Numbers:
         return number in self.some or self.low <= number <= self.high
 
     def overlaps(self, first: int, last: int) -> bool:
-        """Whether any number from ``first`` to ``last`` is in it; not for masks."""
+        """Whether any number from ``first`` to ``last`` is in it."""
+        if self.mask:
+            return any(number in self for number in range(first, last + 1))
         return (self.low <= last and first <= self.high) or any(first <= number <= last for number in self.some)
 
 
-def numbers(value: Any, what: str, names: type[IntEnum] | None = None) -> Numbers:
-    """One number (or name), a list of them, a range "8-15", or ``{mask = 0xff, value = 7}``."""
+def numbers(
+    value: Any, what: str, names: type[IntEnum] | None = None, least: int = 0, most: int = (1 << 64) - 1
+) -> Numbers:
+    """One number (or name), a list of them, a range "8-15", or ``{mask = 0xff, value = 7}``: none outside of what there
+    can be, ``least`` to ``most``."""
     if isinstance(value, Mapping):
-        if set(value) != {"mask", "value"}:
-            raise FaultError(f"{what}: {dict(value)!r}: give mask and value")
-        mask = number(value["mask"], f"{what}.mask", 1)
-        return Numbers(mask=mask, value=number(value["value"], f"{what}.value") & mask)
+        return _masked(value, what, (1 << most.bit_length()) - 1)
     if isinstance(value, str) and (match := re.fullmatch(r"(\w+)-(\w+)", value)):
-        low, high = number(match[1], what), number(match[2], what)
+        low, high = (number(one, what, least, most) for one in match.groups())
         if low > high:
             raise FaultError(f"{what}: {value!r} ends before it begins")
         return Numbers(low=low, high=high)
     if isinstance(value, list | tuple | set | frozenset):
-        found = [numbers(one, what, names) for one in value]
+        found = [numbers(one, what, names, least, most) for one in value]
         if not found or any(one.mask or one.low <= one.high for one in found):
             raise FaultError(f"{what}: {value!r}: a list has single numbers")
         return Numbers(frozenset().union(*(one.some for one in found)))
     if isinstance(value, bool):
-        return Numbers(frozenset({int(value)}))
+        value = int(value)
     if names is not None:
-        return Numbers(frozenset({named(value, what, names, (1 << 64) - 1)}))
-    return Numbers(frozenset({number(value, what)}))
+        return Numbers(frozenset({named(value, what, names, most)}))
+    return Numbers(frozenset({number(value, what, least, most)}))
+
+
+def _masked(value: Mapping[str, Any], what: str, ones: int) -> Numbers:
+    if set(value) != {"mask", "value"}:
+        raise FaultError(f"{what}: {dict(value)!r}: give mask and value")
+    mask, wanted = number(value["mask"], f"{what}.mask", 1, ones), number(value["value"], f"{what}.value")
+    if wanted & ~mask:
+        raise FaultError(f"{what}.value: {wanted:#x} has bits that the mask {mask:#x} has not: nothing can be so")
+    return Numbers(mask=mask, value=wanted)
