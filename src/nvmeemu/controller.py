@@ -18,7 +18,7 @@ from nvmeemu.engine import Engine
 from nvmeemu.events import Event
 from nvmeemu.executor import Executor
 from nvmeemu.features import report_warnings
-from nvmeemu.host import Clock, Host, Worker
+from nvmeemu.host import Clock, Host, PciState, Worker
 from nvmeemu.namespace import Namespaces
 from nvmeemu.queues import CompletionQueue, DoorbellError, SubmissionQueue
 from nvmeemu.spec import (
@@ -128,6 +128,10 @@ class Controller:
             engine.signal_all()  # one may have gone to the old place
             engine.take_doorbells(not self._is_tapped and self.device.host.msix_enabled)
         self.taps.interrupts_changed()
+
+    def pci_changed(self, state: PciState) -> None:
+        """The host has changed what it lets the function do; what follows from it is the ports' business."""
+        self.taps.pci_changed(state)
 
     def _route_interrupts(self, engine: Engine) -> None:
         for vector in range(self.vectors):

@@ -8,7 +8,7 @@ the *controller's thread*; only the callable given to ``Worker.submit`` runs els
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class HostMemoryError(Exception):
@@ -22,6 +22,23 @@ class HostMemoryError(Exception):
         super().__init__(f"no guest memory at {iova:#x}, {size} bytes")
         self.iova = iova
         self.size = size
+
+
+class PciState(NamedTuple):
+    """What the host has set in the configuration space, as far as it acts or is looked for when nothing works (PCI
+    Local Bus 3.0, 6.2.2 Device Control, 6.8.2 MSI-X; PCI Power Management 1.2, 3.2.4). As after power-on: nothing."""
+
+    bus_master: bool = False
+    memory_space: bool = False
+    interrupt_disable: bool = False
+    function_mask: bool = False
+    power_state: int = 0  # 0: D0, 3: D3hot
+    function_level_reset: bool = False  # the host has just initiated one: the rest is what it leaves
+
+    @property
+    def reaches_memory(self) -> bool:
+        """Without it no queue is read, no data moves, and no MSI-X message is sent, which is a write to memory, too."""
+        return self.bus_master and self.power_state == 0
 
 
 class Host(Protocol):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from nvmeemu import prp
 from nvmeemu.events import Event
-from nvmeemu.host import Host
+from nvmeemu.host import Host, PciState
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.requests import Background, Request, Result
 from nvmeemu.spec import Command
@@ -70,6 +70,9 @@ class Observer:
 
     def interrupts_changed(self, msix: bool) -> None:
         """MSI-X was enabled or disabled, or its messages have got another way."""
+
+    def pci_changed(self, state: PciState) -> None:
+        """The host has changed something in the configuration space, or a client has come and this is what it finds."""
 
     def dropped(self) -> None:
         """Every command was dropped without a completion: a reset, a shutdown, or CSTS.CFS."""
@@ -307,6 +310,10 @@ class Taps:
     def interrupts_changed(self) -> None:
         for observer in self.observers:
             observer.interrupts_changed(self._host.msix_enabled)
+
+    def pci_changed(self, state: PciState) -> None:
+        for observer in self.observers:
+            observer.pci_changed(state)
 
     def dropped(self) -> None:
         for observer in self.observers:

@@ -11,7 +11,11 @@ import pytest
 
 from nvmeemu import trace
 from nvmeemu.spec import NvmOpcode
+from nvmeemu.testing import VfioBus
+from nvmeemu.testing.client import BAR0, COMMAND, CONFIG
+from nvmeemu.trace import words
 from nvmeemu.trace.commands import commands
+from nvmeemu.vfio.pci import PM
 from server.conftest import Attach
 from server.process import Serve, run
 from server.test_bad_use import refused
@@ -40,6 +44,49 @@ def test_a_client_from_attach_to_leaving(serve: Serve, attach: Attach, folder: P
     assert sum(isinstance(one, trace.ClientLeft) for one in found) == 1
     assert [one.fetch.opcode for one in commands(found) if one.fetch.sqid] == [NvmOpcode.WRITE, NvmOpcode.READ]
     assert all(one.completion for one in commands(found))
+
+
+def test_what_the_host_lets_the_function_do(serve: Serve, path: str, folder: Path) -> None:
+    """Firmware that never sets Bus Master Enable, and whatever else takes the memory away or gives it back."""
+    file = folder / "t"
+    server = serve("--disk", "mem:16M", "--trace", file, "--once")
+    with VfioBus(path, ram=4 << 20) as bus:
+        client = bus.client
+        client.write(CONFIG, COMMAND, b"\x02\x00")
+        client.write(BAR0, 0x1000, b"\x01\x00\x00\x00")  # a doorbell
+        client.write(CONFIG, 0x0C, b"\x10")  # the size of a cache line: nothing that acts
+        client.enable_bus_master()
+        client.write(CONFIG, PM + 4, b"\x03\x00")
+        client.write(CONFIG, PM + 4, b"\x00\x00")
+        bus.function_level_reset()
+        client.enable_bus_master()
+        client.reset()
+    assert server.wait() == 0
+    kinds = (trace.ClientAttached, trace.ClientLeft, trace.PciChange, trace.DmaMap, trace.DmaUnmap, trace.Reset)
+    told = [words.describe(one) for one in read(file) if isinstance(one, (*kinds, trace.Doorbell))]
+    ready = [("PCI", "bus master on, memory space on, D0"), ("DMA", "map 0x0, 4 MiB")]
+    assert told[0][1].startswith("attached: ")
+    assert told[1:] == [
+        ("PCI", "bus master off, memory space off, D0"),
+        *ready,
+        ("PCI", "bus master off, memory space on, D0"),
+        ("DMA", "unmap 0x0"),
+        ("SQ 0", "tail 1"),
+        *ready,
+        ("PCI", "bus master on, memory space on, D3hot"),
+        ("DMA", "unmap 0x0"),
+        *ready,
+        ("PCI", "function level reset, bus master off, memory space off, D0"),
+        ("reset", "the function is reset"),
+        ("DMA", "unmap 0x0"),
+        *ready,
+        ("PCI", "bus master off, memory space off, D0"),
+        ("DMA", "unmap 0x0"),
+        ("reset", "the function is reset"),
+        ("reset", "the function is reset"),
+        ("client", "left"),
+        ("reset", "the function is reset"),  # at the server's end
+    ]
 
 
 def test_a_killed_server_leaves_all_but_the_last_moment(serve: Serve, attach: Attach, folder: Path) -> None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from nvmeemu import trace
 from nvmeemu.cli import main
 from nvmeemu.device import Limits
+from nvmeemu.host import PciState
 from nvmeemu.spec import BROADCAST, AdminOpcode, Command, GetFeatures, Identify, NvmOpcode, ReadWrite
 from nvmeemu.testing import PAGE
 from nvmeemu.trace.align import align
@@ -135,6 +136,32 @@ def test_grep_finds_commands(run: Run, saved: Save, words: list[str], expected: 
     _, lines, _ = run("trace", "grep", saved(bench), *words)
     assert len(lines) == expected
     assert all(re.search(r"SQ [01] +#[0-9a-f]{4} .* -> ", line) for line in lines)
+
+
+def test_a_host_that_forgets_bus_master_enable_is_found_out(run: Run, saved: Save) -> None:
+    """In words, in numbers, and by the difference to one that does not."""
+    traces = []
+    for name, state in (("good", PciState(True, True)), ("bad", PciState(False, True))):
+        bench = Traced()
+        bench.controller.pci_changed(state)
+        bench.driver.enable()
+        for _ in range(3):
+            bench.driver.get_feature(1)
+        traces.append(saved(bench, name))
+    good, bad = traces
+    _, lines, _ = run("trace", "show", bad)
+    assert "    0.000000  PCI    bus master off, memory space on, D0" in lines
+    told = "3 tail doorbells while Bus Master Enable was off, or not in D0: in vain"
+    assert told in run("trace", "stats", bad)[1]
+    assert not any("Bus Master" in line for line in run("trace", "stats", good)[1])
+    status, lines, _ = run("trace", "diff", good, bad, "--context", "0")
+    assert (status, lines[3:5]) == (
+        1,
+        ["- PCI   bus master on, memory space on, D0", "+ PCI   bus master off, memory space on, D0"],
+    )
+    again = f"{bad}.again"
+    assert run("replay", bad, "--output", again)[0] == 0
+    assert run("trace", "diff", bad, again)[0] == 0, "it is in the trace of the replay, too"
 
 
 def test_grep_says_whether_it_found_anything(run: Run) -> None:
@@ -297,7 +324,7 @@ def test_bad_files_are_one_line(run: Run, tmp_path: Path, command: tuple[str, ..
         (None, "No such file or directory"),
         (b"#!/bin/sh\n", "not a trace"),
         (good.getvalue()[:20], "cut within its header"),
-        (good.getvalue()[:8] + b"\7" + good.getvalue()[9:], "version 7.0"),
+        (good.getvalue()[:8] + b"\7" + good.getvalue()[9:], "version 7.1"),
         (good.getvalue() + b"\1" * 8 + bytes(92), "damaged at byte"),
         (b"\x1f\x8b\x08 no gzip at all", "f: "),
         (b"\xfd7zXZ\0 no xz at all", "f: "),

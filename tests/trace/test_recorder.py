@@ -5,6 +5,7 @@ from __future__ import annotations
 from zlib import crc32
 
 from nvmeemu import trace
+from nvmeemu.host import PciState
 from nvmeemu.spec import (
     AdminOpcode,
     Command,
@@ -192,13 +193,15 @@ def test_events_interrupt_modes_memory_and_resets_are_told() -> None:
     assert [one.msix for one in bench.of(trace.InterruptMode)] == [True, False]
     assert [one.signal for one in bench.of(trace.Interrupt)][-2:] == [trace.Signal.PIN_UP, trace.Signal.PIN_DOWN]
     bench.controller.taps.attached("qemu, pid 7")
+    bench.controller.pci_changed(PciState(bus_master=True, power_state=3))
     bench.controller.taps.add_region(1 << 40, memoryview(bytes(4096)))
     bench.controller.taps.remove_region(1 << 40)
     bench.controller.reset()
     bench.controller.taps.left()
-    told = [one for one in bench.records if not isinstance(one, trace.Doorbell | trace.Interrupt)][-5:]
+    told = [one for one in bench.records if not isinstance(one, trace.Doorbell | trace.Interrupt)][-6:]
     assert told == [
         trace.ClientAttached(0, 0, "qemu, pid 7"),
+        trace.PciChange(0, 0, True, False, False, False, 3, False),
         trace.DmaMap(0, 0, 1 << 40, 4096, False),
         trace.DmaUnmap(0, 0, 1 << 40),
         trace.Reset(0, 0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from nvmeemu.host import PciState
 from nvmeemu.vfio.pci import EXPRESS, MSIX, PM, ConfigSpace, PciIdentity, msix_bar_size
 
 IDENTITY = PciIdentity(0x1111, 0x2222, 0x3333, 0x4444, revision=5)
@@ -113,6 +114,21 @@ def test_a_bus_master_is_one_by_its_command_register_and_in_d0(space: ConfigSpac
     assert space.is_master
     space.reset()
     assert not space.is_master
+
+
+def test_its_state_is_what_the_host_has_set(space: ConfigSpace) -> None:
+    assert space.state == PciState()
+    for offset, value, expected in (
+        (0x04, 0x0002, PciState(memory_space=True)),
+        (0x04, 0x0406, PciState(bus_master=True, memory_space=True, interrupt_disable=True)),
+        (PM + 4, 0x0003, PciState(True, True, True, power_state=3)),
+        (MSIX + 2, 0x4000, PciState(True, True, True, function_mask=True, power_state=3)),
+    ):
+        put(space, offset, value, 2)
+        assert space.state == expected
+    assert not space.state.reaches_memory
+    put(space, EXPRESS + 8, 0x8000, 2)
+    assert space.state == PciState()
 
 
 def test_msix_enable_is_known_at_any_width(space: ConfigSpace) -> None:

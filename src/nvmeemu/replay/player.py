@@ -38,6 +38,7 @@ from nvmeemu.trace.records import (
     Doorbell,
     Fetch,
     InterruptMode,
+    PciChange,
     Record,
     RegisterRead,
     RegisterWrite,
@@ -143,6 +144,8 @@ class _Player:
         elif isinstance(record, InterruptMode):
             self._ram.msix_enabled = record.msix
             controller.interrupts_changed()
+        elif isinstance(record, PciChange):
+            controller.pci_changed(record.state)  # what follows from it, memory above all, is in the trace, too
         elif isinstance(record, Reset):
             controller.reset()
         elif isinstance(record, ClientAttached):

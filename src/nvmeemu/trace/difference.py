@@ -12,15 +12,25 @@ from nvmeemu.trace import words
 from nvmeemu.trace.align import align
 from nvmeemu.trace.commands import TracedCommand
 from nvmeemu.trace.file import open_trace
-from nvmeemu.trace.records import ClientAttached, ClientLeft, Fetch, InterruptMode, Record, RegisterWrite, Reset
+from nvmeemu.trace.records import (
+    ClientAttached,
+    ClientLeft,
+    Fetch,
+    InterruptMode,
+    PciChange,
+    Record,
+    RegisterWrite,
+    Reset,
+)
 from nvmeemu.trace.stats import Statistics
 from nvmeemu.trace.terminal import Output, at, heading, with_progress
 
 _DIFF = """\
 What two hosts did differently: their commands (by name and fields, without CIDs and addresses), register writes,
-resets and interrupt modes, aligned with each other, as diff(1) does it with lines; and the commands that were
-answered differently (!). Exit status: 0 no difference, 1 some.
+resets, interrupt modes and PCI states, aligned with each other, as diff(1) does it with lines; and the commands that
+were answered differently (!). Exit status: 0 no difference, 1 some.
 """
+Deed = RegisterWrite | Reset | InterruptMode | PciChange | ClientAttached | ClientLeft  # a host's, but for commands
 _MARKS = {"-": "bad", "+": "CQ", "!": "BAR0"}
 
 
@@ -74,13 +84,13 @@ def steps(name: str, records: Iterable[Record]) -> Steps:
             queue = "I/O  " if record.sqid else "admin"
             command = matcher.pending[record.sqid, record.cid]
             found.steps.append(Step(record.time, f"{queue} {words.command(record.sqid, record.sqe)}", command))
-        elif isinstance(record, RegisterWrite | Reset | InterruptMode | ClientAttached | ClientLeft):
+        elif isinstance(record, Deed):
             found.steps.append(Step(record.time, _step(record)))
     found.statistics.end()
     return found
 
 
-def _step(record: RegisterWrite | Reset | InterruptMode | ClientAttached | ClientLeft) -> str:
+def _step(record: Deed) -> str:
     """Without what is another one at each run: addresses and process ids."""
     if isinstance(record, ClientAttached):
         return "client attached"

@@ -12,7 +12,7 @@ from nvmeemu.controller import Controller
 from nvmeemu.device import Device
 from nvmeemu.errors import CommandFailed
 from nvmeemu.events import Event
-from nvmeemu.host import HostMemoryError
+from nvmeemu.host import HostMemoryError, PciState
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.spec import DOORBELLS, Command, NvmOpcode
 from nvmeemu.taps import Observer
@@ -31,6 +31,7 @@ from nvmeemu.trace.records import (
     Fetch,
     Interrupt,
     InterruptMode,
+    PciChange,
     Prp,
     Record,
     RegisterRead,
@@ -182,6 +183,9 @@ class Recorder(Observer):
 
     def reset(self) -> None:
         self._record(Reset)
+
+    def pci_changed(self, state: PciState) -> None:
+        self._record(PciChange, *state)
 
     def mapped(self, iova: int, size: int, writable: bool) -> None:
         self._record(DmaMap, iova, size, writable)

@@ -12,6 +12,7 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 from nvmeemu import spec
+from nvmeemu.host import PciState
 
 HEADER = Struct("<QHBB")  # time, length of the whole record, kind, lane
 LENGTH_OFFSET, KIND_OFFSET = 8, 10
@@ -238,6 +239,24 @@ class Lost(NamedTuple):
     records: int
 
 
+class PciChange(NamedTuple):
+    """What the host has set in the PCI configuration space, after it has changed something of it, and when a client has
+    come; ``host.PciState`` with its fields. ``function_level_reset``: initiated with this write; a Reset follows."""
+
+    time: int
+    lane: int
+    bus_master: bool
+    memory_space: bool
+    interrupt_disable: bool
+    function_mask: bool
+    power_state: int
+    function_level_reset: bool
+
+    @property
+    def state(self) -> PciState:
+        return PciState(*self[2:])
+
+
 class Unknown(NamedTuple):
     """A record of a kind that a later version has added."""
 
@@ -266,6 +285,7 @@ Record = (
     | AsyncEvent
     | Note
     | Lost
+    | PciChange
     | Unknown
 )
 
@@ -343,6 +363,7 @@ _CODECS = (
     _Codec(16, AsyncEvent, "BBBx"),
     _Codec(17, Note, "", str.encode, _text),
     _Codec(18, Lost, "Q"),
+    _Codec(19, PciChange, "????B?xx"),
 )
 _BY_KIND = {codec.kind: codec for codec in _CODECS}
 _BY_RECORD = {codec.record: codec for codec in _CODECS}

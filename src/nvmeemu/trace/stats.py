@@ -16,7 +16,17 @@ from nvmeemu.trace import words
 from nvmeemu.trace.commands import Matcher, TracedCommand, is_reset
 from nvmeemu.trace.file import open_trace
 from nvmeemu.trace.filters import add_times
-from nvmeemu.trace.records import Completion, Doorbell, Interrupt, Lost, Record, RegisterRead, RegisterWrite, Signal
+from nvmeemu.trace.records import (
+    Completion,
+    Doorbell,
+    Interrupt,
+    Lost,
+    PciChange,
+    Record,
+    RegisterRead,
+    RegisterWrite,
+    Signal,
+)
 from nvmeemu.trace.terminal import Output, heading, table, with_progress
 
 _STATS = """\
@@ -73,6 +83,8 @@ class Statistics:
         self.queues: defaultdict[int, Queue] = defaultdict(Queue)
         self.statuses: Counter[int] = Counter()
         self.records = self.lost = self.reads = self.writes = self.interrupts = self.last = 0
+        self.barred = 0  # tail doorbells rung while the function reached no memory, as far as the trace tells
+        self._is_barred = False
         self.matcher = Matcher()
         self._vectors = _Vectors()
 
@@ -83,6 +95,8 @@ class Statistics:
         for command in self.matcher.feed(record):
             self._add(command)
         interrupted = self._vectors.feed(record)
+        if isinstance(record, PciChange):
+            self._is_barred = not record.state.reaches_memory
         if not self._is_in_time(record.time):
             return
         self.records += 1
@@ -113,6 +127,7 @@ class Statistics:
             queue.heads += 1
         else:
             queue.tails += 1
+            self.barred += self._is_barred
 
     def _add(self, command: TracedCommand) -> None:
         fetch, done = command.fetch, command.completion
@@ -184,6 +199,9 @@ def run(arguments: argparse.Namespace) -> int:
         f"{found.records} records in {time}; register reads {found.reads}, writes {found.writes}; "
         f"interrupts {found.interrupts}" + (f"; {found.lost} records are missing" if found.lost else "")
     )
+    if found.barred:
+        told = f"{found.barred} tail doorbells while Bus Master Enable was off, or not in D0: in vain"
+        output.line(output.styled("bad", told))
     output.tables(_commands_table(found), _queues_table(found))
     if set(found.statuses) - {Status.SUCCESS}:
         output.tables(_statuses_table(found))

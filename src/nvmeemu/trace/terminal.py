@@ -30,6 +30,7 @@ _STYLES = {
     "BAR0": "yellow",
     "IRQ": "magenta",
     "DMA": "blue",
+    "PCI": "blue",
     "title": "bold",
     "bad": "bold red",
     "dim": "dim",

@@ -226,6 +226,18 @@ def _event(one: kinds.AsyncEvent) -> _Line:
     return "event", f"{kind}, information {one.info:#x}, log {_named('lid', one.log)}"
 
 
+def _pci(one: kinds.PciChange) -> _Line:
+    parts = ["function level reset"] * one.function_level_reset
+    parts += [f"bus master {_switch(one.bus_master)}", f"memory space {_switch(one.memory_space)}"]
+    parts.append("D3hot" if one.power_state == 3 else f"D{one.power_state}")
+    parts += ["INTx disabled"] * one.interrupt_disable + ["MSI-X masked"] * one.function_mask
+    return "PCI", ", ".join(parts)
+
+
+def _switch(is_on: bool) -> str:
+    return "on" if is_on else "off"
+
+
 _DESCRIBE: dict[Any, Callable[[Any], _Line]] = {
     kinds.RegisterRead: lambda one: ("BAR0", f"read {register(one.offset, one.data)}"),
     kinds.RegisterWrite: lambda one: ("BAR0", f"write {register(one.offset, one.data)}"),
@@ -245,5 +257,6 @@ _DESCRIBE: dict[Any, Callable[[Any], _Line]] = {
     kinds.AsyncEvent: _event,
     kinds.Note: lambda one: ("note", plain(one.text)),
     kinds.Lost: lambda one: ("note", f"{one.records} records are missing here"),
+    kinds.PciChange: _pci,
     kinds.Unknown: lambda one: ("?", f"a record of kind {one.kind}, which this version does not know"),
 }

@@ -6,6 +6,7 @@ import errno
 import logging
 from typing import Protocol
 
+from nvmeemu.host import PciState
 from nvmeemu.vfio.binding import LOG_ERR, Context, DmaRegion, Reset, barrier
 from nvmeemu.vfio.memory import GuestMemory, most_regions
 from nvmeemu.vfio.messages import INTX, Message, Refusal, judge
@@ -76,6 +77,11 @@ class Function(Protocol):
 
     def interrupts_changed(self) -> None:
         """The VMM has changed the way of MSI-X messages, or the guest has enabled or disabled them."""
+        ...
+
+    def pci_changed(self, state: PciState) -> None:
+        """The host has written the configuration space, or it was reset: what is set there now. Told before anything
+        that follows from it."""
         ...
 
     def pin_unmasked(self) -> None:
@@ -149,6 +155,7 @@ class PciFunction:
         self.host = host
         self.config = ConfigSpace(identity, function.bar0_size, function.vectors, self._function_level_reset)
         self.lost = False  # the library has dropped the client; set back by whoever acts on it
+        self._told_state = self.config.state
         self._map_changed = False
         self._memory_checked = False
         self._most_regions = most_regions()
@@ -178,6 +185,7 @@ class PciFunction:
         config = self.config
         msix_enabled, pin_disabled, is_master = config.msix_enabled, config.pin_disabled, config.is_master
         config.write(offset, data)
+        self.tell_state()
         if (msix_enabled, pin_disabled) != (config.msix_enabled, config.pin_disabled):
             self.pin_masked(False)
         if is_master != config.is_master:
@@ -185,6 +193,12 @@ class PciFunction:
             self.host.send_pending()
         if (msix_enabled, is_master) != (config.msix_enabled, config.is_master):
             self.function.interrupts_changed()
+
+    def tell_state(self, *, always: bool = False) -> None:
+        """What the configuration space says now, if it is not what was told last."""
+        if always or self.config.state != self._told_state:
+            self._told_state = self.config.state
+            self.function.pci_changed(self.config.state)
 
     def _change_reach(self) -> None:
         """As if all memory was mapped, or unmapped (PCI Local Bus 3.0, 6.2.2, Bus Master; PCI Power Management 1.2,
@@ -206,12 +220,15 @@ class PciFunction:
             self._check_memory()
         self.host.reset_interrupts()
         self.config.reset()
+        self.tell_state()
         self._change_reach()
         self.function.reset()
         self.function.interrupts_changed()
 
     def _function_level_reset(self) -> None:
         log.info("function level reset")
+        self._told_state = self.config.state
+        self.function.pci_changed(self.config.state._replace(function_level_reset=True))
         self.host.reset_interrupts()
         self.function.reset()
         self.function.interrupts_changed()

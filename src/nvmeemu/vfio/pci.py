@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from nvmeemu.host import PciState
 from nvmeemu.layout import Record, bit, bits, count, uint
 
 SIZE = 4096
@@ -133,8 +134,17 @@ class ConfigSpace:
         """Every register as after power-on."""
         self._data = bytearray(self._initial)
         self.msix_enabled = False
-        self.pin_disabled = False  # Interrupt Disable, in the Command register
-        self.is_master = False  # may reach memory, and so send MSI-X messages: Bus Master Enable, and power state D0
+        self.state = PciState()
+
+    @property
+    def pin_disabled(self) -> bool:
+        """Interrupt Disable, in the Command register."""
+        return self.state.interrupt_disable
+
+    @property
+    def is_master(self) -> bool:
+        """May reach memory, and so send MSI-X messages: Bus Master Enable, and power state D0."""
+        return self.state.reaches_memory
 
     @staticmethod
     def _fill(identity: PciIdentity, vectors: int) -> bytes:
@@ -206,8 +216,13 @@ class ConfigSpace:
         self.msix_enabled = msix.id != 0 and msix.enable
         header = Header(bytes(self._data[: Header.SIZE]))
         power = PowerManagement(bytes(self._data[PM : PM + PowerManagement.SIZE]))
-        self.pin_disabled = header.interrupt_disable
-        self.is_master = header.bus_master and power.power_state == 0
+        self.state = PciState(
+            header.bus_master,
+            header.memory_space,
+            header.interrupt_disable,
+            msix.id != 0 and msix.function_mask,
+            power.power_state,
+        )
         flr = EXPRESS + 9 - offset  # the byte of Device Control that holds Initiate Function Level Reset
         if 0 <= flr < len(data) and data[flr] & INITIATE_FLR >> 8:
             self.reset()

@@ -114,6 +114,7 @@ class Server:
         self._client = _peer(self._context.poll_fd())
         log.info("attached: %s", self._client)
         self.on_attach(self._client)
+        self._pci.tell_state(always=True)
         self._watch()
 
     def _on_messages(self) -> None:
