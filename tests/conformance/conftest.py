@@ -2,6 +2,11 @@
 
 ``pytest tests/conformance --judge`` runs the tests that need nothing else against QEMU's own controller: it judges
 our tests. What it does otherwise is in judge.toml, each with who is right; anything else that fails there is news.
+
+Every other run has all tests of our controller on both data paths: the parameter ``engine`` of ``new_bench``, of which
+the other fixtures are made. Where a test looks at the disk's work or holds it up, the disk is one that the engine does
+not reach (``tools.TellingBackend``): the engine fetches the commands and posts their completions, Python executes them.
+The few tests for one path are in ONE_PATH; any other cannot be collected.
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -37,6 +42,30 @@ RINGING = (
     "shutdown",
 )
 HERE = Path(__file__).parent
+
+
+class OnePath(NamedTuple):
+    why: str
+    instead: str  # the test of the other path, below tests/; empty: it is about no path
+
+
+ONE_PATH = {
+    "test_shadow.py::test_a_tail_that_moves_just_before_the_question_is_seen": OnePath(
+        "the host acts in the controller's barrier, which is no call in C",
+        "conformance/test_shadow.py::test_no_wake_up_is_lost_in_any_order_of_accesses",
+    ),
+    "test_mutants.py::test_every_mutant_is_killed_by_every_test_that_names_it": OnePath(
+        "mutants of the Python code", "native/test_mutants.py::test_every_mutant_of_the_engine_is_killed"
+    ),
+    "test_mutants.py::test_the_runner_tells_what_is_wrong": OnePath("a tool", ""),
+    "test_judge.py::test_qemus_own_controller_passes_but_for_the_differences_that_are_listed": OnePath(
+        "another controller", ""
+    ),
+    "test_judge.py::test_the_page_of_differences_is_up_to_date": OnePath("a document", ""),
+    "test_paths.py::test_what_is_listed_and_what_stands_for_it_is_there": OnePath("this table", ""),
+    "test_paths.py::test_no_test_makes_its_controller_itself": OnePath("this table", ""),
+    "test_paths.py::test_a_test_for_one_path_cannot_be_collected_unless_it_is_listed": OnePath("this table", ""),
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,14 +102,17 @@ def is_judged(item: pytest.Function) -> bool:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every test of our controller runs on both data paths, and where doorbells matter with mapped ones, too."""
-    chosen = any(mark.args[0] == "engine" for mark in metafunc.definition.iter_markers("parametrize"))
-    if "engine" in metafunc.fixturenames and not chosen and not metafunc.config.getoption("--judge", default=False):
-        engines = [
-            "python",
-            "native",
-            *(["mapped"] if metafunc.module.__name__.rpartition("test_")[2] in RINGING else []),
-        ]
-        metafunc.parametrize("engine", engines, indirect=True)
+    if metafunc.config.getoption("--judge", default=False):
+        return
+    chosen = [mark.args[1] for mark in metafunc.definition.iter_markers("parametrize") if mark.args[0] == "engine"]
+    if "engine" in metafunc.fixturenames and not chosen:
+        has_mapped = metafunc.module.__name__.rpartition("test_")[2] in RINGING
+        metafunc.parametrize("engine", ["python", "native", *(["mapped"] if has_mapped else [])], indirect=True)
+    is_on_both = "engine" in metafunc.fixturenames and all({"python", "native"} <= set(engines) for engines in chosen)
+    name = f"{metafunc.definition.path.name}::{metafunc.function.__name__}"
+    if is_on_both == (name in ONE_PATH):
+        where = "both paths, and is in ONE_PATH" if is_on_both else "one path: take new_bench, or list it in ONE_PATH"
+        pytest.fail(f"{name} runs on {where} (tests/conformance/conftest.py)", pytrace=False)
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 ``Host`` follows the specification's rules for a host. ``RacingRam`` gives it a chance to act before each access of the
 controller to the two buffers, at each barrier and after each run; what the controller has stored into EventIdx is seen
-by the host only after the controller's next barrier (or run), as with a processor's store buffer. With the native engine the
-host acts while the lane runs, and the processor makes the order: the accesses of C are no calls that could be waited for.
+by the host only after the controller's next barrier (or run), as with a processor's store buffer. The native engine's
+accesses cannot be waited for: the host acts while its thread runs, and the processor makes the order.
 """
 
 from __future__ import annotations
