@@ -1,10 +1,12 @@
-"""What threads cost and how long they had to wait for a CPU, in nanoseconds: /proc/PID/task/TID/schedstat."""
+"""What threads cost and how long they had to wait for a CPU, in nanoseconds: /proc/PID/task/TID/schedstat. Where that
+cannot tell (threads that have ended; what others do), CPU seconds by the clock's ticks: /proc/PID/stat, /proc/stat."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +44,46 @@ def disturbance(times: dict[int, Times]) -> int:
     """How long threads waited for others than each other."""
     everyone = sum(one.run for one in times.values())
     return max((one.waited - (everyone - one.run) for one in times.values()), default=0)
+
+
+def percents(pids: Sequence[int], seconds: float) -> list[float]:
+    """What each process takes of one CPU for so long, while nobody asks it for anything."""
+    before, begin = [threads(pid) for pid in pids], time.monotonic_ns()
+    time.sleep(seconds)
+    after, took = [threads(pid) for pid in pids], time.monotonic_ns() - begin
+    return [
+        round(sum(one.run for one in spent(*looks).values()) / took * 100, 3)
+        for looks in zip(before, after, strict=True)
+    ]
+
+
+class Others:
+    """How much of all CPUs goes to others than these processes; what a hypervisor takes away counts, if it says so."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._pids = pids
+        self._last = self._look()
+
+    def share(self) -> float:
+        """Since it was made or asked last: 0.5 is half of all CPUs."""
+        last, self._last = self._last, self._look()
+        took, theirs = (now - then for now, then in zip(self._last, last, strict=True))
+        return max(theirs, 0.0) / took / (os.cpu_count() or 1)
+
+    def _look(self) -> tuple[float, float]:
+        now = time.monotonic()
+        user, nice, system, _idle, _iowait, *rest = _ticks(Path("/proc/stat").read_text().splitlines()[0].split()[1:9])
+        ours = sum(sum(_ticks(self._fields(pid)[11:13])) for pid in self._pids)  # utime, stime: of all its threads
+        return now, (user + nice + system + sum(rest) - ours) / os.sysconf("SC_CLK_TCK")
+
+    @staticmethod
+    def _fields(pid: int) -> list[str]:
+        """Of /proc/PID/stat, from the third on."""
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def _ticks(words: Sequence[str]) -> list[int]:
+    return [int(word) for word in words]
 
 
 _CPUS = sorted(os.sched_getaffinity(0))

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.guest import DEPTHS as GUEST_DEPTHS
+from bench.guest import MARKS as GUEST_MARKS
 from bench.marks import Mark
 from bench.quick import MARKS
 from bench.tables import DEPTHS, FEW_DEPTHS, QUEUES, WORKLOADS
@@ -65,17 +66,20 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     return lines + ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
 
 
-def rate(case: dict[str, float], commands: int) -> float:
-    """Thousand IOPS with so many commands at once, from the median latency (Little's law).
-
-    In a round that nobody disturbs they are the IOPS counted; of the others this is what they were in between.
-    """
-    return commands / case["p50_us"] * 1000
+def _rate(case: dict[str, float]) -> str:
+    """Thousand IOPS, counted."""
+    return _three(case["iops"] / 1000)
 
 
-def _rate(case: dict[str, float], commands: int) -> str:
-    thousands = rate(case, commands)
-    return f"{thousands:.0f}" if thousands >= 100 else f"{thousands:.1f}"
+def _three(value: float) -> str:
+    """Three digits, more where they are before the point."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def rounds(cases: Collection[Mapping[str, float]]) -> str:
+    """How many there were of these cases, and what became of them."""
+    kept, dropped, disturbed = (sum(int(one[what]) for one in cases) for what in ("kept", "dropped", "disturbed"))
+    return f"Rounds: {kept} kept ({disturbed} of them disturbed), {dropped} dropped."
 
 
 def _marks(marks: Mapping[str, Mark]) -> Callable[[Found], list[str]]:
@@ -85,10 +89,16 @@ def _marks(marks: Mapping[str, Mark]) -> Callable[[Found], list[str]]:
             [
                 [f"`{name}`", mark, found[name], "met" if mark.is_met(found[name]) else "**not met**"]
                 for name, mark in marks.items()
+                if name in found  # in the file of an older run
             ],
         )
 
     return make
+
+
+def _quick(found: Found) -> list[str]:
+    told = ["", rounds(found["quick"].values())] if "quick" in found else []  # not in the file of an older run
+    return _marks(MARKS)(found) + told
 
 
 def _names(cases: Iterable[str], suffix: str) -> list[str]:
@@ -102,8 +112,20 @@ def _depths(found: Found) -> list[str]:
     rows = []
     for depth in DEPTHS:
         each = [cases[f"{name} qd{depth}"] for name in names]
-        rows.append([depth, *(f"{_rate(one, depth)} / {one['p50_us']:.1f}" for one in each)])
-    return table(["depth", *(LABELS[name] for name in names)], rows)
+        cells = (f"{_rate(one)} / {_three(one['p50_us'])} / {_three(one['p99_us'])}" for one in each)
+        rows.append([depth, *cells])
+    return [*table(["depth", *(LABELS[name] for name in names)], rows), "", rounds(cases.values())]
+
+
+def _over_floor(found: Found) -> list[str]:
+    """Each target's CPU time for a command over the floor's. At depth 1 the floor's includes its waiting."""
+    cases = found["depths"]
+    names = [name for name in _names(cases, " qd1") if name not in ("floor", "python")]
+    rows = []
+    for name in names:
+        ratios = [cases[f"{name} qd{depth}"]["engine_ns"] / cases[f"floor qd{depth}"]["engine_ns"] for depth in DEPTHS]
+        rows.append([LABELS[name], *(f"{ratio:.2f}" for ratio in ratios[1:])])
+    return table(["depth", *(str(depth) for depth in DEPTHS[1:])], rows)
 
 
 def _loads(disk: str) -> Callable[[Found], list[str]]:
@@ -114,22 +136,21 @@ def _loads(disk: str) -> Callable[[Found], list[str]]:
         for work in WORKLOADS:
             for depth in FEW_DEPTHS:
                 each = [cases[f"{name} {work.name} qd{depth}"] for name in names]
-                cells = (f"{_rate(one, depth)} / {one['process_ns'] / 1000:.1f}" for one in each)
+                cells = (f"{_rate(one)} / {_three(one['p99_us'])} / {one['process_ns'] / 1000:.1f}" for one in each)
                 rows.append([f"{work.name}, {depth}", *cells])
-        return table(["load, depth", *names], rows)
+        return [*table(["load, depth", *names], rows), "", rounds(cases.values())]
 
     return make
 
 
 def _queues(found: Found) -> list[str]:
-    """IOPS as counted: threads that share a CPU hide from the median how long they wait for each other."""
     cases = found["queues"]
     names = _names(cases, " 1 queues")
     rows = []
     for queues in QUEUES:
         each = [cases[f"{name} {queues} queues"] for name in names]
         rows.append([queues, *(f"{one['iops'] / 1000:.0f} / {one['engine_ns'] / 1000:.2f}" for one in each)])
-    return table(["queues", *names], rows)
+    return [*table(["queues", *names], rows), "", rounds(cases.values())]
 
 
 def _messages(found: Found) -> list[str]:
@@ -160,7 +181,12 @@ def _guest(found: Found) -> list[str]:
     head = [""]
     for depth in GUEST_DEPTHS:
         head += [f"read, {depth}", f"write, {depth}", f"accesses per I/O, {depth}"]
-    return table(head, rows)
+    if "guest_rounds" in found:
+        told = rounds([found["guest_rounds"]])
+    else:  # the file of an older run
+        told = "Rounds: none was dropped, because nothing told yet which were disturbed."
+    waited = f"The guest's CPU waited for one of ours for {found['guest_disturbed_percent']} % of the time."
+    return [*table(head, rows), "", f"{told} {waited}"]
 
 
 def _ratios(found: Found) -> list[str]:
@@ -191,8 +217,9 @@ def _soak(found: Found) -> list[str]:
 
 # What is between the markers of that name, and a number that is there if the rest of it is.
 SECTIONS: dict[str, tuple[str, Callable[[Found], list[str]]]] = {
-    "marks": ("rss_mib", _marks(MARKS)),
+    "marks": ("rss_mib", _quick),
     "depths": ("depths", _depths),
+    "over-floor": ("depths", _over_floor),
     "mem": ("mem", _loads("mem")),
     "file": ("file", _loads("file")),
     "queues": ("queues", _queues),
@@ -201,13 +228,15 @@ SECTIONS: dict[str, tuple[str, Callable[[Found], list[str]]]] = {
     "trace-marks": ("trace_arms", _marks(TRACE_MARKS)),
     "trace": ("trace_arms", _traced),
     "soak": ("soak_commands", _soak),
+    "guest-marks": ("guest_iops", _marks(GUEST_MARKS)),
     "guest": ("guest_iops", _guest),
     "ratios": ("guest_iops", _ratios),
 }
 
 
 def plot(cases: dict[str, dict[str, float]]) -> None:
-    """IOPS and the median latency over the queue depth. Raises ImportError without matplotlib."""
+    """IOPS, and the median latency with the 99th percentile, over the queue depth. Raises ImportError without
+    matplotlib."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -215,19 +244,21 @@ def plot(cases: dict[str, dict[str, float]]) -> None:
     from matplotlib import pyplot
 
     IMAGES.mkdir(exist_ok=True)
-    for key, title in (("iops", "thousand IOPS"), ("p50", "median latency, us")):
+    for key, title in (("iops", "thousand IOPS"), ("p50", "latency, us: median, and 99th percentile (dotted)")):
         figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
         for name in _names(cases, " qd1"):
-            each = [(depth, cases[f"{name} qd{depth}"]) for depth in DEPTHS]
-            values = [rate(case, depth) if key == "iops" else case["p50_us"] for depth, case in each]
+            each = [cases[f"{name} qd{depth}"] for depth in DEPTHS]
+            values = [case["iops"] / 1000 if key == "iops" else case["p50_us"] for case in each]
             axes.plot(DEPTHS, values, marker="o", markersize=4, label=LABELS[name], color=COLOURS[name])
+            if key == "p50":
+                axes.plot(DEPTHS, [case["p99_us"] for case in each], linestyle=":", color=COLOURS[name])
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks(DEPTHS, [str(depth) for depth in DEPTHS])
         axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlabel("commands at once (queue depth)")
         axes.set_ylabel(title)
-        axes.set_title(f"4 KiB random reads from memory: {title}")
+        axes.set_title("4 KiB random reads from memory")
         axes.grid(True, which="both", alpha=0.25)
         axes.legend()
         figure.savefig(IMAGES / f"performance-{key}.svg", metadata={"Date": None})

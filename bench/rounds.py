@@ -11,8 +11,9 @@ import itertools
 import random
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import median
+from typing import Generic, TypeVar
 
 from bench.polled import Load
 from bench.target import Result, Target
@@ -23,6 +24,8 @@ SECONDS = 0.05  # of a round
 TRIES = 3  # times the rounds wanted, at the most
 MOST_DISTURBED = 0.02  # of a round's time
 SAMPLES = 1 << 19
+
+Round = TypeVar("Round")
 
 
 @dataclass(frozen=True)
@@ -74,27 +77,59 @@ class Summary:
         return asdict(self)
 
 
+@dataclass
+class Chosen(Generic[Round]):
+    """The rounds of a case: those that nobody disturbed, and of the others the least disturbed, if these are too few.
+
+    A round's disturbance is a part of its time, however that was found out.
+    """
+
+    wanted: int
+    most: float = MOST_DISTURBED  # the disturbance of a good round
+    _good: list[Round] = field(default_factory=list)
+    _bad: list[tuple[float, int, Round]] = field(default_factory=list)  # with their number: rounds have no order
+
+    def add(self, disturbance: float, result: Round) -> None:
+        if disturbance < self.most:
+            self._good.append(result)
+        else:
+            self._bad.append((disturbance, len(self._bad), result))
+
+    @property
+    def is_done(self) -> bool:
+        """There are enough, or it is hopeless."""
+        return len(self._good) >= self.wanted or (not self._good and len(self._bad) >= self.wanted)
+
+    @property
+    def kept(self) -> list[Round]:
+        return self._good + [result for _, _, result in sorted(self._bad)[: self.disturbed]]
+
+    @property
+    def disturbed(self) -> int:
+        """How many of those kept are, because too few were left."""
+        return min(max(self.wanted - len(self._good), 0), len(self._bad))
+
+    def counts(self) -> dict[str, int]:
+        dropped = len(self._bad) - self.disturbed
+        return {"kept": len(self._good) + self.disturbed, "dropped": dropped, "disturbed": self.disturbed}
+
+
 def measure(cases: Sequence[Case], pages: int, *, rounds: int | None = None, tries: int | None = None) -> list[Summary]:
     """Rounds of all cases in turns, on disks of ``pages`` pages. Raises BenchError."""
     rounds, tries, seconds = rounds or ROUNDS, tries or TRIES, SECONDS
-    good: list[list[Result]] = [[] for _ in cases]
-    bad: list[list[Result]] = [[] for _ in cases]
+    found: list[Chosen[Result]] = [Chosen(rounds) for _ in cases]
     for case in cases:  # warm
         case.target.run(case.load(pages, seconds / 5), case.queues)
     for _ in range(rounds * tries):
-        for index, case in enumerate(cases):
-            is_hopeless = not good[index] and len(bad[index]) >= rounds
-            if len(good[index]) < rounds and not is_hopeless:
+        for case, chosen in zip(cases, found, strict=True):
+            if not chosen.is_done:
                 result = case.target.run(case.load(pages, seconds), case.queues)
-                is_good = result.disturbance < MOST_DISTURBED * result.load.elapsed
-                (good if is_good else bad)[index].append(result)
-    return [_summary(good[index], bad[index], rounds) for index in range(len(cases))]
+                chosen.add(result.disturbance / result.load.elapsed, result)
+    return [_summary(chosen) for chosen in found]
 
 
-def _summary(good: list[Result], bad: list[Result], rounds: int) -> Summary:
-    bad.sort(key=lambda result: result.disturbance / result.load.elapsed)
-    disturbed = bad[: rounds - len(good)]
-    kept = good + disturbed
+def _summary(chosen: Chosen[Result]) -> Summary:
+    kept = chosen.kept
 
     def typical(of: Callable[[Result], float]) -> float:
         return _weighted_median([(of(result), result.load.done) for result in kept])
@@ -106,9 +141,7 @@ def _summary(good: list[Result], bad: list[Result], rounds: int) -> Summary:
         engine_ns=round(typical(lambda result: result.engine / result.load.done)),
         process_ns=round(typical(lambda result: result.process / result.load.done)),
         messages=round(typical(lambda result: result.load.messages / result.load.done), 4),
-        kept=len(kept),
-        dropped=len(bad) - len(disturbed),
-        disturbed=len(disturbed),
+        **chosen.counts(),
     )
 
 

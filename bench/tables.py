@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from bench import service_time
 from bench.polled import PAGE, Load
-from bench.quick import DISK, idle_percent, measured
+from bench.quick import DISK, idle_percents, measured
 from bench.rounds import Case
 from bench.target import MIB, FloorTarget, ServedTarget, Target, fill, has_mapped
 from nvmeemu.spec import NvmOpcode
@@ -135,12 +135,11 @@ def resting() -> dict[str, dict[str, float]]:
     found = {}
     print(f"\nidle: CPU, and the latency of the first command after {REST_SECONDS:g} s")
     with served("mem", kinds()) as targets:
-        for target in targets:
-            percent = idle_percent(target)
+        for target, percent in zip(targets, idle_percents(targets), strict=True):
             latencies = [_first_command(target) for _ in range(WAKES)]
             first = statistics.median(latencies)
             print(f"{target.name:<24} {percent:6.3f} %, {first:8.1f} us (worst {max(latencies):.1f} us)", flush=True)
-            found[target.name] = {"cpu_percent": round(percent, 3), "first_us": round(first, 1)}
+            found[target.name] = {"cpu_percent": percent, "first_us": round(first, 1)}
     return found
 
 

@@ -12,7 +12,7 @@ usage: scripts/bench.sh [--quick] [--guest] [--soak N] [--json FILE]
 
 Sets up what is missing, then measures and prints; ratios are of one run, numbers are medians of short rounds (10 at
 least; those in which somebody else took a CPU away are dropped and counted).
-  --quick          only the six numbers that have marks, in less than a minute; without it, the tables, too
+  --quick          only the numbers that have marks, in less than a minute; without it, the tables, too
   --guest          fio in a Linux guest under QEMU, too: our drives, QEMU's nvme, AHCI and virtio-blk in turns
   --soak N         N commands, too: does the server grow?
   --json FILE      the numbers, for programs

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +16,7 @@ from bench import __main__ as command
 from bench import cpu, quick, rounds, service_time, tables
 from bench.cpu import Times
 from bench.polled import PAGE, Load
-from bench.rounds import Case, measure
+from bench.rounds import Case, Chosen, measure
 from bench.target import MIB, BenchError, FloorTarget, Result, ServedTarget, Target, fill
 from nvmeemu.spec import NvmOpcode
 
@@ -116,9 +120,34 @@ def test_where_all_are_disturbed_it_does_not_try_for_long() -> None:
     assert (found.kept, found.dropped, found.disturbed) == (2, 0, 2)
 
 
+def test_of_the_disturbed_rounds_the_least_are_taken_in_this_order() -> None:
+    chosen: Chosen[str] = Chosen(3, most=0.1)
+    for disturbance, name in ((0.2, "b"), (0.05, "good"), (0.9, "d"), (0.1, "a"), (0.3, "c")):
+        assert not chosen.is_done
+        chosen.add(disturbance, name)
+    assert chosen.kept == ["good", "a", "b"]
+    assert chosen.counts() == {"kept": 3, "dropped": 2, "disturbed": 2}
+
+
 def test_threads_that_wait_for_each_other_are_no_disturbance() -> None:
     assert cpu.disturbance({1: Times(run=100, waited=50), 2: Times(run=50, waited=90)}) == 0
     assert cpu.disturbance({1: Times(run=100, waited=80), 2: Times(run=50, waited=90)}) == 30
+
+
+def test_what_others_take_of_the_cpus_is_told() -> None:
+    """A loop for half a second: of somebody else, or one of ours."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as loop:
+        try:
+            theirs, ours = cpu.Others([os.getpid()]), cpu.Others([os.getpid(), loop.pid])
+            before, begin = cpu.threads(loop.pid), time.monotonic_ns()
+            time.sleep(0.5)
+            got = cpu.spent(before, cpu.threads(loop.pid))[loop.pid].run
+            took = time.monotonic_ns() - begin
+            with_it, without = theirs.share(), ours.share()
+        finally:
+            loop.kill()
+    assert got > 0
+    assert with_it - without == pytest.approx(got / took / (os.cpu_count() or 1), abs=0.05)
 
 
 @pytest.fixture
@@ -150,15 +179,22 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 
 @pytest.mark.usefixtures("small")
-def test_quick_gives_the_six_numbers(
+def test_quick_gives_the_numbers_that_have_marks(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "found.json"
     assert run(monkeypatch, "--quick", "--json", str(file)) == 0
     found = json.loads(file.read_text())
+    cases = found.pop("quick")
+    assert set(cases) == {
+        "floor qd1",
+        "mapped qd1",
+        *(f"{name} qd32" for name in ("native", "python", "floor", "mapped")),
+    }
+    assert all(one["kept"] + one["dropped"] == 1 for one in cases.values())  # of the one round that there was
     assert set(found) == {
         *("native_cpu_over_floor", "native_over_floor_qd1_p50", "native_over_python_qd32"),
-        *("idle_cpu_percent", "startup_seconds", "rss_mib"),
+        *("idle_cpu_percent", "idle_cpu_percent_mapped", "startup_seconds", "rss_mib"),
     }
     assert all(isinstance(value, float) for value in found.values())
     printed = capsys.readouterr().out
