@@ -82,6 +82,20 @@ def test_status_tells_what_the_drive_is_doing(client: Control, served: Served) -
     guest.leave()
 
 
+def test_status_says_that_the_drive_was_pulled(client: Control, served: Served, control: Path) -> None:
+    assert client.call("status")["removed"] is False
+    fault = client.call("fault.add", do="remove")
+    assert client.call("status")["removed"] is True
+    assert "\nremoved: true\n" in ctl(control, "status").stdout
+    client.call("fault.remove", id=fault["id"])
+    assert client.call("status")["removed"] is False
+    client.call("fault.add", do={"remove": True, "seconds": 0.05})
+    end = time.monotonic() + 120
+    while client.call("status")["removed"]:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def test_faults_come_count_and_go(client: Control, served: Served) -> None:
     guest = Guest(served.path)
     fault = client.call("fault.add", match={"opcode": "write"}, do={"status": "write_fault"}, when={"nth": 2})

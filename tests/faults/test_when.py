@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from faults.rig import BLOCK, NEW, Rig
+from faults.rig import BLOCK, NEW, OLD, Rig
 from nvmeemu.faults import Fault, FaultError
 from nvmeemu.faults.places import At
 from nvmeemu.spec import AdminOpcode, FeatureId, NvmOpcode, Status
@@ -50,6 +50,29 @@ def test_chance_comes_from_the_seed() -> None:
     assert pattern(1) != pattern(2)
     assert pattern(1, seed=7) == pattern(2, seed=7)
     assert 8 < len(pattern(1)) < 32
+
+
+def test_chance_does_not_depend_on_faults_that_were_cleared(rig: Rig) -> None:
+    """So a test with a seed does the same alone as behind others."""
+
+    def chance() -> tuple[list[int], list[bytes]]:
+        rig.driver.write(0, OLD * BLOCK)
+        rig.add({"corrupt": "flip", "bits": 2}, "dma", {"opcode": "read"})
+        rig.add(FAILS, match={"opcode": "write"}, probability=0.5)
+        rig.add({"status": "internal_error"}, match={"opcode": "write"}, probability=0.2)
+        seen = []
+        for _ in range(5):
+            rig.run(rig.read())
+            seen.append(rig.got())
+        result = failed(rig, 40), seen
+        rig.faults.clear()
+        return result
+
+    alone = chance()
+    rig.add(FAILS, match={"opcode": "read"}, probability=0.5)
+    rig.run(rig.read())
+    rig.faults.clear()
+    assert chance() == alone
 
 
 def test_it_begins_after_a_time_and_lasts_for_a_time(rig: Rig) -> None:

@@ -62,6 +62,7 @@ class Methods:
             "protocol": PROTOCOL,
             "version": __version__,
             "serial": device.identity.serial,
+            "removed": self._faults.is_removed,
             "controller": {"rdy": int(status.rdy), "cfs": int(status.cfs), "shst": status.shst},
             "queues": {"submission": sorted(device.sqs), "completion": sorted(device.cqs)},
             "namespaces": [_namespace(one) for one in device.namespaces],

@@ -51,7 +51,7 @@ class Faults(Interceptor):
         self.controller = controller
         self.clock = controller.device.clock
         self.seed = seed
-        self.random = random.Random(seed)
+        self._begin_chance()
         self.layers = Layers()
         self.on_reset: Callable[[], None] = lambda: None  # the function was reset
         self._faults: dict[int, Fault] = {}
@@ -71,7 +71,7 @@ class Faults(Interceptor):
         if fault.trigger is not None:
             raise FaultError("this fault was added before: make another one")
         fault.id = next(self._ids)
-        fault.trigger = Trigger(fault.when, self.seed << 16 ^ fault.id, self.clock.now())
+        fault.trigger = Trigger(fault.when, self.seed << 16 ^ next(self._streams), self.clock.now())
         self._faults[fault.id] = fault
         self._settle()
         log.info("fault %d: %s", fault.id, fault)
@@ -90,9 +90,14 @@ class Faults(Interceptor):
         self._settle()
 
     def clear(self) -> None:
-        """Remove all."""
+        """Remove all. Chance begins anew: what comes does not depend on what was there before."""
         for number in tuple(self._faults):
             self.remove(number)
+        self._begin_chance()
+
+    def _begin_chance(self) -> None:
+        self.random = random.Random(self.seed)
+        self._streams = itertools.count(1)  # each fault's place, for a chance of its own
 
     def __iter__(self) -> Iterator[Fault]:
         return iter(tuple(self._faults.values()))
@@ -106,6 +111,11 @@ class Faults(Interceptor):
     def is_away(self, nsid: int) -> bool:
         """Whether a fault has let this namespace vanish: its NSID is taken still."""
         return ("vanish", nsid) in self.layers
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether a fault has pulled the drive out: the host reads all ones, and nothing reaches the device."""
+        return self._is_silent
 
     def needs(self, qid: int) -> bool:
         """Whether what passes this queue has to pass here: it cannot be the native engine's then."""

@@ -15,8 +15,9 @@ class When:
     """All that are given must hold. Counted are the matches, from 1 on; without anything it fires at each.
 
     ``nth``: only that one. ``every``: each n-th. ``after``: those after the first n. ``probability``: each by chance,
-    from ``seed`` (by default from the seed of all and the fault's place). ``times``: so often at most.
-    ``after_seconds``: not before, since it was added. ``seconds``: so long, since it fired first.
+    from ``seed`` (by default from the seed of all and the fault's place among those added since the last ``clear``).
+    ``times``: so often at most. ``after_seconds``: not before, since it was added. ``seconds``: so long, since it fired
+    first.
     """
 
     nth: int | None = None
