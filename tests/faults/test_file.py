@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from faults.rig import Rig
+from faults.rig import BLOCK, NEW, Rig
 from nvmeemu.faults import FaultError
 from nvmeemu.faults.file import load, of_words, parse
 from nvmeemu.faults.scenarios import SCENARIOS
-from nvmeemu.spec import Status
+from nvmeemu.spec import Command, Status
+from nvmeemu.testing import CAP, CC, CSTS
 from server.process import run
 
 GOOD = """\
@@ -202,3 +203,52 @@ def test_the_hot_drive_is_slow_until_it_has_cooled_down(rig: Rig) -> None:
     rig.bench.clock.advance(10)
     assert rig.run(rig.write()).status == Status.SUCCESS
     assert rig.bench.controller.device.health.temperature < 320
+
+
+def _latency(rig: Rig, command: Command) -> int:
+    """Of a command that succeeds, in milliseconds of the clock."""
+    rig.submit(command)
+    for passed in range(1000):
+        for completion in rig.completions():
+            assert completion.status == Status.SUCCESS
+            return passed
+        rig.bench.clock.advance(0.001)
+        rig.bench.settle()
+    raise AssertionError("no completion within a second")
+
+
+def test_the_slow_drive_takes_50_to_150_ms_and_succeeds(rig: Rig) -> None:
+    for fault in load("scenario:slow").faults:
+        rig.faults.add(fault)
+    latencies = [_latency(rig, rig.read() if number % 2 else rig.write()) for number in range(40)]
+    assert 50 <= min(latencies) < 75
+    assert 125 < max(latencies) <= 151  # the clock is turned in whole milliseconds
+    assert rig.disk() == NEW * BLOCK
+
+
+def test_the_drive_that_is_pulled_reads_all_ones_and_stays_away(rig: Rig) -> None:
+    for fault in load("scenario:removal").faults:
+        rig.faults.add(fault)
+    assert _statuses(rig, 99) == [Status.SUCCESS] * 99
+    assert rig.driver.status.rdy
+    rig.submit(rig.write())
+    for _ in range(2):
+        assert rig.driver.reg(CSTS) == 0xFFFFFFFF
+        assert rig.driver.reg(CAP, 8) == (1 << 64) - 1
+        rig.driver.set_reg(CC, 0)
+        assert rig.later(3600) == []
+
+
+def test_the_stuck_reset_is_one_whose_rdy_stays_1(rig: Rig) -> None:
+    for fault in load("scenario:stuck-reset").faults:
+        rig.faults.add(fault)
+    assert _statuses(rig, 99) == [Status.SUCCESS] * 99
+    rig.submit(rig.write())
+    assert rig.later(3600) == []
+    rig.driver.set_reg(CC, rig.driver.reg(CC) & ~1)
+    for _ in range(2):
+        assert rig.driver.status.rdy
+        assert not rig.driver.reg(CC) & 1
+        rig.later(3600)
+    with pytest.raises(TimeoutError):
+        rig.driver.enable()
