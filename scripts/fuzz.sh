@@ -1,17 +1,19 @@
 #!/bin/bash
-# Fuzzes the controller with Atheris, guided by coverage, from the corpus in fuzz/corpus.
+# Fuzzes the controller from the corpus in fuzz/corpus: with Atheris, guided by coverage, wherever that can be installed.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
+. "$CHECKOUT/scripts/lib/fuzz.sh"
 
 help() {
     cat <<END
 usage: scripts/fuzz.sh [--seconds N] [--corpus DIR] [--update] [-- LIBFUZZER OPTION...]
 
 Sets up what is missing (Atheris too), then fuzzes the controller for N seconds (60). Exit status 1 if it finds
-something: the program that shows it is in fuzz/found then.
-  --corpus DIR  keep new programs of interest in DIR, and begin with those that are there
+something: the program that shows it is in fuzz/found then. Atheris has packages for Python 3.11 to 3.14 on x86_64; where
+it cannot be installed, fuzz/hunt.py runs instead, without coverage. The first line says which one it is.
+  --corpus DIR  keep new programs of interest in DIR, and begin with those that are there (Atheris only, as what follows)
   --update      afterwards, put into fuzz/corpus what covers more than the corpus does
 END
 }
@@ -29,10 +31,9 @@ while [ $# != 0 ]; do
 done
 [[ $seconds =~ ^[0-9]+$ ]] || usage_error "--seconds takes a number"
 
-if [ -z "$corpus" ]; then
-    corpus=$(mktemp -d)
-    trap 'rm -rf "$corpus"' EXIT
-fi
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+corpus=${corpus:-$work/corpus}
 mkdir -p "$corpus"
 corpus=$(realpath "$corpus")
 
@@ -40,18 +41,20 @@ cd "$CHECKOUT"
 scripts/setup.sh base
 python=.venv/bin/python
 mkdir -p fuzz/found "$LOGS"
-log=$LOGS/fuzz.log
+log=$work/log # others may be fuzzing, too
 has_atheris() { $python -c "import atheris" 2>/dev/null; }
 
 if ! has_atheris && ! { attempt atheris $python -m pip install --disable-pip-version-check atheris && has_atheris; }; then
-    say "no Atheris for this Python: fuzzing without coverage (the log: $LOGS/atheris.log)"
+    say "fuzz/hunt.py, without coverage: no Atheris for this Python (the log: $LOGS/atheris.log)"
     $python fuzz/hunt.py --seconds "$seconds" --out fuzz/found
     exit
 fi
 
+say "$($python -m pip list --format freeze | grep -i ^atheris=), guided by coverage"
 fuzz=("$python" fuzz/fuzz_controller.py -max_len=1608 -timeout=60 -rss_limit_mb=2048 -artifact_prefix=fuzz/found/)
-if ! "${fuzz[@]}" "-max_total_time=$seconds" "$@" "$corpus" fuzz/corpus >"$log" 2>&1; then
+if ! libfuzzer "$log" "${fuzz[@]}" "-max_total_time=$seconds" "$@" "$corpus" fuzz/corpus; then
     tail -n 30 "$log" >&2
+    cp "$log" "$LOGS/fuzz.log"
     die "found something; make it short with: $python fuzz/hunt.py --shorten fuzz/found/..."
 fi
 grep -E "^#[0-9]+\s+(INITED|DONE)|^Done" "$log"

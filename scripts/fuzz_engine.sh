@@ -1,14 +1,16 @@
 #!/bin/bash
-# Fuzzes the native engine's C with libFuzzer, guided by coverage, under ASan and UBSan, from fuzz/native/corpus.
+# Fuzzes the native engine's C with libFuzzer, guided by coverage, under ASan and UBSan, from fuzz/native/corpus
+# and what fuzz/native/seeds.py makes.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 . "$CHECKOUT/scripts/lib/apt.sh"
+. "$CHECKOUT/scripts/lib/fuzz.sh"
 
 PACKAGES="clang libclang-rt-dev llvm liburing-dev libisal-dev pkg-config"
 ENGINE=src/nvmeemu/native
-PARSING="command.c memory.c prp.c queue.c" # what interprets the guest's bytes
+PARSING="command.c doorbells.c memory.c prp.c queue.c" # what interprets the guest's bytes
 LEAST_COVERAGE=90
 
 help() {
@@ -47,8 +49,10 @@ install_packages $PACKAGES
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 corpus=${corpus:-$work/corpus}
-mkdir -p "$corpus" fuzz/found "$LOGS"
+mkdir -p "$corpus" "$work/seeds" fuzz/found "$LOGS"
 corpus=$(realpath "$corpus")
+.venv/bin/python fuzz/native/seeds.py "$work/seeds"
+inputs=("$corpus" fuzz/native/corpus "$work/seeds") # new ones go into the first
 .venv/bin/python -m nvmeemu.native.generate >"$work/nvme_spec.h"
 
 # build NAME FLAG...
@@ -62,7 +66,7 @@ build() {
 
 if [ -n "$coverage" ]; then
     build covered -fsanitize=fuzzer -fprofile-instr-generate -fcoverage-mapping
-    LLVM_PROFILE_FILE=$work/raw "$work/covered" -runs=0 fuzz/native/corpus "$corpus" >"$LOGS/fuzz-engine.log" 2>&1
+    LLVM_PROFILE_FILE=$work/raw "$work/covered" -runs=0 "${inputs[@]}" >"$work/log" 2>&1 || die "$(tail -n 15 "$work/log")"
     llvm-profdata merge "$work/raw" -o "$work/profile"
     llvm-cov export -summary-only -instr-profile="$work/profile" "$work/covered" "$source" >"$work/coverage.json"
     # shellcheck disable=SC2086
@@ -71,16 +75,17 @@ if [ -n "$coverage" ]; then
 fi
 
 build fuzzer -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined
-log=$LOGS/fuzz-engine.log
-fuzz=("$work/fuzzer" -max_len=1025 -len_control=20 -timeout=60 -rss_limit_mb=2048 -artifact_prefix=fuzz/found/engine-)
-if ! "${fuzz[@]}" "-max_total_time=$seconds" -print_final_stats=1 "$@" "$corpus" fuzz/native/corpus >"$log" 2>&1; then
+log=$work/log # others may be fuzzing, too
+fuzz=("$work/fuzzer" -max_len=1025 -len_control=20 -timeout=300 -rss_limit_mb=2048 -artifact_prefix=fuzz/found/engine-)
+if ! libfuzzer "$log" "${fuzz[@]}" "-max_total_time=$seconds" -print_final_stats=1 "$@" "${inputs[@]}"; then
     grep -E "^(FAULT|SUMMARY|==[0-9]+==ERROR|Test unit)|runtime error|fuzz/found" "$log" >&2
-    die "found something; the whole log: $log"
+    cp "$log" "$LOGS/fuzz-engine.log"
+    die "found something; the whole log: $LOGS/fuzz-engine.log"
 fi
 grep -E "^#[0-9]+\s+(INITED|DONE)|^Done|number_of_executed" "$log"
 if [ -n "$update" ]; then
     mkdir "$work/new"
-    "$work/fuzzer" -merge=1 "$work/new" "$corpus" fuzz/native/corpus >>"$log" 2>&1
+    "$work/fuzzer" -merge=1 "$work/new" "${inputs[@]}" >>"$log" 2>&1
     rm -rf fuzz/native/corpus
     mv "$work/new" fuzz/native/corpus
     say "$(find fuzz/native/corpus -type f | wc -l) inputs in fuzz/native/corpus"

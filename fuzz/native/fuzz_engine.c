@@ -1,6 +1,6 @@
 /* A libFuzzer target for the native engine: submission queue entries, PRP lists, doorbells, memory that comes and goes,
-   queues that are deleted, resets. A program is a byte for the page size and instructions of 16 bytes; the host's books
-   (host.c) see that each command that was fetched is completed once, or handed to Python, and by nobody else.
+   queues that are deleted, resets. A program is a byte for the page size, the first queues and whether doorbells are
+   mapped, and instructions of 16 bytes; the host's books (host.c, rings.c) see that each command that was fetched is completed once, or handed to Python, and by nobody else.
 
    scripts/fuzz_engine.sh builds and runs it. */
 
@@ -89,12 +89,38 @@ static void use_shadows(struct host *host, unsigned queue, const uint8_t *args)
         uint32_t value = queue_host((struct queue *)sq->sq);
         host_write(host, host_shadow(queue, false), &value, sizeof(value));
         queue_set_shadow((struct queue *)sq->sq, tail, args[2] == 0xFE ? 0x600000 : tail + 8);
+        sq->shadow = value;
         sq->has_shadow = true;
     }
     if (cq->cq) {
         host_write(host, head, &cq->head, sizeof(cq->head));
         queue_set_shadow((struct queue *)cq->cq, head, head + 8);
         cq->has_shadow = true;
+    }
+}
+
+/* Doorbells by their numbers: of queues, of main's, of nobody's, and around the page's end. */
+static void use_doorbells(struct host *host, const uint8_t *args)
+{
+    uint32_t number = args[1] < 0xE0 ? args[1] % 8u : DOORBELLS - 8 + args[2] % 16u;
+    uint32_t value = args[3] & 0x80 ? word(args + 4) * 0x10001u : args[4] % 16u;
+
+    switch (args[3] % 8) {
+    case 0:
+        host_watch(host, args[4] & 1);
+        break;
+    case 1:
+        host_forget(host, number);
+        break;
+    case 2:
+        engine_take_doorbells(host->engine, args[4] & 1);
+        break;
+    case 3:
+        host_ring(host, number, value, true);
+        break;
+    default:
+        host_ring(host, number, value, false);
+        break;
     }
 }
 
@@ -160,12 +186,15 @@ static void run(struct host *host, const uint8_t *args)
         write_list(host, args);
         break;
     case 9: /* any doorbell value; what it makes the engine fetch again is counted */
-        host_ring_sq(host, queue, word(args + 1) % 16);
+        if (args[0] & 0x20)
+            use_doorbells(host, args);
+        else
+            host_ring_sq(host, queue, word(args + 1) % 16);
         break;
     case 10:
         host_consume(host, queue, args[1] % 8);
         if (host->cqs[queue].cq && args[1] == 0xFF)
-            queue_ring((struct queue *)host->cqs[queue].cq, MAX_ENTRIES + args[2]); /* no queue is so long */
+            host_ring(host, doorbell(queue, true), MAX_ENTRIES + args[2], args[3] & 1); /* no queue is so long */
         break;
     case 11:
         for (unsigned i = 0; i <= args[1] % 4u; i++)
@@ -189,17 +218,18 @@ static void run(struct host *host, const uint8_t *args)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static struct host host;
+    static struct host hosts[2]; /* doorbells that are mapped stay it */
 
     if (size < 1 + WIDTH)
         return -1;
-    if (!host.engine)
-        host_start(&host);
-    host_begin(&host, data[0] & 1 ? 2 * PAGE : PAGE);
-    host_add_queues(&host, 0, (data[0] >> 1 & 7) + 2, 4, 0);
-    host_add_queues(&host, 1, 4, 3, data[0] >> 7 & 1 ? 0 : 1);
+    struct host *host = &hosts[data[0] >> 4 & 1];
+    if (!host->engine)
+        host_start(host, host == &hosts[1]);
+    host_begin(host, data[0] & 1 ? 2 * PAGE : PAGE);
+    host_add_queues(host, 0, (data[0] >> 1 & 7) + 2, 4, 0);
+    host_add_queues(host, 1, 4, 3, data[0] >> 7 & 1 ? 0 : 1);
     for (size_t at = 1; at + WIDTH <= size; at += WIDTH)
-        run(&host, data + at);
-    host_end(&host);
+        run(host, data + at);
+    host_end(host);
     return 0;
 }

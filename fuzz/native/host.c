@@ -49,7 +49,7 @@ static int memory_file(size_t size)
     return fd;
 }
 
-void host_start(struct host *host)
+void host_start(struct host *host, bool is_mapped)
 {
     uint64_t blocks = DISK_SIZE >> 9;
     int file = memory_file(DISK_SIZE), shorter = memory_file(DISK_SIZE / 2 + 512);
@@ -61,18 +61,24 @@ void host_start(struct host *host)
     memset(host->disk, 0xD1, DISK_SIZE);
     memset(host->read_only_disk, 0xD2, DISK_SIZE);
     const struct disk disks[] = {
-        {host->disk, -1, false, false, true, 9, blocks},
-        {host->read_only_disk, -1, false, false, false, 9, blocks},
-        {NULL, file, true, true, true, 9, blocks}, /* at once */
-        {NULL, file, false, false, true, 12, blocks >> 3}, /* through io_uring */
-        {NULL, shorter, false, true, true, 9, blocks}, /* fails; the lane writes it: memory files have no RWF_NOWAIT */
-        {NULL, unwritable, false, true, true, 9, blocks}, /* maybe at once; its writes fail */
-        {NULL, -1, false, false, true, 9, blocks}, /* Python's */
+        {.memory = host->disk, .fd = -1, .writable = true, .block_shift = 9, .blocks = blocks},
+        {.memory = host->read_only_disk, .fd = -1, .block_shift = 9, .blocks = blocks},
+        /* at once */
+        {.fd = file, .never_waits = true, .can_read_now = true, .writable = true, .block_shift = 9, .blocks = blocks},
+        /* through io_uring */
+        {.fd = file, .begins_now = true, .writable = true, .block_shift = 12, .blocks = blocks >> 3},
+        /* fails; the lane writes it: memory files have no RWF_NOWAIT */
+        {.fd = shorter, .can_read_now = true, .begins_now = true, .writable = true, .block_shift = 9, .blocks = blocks},
+        /* maybe at once; its writes fail */
+        {.fd = unwritable, .can_read_now = true, .writable = true, .block_shift = 9, .blocks = blocks},
+        {.fd = -1, .writable = true, .block_shift = 9, .blocks = blocks}, /* Python's */
     };
     if (!host->engine)
         fault("no engine");
     for (uint32_t i = 0; i < sizeof(disks) / sizeof(*disks); i++)
         engine_set_disk(host->engine, i + 1, &disks[i]);
+    if (is_mapped)
+        host_map_doorbells(host);
 }
 
 /* --- memory --- */
@@ -160,10 +166,12 @@ void host_add_queues(struct host *host, unsigned index, uint32_t sq_entries, uin
     static const uint8_t zeros[QUEUE_ROOM];
 
     if (!own->cq) {
-        *own = (struct host_cq){.iova = 0x100000 + PAGE + QUEUE_ROOM * index, .entries = cq_entries, .phase = 1};
+        *own = (struct host_cq){
+            .id = ++host->ids, .iova = 0x100000 + PAGE + QUEUE_ROOM * index, .entries = cq_entries, .phase = 1};
         if (!host_write(host, own->iova, zeros, sizeof(zeros)))
             return;
-        own->cq = engine_add_cq(host->engine, ++host->ids, index + 1, own->iova, cq_entries, index, index == 0);
+        host_forget(host, doorbell(index, true));
+        own->cq = engine_add_cq(host->engine, own->id, index + 1, own->iova, cq_entries, index, index == 0);
     }
     if (!sq->sq && host->cqs[cq].cq) {
         *sq = (struct host_sq){
@@ -172,20 +180,16 @@ void host_add_queues(struct host *host, unsigned index, uint32_t sq_entries, uin
             sq->entry[i].cid = (uint16_t)index;
         if (!host_write(host, sq->iova, sq->entry, sizeof(*sq->entry) * sq_entries))
             return;
+        host_forget(host, doorbell(index, false));
         sq->sq = engine_add_sq(host->engine, sq->id, host->cqs[cq].cq, sq->qid, sq->iova, sq_entries, 0, 0);
     }
-}
-
-static uint32_t entries_from_head(const struct host_sq *sq, uint32_t to)
-{
-    return (to + sq->entries - sq->fetched) % sq->entries;
 }
 
 void host_submit(struct host *host, unsigned index, struct nvme_read_write *entry)
 {
     struct host_sq *sq = &host->sqs[index];
 
-    if (!sq->sq || host->cids + 1 >= CIDS || entries_from_head(sq, sq->tail) + 1 == sq->entries)
+    if (!sq->sq || host->cids + 1 >= CIDS || (sq->tail + 1) % sq->entries == sq->fetched)
         return;
     entry->cid = host->cids + 1;
     if (!host_write(host, sq->iova + sizeof(*entry) * sq->tail, entry, sizeof(*entry)))
@@ -195,26 +199,6 @@ void host_submit(struct host *host, unsigned index, struct nvme_read_write *entr
     host->owner[entry->cid] = (uint8_t)index;
     host->cq_of[entry->cid] = (uint8_t)sq->cq;
     sq->tail = (sq->tail + 1) % sq->entries;
-}
-
-void host_ring_sq(struct host *host, unsigned index, uint32_t value)
-{
-    struct host_sq *sq = &host->sqs[index];
-
-    if (!sq->sq)
-        return;
-    if (!sq->has_shadow) {
-        if (queue_ring((struct queue *)sq->sq, value))
-            sq->rung = value;
-    } else if (value >= sq->entries) {
-        host_write(host, host_shadow(index, false), &value, sizeof(value));
-        queue_ring((struct queue *)sq->sq, value);
-    } else if (entries_from_head(sq, value) >= entries_from_head(sq, sq->rung)) {
-        /* Otherwise the engine might go around the queue more than once before we count what it has fetched. */
-        if (host_write(host, host_shadow(index, false), &value, sizeof(value)))
-            sq->rung = value;
-        queue_ring((struct queue *)sq->sq, value);
-    }
 }
 
 /* The completion at a place of the queue, or false. */
@@ -243,11 +227,8 @@ bool host_consume(struct host *host, unsigned index, unsigned most)
         cq->phase ^= cq->head == 0;
         any = true;
     }
-    if (any) {
-        host_write(host, host_shadow(index, true), &cq->head, sizeof(cq->head));
-        if (!queue_ring((struct queue *)cq->cq, cq->head))
-            fault("a right head was refused");
-    }
+    if (any)
+        host_ring_cq(host, index);
     return any;
 }
 
@@ -329,6 +310,7 @@ static void take_events(struct host *host)
     while (engine_has_news(host->engine)) {
         uint32_t number = engine_events(host->engine, events, 16);
         for (uint32_t i = 0; i < number; i++) {
+            host_hear(host, &events[i]);
             for (unsigned j = 0; j < QUEUES; j++)
                 host->sqs[j].is_idle |= events[i].kind == EVENT_IDLE && events[i].id == host->sqs[j].id;
             if (events[i].kind != EVENT_PUNT)
@@ -369,6 +351,8 @@ void host_sync(struct host *host)
 void host_begin(struct host *host, uint64_t page_size)
 {
     engine_set_limits(host->engine, page_size, DISK_SIZE);
+    engine_take_doorbells(host->engine, true);
+    host_watch(host, false);
     host_pause(host, true);
     for (unsigned i = 0; i < REGIONS; i++) {
         host->places[i] = PLACES[i];
@@ -393,6 +377,9 @@ void host_end(struct host *host)
     for (unsigned i = 0; i < QUEUES; i++)
         if (host->sqs[i].sq)
             engine_hold_sq(host->sqs[i].sq, false);
+    for (unsigned i = 0; i < QUEUES; i++)
+        if (host->doorbells && host->cqs[i].cq)
+            host_ring_cq(host, i); /* it may have been rung with something else before the engine looked */
     while (more) {
         host_sync(host);
         more = host_complete(host);

@@ -3,6 +3,7 @@
 #ifndef NVMEEMU_FUZZ_HOST_H
 #define NVMEEMU_FUZZ_HOST_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -17,6 +18,8 @@
 #define CIDS 1024
 #define MOST_PUNTS 1024
 #define DISK_SIZE (64u << 10)
+#define DOORBELLS (PAGE / sizeof(uint32_t))
+#define NOT_RUNG UINT32_MAX /* what the engine leaves in the page where it has looked */
 
 enum { QUEUE_MEMORY, LISTS, DATA, MORE_DATA, ROM, TOP, ODD, REGIONS };
 
@@ -30,7 +33,7 @@ struct place {
 /* What the host knows of its queues. */
 struct host_cq {
     struct cq *cq;
-    uint64_t iova;
+    uint64_t id, iova;
     uint32_t entries, head, phase;
     bool has_shadow;
 };
@@ -39,7 +42,7 @@ struct host_sq {
     struct sq *sq;
     uint64_t id, iova;
     uint32_t entries, qid, tail;
-    uint32_t rung, fetched; /* the last doorbell value; up to where the engine was seen to be */
+    uint32_t shadow, fetched; /* the shadow doorbell's value; up to where the engine was seen to be */
     unsigned cq; /* whose index */
     bool has_shadow, is_idle;
     struct nvme_read_write entry[MAX_ENTRIES]; /* what is in the queue */
@@ -52,6 +55,9 @@ struct host {
     struct host_cq cqs[QUEUES];
     struct host_sq sqs[QUEUES];
     bool is_paused;
+    _Atomic uint32_t *doorbells; /* their page; NULL: it is not mapped */
+    uint32_t rung[DOORBELLS]; /* what was written there last, and not told of */
+    bool is_watched; /* main is to hear of doorbells that are no queue's */
     uint64_t ids; /* the engine's names for queues */
     /* Commands by their CID: how often fetched and completed; whether Python has completed it, with its own status. */
     uint16_t cids;
@@ -66,7 +72,7 @@ struct host {
 void fault(const char *what); /* report and abort */
 
 /* host.c */
-void host_start(struct host *host); /* once */
+void host_start(struct host *host, bool is_mapped); /* once */
 void host_begin(struct host *host, uint64_t page_size);
 void host_end(struct host *host); /* everything must complete now */
 /* Let the engine do all that it can, and look at what it has done. */
@@ -82,10 +88,25 @@ void host_reset(struct host *host);
 uint64_t host_shadow(unsigned index, bool is_cq);
 /* Put an entry, with a CID of its own, at the tail. */
 void host_submit(struct host *host, unsigned index, struct nvme_read_write *entry);
-void host_ring_sq(struct host *host, unsigned index, uint32_t value);
 /* Take up to so many completions, and ring. */
 bool host_consume(struct host *host, unsigned index, unsigned most);
 /* Complete the oldest of the commands that Python has. */
 bool host_complete(struct host *host);
+
+/* rings.c */
+static inline uint32_t doorbell(unsigned index, bool is_cq)
+{
+    return 2 * (index + 1) + is_cq;
+}
+
+void host_map_doorbells(struct host *host);
+/* Any doorbell, with any value that the books can follow. */
+void host_ring(struct host *host, uint32_t number, uint32_t value, bool by_message);
+void host_ring_sq(struct host *host, unsigned index, uint32_t value);
+void host_ring_cq(struct host *host, unsigned index); /* with its head */
+void host_watch(struct host *host, bool is_watched);
+void host_forget(struct host *host, uint32_t number);
+/* Something of doorbells that the engine tells main. */
+void host_hear(struct host *host, const struct event *event);
 
 #endif

@@ -1,0 +1,51 @@
+"""Writes the first inputs of fuzz_engine.c that chance hardly finds, or a merge would drop: ``seeds.py DIR``.
+
+They reach no line that others do not, but are next to what a fault would spoil: data that lies in the page in which a
+region of memory ends; doorbells of main's, and the last ones of their page.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+MAPPED = 0x10  # in the first byte: doorbells are mapped
+SUBMIT, LIST, DOORBELL = 0, 6, 0x29
+READ, WRITE = 0, 1
+REGION_END = 0xD0  # page_of's choice
+KIB = 2  # blocks
+
+
+def instruction(operation: int, *args: int) -> bytes:
+    return bytes((operation, *args)).ljust(16, b"\0")
+
+
+def transfer(opcode: int, kib: int, first: int, second: int = 0, has_list: bool = False) -> bytes:
+    """Block 0 on of the namespace in memory, rung at once."""
+    return instruction(SUBMIT, opcode, 0, 1, first, 4 * has_list, 0, second, 0, 0, 0, kib * KIB - 1, 0, 0, 1)
+
+
+def programs() -> dict[str, list[bytes]]:
+    found = {}
+    for name, opcode in (("read", READ), ("write", WRITE)):
+        found[f"region-end-{name}"] = [transfer(opcode, 4, REGION_END)]
+        found[f"region-end-second-{name}"] = [transfer(opcode, 8, 0, REGION_END)]
+        found[f"region-end-list-{name}"] = [
+            instruction(LIST, 0, 0, *[REGION_END] * 10),
+            transfer(opcode, 12, 0, 0, has_list=True),
+        ]
+    for number in (0, 1, 6, 7):
+        found[f"main-{number}"] = [instruction(DOORBELL, number, 0, 4, 3)]
+    for place in (7, 8):  # the last one of the page, and the first one behind it
+        found[f"page-end-{place}"] = [instruction(DOORBELL, 0xE0, place, how, 3) for how in (3, 1, 4)]
+    return found
+
+
+def main(folder: str) -> None:
+    for name, instructions in programs().items():
+        for kind, header in (("trapped", 0), ("mapped", MAPPED)):
+            (Path(folder) / f"{name}-{kind}").write_bytes(bytes([header]) + b"".join(instructions))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,11 @@
+# Shared by the fuzzing scripts. Only defines; runs nothing.
+# shellcheck shell=bash
+
+# libfuzzer LOG COMMAND...: fails if it finds something. One that is stopped has found nothing, and is no success either.
+libfuzzer() {
+    local log=$1 status=0
+    shift
+    "$@" >"$log" 2>&1 || status=$?
+    [ $status != 72 ] || die "stopped before its time; it had found nothing"
+    return $status
+}
