@@ -111,13 +111,13 @@ def test_debian_as_freebsd(script: Script, drive: list[str], debian: Path) -> No
 
 
 @pytest.mark.slow
-def test_debian_as_windows(script: Script, debian: Path, tmp_path: Path) -> None:
+def test_debian_as_windows(script: Script, recorded: list[str], debian: Path, tmp_path: Path) -> None:
     """By UEFI, from a qcow2 image, with a screen; a press of the power button shuts it down."""
     disk = tmp_path / "disk.img"
     disk.symlink_to(debian)
     picture = tmp_path / "screen.png"
     ended = script(
-        *("--os", "windows", "--boot-disk", converted(disk, "qcow2"), "--mem", "1G", "--expect", "login: "),
+        *(*recorded, "--os", "windows", "--boot-disk", converted(disk, "qcow2"), "--mem", "1G", "--expect", "login: "),
         *("--power-button", "20", "--screenshot", picture, "--timeout", "1800"),
     )
     assert ended.status == 0

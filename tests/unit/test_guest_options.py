@@ -8,6 +8,7 @@ import pytest
 
 from nvmeemu.guest import cli
 from nvmeemu.guest.arch import ARCHES
+from nvmeemu.guest.errors import UsageError
 
 CHECKOUT = Path(__file__).parents[2]
 COMMAND = re.compile(r"^\s*scripts/run_qemu_guest\.sh ?(.*?)(?:#.*)?$", re.MULTILINE)
@@ -16,6 +17,8 @@ COMMANDS = [
     for document in (CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").rglob("*.md")))
     for match in COMMAND.finditer(document.read_text())
 ]
+
+CD = bytes(16 * 2048) + b"\x01CD001\x01"
 
 
 @pytest.fixture
@@ -47,6 +50,34 @@ def test_a_system_on_a_disk_needs_no_linux_of_ours(disk: str) -> None:
     assert cli.components(cli.parse(["--os", "freebsd", "--boot-disk", disk])) == ["base", "qemu:x86", "ovmf"]
 
 
+def test_with_kvm_there_is_a_linux_to_try_it_with(disk: str) -> None:
+    words = ["--os", "freebsd", "--boot-disk", disk, "--accel", "kvm"]
+    assert cli.components(cli.parse(words)) == ["base", "qemu:x86", "linux:trixie:amd64", "ovmf"]
+    assert cli.components(cli.parse(["--accel", "kvm"])).count("linux:trixie:amd64") == 1
+
+
+@pytest.mark.parametrize(
+    "descriptors",
+    [(b"\x01CD001", b"\xffCD001"), (b"\0BEA01", b"\0NSR03", b"\0TEA01"), (b"\0BEA01", b"\0NSR02")],
+    ids=["ISO 9660", "UDF", "old UDF"],
+)
+def test_images_of_cds_are_taken(descriptors: tuple[bytes, ...], tmp_path: Path) -> None:
+    """UDF has no ISO 9660 beside it in newer ones."""
+    path = tmp_path / "cd.iso"
+    path.write_bytes(bytes(16 * 2048) + b"".join(one.ljust(2048, b"\0") for one in descriptors))
+    assert cli.parse(["--iso", str(path)]).iso == path
+
+
+@pytest.mark.parametrize(
+    "content", [b"", bytes(40 * 2048), bytes(16 * 2048) + b"CD001", CD[:-3], b"QFI\xfb" + bytes(40 * 2048)]
+)
+def test_images_of_no_cd_are_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "cd.iso"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="is no image of a CD or DVD"):
+        cli.parse(["--os", "windows", "--iso", str(path)])
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -59,6 +90,9 @@ def test_a_system_on_a_disk_needs_no_linux_of_ours(disk: str) -> None:
         ("--boot-disk DISK --firmware edk2", "no firmware 'edk2' for x86_64"),
         ("--write", "--write needs --boot-disk or --sata-disk"),
         ("--iso /no/such.iso", "--iso /no/such.iso: no such file"),
+        ("--os windows --iso DISK", "is no image of a CD or DVD: disk images are for --boot-disk"),
+        ("--job debian --arch arm64", "--job debian is for --arch x86_64, not for arm64"),
+        ("--job uefi-shell --arch riscv64", "--job uefi-shell is for --arch x86_64, arm64, not for riscv64"),
         ("--job grub --boot-disk DISK", "--job grub takes no --boot-disk"),
         ("--job uefi-shell --firmware seabios", "--job uefi-shell needs another firmware"),
         ("--boot-disk DISK --power-button 0", "--power-button: '0' is no number of seconds"),
@@ -95,7 +129,7 @@ def test_what_the_documents_tell_users_to_type_is_good_use(
     monkeypatch.chdir(tmp_path)
     for word in shlex.split(command):
         if word.endswith((".img", ".qcow2", ".iso")):
-            Path(word).write_bytes(bytes(1024))
+            Path(word).write_bytes(CD if word.endswith(".iso") else bytes(1024))
     cli.parse(shlex.split(command))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nvmeemu.guest import elf, image, machine, main_job
+from nvmeemu.guest import boot, cache, elf, image, machine, main_job
 from nvmeemu.guest.arch import ARCHES
 from nvmeemu.guest.cpio import Archive
 from nvmeemu.guest.deadline import Deadline
@@ -144,3 +144,63 @@ def test_a_path_with_commas_and_quotes_reaches_qemu(tmp_path: Path) -> None:
     arguments = PeerDrive(disk, bootable=True).start(tmp_path, Deadline(1))
     assert os.fspath(disk).replace('"', '\\"') in arguments[1]
     assert '"bootindex": 0' in arguments[3]
+
+
+@pytest.fixture
+def kvm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """A host with /dev/kvm: what its next guests do there. Its notes are in the test's own folder."""
+    answers: list[bool] = []
+    (tmp_path / "vmlinuz").touch()
+    monkeypatch.setattr(cache, "root", lambda: tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: path == "/dev/kvm")
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "host", "1", "1", "x86_64")))
+    monkeypatch.setattr(machine, "linux_comes_up", lambda *arguments: answers.pop(0))
+    return answers
+
+
+def accel(wanted: str, folder: Path, arch: str = "x86_64") -> str:
+    return machine.choose_accel(wanted, ARCHES[arch], Path("qemu"), folder / "vmlinuz")
+
+
+def test_kvm_is_chosen_where_guests_run_and_asked_once(kvm: list[bool], tmp_path: Path) -> None:
+    kvm.append(True)
+    assert [accel(wanted, tmp_path) for wanted in ("auto", "kvm", "auto", "tcg")] == ["kvm", "kvm", "kvm", "tcg"]
+    assert kvm == []
+
+
+def test_kvm_that_runs_no_guest_is_refused_where_it_is_wanted(kvm: list[bool], tmp_path: Path) -> None:
+    """An old "no" is not believed then: the host may have been busy."""
+    kvm += [False, False, True]
+    assert accel("auto", tmp_path) == "tcg"
+    assert accel("auto", tmp_path) == "tcg"
+    with pytest.raises(GuestError, match=r"^KVM does not work here: /dev/kvm is there, but Linux does not come up"):
+        accel("kvm", tmp_path)
+    assert accel("kvm", tmp_path) == "kvm"
+    assert kvm == []
+
+
+@pytest.mark.usefixtures("kvm")
+def test_where_there_can_be_no_kvm_it_says_so_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for arch, kernel, reason in (
+        ("arm64", "vmlinuz", "this host is no arm64"),
+        ("x86_64", "none", "there is no Linux to try it with"),
+        ("x86_64", "vmlinuz", "there is no /dev/kvm that we may use"),
+    ):
+        if kernel == "vmlinuz" and arch == "x86_64":
+            monkeypatch.setattr(os, "access", lambda path, mode: False)
+        with pytest.raises(GuestError, match=reason):
+            machine.choose_accel("kvm", ARCHES[arch], Path("qemu"), tmp_path / kernel)
+        assert machine.choose_accel("auto", ARCHES[arch], Path("qemu"), tmp_path / kernel) == "tcg"
+
+
+@pytest.mark.parametrize(
+    ("console", "name"),
+    [
+        ("\r\nDebian GNU/Linux 13 nvmeemu ttyS0\r\n\r\nnvmeemu login: ", "Debian GNU/Linux 13"),
+        ("\nFreeBSD/amd64 (freebsd) (ttyu0)\n\nlogin: ", "FreeBSD/amd64"),
+        ("[    1.0] a kernel's line\nlogin: ", None),
+    ],
+)
+def test_a_system_is_known_by_what_stands_above_its_login(console: str, name: str | None) -> None:
+    found = boot.BANNER.search(console)
+    assert (found and found[1]) == name

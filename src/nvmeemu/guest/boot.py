@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import replace
 
 from nvmeemu.guest import cache, systems, user_image
@@ -13,6 +14,8 @@ from nvmeemu.guest.machine import Machine
 from nvmeemu.guest.run import Run
 
 SCREENSHOT_SECONDS = 30.0
+# What stands above a login: Linux' getty, FreeBSD's.
+BANNER = re.compile(r"^(\S[^\n]*?) (?:\S+ tty\w+|\(\S*\) \(tty\w+\))\s*$\s+\S* ?login: ", re.MULTILINE)
 
 
 def boot_job(run: Run) -> str:
@@ -33,6 +36,17 @@ def boot_job(run: Run) -> str:
 
 
 def _attend(run: Run, guest: Guest) -> str:
+    settings = run.settings
+    try:
+        return _see_through(run, guest)
+    finally:
+        if settings.os:  # for the record: another system's image may have been given
+            banner = BANNER.search(guest.transcript.text)
+            name = banner[1].strip() if banner else "an image without a name on the console"
+            run.found.guest = f"{name}, as {systems.SYSTEMS[settings.os].title}"
+
+
+def _see_through(run: Run, guest: Guest) -> str:
     settings = run.settings
     if settings.iso and settings.os and systems.SYSTEMS[settings.os].any_key:
         systems.press_for_the_cd(guest)

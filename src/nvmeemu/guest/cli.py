@@ -140,6 +140,9 @@ def components(settings: Settings) -> list[str]:
     for kind in () if own else JOBS[settings.job].components:
         suite = f":{settings.linux}" if kind == "linux" else ""
         names.append(f"{kind}{suite}:{guest.debian}" if kind in PER_ARCH else kind)
+    probe = f"linux:{cache.DEFAULT_SUITE}:{guest.debian}"
+    if settings.accel == "kvm" and probe not in names:  # to see whether guests run under it
+        names.append(probe)
     if settings.firmware in FIRMWARE_COMPONENTS:
         names.append(FIRMWARE_COMPONENTS[settings.firmware])
     return names
@@ -166,8 +169,12 @@ def _check(settings: Settings) -> None:
         raise UsageError("--nvme-arg is for nvmeemu serve, which --peer does not run")
     if settings.firmware not in settings.arch.firmware:
         raise UsageError(f"no firmware {settings.firmware!r} for {settings.arch.name}")
-    if settings.firmware not in JOBS[settings.job].firmware:
-        raise UsageError(f"--job {settings.job} needs another firmware: {', '.join(JOBS[settings.job].firmware)}")
+    usable = JOBS[settings.job].firmware
+    if not set(usable) & set(settings.arch.firmware):
+        names = ", ".join(one.name for one in arch.ARCHES.values() if set(usable) & set(one.firmware))
+        raise UsageError(f"--job {settings.job} is for --arch {names}, not for {settings.arch.name}")
+    if settings.firmware not in usable:
+        raise UsageError(f"--job {settings.job} needs another firmware: {', '.join(usable)}")
     if settings.iommu and not settings.arch.iommu:
         raise UsageError(f"no --iommu for {settings.arch.name}")
     if settings.kernel and settings.linux != cache.DEFAULT_SUITE:
@@ -202,6 +209,8 @@ def _check_disks(settings: Settings) -> None:
         raise UsageError("--write needs --boot-disk or --sata-disk")
     if settings.disk:
         image.require_raw(settings.disk)
+    if settings.iso:
+        user_image.require_cd(settings.iso)
     if settings.boot_disk:
         form = user_image.format_of(settings.boot_disk)
         if settings.write and form != "raw":

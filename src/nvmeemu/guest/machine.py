@@ -109,25 +109,35 @@ def _output(qemu: Path, *words: str) -> str | None:
 
 
 def choose_accel(wanted: str, arch: Arch, qemu: Path, kernel: Path | None = None) -> str:
-    """The accelerator to use; "auto" takes KVM only if a guest (`kernel`, by default set-up's) really runs under it."""
-    if wanted != "auto":
+    """The accelerator to use; "auto" takes KVM only if a guest (`kernel`, by default set-up's) really runs under it.
+
+    Raises GuestError if KVM is wanted, and none does.
+    """
+    if wanted == "tcg":
         return wanted
-    kernel = kernel or _default_kernel(arch)
-    return "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) and _kvm_runs_here(arch, qemu, kernel) else "tcg"
+    obstacle = _kvm_obstacle(arch, qemu, kernel or _default_kernel(arch), is_wanted=wanted == "kvm")
+    if obstacle and wanted == "kvm":
+        raise GuestError(f"KVM does not work here: {obstacle}; --accel tcg works everywhere")
+    return "tcg" if obstacle else "kvm"
 
 
-def _kvm_runs_here(arch: Arch, qemu: Path, kernel: Path) -> bool:
-    """`linux_comes_up`, asked once per boot of this host: a "no" can take seconds."""
+def _kvm_obstacle(arch: Arch, qemu: Path, kernel: Path, *, is_wanted: bool) -> str:
+    """Why no guest runs under KVM, "" if one does. A "no" of this boot of the host is believed, because it can take
+    seconds, but not where KVM is wanted: the host may have been too busy."""
+    if os.uname().machine != arch.uname:
+        return f"this host is no {arch.name}"
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "there is no /dev/kvm that we may use"
+    if not kernel.exists():
+        return "there is no Linux to try it with"
     note = cache.root() / f"kvm-{arch.name}"
     host = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    if os.uname().machine != arch.uname or not kernel.exists():
-        return False
     known = note.read_text().split() if note.exists() else []
-    if len(known) != 2 or known[0] != host:
+    if len(known) != 2 or known[0] != host or (is_wanted and known[1] == "no"):
         known = [host, "yes" if linux_comes_up(arch, qemu, "kvm", kernel) else "no"]
         with contextlib.suppress(OSError):
             note.write_text(" ".join(known) + "\n")
-    return known[1] == "yes"
+    return "" if known[1] == "yes" else "/dev/kvm is there, but Linux does not come up under it"
 
 
 def linux_comes_up(arch: Arch, qemu: Path, accel: str, kernel: Path | None = None) -> bool:

@@ -72,6 +72,7 @@ class Run:
         qemu = settings.qemu or cache.qemu(settings.arch.qemu)
         if not settings.peer:
             machines.require_vfio_user(qemu)
+        accel = machines.choose_accel(settings.accel, settings.arch, qemu)
         self.image = settings.disk or folder / "disk.img"
         self._overlay = False
         if settings.boot_disk:
@@ -81,7 +82,6 @@ class Run:
                 self.image = user_image.overlay(self.image, folder)
         if not self.image.exists():
             image.create(self.image, DISK_SIZE)
-        accel = machines.choose_accel(settings.accel, settings.arch, qemu)
         self.machine = Machine(
             qemu,
             settings.arch,
