@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 from uuid import UUID
@@ -12,7 +12,8 @@ import pytest
 
 from faults.rig import BLOCK, Rig
 from nvmeemu.faults.ocp import KINDS, OCP, offer
-from nvmeemu.spec import AdminOpcode, Command, Completion, Status
+from nvmeemu.spec import AdminOpcode, Command, Completion, LogId, Status
+from nvmeemu.testing import CC, CommandError
 
 CONTROLLER, UUID_LIST = 0x01, 0x17
 HANG, NAND_CORRUPTION, NO_MORE_SPARES, INCOMPLETE_SHUTDOWN, ADMIN_TIMEOUT = 1, 7, 10, 11, 18
@@ -150,13 +151,127 @@ def test_a_reset_of_the_function_ends_all(rig: Armed) -> None:
     assert rig.get().dw0 == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_does_something(kind: int) -> None:
-    rig = Armed()
-    rig.set(entry(kind))
+# --- what each kind does, to the command that sets it off and from then on
+
+
+def _fails(rig: Armed, status: Status, dnr: bool) -> None:
+    completion = rig.run(rig.read())
+    assert (completion.status, completion.dnr) == (status, dnr)
+    assert rig.run(rig.read()).status == Status.SUCCESS
+
+
+def _never_answers(rig: Armed) -> None:
+    """Until the host resets the controller."""
     rig.submit(rig.read())
-    if kind in (17, 18):
-        rig.submit(Command(opcode=AdminOpcode.IDENTIFY, prp1=rig.place, cdw10=1), rig.driver.admin)
+    assert rig.later(3600) == []
+    assert rig.driver.status.rdy
+    assert not rig.driver.status.cfs
+    rig.driver.submit(rig.driver.admin, Command(opcode=AdminOpcode.GET_FEATURES, cdw10=7))
+    rig.bench.settle()
+    assert rig.completions(rig.driver.admin) == []
+    _works_after_a_reset(rig)
+
+
+def _works_after_a_reset(rig: Armed) -> None:
+    rig.driver.enable()
+    rig.queue = rig.driver.create_queues(1)
+    assert rig.run(rig.read()).status == Status.SUCCESS
+
+
+def _is_fatal(rig: Armed) -> None:
+    rig.submit(rig.read())
+    assert rig.later(3600) == []
+    assert rig.driver.status.cfs
+    _works_after_a_reset(rig)
+    assert not rig.driver.status.cfs
+
+
+def _is_lost(rig: Armed, *, can_be_aborted: bool) -> None:
+    cid = rig.submit(rig.read())
+    assert rig.later(3600) == []
+    assert rig.run(rig.write()).status == Status.SUCCESS
+    assert rig.abort(cid) is can_be_aborted
+
+
+def _takes(rig: Armed, seconds: float) -> None:
+    rig.submit(rig.read())
+    assert rig.later(seconds - 0.001) == []
+    (completion,) = rig.later(0.002)
+    assert completion.status == Status.SUCCESS
+    assert rig.run(rig.read()).status == Status.SUCCESS
+
+
+def _warns(rig: Armed, warning: int, *events: int) -> bytes:
+    """The SMART log says so, and the host hears these events; the command succeeds."""
+    rig.await_events(4)
+    assert rig.events() == []
+    assert rig.run(rig.read()).status == Status.SUCCESS
+    assert set(rig.events()) == set(events)
+    page = rig.driver.get_log(LogId.SMART, 512)
+    assert page[0] & warning
+    return page
+
+
+def _has_no_spares(rig: Armed) -> None:
+    assert _warns(rig, 1, 0x020201, 0x040002)[3] == 0  # and the namespace has changed
+    assert rig.run(rig.write()).status == Status.NAMESPACE_WRITE_PROTECTED
+    assert rig.run(rig.read()).status == Status.SUCCESS
+
+
+def _is_too_hot(rig: Armed) -> None:
+    assert int.from_bytes(_warns(rig, 2, 0x020101)[1:3], "little") == 360
+
+
+def _shuts_down_without_end(rig: Armed) -> None:
+    assert rig.run(rig.read()).status == Status.SUCCESS
+    rig.driver.set_reg(CC, rig.driver.reg(CC) | 1 << 14)
+    rig.later(3600)
+    assert rig.driver.status.shst == 1
+
+
+def _fails_admin(rig: Armed) -> None:
+    assert rig.run(rig.read()).status == Status.SUCCESS
+    with pytest.raises(CommandError) as failed:
+        rig.driver.identify(CONTROLLER)
+    assert (failed.value.status, failed.value.completion.dnr) == (Status.INTERNAL_ERROR, True)
+    assert len(rig.driver.identify(CONTROLLER)) == 4096
+
+
+def _loses_admin(rig: Armed) -> None:
+    assert rig.run(rig.read()).status == Status.SUCCESS
+    rig.submit(Command(opcode=AdminOpcode.IDENTIFY, prp1=rig.place, cdw10=CONTROLLER), rig.driver.admin)
+    rig.bench.clock.advance(3600)
+    assert rig.completions(rig.driver.admin) == []
+    assert len(rig.driver.identify(CONTROLLER)) == 4096
+
+
+RETRY, NO_RETRY = False, True
+EFFECTS: dict[int, Callable[[Armed], object]] = {
+    1: _never_answers,
+    2: lambda rig: _is_lost(rig, can_be_aborted=False),
+    3: lambda rig: _warns(rig, 4, 0x020001),
+    4: _is_fatal,
+    5: _is_fatal,
+    6: lambda rig: _fails(rig, Status.INTERNAL_ERROR, RETRY),
+    7: lambda rig: _fails(rig, Status.UNRECOVERED_READ_ERROR, RETRY),
+    8: lambda rig: _fails(rig, Status.INTERNAL_ERROR, NO_RETRY),
+    9: _is_fatal,
+    10: _has_no_spares,
+    11: _shuts_down_without_end,
+    14: lambda rig: _takes(rig, 1.0),
+    15: lambda rig: _fails(rig, Status.INTERNAL_ERROR, NO_RETRY),
+    16: lambda rig: _is_lost(rig, can_be_aborted=True),
+    17: _fails_admin,
+    18: _loses_admin,
+    19: lambda rig: _takes(rig, 0.02),
+    21: _is_too_hot,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_does_what_its_name_says(rig: Armed, kind: int) -> None:
+    rig.set(entry(kind))
     (fault,) = rig.faults
-    assert fault.hits == 1
     assert fault.name.startswith("OCP: ")
+    EFFECTS[kind](rig)
+    assert fault.hits == 1
