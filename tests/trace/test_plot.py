@@ -7,16 +7,19 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.colors import to_hex
 
 from nvmeemu import trace
 from nvmeemu.cli import main
 from nvmeemu.spec import AdminOpcode, Command, NvmOpcode, ReadWrite
+from nvmeemu.testing import PAGE
 from nvmeemu.trace import picture
 from nvmeemu.trace.activity import Activity, Kind, Outcome, activity
 from nvmeemu.trace.commands import commands
@@ -126,6 +129,45 @@ def test_bars_that_meet_are_one_and_none_is_too_narrow() -> None:
     made._bars(1, 1, np.array([50.0]), np.array([50.0]), "black")
     boxes = [path.get_extents() for bars in made.top.collections for path in bars.get_paths()]
     assert [(box.x0, box.x1) for box in boxes] == [(10, 20), (100, 399), (50, 51)]
+
+
+def test_a_command_that_is_never_completed_hides_nothing() -> None:
+    """One of 200 is dropped, another one fails: a mark where each was fetched, and a thin line while it was under way;
+    what the queue does meanwhile is seen."""
+    bench = ready()
+    queue, place = bench.driver.queues[1], bench.driver.alloc(PAGE)
+    for number in range(200):
+        bench.clock.advance(0.01)
+        opcode = NvmOpcode.READ if number % 2 else NvmOpcode.WRITE
+        slba = 1 << 40 if number == 150 else number
+        bench.driver.execute(queue, ReadWrite(opcode=opcode, nsid=1, prp1=place, slba=slba, nlb=1))
+    answers = [one for one in bench.of(trace.Completion) if one.sqid == 1]
+    made = picture.Picture(activity(one for one in bench.records if one != answers[100]), (0, 2))
+    made._queue(1, 1)
+    boxes: dict[str, list[Any]] = {}
+    for bars in made.top.collections:
+        colour = to_hex(bars.get_facecolor()[0])
+        boxes.setdefault(colour, []).extend(path.get_extents() for path in bars.get_paths())
+    width = made._column
+    failed = boxes[picture._FAILED]
+    marks = [box for box in failed if box.y1 - box.y0 > 0.5]
+    assert [box.x0 for box in marks] == pytest.approx([1.01, 1.51])
+    assert all(box.x1 - box.x0 == pytest.approx(width) for box in marks)
+    assert max(box.y1 - box.y0 for box in failed if box not in marks) < 0.1
+    assert max(box.x1 for box in failed) == pytest.approx(2)
+    for kind, count in ((Kind.READ, 100), (Kind.WRITE, 99)):
+        bars = boxes[picture._COLOURS[kind]]
+        assert len(bars) == count
+        assert all(box.x1 - box.x0 == pytest.approx(width) for box in bars)
+
+
+def test_blocks_that_are_not_there_are_not_on_the_map() -> None:
+    """They would make the disk, on which all others are, a line."""
+    bench = ready()
+    for slba in (5, 1 << 40):
+        bench.driver.execute(bench.driver.queues[1], ReadWrite(opcode=NvmOpcode.READ, nsid=1, slba=slba, nlb=1))
+    found = seen(bench)
+    assert (list(found.slba), list(found.outcome)[-1]) == ([5], Outcome.ERROR)
 
 
 def test_only_the_phases_of_its_time_are_drawn() -> None:

@@ -52,7 +52,7 @@ def _numbers() -> array[int]:
 @dataclass
 class Activity:
     """Times in seconds. The first group has an item for each command but Asynchronous Event Requests, which wait for
-    what may never come; the second one for each Read and Write."""
+    what may never come; the second one for each Read and Write of blocks that are there."""
 
     start: array[float] = field(default_factory=_floats)
     end: array[float] = field(default_factory=_floats)
@@ -120,6 +120,8 @@ def _add(found: Activity, command: TracedCommand, ended: int) -> None:
         found.outcome.append(Outcome.NO_ANSWER)
     else:
         found.outcome.append(Outcome.SUCCESS if done.status == Status.SUCCESS else Outcome.ERROR)
+    if done is not None and done.status == Status.LBA_OUT_OF_RANGE:
+        return
     entry = words.command_of(fetch.sqid, fetch.sqe)
     if kind in (Kind.READ, Kind.WRITE) and isinstance(entry, spec.ReadWrite):
         found.block_time.append(start)

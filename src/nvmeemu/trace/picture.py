@@ -144,7 +144,7 @@ class Picture:
         has = [kind for kind in Kind if np.any(self.kind == kind)]
         handles: list[Artist] = [Patch(color=_COLOURS[kind], label=_LABELS[kind]) for kind in has]
         if np.any(self.outcome):
-            handles.append(Patch(color=_FAILED, label="failed"))
+            handles.append(Patch(color=_FAILED, label="failed, or never completed"))
         handles += [Patch(color=colour, label=name) for name, colour in _PHASE_COLOURS.items() if name in seen]
         if len(self.activity.resets):
             handles.append(Line2D([], [], label="reset", **_RESET))
@@ -163,15 +163,17 @@ class Picture:
         return np.clip(((times - self.start) / self._column).astype(int), 0, _COLUMNS - 1)
 
     def _queue(self, row: int, sqid: int) -> None:
-        """Reads above, writes in the middle, all else below; what failed on top of them."""
+        """Reads above, writes in the middle, all else below. Of what failed a mark where it was fetched, and a thin line
+        below as long as it was under way, which may be up to the trace's end and must not hide what came after."""
         places = {Kind.READ: -0.24, Kind.WRITE: 0.0, Kind.OTHER: 0.24, Kind.ADMIN: 0.0}
         of_queue = self.sqid == sqid
         for kind, place in places.items():
-            mine = of_queue & (self.kind == kind)
+            mine = of_queue & self.answered & (self.kind == kind)
             height = 0.72 if kind == Kind.ADMIN else 0.24
             self._bars(row + place, height, self.begin[mine], self.until[mine], _COLOURS[kind])
         failed = of_queue & (self.outcome != Outcome.SUCCESS)
-        self._bars(row, 0.72, self.begin[failed], self.until[failed], _FAILED)
+        self._bars(row, 0.72, self.begin[failed], self.begin[failed], _FAILED)
+        self._bars(row + 0.42, 0.07, self.begin[failed], self.until[failed], _FAILED)
 
     def _bars(self, row: float, height: float, starts: Array, ends: Array, colour: str) -> None:
         """When at least one was under way; each at least a cell wide, so that it can be seen."""
