@@ -16,6 +16,7 @@ from typing import Any
 
 from nvmeemu import pytest_plugin
 from nvmeemu.pytest_plugin import armed, bench, commands, guests, options, servers
+from nvmeemu.testing import Driver, VfioBus
 
 TARGET = Path(__file__).parents[1] / "docs" / "pytest.md"
 BEGIN, END = "<!-- made by scripts/pytest_doc.py: -->", "<!-- until here -->"
@@ -33,12 +34,25 @@ CLASSES: dict[type, tuple[str, ...]] = {
     commands.Trace: ("expect", "commands", "words", "restart"),
     commands.HostCommand: ("command", "sqid", "time", "completion", "status", "latency"),
 }
+ATTRIBUTES = {  # set when an object is made: they have no docstrings
+    "driver": "The host's side: a [Driver](#driver).",
+    "clock": "The controller's time, which stands still: `advance(seconds)` lets it pass, `now()` says how much has.",
+    "faults": "As the fixture.",
+    "trace": "As the fixture.",
+    "controller": "The device, a `nvmeemu` `Controller`: `set_health(temperature=360)`, `fail(why)`, `reset()`, ...",
+    "ram": "Guest memory: `read(iova, size)`, `write(iova, data)`, and `interrupts`, the vectors that have fired.",
+    "socket": "The vfio-user socket's path.",
+    "disk": "The image's path.",
+    "command": "The submission queue entry, of its class in `nvmeemu.spec`.",
+}
+PARTS = (Driver, VfioBus)
+"""Of ``nvmeemu.testing``: shown with all that is public, a line each."""
 OPTIONS = (options.DriveOptions, options.ServerOptions, options.GuestOptions)
 
 
 def reference() -> str:
     """All of it."""
-    parts = ["## Fixtures", *map(_fixture, FIXTURES), *_marker(), *_classes()]
+    parts = ["## Fixtures", *map(_fixture, FIXTURES), *_marker(), *_classes(), *_parts()]
     return "\n\n".join(parts)
 
 
@@ -67,10 +81,27 @@ def _classes() -> Iterator[str]:
         yield "\n".join(_member(kind, name) for name in names)
 
 
+def _parts() -> Iterator[str]:
+    for kind in PARTS:
+        yield f"## {kind.__name__}"
+        yield _text(kind)
+        found = {name: one for name, one in vars(kind).items() if not name.startswith("_")}
+        yield "\n".join(
+            f"- `{name}{_signature(one) if callable(one) else ''}`: {_beginning(one)}"
+            for name, one in found.items()
+            if callable(one) or isinstance(one, property)
+        )
+
+
+def _beginning(documented: Any) -> str:
+    """The first paragraph of a docstring, on one line."""
+    return " ".join(_text(documented).split("\n\n")[0].split())
+
+
 def _member(kind: type, name: str) -> str:
     found = inspect.getattr_static(kind, name, None)
-    if found is None:  # set when an object is made
-        return f"- `{name}`"
+    if found is None:
+        return f"- `{name}`: {ATTRIBUTES[name]}"
     if callable(found):
         return f"- `{name}{_signature(found)}`: {_text(found, indent='  ')}"
     return f"- `{name}`: {_text(found, indent='  ')}"
@@ -79,7 +110,8 @@ def _member(kind: type, name: str) -> str:
 def _signature(function: Callable[..., Any]) -> str:
     signature = inspect.signature(function)
     rest = [one for one in signature.parameters.values() if one.name != "self"]
-    return str(signature.replace(parameters=rest)).replace("'", "").replace(" -> None", "")
+    text = str(signature.replace(parameters=rest)).replace(" -> 'None'", "")
+    return re.sub(r"(: |-> )'([^']*)'", r"\1\2", text)  # annotations are texts
 
 
 def _text(documented: Any, indent: str = "") -> str:

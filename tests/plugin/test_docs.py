@@ -41,6 +41,17 @@ def test_nothing_public_is_left_out() -> None:
         assert public <= set(documented), kind
 
 
+def test_every_member_is_explained_and_so_are_the_driver_and_the_bus() -> None:
+    members = [line for line in PAGE.splitlines() if line.startswith("- `")]
+    assert [line for line in members if not re.match(r"- `\w+(\(.*\).*)?`: \S", line)] == []
+    for kind in script().PARTS:
+        section = PAGE.partition(f"\n## {kind.__name__}\n")[2].partition("\n## ")[0]
+        public = {
+            name for name, one in vars(kind).items() if name[0] != "_" and (callable(one) or hasattr(one, "fget"))
+        }
+        assert public == set(re.findall(r"^- `(\w+)", section, re.MULTILINE))
+
+
 @pytest.mark.parametrize("kind", ["fixtures", "options"])
 def test_what_pytest_lists_is_on_the_page(kind: str) -> None:
     arguments = ["--fixtures", "-q", "--co"] if kind == "fixtures" else ["--help"]

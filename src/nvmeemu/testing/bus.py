@@ -109,9 +109,11 @@ class VfioBus:
     # --- Bus
 
     def read_bar(self, offset: int, size: int) -> bytes:
+        """Read BAR0: registers."""
         return self.client.read(BAR0, offset, size)
 
     def write_bar(self, offset: int, data: bytes) -> None:
+        """Write BAR0: registers and doorbells."""
         self._looks = 0
         if self._shared is not None and self._shared[0] <= offset < self._shared[0] + len(self._shared[1]):
             memoryview(self._shared[1]).cast("I")[(offset - self._shared[0]) // 4] = int.from_bytes(data, "little")
@@ -119,10 +121,12 @@ class VfioBus:
             self.client.post(BAR0, offset, data)
 
     def read_memory(self, iova: int, size: int) -> bytes:
+        """Guest memory, as the host sees it."""
         self._check(iova, size)
         return self.memory.data[iova : iova + size]
 
     def write_memory(self, iova: int, data: bytes) -> None:
+        """Change guest memory."""
         self._check(iova, len(data))
         self.memory.data[iova : iova + len(data)] = data
 

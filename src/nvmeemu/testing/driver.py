@@ -129,6 +129,7 @@ class Driver:
 
     @property
     def admin(self) -> QueuePair:
+        """The admin queues. Raises RuntimeError before ``enable``."""
         if self._admin is None:
             raise RuntimeError("there are no admin queues: call enable() first")
         return self._admin
@@ -139,18 +140,22 @@ class Driver:
 
     # registers
     def reg(self, offset: int, size: int = 4) -> int:
+        """A register of ``size`` bytes, as a number: ``reg(CSTS)``, ``reg(CAP, 8)``."""
         return int.from_bytes(self.bus.read_bar(offset, size), "little")
 
     def set_reg(self, offset: int, value: int, size: int = 4) -> None:
+        """Write a register, and let the device do what follows from it."""
         self.bus.write_bar(offset, value.to_bytes(size, "little"))
         self.bus.settle()
 
     @property
     def status(self) -> ControllerStatus:
+        """CSTS, read now: ``status.rdy``, ``status.cfs``, ``status.shst``."""
         return ControllerStatus.of(self.reg(CSTS))
 
     @property
     def capabilities(self) -> Capabilities:
+        """CAP, read now."""
         return Capabilities.of(self.reg(CAP, 8))
 
     # memory
@@ -210,6 +215,7 @@ class Driver:
         self.page = align
 
     def disable(self) -> None:
+        """CC.EN = 0: a Controller Reset. Raises TimeoutError if RDY does not follow."""
         self.set_reg(CC, self.reg(CC) & ~1)
         self._wait(lambda: not self.status.rdy, "RDY=0")
 
@@ -238,9 +244,11 @@ class Driver:
         return command.cid
 
     def ring_sq(self, queue: QueuePair) -> None:
+        """Write the tail doorbell: where the next command will go."""
         self.set_reg(DOORBELLS + 2 * queue.qid * self.stride, queue.sq_tail)
 
     def ring_cq(self, queue: QueuePair) -> None:
+        """Write the head doorbell: which completion is looked at next."""
         self.set_reg(DOORBELLS + (2 * queue.qid + 1) * self.stride, queue.cq_head)
 
     def poll(self, queue: QueuePair, *, ring: bool = True) -> Completion | None:
@@ -288,7 +296,7 @@ class Driver:
         raise TimeoutError(f"no completion of {_name(queue, command)}: {self.status!r}")
 
     def succeed(self, queue: QueuePair, command: Command) -> Completion:
-        """The same; raises CommandError unless it succeeded."""
+        """Like ``execute``, but raises CommandError unless it succeeded."""
         completion = self.execute(queue, command)
         if completion.status != Status.SUCCESS:
             raise CommandError(queue, command, completion)
@@ -296,6 +304,7 @@ class Driver:
 
     # commands
     def identify(self, cns: int, nsid: int = 0, csi: int = 0) -> bytes:
+        """The page of this CNS, of the controller or a namespace."""
         command = Identify(opcode=AdminOpcode.IDENTIFY, nsid=nsid, cns=cns, csi=csi)
         return self._receive(self.admin, command, PAGE)
 
@@ -305,10 +314,12 @@ class Driver:
         return self._receive(self.admin, command, size)
 
     def get_feature(self, fid: int, *, sel: int = 0, cdw11: int = 0, nsid: int = 0) -> int:
+        """DW0 of its completion: the feature's value, or with ``sel`` the default, the saved one, what it can."""
         command = GetFeatures(opcode=AdminOpcode.GET_FEATURES, nsid=nsid, fid=fid, sel=sel, cdw11=cdw11)
         return self.succeed(self.admin, command).dw0
 
     def set_feature(self, fid: int, cdw11: int, *, nsid: int = 0) -> int:
+        """DW0 of its completion."""
         command = SetFeatures(opcode=AdminOpcode.SET_FEATURES, nsid=nsid, fid=fid, cdw11=cdw11)
         return self.succeed(self.admin, command).dw0
 
@@ -340,9 +351,11 @@ class Driver:
         return self.queues[qid]
 
     def delete_sq(self, qid: int) -> Completion:
+        """Delete an I/O submission queue; the completion, whatever its status."""
         return self._delete("sq", qid, DeleteQueue(opcode=AdminOpcode.DELETE_SQ, qid=qid))
 
     def delete_cq(self, qid: int) -> Completion:
+        """Delete an I/O completion queue; the completion, whatever its status."""
         return self._delete("cq", qid, DeleteQueue(opcode=AdminOpcode.DELETE_CQ, qid=qid))
 
     def _delete(self, kind: str, qid: int, command: Command) -> Completion:
@@ -382,14 +395,15 @@ class Driver:
         return self._block_sizes[nsid]
 
     def read(self, slba: int, blocks: int, *, nsid: int = 1, block_size: int | None = None, qid: int = 1) -> bytes:
-        """Without ``block_size``, the namespace is asked for it."""
+        """So many blocks from ``slba`` on. Without ``block_size``, the namespace is asked for it."""
         queue, size = self.queues[qid], blocks * (block_size or self.block_size(nsid))
         return self._receive(queue, ReadWrite(opcode=NvmOpcode.READ, nsid=nsid, slba=slba, nlb=blocks), size)
 
     def write(
         self, slba: int, data: bytes, *, nsid: int = 1, block_size: int | None = None, qid: int = 1, fua: bool = False
     ) -> None:
-        """``data`` must be whole blocks, or ValueError is raised. Without ``block_size``, the namespace is asked."""
+        """``data`` goes to ``slba`` and on: whole blocks, or ValueError is raised. Without ``block_size``, the
+        namespace is asked for it."""
         queue, block_size = self.queues[qid], block_size or self.block_size(nsid)
         blocks, rest = divmod(len(data), block_size)
         if rest or not blocks:
