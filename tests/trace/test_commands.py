@@ -27,6 +27,7 @@ from nvmeemu.trace.records import encode
 from nvmeemu.trace.stats import percentile
 from tracing import Traced, ready
 
+ROOT = Path(__file__).parents[2]
 CORPUS = Path(__file__).parent / "corpus"
 NVMEEMU = str(Path(sys.executable).with_name("nvmeemu"))
 U_BOOT = str(CORPUS / "u-boot.trace.xz")
@@ -322,7 +323,7 @@ def test_bad_files_are_one_line(run: Run, tmp_path: Path, command: tuple[str, ..
     trace.Writer(good, trace.Description())
     for content, message in (
         (None, "No such file or directory"),
-        (b"#!/bin/sh\n", "not a trace"),
+        (b"#!/bin/sh\n", "not a trace\n"),
         (good.getvalue()[:20], "cut within its header"),
         (good.getvalue()[:8] + b"\7" + good.getvalue()[9:], "version 7.1"),
         (good.getvalue() + b"\1" * 8 + bytes(92), "damaged at byte"),
@@ -335,6 +336,21 @@ def test_bad_files_are_one_line(run: Run, tmp_path: Path, command: tuple[str, ..
         assert status == 1
         assert err.count("\n") == 1
         assert message in err
+
+
+@pytest.mark.parametrize("words", [("--from", "2"), ("--from", "1.3", "--to", "1.2")], ids=str)
+def test_stats_of_a_time_that_is_not_there(run: Run, words: tuple[str, ...]) -> None:
+    told = f"nvmeemu trace: {U_BOOT}: nothing at that time: it ends at 1.396777 s\n"
+    assert run("trace", "stats", U_BOOT, *words) == (1, [], told)
+    assert run("trace", "stats", U_BOOT, "--from", "1.39")[0] == 0
+
+
+@pytest.mark.parametrize("name", ["/none/freebsd.toml", str(ROOT / "src/nvmeemu/profiles/freebsd.toml")])
+def test_a_driver_profile_is_no_trace_and_it_says_what_to_do(run: Run, name: str) -> None:
+    for command in (("replay",), ("trace", "show")):
+        status, _, err = run(*command, name)
+        assert (status, err.count("\n")) == (1, 1)
+        assert err.endswith("; a driver profile is for 'nvmeemu profile run': --output makes a trace\n")
 
 
 def test_a_cut_file_is_said_to_be_cut(run: Run, saved: Save) -> None:

@@ -11,10 +11,9 @@ from nvmeemu import spec
 from nvmeemu.spec import AdminOpcode, NvmOpcode, Status
 from nvmeemu.trace import words
 from nvmeemu.trace.commands import Matcher, TracedCommand
+from nvmeemu.trace.filters import SECOND
 from nvmeemu.trace.phases import Phase, Phases
 from nvmeemu.trace.records import Fetch, Interrupt, Record, RegisterRead, RegisterWrite, Reset, Signal
-
-SECOND = 1_000_000_000  # ns
 
 
 class Kind(IntEnum):
@@ -70,7 +69,7 @@ class Activity:
     registers: array[float] = field(default_factory=_floats)
     resets: array[float] = field(default_factory=_floats)
     phases: list[Phase] = field(default_factory=list)
-    last: float = 0  # the time of the last record
+    last: int = 0  # the time of the last record of all, in nanoseconds
 
 
 def activity(records: Iterable[Record], start: int = 0, end: int | None = None) -> Activity:
@@ -90,7 +89,7 @@ def activity(records: Iterable[Record], start: int = 0, end: int | None = None) 
             _add_event(found, record)
     for command in matcher.end():
         keep(command, last)
-    found.last = last / SECOND
+    found.last = last
     found.phases = phases.end(last)
     return found
 

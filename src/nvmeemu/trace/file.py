@@ -237,7 +237,18 @@ def open_trace(path: str | Path) -> Reader:
     """Open a trace, compressed or not. Raises TraceError, also for a file that is not there."""
     name = str(path)
     try:
-        raw = open(path, "rb")  # noqa: SIM115  # the Reader's
+        return _open(name)
+    except TraceError as error:
+        if name.endswith(".toml"):
+            raise TraceError(
+                f"{error}; a driver profile is for 'nvmeemu profile run': --output makes a trace"
+            ) from None
+        raise
+
+
+def _open(name: str) -> Reader:
+    try:
+        raw = open(name, "rb")  # noqa: SIM115  # the Reader's
     except OSError as error:
         raise TraceError(f"{name}: {error.strerror}") from None
     try:

@@ -11,9 +11,11 @@ from enum import IntEnum
 from nvmeemu import spec
 from nvmeemu.arguments import Number
 from nvmeemu.trace.commands import TracedCommand
+from nvmeemu.trace.file import TraceError
 from nvmeemu.trace.words import words
 
-_UNITS = {"": 1_000_000_000, "s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "µs": 1_000, "ns": 1}
+SECOND = 1_000_000_000  # ns
+_UNITS = {"": SECOND, "s": SECOND, "ms": 1_000_000, "us": 1_000, "µs": 1_000, "ns": 1}
 
 Test = Callable[[TracedCommand], bool]
 
@@ -36,6 +38,12 @@ def add_times(group: argparse._ActionsContainer) -> None:
     """--from and --to."""
     group.add_argument("--from", metavar="T", dest="start", type=time, default=0, help="seconds, or 20ms, 3us, ...")
     group.add_argument("--to", metavar="T", dest="end", type=time, help="until then")
+
+
+def check_times(name: str, start: int, end: int | None, last: int) -> None:
+    """Raises TraceError if a trace whose last record is at ``last`` has nothing between these times (ns)."""
+    if start > (last if end is None else min(last, end)):
+        raise TraceError(f"{name}: nothing at that time: it ends at {last / SECOND:.6f} s")
 
 
 @dataclass(frozen=True)

@@ -163,8 +163,8 @@ class Picture:
         return np.clip(((times - self.start) / self._column).astype(int), 0, _COLUMNS - 1)
 
     def _queue(self, row: int, sqid: int) -> None:
-        """Reads above, writes in the middle, all else below. Of what failed a mark where it was fetched, and a thin line
-        below as long as it was under way, which may be up to the trace's end and must not hide what came after."""
+        """Reads above, writes in the middle, all else below. Of what failed a mark where it was fetched, and a line as
+        long as it was under way: thin, as that may be up to the trace's end and must not hide what came after."""
         places = {Kind.READ: -0.24, Kind.WRITE: 0.0, Kind.OTHER: 0.24, Kind.ADMIN: 0.0}
         of_queue = self.sqid == sqid
         for kind, place in places.items():

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from nvmeemu import spec
 from nvmeemu.arguments import Number
-from nvmeemu.trace.activity import SECOND, activity
+from nvmeemu.trace.activity import activity
 from nvmeemu.trace.extra import check_output, require, writing
-from nvmeemu.trace.file import Description, TraceError, open_trace
-from nvmeemu.trace.filters import add_times
+from nvmeemu.trace.file import Description, open_trace
+from nvmeemu.trace.filters import SECOND, add_times, check_times
 from nvmeemu.trace.terminal import heading, with_progress
 
 _PLOT = """\
@@ -60,9 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
     with open_trace(arguments.file) as reader:
         found = activity(with_progress(reader, prints=False), start, end)
         title, sizes = heading(reader), _block_sizes(reader.description)
-    last = found.last if end is None else min(found.last, end / SECOND)
-    if last < start / SECOND:
-        raise TraceError(f"{arguments.file}: nothing at that time: it ends at {found.last:.6f} s")
+    check_times(arguments.file, start, end, found.last)
+    last = found.last if end is None else min(found.last, end)
     with writing(arguments.output):
-        picture.draw(found, title, (start / SECOND, last), sizes, arguments.nsid, arguments.output)
+        picture.draw(found, title, (start / SECOND, last / SECOND), sizes, arguments.nsid, arguments.output)
     return 0

@@ -15,7 +15,7 @@ from nvmeemu.spec import AdminOpcode, CreateCq, Status
 from nvmeemu.trace import words
 from nvmeemu.trace.commands import Matcher, TracedCommand, is_reset
 from nvmeemu.trace.file import open_trace
-from nvmeemu.trace.filters import add_times
+from nvmeemu.trace.filters import add_times, check_times
 from nvmeemu.trace.records import (
     Completion,
     Doorbell,
@@ -82,7 +82,8 @@ class Statistics:
         self.opcodes: defaultdict[tuple[int, int], Opcode] = defaultdict(Opcode)  # by (SQID, opcode)
         self.queues: defaultdict[int, Queue] = defaultdict(Queue)
         self.statuses: Counter[int] = Counter()
-        self.records = self.lost = self.reads = self.writes = self.interrupts = self.last = 0
+        self.records = self.lost = self.reads = self.writes = self.interrupts = 0
+        self.last = self.ends = 0  # when the last record was, in that time and of all
         self.barred = 0  # tail doorbells rung while the function reached no memory, as far as the trace tells
         self._is_barred = False
         self.matcher = Matcher()
@@ -97,6 +98,7 @@ class Statistics:
         interrupted = self._vectors.feed(record)
         if isinstance(record, PciChange):
             self._is_barred = not record.state.reaches_memory
+        self.ends = record.time
         if not self._is_in_time(record.time):
             return
         self.records += 1
@@ -193,6 +195,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = Output()
     with open_trace(arguments.file) as reader:
         found = statistics(with_progress(reader, prints=False), arguments.start, arguments.end)
+        check_times(arguments.file, arguments.start, arguments.end, found.ends)
         output.line(f"# {heading(reader)}")
     time = words.duration(max(0, found.last - found.start))
     output.line(
