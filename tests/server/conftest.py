@@ -73,7 +73,7 @@ def shim_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile_shim(tmp_path_factory.mktemp("shim"))
 
 
-PATHS = ("python", "native", "io_uring")  # what a Shim is told
+PATHS = ("python", "native", "io_uring", "lane")  # what a Shim is told
 
 
 @pytest.fixture

@@ -144,7 +144,7 @@ ssize_t pwritev64v2(int fd, const struct iovec *iov, int count, off_t offset, in
     int ours = is_disk(fd);
 
     if (ours && (flags & RWF_NOWAIT)) {
-        errno = EAGAIN;
+        errno = getenv("SHIM_WRITES_WAIT") ? EOPNOTSUPP : EAGAIN; /* as on ext4 */
         return -1;
     }
     if (ours && pass(WRITE))
@@ -161,6 +161,13 @@ ssize_t pwritev64v2(int fd, const struct iovec *iov, int count, off_t offset, in
     if (ours && done > 0)
         note(flags & RWF_DSYNC ? WROTE_DURABLY : WROTE, offset, (size_t)done, iov, count);
     return done;
+}
+
+ssize_t pwrite64(int fd, const void *data, size_t size, off_t offset)
+{
+    struct iovec piece = {(void *)(uintptr_t)data, size};
+
+    return pwritev64v2(fd, &piece, 1, offset, 0);
 }
 
 int fdatasync(int fd)

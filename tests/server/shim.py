@@ -63,7 +63,8 @@ class Shim:
     """The shim of one server, and after it of the next one on the same disk: give them ``environment`` and ``engine``.
 
     ``path``: who moves the data. ``python``; ``native``, the engine without io_uring, so that Python's threads
-    wait for the disk; ``io_uring``, the engine with one that is as bad as the disk.
+    wait for the disk; ``io_uring``, the engine with one that is as bad as the disk; ``lane``, with that, too, on a file
+    system that cannot be asked for writes that do not wait, so that the engine's lanes do the writes.
     """
 
     def __init__(self, library: Path, folder: Path, disk: Path, *, trace: bool = False, path: str = "python") -> None:
@@ -75,8 +76,10 @@ class Shim:
             self._map = mmap.mmap(file.fileno(), 0)
         self._words = memoryview(self._map).cast("I")
         self.environment = {"LD_PRELOAD": str(library), "SHIM_CONTROL": str(control), "SHIM_DISK": str(disk)}
-        if path == "io_uring":
+        if path in ("io_uring", "lane"):
             self.environment["SHIM_URING"] = "1"
+        if path == "lane":
+            self.environment["SHIM_WRITES_WAIT"] = "1"
         self._position = 0
         if trace:
             self._trace.touch()

@@ -131,3 +131,50 @@ def test_a_disk_that_blocks_one_command_serves_the_others(disk: Path, serve: Ser
     while (completion := guest.poll(guest.queues[1])) is None:
         guest.bus.settle()
     assert (completion.cid, completion.status) == (slow, Status.SUCCESS)
+
+
+@pytest.mark.parametrize("shim", ["io_uring", "lane"], indirect=True)
+@pytest.mark.parametrize(("make", "op"), [(reading, Op.READ), (writing, Op.WRITE)])
+def test_commands_that_wait_for_one_disk_hold_up_no_other_disk(
+    disk: Path, serve: Serve, attach: Attach, shim: Shim, make: Make, op: Op
+) -> None:
+    """More than the engine's lane gives to a disk at once, and one lane for both queues."""
+    serve("--disk", disk, "--disk", "mem:1M", "--io-threads", 1, *shim.engine, environment=shim.environment)
+    guest = attach(entries=512)
+    guest.create_queues(2)
+    shim.hold(op)
+    command, waiting = make(guest), 300
+    for _ in range(waiting):
+        guest.submit(guest.queues[1], command, ring=False)
+    guest.ring_sq(guest.queues[1])
+    shim.wait_for_held(op, 16)
+    for block in range(100):
+        guest.write(block, bytes([block]) * 512, nsid=2, qid=2, block_size=512)
+        assert guest.read(block, 1, nsid=2, qid=2, block_size=512) == bytes([block]) * 512
+    assert shim.held(op) >= 16
+    assert guest.poll(guest.queues[1]) is None
+    shim.release()
+    completions: list[Completion] = []
+    while len(completions) < waiting:
+        guest.bus.settle()
+        completions += guest.drain(guest.queues[1])
+    assert {completion.status for completion in completions} == {Status.SUCCESS}
+
+
+@pytest.mark.parametrize("shim", ["lane"], indirect=True)
+def test_a_write_that_took_long_is_completed_by_who_has_taken_over(
+    disk: Path, serve: Serve, attach: Attach, shim: Shim
+) -> None:
+    """Again and again: the two threads of a lane take turns."""
+    serve("--disk", disk, "--io-threads", 1, *shim.engine, environment=shim.environment)
+    guest = attach()
+    for turn in range(3):
+        shim.hold(Op.WRITE)
+        cid = guest.submit(guest.queues[1], writing(guest))
+        shim.wait_for_held(Op.WRITE)
+        time.sleep(1.1)  # longer than such a disk is left to io_uring
+        assert len(guest.read(turn, 1)) == 512
+        shim.release()
+        while (completion := guest.poll(guest.queues[1])) is None:
+            guest.bus.settle()
+        assert (completion.cid, completion.status) == (cid, Status.SUCCESS)

@@ -126,7 +126,7 @@ def test_slow_calls_hold_nobody_else_up(disk: Path, serve: Serve, attach: Attach
     """Reads wait for the disk together, and are all completed once it answers; with io_uring, as many as there are."""
     serve("--disk", disk, *shim.engine, environment=shim.environment)
     guest = attach()
-    most = 32 if shim.path == "io_uring" else PYTHON_THREADS
+    most = 32 if shim.path in ("io_uring", "lane") else PYTHON_THREADS
     shim.hold(Op.READ)
     place = guest.alloc(32 * PAGE)
     cids = {

@@ -8,8 +8,6 @@
 #include "engine.h"
 
 #define ALIGNMENT 4096 /* of private buffers, for O_DIRECT */
-#define SLOW_WRITE 1000000 /* nanoseconds: longer than writing into the page cache takes */
-#define SLOW_TIME 1000000000 /* for so long such a disk is left to the ring */
 
 /* The bits of dword 12 that an ordinary command may have: its length, and Limited Retry, which changes nothing. */
 #define CDW12_BITS(field) ((1u << NVME_READ_WRITE_##field##_WIDTH) - 1) << (NVME_READ_WRITE_##field##_BIT - 384)
@@ -17,27 +15,35 @@
 
 /* --- commands that wait for a disk --------------------------------------------------------------------------------- */
 
-static struct op *op_new(struct lane *lane, struct sq *sq, const struct nvme_read_write *command,
-                         const struct disk *disk, bool is_write, uint64_t offset, uint64_t length)
+bool disk_is_busy(const struct lane *lane, uint32_t nsid)
 {
-    struct op *op = malloc(sizeof(*op));
+    return lane->at_disk[nsid].ops >= MAX_OPS || lane->at_disk[nsid].bytes >= MAX_OP_BYTES;
+}
+
+/* PENDING: here it is. */
+static enum verdict op_new(struct op **new_op, struct lane *lane, struct sq *sq, const struct nvme_read_write *command,
+                           const struct disk *disk, bool is_write, uint64_t offset, uint64_t length)
+{
     void *buffer;
 
-    if (!op || !lane->ring) {
-        free(op);
-        return NULL;
+    if (disk_is_busy(lane, command->nsid)) {
+        sq->waits_for = command->nsid;
+        return WAIT;
     }
-    if (posix_memalign(&buffer, ALIGNMENT, length) != 0) {
+    struct op *op = lane->ring ? malloc(sizeof(*op)) : NULL;
+    if (!op || posix_memalign(&buffer, ALIGNMENT, length) != 0) {
         free(op);
-        return NULL;
+        return PUNT;
     }
     bool would_block = !disk->begins_now;
-    *op = (struct op){sq, *command, is_write, disk->fd, would_block, offset, (uint32_t)length, buffer, NULL};
+    *op = (struct op){sq, *command, is_write, disk->fd, would_block, offset, (uint32_t)length, buffer, 0, NULL};
     lane->ops++;
-    lane->op_bytes += op->length;
+    lane->at_disk[command->nsid].ops++;
+    lane->at_disk[command->nsid].bytes += op->length;
     atomic_fetch_add(&sq->under_way, 1);
     atomic_fetch_add(&lane->writing, is_write);
-    return op;
+    *new_op = op;
+    return PENDING;
 }
 
 static void op_free(struct lane *lane, struct op *op)
@@ -46,7 +52,8 @@ static void op_free(struct lane *lane, struct op *op)
     struct sq *sq = op->sq;
 
     lane->ops--;
-    lane->op_bytes -= op->length;
+    lane->at_disk[op->command.nsid].ops--;
+    lane->at_disk[op->command.nsid].bytes -= op->length;
     atomic_fetch_sub(&lane->writing, op->is_write);
     if (atomic_fetch_sub(&sq->under_way, 1) == 1 && sq->stopped)
         queue_tell(&sq->queue, NOTICE_IDLE);
@@ -74,11 +81,20 @@ static enum verdict op_start(struct lane *lane, struct op *op)
     return PUNT;
 }
 
-static enum verdict op_queue(struct lane *lane, struct op *op)
+static void list_add(struct op_list *list, struct op *op)
 {
-    *lane->last_write = op;
-    lane->last_write = &op->next;
-    return PENDING;
+    op->next = NULL;
+    *list->end = op;
+    list->end = &op->next;
+}
+
+static struct op *list_take(struct op_list *list)
+{
+    struct op *op = list->first;
+
+    if (op && !(list->first = op->next))
+        list->end = &list->first;
+    return op;
 }
 
 static void count(struct lane *lane, bool is_write, uint64_t length)
@@ -128,29 +144,50 @@ void op_finish(struct lane *lane, struct op *op, long result)
     op_free(lane, op);
 }
 
-void lane_write(struct lane *lane)
+/* False: while it was written, the other thread has taken the lane over. */
+static bool write_now(struct lane *lane, struct op *op)
+{
+    uint32_t shift = lane->shift;
+
+    pthread_mutex_unlock(&lane->lock);
+    op->result = pwrite(op->fd, op->buffer, op->length, (off_t)op->offset);
+    lane_enter(lane);
+    if (lane->shift != shift) {
+        list_add(&lane->written, op);
+        lane_leave(lane);
+        lane_wake(lane);
+        return false;
+    }
+    atomic_store(&lane->writes_now, false);
+    atomic_fetch_sub(&lane->wanted, 1);
+    lane_give_way(lane); /* it may have been paused meanwhile */
+    op_finish(lane, op, op->result);
+    return true;
+}
+
+bool lane_write(struct lane *lane)
 {
     struct op *op;
 
-    while ((op = lane->writes) != NULL) {
-        _Atomic uint64_t *slow_until = &lane->engine->slow_until[op->command.nsid];
-        uint64_t begin = monotonic_time();
-        if (!(lane->writes = op->next))
-            lane->last_write = &lane->writes;
-        if (begin < atomic_load_explicit(slow_until, memory_order_relaxed)) {
-            if (!ring_start(lane->ring, op))
-                op_finish(lane, op, -1);
-            continue;
+    while ((op = list_take(&lane->writes)) != NULL) {
+        if (lane_begin_write(lane, op->command.nsid)) {
+            if (!write_now(lane, op))
+                return false;
+        } else if (!ring_start(lane->ring, op)) {
+            op_finish(lane, op, -1);
         }
-        pthread_mutex_unlock(&lane->lock);
-        ssize_t result = pwrite(op->fd, op->buffer, op->length, (off_t)op->offset);
-        pthread_mutex_lock(&lane->lock);
-        uint64_t end = monotonic_time();
-        if (end - begin > SLOW_WRITE)
-            atomic_store_explicit(slow_until, end + SLOW_TIME, memory_order_relaxed);
-        lane_give_way(lane); /* it may have been paused meanwhile */
-        op_finish(lane, op, result);
     }
+    return true;
+}
+
+bool lane_reap(struct lane *lane)
+{
+    struct op *op;
+    bool any = false;
+
+    for (; (op = list_take(&lane->written)) != NULL; any = true)
+        op_finish(lane, op, op->result);
+    return any;
 }
 
 /* --- disks --------------------------------------------------------------------------------------------------------- */
@@ -169,8 +206,9 @@ static enum verdict disk_read(struct lane *lane, struct sq *sq, const struct nvm
         if (preadv2(disk->fd, transfer->pieces, (int)transfer->count, (off_t)offset, flags) == (ssize_t)length)
             return DONE;
     }
-    struct op *op = op_new(lane, sq, command, disk, false, offset, length);
-    return op ? op_start(lane, op) : PUNT;
+    struct op *op;
+    enum verdict verdict = op_new(&op, lane, sq, command, disk, false, offset, length);
+    return verdict == PENDING ? op_start(lane, op) : verdict;
 }
 
 static enum verdict disk_write(struct lane *lane, struct sq *sq, const struct nvme_read_write *command,
@@ -191,11 +229,15 @@ static enum verdict disk_write(struct lane *lane, struct sq *sq, const struct nv
         if (errno == EOPNOTSUPP) /* ext4, for one, has no buffered writes that do not wait */
             atomic_store_explicit(waits, true, memory_order_relaxed);
     }
-    struct op *op = op_new(lane, sq, command, disk, true, offset, length);
-    if (!op)
-        return PUNT;
+    struct op *op;
+    enum verdict verdict = op_new(&op, lane, sq, command, disk, true, offset, length);
+    if (verdict != PENDING)
+        return verdict;
     transfer_gather(transfer, op->buffer);
-    return disk->can_read_now && atomic_load_explicit(waits, memory_order_relaxed) ? op_queue(lane, op) : op_start(lane, op);
+    if (!disk->can_read_now || !atomic_load_explicit(waits, memory_order_relaxed))
+        return op_start(lane, op);
+    list_add(&lane->writes, op);
+    return PENDING;
 }
 
 enum verdict command_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command)

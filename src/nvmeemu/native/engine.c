@@ -17,7 +17,7 @@
 #define MOST_WATCH 1000000
 #define LONG_NAP 8000000
 #define WAKE_TIME 1000000 /* idle lanes wake less often than once in this time, all together */
-#define MAX_REPORTS(lanes) (MAX_PUNTS + (lanes) * MAX_OPS) /* commands that may wait for main at the most */
+#define MAX_REPORTS(lanes) (MAX_PUNTS + (lanes) * (MAX_NSID + 1) * MAX_OPS) /* commands that may wait for main at the most */
 
 static void enter_all(struct engine *engine)
 {
@@ -45,12 +45,14 @@ static bool lane_start(struct engine *engine, struct lane *lane)
 
     lane->engine = engine;
     lane->guest.memory = &engine->memory;
-    lane->last_write = &lane->writes;
+    lane->writes.end = &lane->writes.first;
+    lane->written.end = &lane->written.first;
     pthread_mutex_init(&lane->lock, NULL);
     pthread_cond_init(&lane->resumed, NULL);
     pthread_cond_init(&lane->quiet, NULL);
     lane->eventfd = eventfd(0, EFD_CLOEXEC);
-    if (lane->eventfd < 0)
+    lane->relief_eventfd = eventfd(0, EFD_CLOEXEC);
+    if (lane->eventfd < 0 || lane->relief_eventfd < 0)
         return false;
     lane->ring = ring_open(lane->eventfd);
     sigfillset(&all); /* signals are for Python's thread */
@@ -72,9 +74,11 @@ static bool lane_stop(struct lane *lane)
         pthread_cond_broadcast(&lane->resumed);
         lane_leave(lane);
         eventfd_write(lane->eventfd, 1);
+        eventfd_write(lane->relief_eventfd, 1);
         clock_gettime(CLOCK_REALTIME, &end);
         end.tv_sec += STOP_TIME;
-        if (pthread_timedjoin_np(lane->thread, NULL, &end) != 0)
+        if (pthread_timedjoin_np(lane->thread, NULL, &end) != 0 ||
+            (lane->relief_is_running && pthread_timedjoin_np(lane->relief, NULL, &end) != 0))
             return false;
     }
     if (lane->ring)
@@ -82,6 +86,8 @@ static bool lane_stop(struct lane *lane)
     free(lane->trace);
     if (lane->eventfd >= 0)
         close(lane->eventfd);
+    if (lane->relief_eventfd >= 0)
+        close(lane->relief_eventfd);
     free(lane->sqs.items);
     free(lane->cqs.items);
     return true;
@@ -118,7 +124,7 @@ struct engine *engine_new(uint32_t lanes)
     bool is_good = engine->eventfd >= 0 && engine->lanes && engine->punts;
     for (uint32_t i = 0; is_good && i < lanes; i++) {
         engine->lane_count++;
-        engine->lanes[i].eventfd = -1;
+        engine->lanes[i].eventfd = engine->lanes[i].relief_eventfd = -1;
         is_good = lane_start(engine, &engine->lanes[i]);
     }
     if (is_good)

@@ -5,10 +5,10 @@
    It is the only writer of the completion queues that it has; Python completes commands through it.
 
    A lane is a thread, its lock and the queues that it serves. It holds the lock unless it sleeps or writes into the page
-   cache, and never waits for a disk: what is not in the cache goes to io_uring, which works on private memory, or to
-   Python. Calls of the
-   controller's thread ("main" here) announce themselves and get the lock between two commands; so a new memory map
-   waits for no disk. */
+   cache, and does not wait for a disk: what is not in the cache goes to io_uring, which works on private memory, or to
+   Python; and where a write into the cache takes long, a second thread takes the lane over. Calls of the controller's
+   thread ("main" here) announce themselves and get the lock between two commands; so a new memory map waits for no
+   disk. */
 
 #ifndef NVMEEMU_ENGINE_H
 #define NVMEEMU_ENGINE_H
@@ -25,14 +25,13 @@
 #include "api.h"
 
 #define BURST 32 /* commands that one queue may run before the next has its turn */
-#define MAX_LANES 16
 #define MAX_NSID 64
 #define MAX_DOORBELLS (NVME_PAGE_MIN / sizeof(uint32_t)) /* of the page that a client may map */
 #define NOT_RUNG UINT32_MAX
 #define MAX_VECTORS 128
 #define MAX_PIECES 1024 /* IOV_MAX: what one system call takes */
 #define MAX_PUNTS 256 /* fetched commands that may wait for main before lanes stop fetching */
-#define MAX_OPS 128 /* commands of a lane that may wait for a disk */
+#define MAX_OPS 128 /* commands of a lane that may wait for one disk */
 #define MAX_OP_BYTES (64u << 20)
 
 /* --- memory.c: guest memory ------------------------------------------------------------------------------------ */
@@ -149,7 +148,8 @@ struct sq {
     struct queue queue;
     struct cq *cq;
     bool held; /* main has enough of it at the moment */
-    bool is_again; /* the next command was fetched before, and had to wait for main */
+    bool is_again; /* the next command was fetched before, and had to wait for main or a disk */
+    uint32_t waits_for; /* the namespace whose disk has enough to do already, or 0 */
     bool stopped; /* fetches nothing more */
     bool dropped; /* its commands' completions go nowhere: a reset */
     _Atomic uint32_t under_way; /* commands that wait for a disk, or for main to take them */
@@ -200,18 +200,28 @@ struct op {
     uint64_t offset;
     uint32_t length;
     uint8_t *buffer;
+    long result; /* of lane_write */
     struct op *next;
 };
 
-enum verdict { DONE, PENDING, PUNT };
+struct op_list {
+    struct op *first, **end;
+};
+
+enum verdict { DONE, PENDING, PUNT, WAIT };
 
 /* command.c: what can be done with the lane's lock */
 enum verdict command_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command);
 /* The disk has answered `result`, as pread does. */
 void op_finish(struct lane *lane, struct op *op, long result);
+/* It has so many of the lane's commands that more have to wait. */
+bool disk_is_busy(const struct lane *lane, uint32_t nsid);
 /* Buffered writes of file systems that cannot be asked not to wait. They hardly ever do, and the lane is much cheaper
-   than a thread of the ring's. So it writes them itself, without its lock, until one takes long. */
-void lane_write(struct lane *lane);
+   than a thread of the ring's. So it writes them itself, without its lock, until one takes long. False: by then another
+   thread has taken the lane over. */
+bool lane_write(struct lane *lane);
+/* Those that have ended after that. */
+bool lane_reap(struct lane *lane);
 
 /* uring.c: waiting for many disks at once. False: it cannot be done here. */
 struct ring;
@@ -229,22 +239,33 @@ struct counters {
 
 struct lane {
     struct engine *engine;
-    pthread_t thread;
+    pthread_t thread, relief;
     pthread_mutex_t lock;
     pthread_cond_t resumed, quiet;
     _Atomic uint32_t wanted; /* calls of main that want the lock, and pauses */
     _Atomic bool asleep;
     _Atomic bool kicked; /* interrupts are to be looked at, although there may be nothing to run */
-    bool stop;
-    bool is_running; /* the thread was started */
-    int eventfd; /* wakes it */
+    _Atomic bool stop;
+    bool is_running, relief_is_running; /* the threads were started */
+    int eventfd; /* wakes the thread that drives */
+    /* Of the two threads one drives the lane; the other one stands by, or has not come back from a write yet. */
+    uint32_t shift; /* a number for each time that one of them takes it over */
+    _Atomic bool has_relief; /* one stands by */
+    _Atomic bool relief_sleeps;
+    int relief_eventfd; /* wakes it */
+    _Atomic bool writes_now; /* the one that drives: in the system call, without the lock */
+    _Atomic uint64_t write_begun; /* monotonic_time() */
+    uint32_t write_nsid;
     struct queue_list sqs, cqs;
     struct guest guest;
     struct transfer transfer; /* of the command that is being run */
-    uint32_t ops, op_bytes; /* that wait for a disk */
+    uint32_t ops; /* that wait for a disk */
     _Atomic uint32_t writing; /* writes among them */
+    struct {
+        uint32_t ops, bytes;
+    } at_disk[MAX_NSID + 1];
     struct ring *ring;
-    struct op *writes, **last_write; /* for lane_write */
+    struct op_list writes, written; /* for lane_write, and what comes back late from it */
     uint64_t deadline; /* when it must wake by itself; 0: never */
     uint64_t idle_since; /* 0: it is busy */
     /* Learned, nanoseconds: how long it looks at doorbells in memory again and again before it does so less often, and
@@ -309,6 +330,9 @@ struct engine {
 
 /* lane.c */
 void *lane_main(void *lane);
+void *lane_relieve(void *lane);
+/* A write begins that may take long. False: nobody stands by for that. */
+bool lane_begin_write(struct lane *lane, uint32_t nsid);
 uint64_t monotonic_time(void); /* nanoseconds */
 /* There is nothing to do, as far as can be seen from outside. */
 bool lane_is_quiet(struct lane *lane);

@@ -13,6 +13,10 @@
 
 #define LEAST_PATIENCE 5000 /* nanoseconds */
 #define SHORTEST_NAP 20000
+#ifndef SLOW_WRITE /* scripts/sanitize.sh: so that the lanes' threads take turns all the time */
+#define SLOW_WRITE 1000000 /* longer than writing into the page cache takes */
+#define SLOW_TIME 1000000000 /* for so long a disk that was slow is left to the ring */
+#endif
 #define NAP_SHARE 8 /* of the time that there has been nothing to do: what a nap may add to a command's latency */
 
 uint64_t monotonic_time(void)
@@ -153,6 +157,7 @@ static bool work(struct lane *lane)
     struct op *op;
     long result;
 
+    busy |= lane_reap(lane);
     while (lane->ring && (op = ring_reap(lane->ring, &result)) != NULL) {
         op_finish(lane, op, result);
         busy = true;
@@ -180,6 +185,8 @@ static bool is_pin(struct engine *engine, const struct cq *cq)
 
 static bool has_work(struct lane *lane)
 {
+    if (lane->written.first)
+        return true;
     if (watches(lane) && doorbells_are_rung(lane->engine, MAX_DOORBELLS))
         engine_notify(lane->engine);
     for (uint32_t i = 0; i < lane->cqs.count; i++) {
@@ -289,16 +296,78 @@ static void rest(struct lane *lane)
     sleep_until(lane, lane->deadline && lane->deadline < end ? lane->deadline : end);
 }
 
-void *lane_main(void *argument)
-{
-    struct lane *lane = argument;
+/* --- the two threads ----------------------------------------------------------------------------------------------- */
 
-    prctl(PR_SET_TIMERSLACK, 1); /* nanosecond: naps are short */
-    pthread_mutex_lock(&lane->lock);
-    while (!lane->stop) {
+static void take_over(struct lane *lane)
+{
+    atomic_store(&lane->engine->slow_until[lane->write_nsid], monotonic_time() + SLOW_TIME);
+    atomic_store(&lane->writes_now, false);
+    atomic_store(&lane->has_relief, false);
+    lane->shift++;
+}
+
+static bool takes_long(const struct lane *lane)
+{
+    return atomic_load(&lane->writes_now) && monotonic_time() - atomic_load(&lane->write_begun) > SLOW_WRITE;
+}
+
+/* Look after the writes of the thread that drives; sleep when there are none. True: the lane is ours, with its lock.
+   False: it ends. */
+static bool stand_by(struct lane *lane)
+{
+    const struct timespec nap = {0, SLOW_WRITE};
+    eventfd_t value;
+
+    atomic_store(&lane->has_relief, true);
+    for (uint64_t seen = 0; !atomic_load(&lane->stop);) {
+        uint64_t last = atomic_load(&lane->write_begun);
+        if (takes_long(lane) && pthread_mutex_trylock(&lane->lock) == 0) {
+            if (takes_long(lane)) {
+                take_over(lane);
+                return true;
+            }
+            pthread_mutex_unlock(&lane->lock);
+        }
+        if (seen != last || atomic_load(&lane->writes_now)) {
+            seen = last;
+            nanosleep(&nap, NULL);
+            continue;
+        }
+        atomic_store(&lane->relief_sleeps, true);
+        if (atomic_load(&lane->write_begun) == seen && !atomic_load(&lane->stop))
+            eventfd_read(lane->relief_eventfd, &value);
+        atomic_store(&lane->relief_sleeps, false);
+    }
+    return false;
+}
+
+bool lane_begin_write(struct lane *lane, uint32_t nsid)
+{
+    uint64_t time = monotonic_time();
+
+    if (!lane->relief_is_running) {
+        lane->relief_is_running = pthread_create(&lane->relief, NULL, lane_relieve, lane) == 0;
+        atomic_store(&lane->has_relief, lane->relief_is_running);
+    }
+    if (time < atomic_load_explicit(&lane->engine->slow_until[nsid], memory_order_relaxed) ||
+        !atomic_load(&lane->has_relief))
+        return false;
+    lane->write_nsid = nsid;
+    atomic_store(&lane->write_begun, time);
+    atomic_store(&lane->writes_now, true);
+    if (atomic_load(&lane->relief_sleeps) && atomic_exchange(&lane->relief_sleeps, false))
+        eventfd_write(lane->relief_eventfd, 1);
+    return true;
+}
+
+/* With the lock, and without it in the end. */
+static void drive(struct lane *lane)
+{
+    while (!atomic_load(&lane->stop)) {
         lane_give_way(lane);
         bool busy = work(lane);
-        lane_write(lane);
+        if (!lane_write(lane))
+            return;
         if (lane->ring)
             busy |= !ring_submit(lane->ring); /* nobody would wake us */
         signal_posted(lane);
@@ -308,5 +377,22 @@ void *lane_main(void *argument)
             learn(lane);
     }
     pthread_mutex_unlock(&lane->lock);
+}
+
+void *lane_main(void *lane)
+{
+    prctl(PR_SET_TIMERSLACK, 1); /* nanosecond: naps are short */
+    pthread_mutex_lock(&((struct lane *)lane)->lock);
+    do
+        drive(lane);
+    while (stand_by(lane));
+    return NULL;
+}
+
+void *lane_relieve(void *lane)
+{
+    prctl(PR_SET_TIMERSLACK, 1);
+    while (stand_by(lane))
+        drive(lane);
     return NULL;
 }

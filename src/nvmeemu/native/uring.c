@@ -24,7 +24,7 @@ struct ring *ring_open(int eventfd)
         free(ring);
         return NULL;
     }
-    unsigned workers[2] = {MAX_OPS, 0}; /* by default too few for a slow disk on a machine with few CPUs */
+    unsigned workers[2] = {MAX_NSID * MAX_OPS, 0}; /* by default too few for a slow disk on a machine with few CPUs */
     (void)io_uring_register_iowq_max_workers(&ring->uring, workers);
     if (io_uring_register_eventfd(&ring->uring, eventfd) < 0) {
         ring_close(ring);
@@ -43,6 +43,8 @@ bool ring_start(struct ring *ring, struct op *op)
 {
     struct io_uring_sqe *entry = io_uring_get_sqe(&ring->uring);
 
+    if (!entry && ring_submit(ring)) /* for another disk there may be more */
+        entry = io_uring_get_sqe(&ring->uring);
     if (!entry)
         return false;
     if (op->is_write)
@@ -75,7 +77,6 @@ struct op *ring_reap(struct ring *ring, long *result)
     io_uring_cqe_seen(&ring->uring, completion);
     return op;
 }
-
 
 #else
 
