@@ -76,8 +76,8 @@ static int connect_to(const char *path)
     return client;
 }
 
-/* With the descriptor `fd`, if that is none of -1. */
-static void send_message(int client, struct header *message, int fd)
+/* With the descriptor `fd`, if there is one: not -1. */
+static bool send_message(int client, struct header *message, int fd)
 {
     union {
         struct cmsghdr part;
@@ -91,36 +91,31 @@ static void send_message(int client, struct header *message, int fd)
         header.msg_control = &control;
         header.msg_controllen = sizeof(control);
     }
-    if (sendmsg(client, &header, MSG_NOSIGNAL) != message->size)
-        fail("it ends the connection");
+    return sendmsg(client, &header, MSG_NOSIGNAL) == message->size;
 }
 
-/* All replies are there when the library returns. */
+/* The reply is there when the library returns. */
 static bool succeeded(int client)
 {
     char reply[4096];
     struct header header;
 
     if (recv(client, reply, sizeof(reply), MSG_DONTWAIT) < (ssize_t)sizeof(header))
-        fail("it does not reply");
+        return false;
     memcpy(&header, reply, sizeof(header));
     return (header.flags & ERROR) == 0;
 }
 
 static bool asked(vfu_ctx_t *ctx, int client, struct header *message, int fd)
 {
-    send_message(client, message, fd);
-    if (vfu_run_ctx(ctx) < 0)
-        fail("it ends the connection");
-    return succeeded(client);
+    return send_message(client, message, fd) && vfu_run_ctx(ctx) >= 0 && succeeded(client);
 }
 
 static void attach(vfu_ctx_t *ctx, int client)
 {
     struct version version = {{1, VERSION, sizeof(version), 0, 0}, 0, 1, "{\"capabilities\":{\"max_msg_fds\":1}}"};
 
-    send_message(client, &version.header, -1);
-    if (vfu_attach_ctx(ctx) != 0 || !succeeded(client))
+    if (!send_message(client, &version.header, -1) || vfu_attach_ctx(ctx) != 0 || !succeeded(client))
         fail("it does not agree on a version");
 }
 
