@@ -1,7 +1,7 @@
 """Writes the first inputs of fuzz_engine.c that chance hardly finds, or a merge would drop: ``seeds.py DIR``.
 
 They reach no line that others do not, but are next to what a fault would spoil: data that lies in the page in which a
-region of memory ends; doorbells of main's, and the last ones of their page.
+region of memory ends; blocks up to 2^64; doorbells of main's, and the last ones of their page.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ def instruction(operation: int, *args: int) -> bytes:
     return bytes((operation, *args)).ljust(16, b"\0")
 
 
-def transfer(opcode: int, kib: int, first: int, second: int = 0, has_list: bool = False) -> bytes:
-    """Block 0 on of the namespace in memory, rung at once."""
-    return instruction(SUBMIT, opcode, 0, 1, first, 4 * has_list, 0, second, 0, 0, 0, kib * KIB - 1, 0, 0, 1)
+def transfer(opcode: int, kib: int, first: int, second: int = 0, has_list: bool = False, from_end: int = 0) -> bytes:
+    """Of the namespace in memory, from block 0 on or from so many before 2^64; rung at once."""
+    slba = (from_end - 1, 0x80) if from_end else (0, 0)
+    return instruction(SUBMIT, opcode, 0, 1, first, 4 * has_list, 0, second, 0, *slba, kib * KIB - 1, 0, 0, 1)
 
 
 def programs() -> dict[str, list[bytes]]:
     found = {}
     for name, opcode in (("read", READ), ("write", WRITE)):
         found[f"region-end-{name}"] = [transfer(opcode, 4, REGION_END)]
+        found[f"last-blocks-{name}"] = [transfer(opcode, 4, 0, from_end=blocks) for blocks in (8, 7)]
         found[f"region-end-second-{name}"] = [transfer(opcode, 8, 0, REGION_END)]
         found[f"region-end-list-{name}"] = [
             instruction(LIST, 0, 0, *[REGION_END] * 10),
