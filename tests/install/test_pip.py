@@ -1,0 +1,55 @@
+"""``pip install .`` into an empty virtual environment, as a user does it, and what the installed command then says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from server.guest import Guest
+from server.process import Served, run
+
+pytestmark = pytest.mark.long
+
+
+def install(checkout: Path, place: Path, environment: dict[str, str]) -> Path:
+    """The new environment. Nothing is in it, not even pip."""
+    venv = place / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], env=environment, check=True)
+    pip = (sys.executable, "-m", "pip", "--python", venv / "bin/python", "install", "--disable-pip-version-check")
+    installed = subprocess.run(
+        [*pip, "."], cwd=checkout, env=environment, capture_output=True, text=True, check=False, timeout=280
+    )
+    assert installed.returncode == 0, installed.stderr + installed.stdout
+    return venv
+
+
+def test_with_the_librarys_sources_it_serves(checkout: Path, place: Path, bare: dict[str, str], sources: Path) -> None:
+    venv = install(checkout, place, bare | {"LIBVFIO_USER_SRC": str(sources)})
+    served = Served(f"{place}/s", "--disk", "mem:1M", command=(f"{venv}/bin/nvmeemu", "serve"))
+    try:
+        guest = Guest(served.path)
+        guest.write(8, b"\xa5" * 4096)
+        assert guest.read(8, 8) == b"\xa5" * 4096
+        guest.leave()
+        assert served.stop() == 0
+    finally:
+        served.close()
+    packages = next(venv.glob("lib/python*/site-packages"))
+    (licenses,) = packages.glob("nvmeemu-*.dist-info/licenses")
+    assert "Nutanix" in (licenses / "src/nvmeemu/vfio/LICENSE.libvfio-user").read_text()
+    assert (licenses / "LICENSE").read_text() == (checkout / "LICENSE").read_text()
+    assert (packages / "nvmeemu/vfio/LICENSE.libvfio-user").is_file()
+
+
+def test_without_them_it_says_what_is_missing(checkout: Path, place: Path, bare: dict[str, str]) -> None:
+    venv = install(checkout, place, bare)
+    result = run("--socket", place / "s", "--disk", "mem:1M", command=(f"{venv}/bin/nvmeemu", "serve"))
+    assert result.returncode == 1
+    assert result.stderr == (
+        "nvmeemu serve: the libvfio-user binding is not built (not compiled): run scripts/setup.sh, "
+        "or install again with LIBVFIO_USER_SRC=DIR naming libvfio-user's sources\n"
+    )
+    assert result.stdout == ""
