@@ -169,6 +169,7 @@ def _parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     serve.set_defaults(parser=serve)
+    serve.add_argument("--version", action="version", version=f"nvmeemu {__version__}")
     serve.add_argument("--print-capabilities", action="store_true", help="print what this build can do, as JSON")
     serve.add_argument("--socket", metavar="PATH", help="where to listen; made with mode 0600")
     _add_disk(serve.add_argument_group("disk"))
@@ -193,6 +194,7 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run.set_defaults(parser=run, print_capabilities=False)
+    run.add_argument("--version", action="version", version=f"nvmeemu {__version__}")
     run.add_argument("--socket", metavar="PATH", help="where the drive listens (in a folder of its own in $TMPDIR)")
     _add_disk(run.add_argument_group("disk"))
     _add_device(run.add_argument_group("device"))

@@ -87,6 +87,16 @@ def test_a_size_that_is_no_number_of_blocks(path: str, disk: Path) -> None:
     refused(result, 1, "mem:1000 has 1000 bytes, not a multiple of 512: give another size\n")
 
 
+def test_urls_are_no_disks(path: str, folder: Path) -> None:
+    """A file of such a name can be given as raw:PATH or ./PATH."""
+    for url in ("nbd://x", "https://x/y", "nbd+unix:///x?socket=y", "file:///disk.img"):
+        for options in ([], ["--read-only"], ["--create", "--size", "1M"]):
+            result = run("--socket", path, "--disk", url, *options, cwd=folder)
+            refused(result, 2, f"disk {url} is a URL: give a raw file, a block device, or memory, for example mem:1G\n")
+    result = run("--socket", path, "--disk", "raw:nbd://x", cwd=folder)
+    refused(result, 1, "disk nbd://x does not exist")
+
+
 def test_images_of_other_formats_are_not_served_as_raw_ones(path: str, disk: Path, serve: Serve) -> None:
     """The first write would destroy them. raw:PATH says that it is meant."""
     for magic, name in ((b"QFI\xfb", "qcow2"), (b"KDMV", "vmdk"), (b"vhdxfile", "vhdx"), (b"conectix", "vhd")):
@@ -298,6 +308,7 @@ def test_a_working_folder_that_is_gone(folder: Path) -> None:
         ["nvmeemu", "--version"],
         ["nvmeemu", "--print-capabilities"],
         ["nvmeemu serve", "--help"],
+        ["nvmeemu serve", "--version"],
         ["nvmeemu trace show", "--help"],
     ],
     ids=" ".join,

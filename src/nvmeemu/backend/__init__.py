@@ -12,6 +12,7 @@ from fractions import Fraction
 
 SECTOR = 512
 _MEMORY, _RAW = "mem:", "raw:"
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
 
 
@@ -139,8 +140,11 @@ def open_backend(
         backend: Backend = memory.MemoryBackend(parse_size(spec.removeprefix(_MEMORY)))
     else:
         path = spec.removeprefix(_RAW)
+        disks = "a raw file, a block device, or memory, for example mem:1G"
         if not path:
-            raise BadRequest("a disk without a name: give a raw file, a block device, or memory, for example mem:1G")
+            raise BadRequest(f"a disk without a name: give {disks}")
+        if _URL.match(spec):
+            raise BadRequest(f"disk {spec} is a URL: give {disks}")
         if create and (read_only or overlay):
             raise BadRequest("--create makes a disk to write to: leave out --read-only and --overlay")
         if direct and overlay:
