@@ -47,6 +47,9 @@ KEEPS: list[tuple[str | None, Any, dict[str, Any], set[int]]] = [
     ("execute", "drop", {"opcode": "identify"}, ALL),
     ("dma", "drop", {"opcode": ["identify", "get_log_page"]}, ALL),
     ("fetch", "drop", {"queue": "admin"}, ALL),
+    ("execute", "drop", {"fid": 7}, ALL),  # a field of admin commands only
+    ("execute", "drop", {"opcode": 6, "queue": "admin"}, ALL),
+    ("execute", "drop", {"opcode": 6}, set()),  # a number may be an I/O command's
     ("execute", "drop", {"queue": 7}, ALL),
     ("register", {"set": {"cfs": 1}}, {"register": "csts", "access": "read"}, ALL),
     ("register", "drop", {}, ALL),

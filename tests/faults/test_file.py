@@ -80,7 +80,7 @@ def test_a_file_is_the_same_as_faults_made_in_python() -> None:
         (
             "[[fault]]\ndo = 'drop'\nmatch.opcode = 'identify'\nmatch.slba = 3\n",
             4,
-            "match.slba: the commands that opcode",
+            "match.slba: no command that the rest",
         ),
         ("[[fault]]\ndo = 'drop'\nmatch.cid = 70000\n", 3, "match.cid: 70000 is not within 0..65535"),
         (

@@ -276,8 +276,8 @@ def test_without_faults_nothing_stands_between(rig: Rig) -> None:
     assert rig.bench.controller.device.host is rig.bench.ram
 
 
-FIELDS = "match.{}: the commands that opcode and queue ask for have no such field"
-BLOCKS = "match.lba: the commands that opcode and queue ask for name no range of blocks"
+FIELDS = "match.{}: no command that the rest of match asks for has such a field"
+BLOCKS = "match.lba: no command that the rest of match asks for names a range of blocks"
 NEVER: list[tuple[str, dict[str, Any], str]] = [
     ("execute", {"cid": 70000}, "match.cid: 70000 is not within 0..65535"),
     ("execute", {"cid": [1, "0x10000"]}, "match.cid: 65536 is not within 0..65535"),
@@ -301,6 +301,9 @@ NEVER: list[tuple[str, dict[str, Any], str]] = [
     ("execute", {"opcode": ["read", "flush"], "nr": 1}, FIELDS.format("nr")),
     ("execute", {"queue": "io", "cns": 1}, FIELDS.format("cns")),
     ("execute", {"opcode": 0x99, "slba": 0}, FIELDS.format("slba")),
+    ("execute", {"slba": 0, "fid": 1}, FIELDS.format("fid")),
+    ("execute", {"lba": 0, "cns": 1}, FIELDS.format("cns")),
+    ("backend", {"fid": 1}, "match: no admin command comes to a disk"),
     ("execute", {"lba": 0, "queue": "admin"}, BLOCKS),
     ("execute", {"lba": 0, "opcode": "flush"}, BLOCKS),
     (

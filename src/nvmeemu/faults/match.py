@@ -14,7 +14,7 @@ from nvmeemu.layout import Field, Number
 from nvmeemu.spec import AdminOpcode, Command, Completion, EventType, NvmOpcode, ReadWrite, Status
 
 PIN = -1  # the vector of INTA#
-LAST_QUEUE = 0xFFFF
+LAST_QUEUE = 0xFFFF  # Base 1.4, 5.4: QID
 LAST_VECTOR = 2047  # PCI Local Bus 3.0, 6.8.2.3: Table Size
 LAST_EVENT_TYPE = 7  # Base 1.4, Figure 144: bits 2:0
 LAST_VALUE = 0xFFFFFFFF  # of a doorbell
@@ -52,11 +52,14 @@ class Match:
         self.table = dict(table)
         self.queues: Numbers | None = None if at in OF_QUEUES else Numbers()
         self._at = at
-        self._commands = _EVERY  # that can be meant: whether it is an admin command, and its opcode
-        first = [key for key in ("queue", "opcode") if key in table]  # they say which fields there can be
+        self._commands = _EVERY  # that can be meant (of the admin queue?, opcode): fewer with each test
+        first = [key for key in ("queue", "opcode") if key in table]  # they say best which fields there can be
         keys = [*first, *(key for key in table if key not in first)]
         self._tests: list[Test] = [self._test(key, table[key]) for key in keys]
-        if at == At.BACKEND and self.queues == _ADMIN:
+        is_of_admin = at in OF_COMMANDS and all(is_admin for is_admin, _ in self._commands)
+        if is_of_admin:
+            self.queues = _ADMIN
+        if at == At.BACKEND and is_of_admin:
             raise FaultError("match: no admin command comes to a disk: give another at, such as dma or execute")
 
     def __contains__(self, passage: Passage) -> bool:
@@ -121,14 +124,16 @@ class Match:
             )
         kinds = tuple(_kinds(self._commands) & fields.keys())
         if not kinds:
-            raise FaultError(f"{what}: the commands that opcode and queue ask for have no such field")
+            raise FaultError(f"{what}: no command that the rest of match asks for has such a field")
+        self._commands = frozenset(one for one in self._commands if _kind(one) in kinds)
         least, most = _limits(fields[kind] for kind in kinds)
         wanted = numbers(value, what, least=least, most=most)
         return lambda passage: isinstance(passage.command, kinds) and int(getattr(passage.command, key)) in wanted
 
     def _lba(self, value: Any, what: str) -> Test:
-        if not any(issubclass(kind, ReadWrite) for kind in _kinds(self._commands)):
-            raise FaultError(f"{what}: the commands that opcode and queue ask for name no range of blocks")
+        self._commands = frozenset(one for one in self._commands if issubclass(_kind(one), ReadWrite))
+        if not self._commands:
+            raise FaultError(f"{what}: no command that the rest of match asks for names a range of blocks")
         blocks = numbers(value, what)
         if blocks.mask:
             raise FaultError(f"{what}: give a block, a list or a range")
@@ -139,8 +144,6 @@ class Match:
         self._commands &= wanted
         if not self._commands:
             raise FaultError(f"{what}: no queue that match.queue asks for has {value!r}")
-        if all(is_admin for is_admin, _ in self._commands):
-            self.queues = _ADMIN
         return lambda passage: passage.command is not None and (not passage.qid, passage.command.opcode) in wanted
 
     def _of_register(self, key: str, value: Any, what: str) -> Test:
@@ -185,9 +188,14 @@ def _named(name: str, what: str) -> set[tuple[bool, int]]:
 
 
 def _kinds(commands: Iterable[tuple[bool, int]]) -> set[type[Command]]:
-    """How these commands are understood."""
-    tables = {True: admin.COMMANDS, False: io.COMMANDS}
-    return {tables[is_admin][opcode].kind if opcode in tables[is_admin] else Command for is_admin, opcode in commands}
+    return {_kind(one) for one in commands}
+
+
+def _kind(command: tuple[bool, int]) -> type[Command]:
+    """How such a command is understood."""
+    is_admin, opcode = command
+    known = admin.COMMANDS if is_admin else io.COMMANDS
+    return known[opcode].kind if opcode in known else Command
 
 
 def _limits(fields: Iterable[Field[Any]]) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from nvmeemu.events import Event
 from nvmeemu.faults.action import Action, Go
 from nvmeemu.faults.disk import FaultyBackend
 from nvmeemu.faults.layers import last
-from nvmeemu.faults.match import PIN, Passage
+from nvmeemu.faults.match import LAST_VECTOR, PIN, Passage
 from nvmeemu.faults.places import PLACES, At
 from nvmeemu.faults.words import FaultError, choice, flag, number, seconds, table
 from nvmeemu.namespace import Namespace
@@ -330,7 +330,7 @@ class Spurious(State):
         if argument == "pin":
             self.vector = PIN
         else:
-            self.vector = 0 if argument is True else number(argument, "do.spurious", 0, 2047)
+            self.vector = 0 if argument is True else number(argument, "do.spurious", 0, LAST_VECTOR)
 
     def start(self, faults: Faults) -> Undo:
         host = faults.controller.device.host
