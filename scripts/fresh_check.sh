@@ -18,8 +18,9 @@ usage: scripts/fresh_check.sh [--suite bookworm|trixie] [--only noroot|guest|tes
 
 Needs root. Makes new Debian roots, and in each does one of:
   noroot   as a user without root and sudo, the scripts name the missing packages and stop with 1
-  guest    scripts/run_qemu_guest.sh passes, and passes again in under $SECOND_RUN_LIMIT s
+  guest    scripts/run_qemu_guest.sh, interrupted twice at set-up, passes, and passes again in under $SECOND_RUN_LIMIT s
   test     scripts/test.sh passes
+After each, /etc/apt must be as before.
 --keep leaves the roots in place. Logs: $LOGS/fresh-*.log
 END
 }
@@ -110,8 +111,23 @@ step_noroot() {
     RESULT="all scripts stop with 1 and one line that names the missing packages"
 }
 
+# interrupt LOG FILE TEXT: the guest's command gets a Ctrl-C when set-up's log FILE has TEXT.
+interrupt() {
+    local status=0
+    RESULT="not interrupted at '$3' in $2"
+    # set -m: the job has a process group, for the signal, and does not ignore it as other background jobs do.
+    # shellcheck disable=SC2016  # expanded in there
+    inside bash -c 'set -m
+        scripts/run_qemu_guest.sh &
+        until grep -qs "$2" "$1"; do kill -0 $! || break; sleep 0.1; done
+        kill -INT -- -$! && wait $!' interrupt "/root/.cache/nvmeemu/logs/$2" "$3" >>"$1" 2>&1 || status=$?
+    echo "interrupted at '$3' in $2: exit $status" >>"$1"
+    [ $status = 130 ]
+}
+
 step_guest() {
     local start=$SECONDS first
+    interrupt "$1" packages.log "^Unpacking" && interrupt "$1" venv.log "Collecting" || return
     RESULT="the first run failed"
     inside scripts/run_qemu_guest.sh >>"$1" 2>&1 || return
     tail -n 1 "$1" | grep -q '^guest: PASS' || return
@@ -119,7 +135,7 @@ step_guest() {
     start=$SECONDS
     RESULT="the second run failed"
     inside scripts/run_qemu_guest.sh >>"$1" 2>&1 || return
-    RESULT="first run $first s, second run $((SECONDS - start)) s: $(tail -n 1 "$1")"
+    RESULT="interrupted twice, first run $first s, second run $((SECONDS - start)) s: $(tail -n 1 "$1")"
     tail -n 1 "$1" | grep -q '^guest: PASS' && [ $((SECONDS - start)) -lt $SECOND_RUN_LIMIT ]
 }
 
@@ -129,13 +145,19 @@ step_test() {
     [[ $RESULT =~ [0-9]+\ passed ]]
 }
 
+# apt_sources: a hash over all that is in /etc/apt.
+apt_sources() { (cd "$ROOT/etc/apt" && find . -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum); }
+
+has_sources() { [ "$(apt_sources)" = "$1" ] || { RESULT="/etc/apt has changed" && return 1; }; }
+
 # check SUITE STEP: adds its line to SUMMARY.
 check() {
-    local log=$LOGS/fresh-$1-$2.log start=$SECONDS verdict=PASS
+    local log=$LOGS/fresh-$1-$2.log start=$SECONDS verdict=PASS sources
     say "$1: $2"
     : >"$log"
     fresh_root "$1" "$2"
-    if ! "step_$2" "$log"; then
+    sources=$(apt_sources)
+    if ! "step_$2" "$log" || ! has_sources "$sources"; then
         verdict=FAIL
         tail -n 25 "$log" | sed 's/^/    /' >&2
         say "the whole log: $log"

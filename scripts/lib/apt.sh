@@ -38,6 +38,8 @@ install_packages() {
         fi
     fi
     say "installing Debian packages: ${missing% }"
+    # What an interrupted run has left half done; apt refuses to do anything before that.
+    attempt packages "${sudo[@]}" dpkg --configure -a || true
     # A third-party source that cannot be reached must not stop us: the install tells whether it mattered.
     attempt packages "${sudo[@]}" apt-get update || true
     # shellcheck disable=SC2086  # a list of words
