@@ -47,8 +47,8 @@ def reader(backend: Backend) -> Callable[[], None]:
             tail = (tail + DEPTH) % ENTRIES
             value = tail.to_bytes(4, "little")
             controller.write(DOORBELLS + 8, value)
-            while controller.run():
-                pass
+            while controller.run() or bench.worker.tasks:
+                bench.worker.finish_all()  # reads of pages that the kernel has taken back meanwhile
             controller.write(DOORBELLS + 12, value)
             controller.run()
         bench.ram.interrupts.clear()
