@@ -18,6 +18,7 @@ from nvmeemu.backend import Backend, BackendError, BadRequest, open_backend, par
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.backend.overlay import OverlayBackend
 from nvmeemu.backend.raw import RawBackend
+from nvmeemu.backend.uncached import UncachedBackend
 
 SECTOR = 512
 MIB = 1 << 20
@@ -114,6 +115,12 @@ def raw_in_memory(folder: Path) -> Backend:
         return RawBackend(file.name)
 
 
+def uncached(folder: Path) -> Backend:
+    path = folder / "uncached"
+    path.write_bytes(BASE)
+    return UncachedBackend(str(path))
+
+
 def overlay(folder: Path) -> Backend:
     path = folder / "base"
     path.write_bytes(BASE)
@@ -126,7 +133,7 @@ def memory(folder: Path) -> Backend:
     return backend
 
 
-MAKERS = (raw, raw_in_memory, overlay, memory)
+MAKERS = (raw, raw_in_memory, uncached, overlay, memory)
 Make = Callable[[Path], Backend]
 sectors = st.integers(0, SIZE // SECTOR - 1)
 seam = st.integers(MIB // SECTOR - 20, MIB // SECTOR + 20)
