@@ -211,7 +211,7 @@ def large_blocks(folder: Path) -> Iterator[Path]:
     """4 MiB, on a loop device with blocks of 4096 bytes."""
     image = folder / "image"
     image.write_bytes(bytes(4 * MIB))
-    command = ["losetup", "--find", "--show", "--sector-size", "4096", image]
+    command = ["losetup", "--find", "--show", "--sector-size", "4096", str(image)]
     try:
         made = subprocess.run(command, capture_output=True, text=True, check=True)
     except (FileNotFoundError, subprocess.CalledProcessError) as error:
@@ -250,3 +250,29 @@ def test_a_file_system_without_o_direct(path: str, disk: Path) -> None:
     """As tmpfs before Linux 6.6, which open(2) answers with EINVAL; there is none on this machine to be had."""
     result = run("--socket", path, "--direct", "--disk", disk, command=(sys.executable, "-c", NO_O_DIRECT))
     refused(result, 1, f"{disk} cannot be opened with --direct", "no O_DIRECT", "leave out --direct")
+
+
+@pytest.fixture
+def journalled(folder: Path) -> Iterator[Path]:
+    """A file whose data ext4 writes through its journal, and so through the page cache, whatever O_DIRECT says."""
+    image, place = folder / "image", folder / "ext4"
+    image.touch()
+    os.truncate(image, 64 * MIB)
+    place.mkdir()
+    try:
+        subprocess.run(["mkfs.ext4", "-q", image], capture_output=True, check=True)
+        subprocess.run(["mount", "-o", "loop,data=journal", image, place], capture_output=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no file system can be mounted here: {error}")
+    disk = place / "disk"
+    disk.touch()
+    os.truncate(disk, MIB)
+    yield disk
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_file_system_that_takes_no_notice_of_o_direct(path: str, journalled: Path) -> None:
+    """Linux says so from 6.1 on."""
+    if tuple(map(int, os.uname().release.split(".")[:2])) < (6, 1):
+        pytest.skip("the kernel does not tell")
+    refused(run("--socket", path, "--direct", "--disk", journalled), 1, "into the page cache", "leave out --direct")

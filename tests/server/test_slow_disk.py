@@ -23,12 +23,24 @@ TRIES = 5  # a busy machine may need longer than the disk to bring all the reads
 PYTHON_THREADS = 8
 
 
-@pytest.fixture(params=["cached", "direct"])
-def slow(folder: Path, request: pytest.FixtureRequest) -> Iterator[SlowDisk]:
+@pytest.fixture(params=["cached", "uncached", "--direct"])
+def mode(request: pytest.FixtureRequest) -> str:
+    """Whether the kernel caches the file, and if it does, whether we have it do so."""
+    return str(request.param)
+
+
+@pytest.fixture
+def served(mode: str) -> list[str]:
+    """The arguments of all servers here."""
+    return ["--read-only", *(["--direct"] if mode == "--direct" else [])]
+
+
+@pytest.fixture
+def slow(folder: Path, mode: str) -> Iterator[SlowDisk]:
     place = folder / "slow"
     place.mkdir()
     try:
-        disk = SlowDisk(place, 16 * MIB, LATENCY, direct=request.param == "direct")
+        disk = SlowDisk(place, 16 * MIB, LATENCY, direct=mode == "uncached")
     except OSError as error:
         pytest.skip(f"needs a FUSE file system: {error}")
     with disk:
@@ -37,11 +49,11 @@ def slow(folder: Path, request: pytest.FixtureRequest) -> Iterator[SlowDisk]:
 
 @pytest.mark.parametrize(("engine", "wanted"), [("native", READS), ("python", PYTHON_THREADS)])
 def test_reads_wait_for_a_slow_disk_together(
-    slow: SlowDisk, serve: Serve, attach: Attach, engine: str, wanted: int
+    slow: SlowDisk, served: list[str], serve: Serve, attach: Attach, engine: str, wanted: int
 ) -> None:
     """How many, is what counts; how long it took is printed. Pages that were read once are not read again, because
     they may be in the page cache."""
-    serve("--disk", slow.path, "--read-only", "--engine", engine)
+    serve("--disk", slow.path, *served, "--engine", engine)
     guest = attach()
     buffers = [guest.alloc(PAGE) for _ in range(READS)]
     step = slow.size // PAGE // (TRIES * READS)  # far enough from each other that no read-ahead helps
@@ -64,11 +76,11 @@ def test_reads_wait_for_a_slow_disk_together(
 
 
 def test_a_slow_disk_delays_neither_registers_nor_a_change_of_the_memory_map(
-    slow: SlowDisk, serve: Serve, attach: Attach
+    slow: SlowDisk, served: list[str], serve: Serve, attach: Attach
 ) -> None:
     """The engine must not wait in the system call that starts a read, either: some file systems block there."""
     slow.seconds = 1.0
-    serve("--disk", slow.path, "--read-only", "--engine", "native")
+    serve("--disk", slow.path, *served, "--engine", "native")
     guest = attach()
     guest.submit(guest.queues[1], transfer(NvmOpcode.READ, guest.alloc(PAGE), 8))
     while not slow.waiting:
