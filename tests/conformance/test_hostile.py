@@ -40,16 +40,15 @@ def test_the_admin_queue_goes_on_when_its_completion_queue_has_room_again(driver
         assert driver.poll(driver.admin) is not None
 
 
-def test_a_shutdown_while_disabled_does_not_stand_in_the_way_of_the_next(bench: Bench) -> None:
-    driver = bench.driver
+def test_a_shutdown_while_disabled_does_not_stand_in_the_way_of_the_next(fresh: Driver) -> None:
     for shn in (1, 2):
-        driver.disable()
-        shut_down(driver, shn)
-        assert driver.status.shst == SHST_COMPLETE
-        driver.enable()
-        assert driver.status.shst == SHST_NORMAL
-        shut_down(driver, shn)
-        assert driver.status.shst == SHST_COMPLETE
+        fresh.disable()
+        shut_down(fresh, shn)
+        assert fresh.status.shst == SHST_COMPLETE
+        fresh.enable()
+        assert fresh.status.shst == SHST_NORMAL
+        shut_down(fresh, shn)
+        assert fresh.status.shst == SHST_COMPLETE
 
 
 def test_nothing_completes_after_a_shutdown(bench: Bench) -> None:

@@ -151,9 +151,7 @@ def test_a_disk_that_cannot_flush_does_not_hold_the_shutdown_up(slow: Bench, cap
 
 
 @pytest.mark.fact("A12", clause="Base 1.4, 3.1.5 SHN", kills=("reserved-shn-shuts-down",))
-def test_the_reserved_notification_does_nothing(bench: Bench) -> None:
-    driver = bench.driver
-    driver.enable()
+def test_the_reserved_notification_does_nothing(driver: Driver) -> None:
     request_shutdown(driver, 3)
     assert driver.status.shst == SHST_NORMAL
     assert len(driver.identify(1)) == PAGE
@@ -177,9 +175,7 @@ def test_a_flush_of_before_a_reset_does_not_complete_a_later_shutdown(slow: Benc
 
 
 @pytest.mark.fact("A12", clause=CLAUSE, kills=("events-after-shutdown",))
-def test_no_event_is_told_after_a_shutdown(bench: Bench) -> None:
-    driver = bench.driver
-    driver.enable()
+def test_no_event_is_told_after_a_shutdown(driver: Driver) -> None:
     driver.submit(driver.admin, aer())
     shut_down(driver)
     driver.set_reg(DOORBELLS + 8, 1)
