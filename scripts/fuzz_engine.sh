@@ -55,12 +55,13 @@ corpus=$(realpath "$corpus")
 inputs=("$corpus" fuzz/native/corpus "$work/seeds") # new ones go into the first
 .venv/bin/python -m nvmeemu.native.generate >"$work/nvme_spec.h"
 
-# build NAME FLAG...
+# build NAME FLAG...: with slow writes all the time, as sanitize.sh has them
 build() {
     local name=$1
     shift
     # shellcheck disable=SC2046  # a list of flags
-    clang -g -O1 -std=gnu11 -D_FILE_OFFSET_BITS=64 -DHAVE_LIBURING -DHAVE_LIBISAL -pthread -Wall -Wextra -Werror "$@" \
+    clang -g -O1 -std=gnu11 -D_FILE_OFFSET_BITS=64 -DHAVE_LIBURING -DHAVE_LIBISAL \
+        -DSLOW_WRITE=10000 -DSLOW_TIME=0 -pthread -Wall -Wextra -Werror "$@" \
         -I"$work" -I"$source" -Ifuzz/native "$source"/*.c fuzz/native/*.c $(pkg-config --libs liburing libisal) -o "$work/$name"
 }
 
