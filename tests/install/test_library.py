@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nvmeemu.spec import Command, NvmOpcode
 from nvmeemu.vfio import library
 from server.guest import Guest
 from server.process import Served, run
@@ -102,8 +103,10 @@ def answers(package: Path, found: dict[str, str], place: Path) -> bool:
     served = Served(f"{place}/s", "--disk", "mem:1M", command=SERVE, environment=environment)
     try:
         guest = Guest(served.path)
+        guest.submit(guest.create_queues(2, vector=1), Command(opcode=NvmOpcode.FLUSH, nsid=1))
+        # One of the admin queue's may come first.
+        was_interrupted = any(1 in guest.bus.wait_for_interrupt(10_000) for _ in range(2))
         guest.write(8, b"\xa5" * 4096)
-        was_interrupted = bool(guest.bus.wait_for_interrupt(10_000))
         was_written = guest.read(8, 8) == b"\xa5" * 4096
         guest.leave()
         return was_interrupted and was_written and served.stop() == 0
