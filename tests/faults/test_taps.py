@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from faults.rig import Rig
 from nvmeemu.taps import Interceptor, Observer
 
 CONFORMANCE = Path(__file__).parents[1] / "conformance"
+TAPS_BENCH = Path(__file__).parents[2] / "bench" / "taps.py"
 
 
 @pytest.mark.slow
@@ -23,6 +25,17 @@ def test_a_tapped_controller_conforms() -> None:
     left_out = [f"--ignore={CONFORMANCE / 'test_judge.py'}", "-k", "not test_the_phase_tag_is_stored_last"]
     done = subprocess.run([*command, "--tapped", *left_out, str(CONFORMANCE)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.long
+def test_the_bench_of_what_they_cost_runs() -> None:
+    """Its own checks say that the engine has its queue back when the fault is removed. No ratio: two rounds are noise."""
+    command = [sys.executable, str(TAPS_BENCH), "--engine", "native", "--rounds", "2"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["us_per_read_now"] > 0
+    assert found["set_and_removed_over_now"] > 0
 
 
 def test_several_observers_see_the_same_and_one_can_leave(rig: Rig) -> None:
