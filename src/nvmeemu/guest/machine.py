@@ -117,7 +117,7 @@ def choose_accel(wanted: str, arch: Arch, qemu: Path, kernel: Path | None = None
         return wanted
     obstacle = _kvm_obstacle(arch, qemu, kernel or _default_kernel(arch), is_wanted=wanted == "kvm")
     if obstacle and wanted == "kvm":
-        raise GuestError(f"KVM does not work here: {obstacle}; --accel tcg works everywhere")
+        raise GuestError(f"KVM does not work here: {obstacle}; TCG works everywhere")
     return "tcg" if obstacle else "kvm"
 
 
