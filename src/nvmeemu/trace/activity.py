@@ -99,7 +99,7 @@ def _add_event(found: Activity, record: Record) -> None:
     if isinstance(record, Interrupt):
         if record.signal != Signal.PIN_DOWN:
             found.interrupts.append(time)
-    elif isinstance(record, RegisterRead | RegisterWrite):
+    elif isinstance(record, (RegisterRead, RegisterWrite)):
         found.registers.append(time)
     elif isinstance(record, Reset):
         found.resets.append(time)

@@ -49,7 +49,7 @@ class Matcher:
                 return []
             found.completion = record
             return [found]
-        if isinstance(record, Prp | Digest | Data):
+        if isinstance(record, (Prp, Digest, Data)):
             self._add(record)
             return []
         return self.end() if is_reset(record) else []
@@ -84,7 +84,7 @@ def is_reset(record: Record) -> bool:
     if isinstance(record, RegisterWrite):
         written = written_configuration(record)
         return written is not None and not written.en
-    return isinstance(record, Reset | ClientLeft)
+    return isinstance(record, (Reset, ClientLeft))
 
 
 def commands(records: Iterable[Record]) -> Iterator[TracedCommand]:

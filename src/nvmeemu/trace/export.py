@@ -109,7 +109,7 @@ class Export:
         if isinstance(record, Fetch):
             self._begin_command(record)
             changed.add(record.sqid)
-        elif not isinstance(record, Completion | Prp | Digest | Data | Doorbell):
+        elif not isinstance(record, (Completion, Prp, Digest, Data, Doorbell)):
             where, what = words.describe(record)
             name = what if where in _TRACKS or where == "reset" else f"{where}: {what}"
             self._event(record.time, "INSTANT", _TRACKS.get(where, "controller"), name=name)

@@ -66,7 +66,7 @@ class Phases:
     def feed(self, record: Record) -> None:
         """Take one record."""
         time = record.time
-        if isinstance(record, Reset | ClientAttached | ClientLeft):
+        if isinstance(record, (Reset, ClientAttached, ClientLeft)):
             self._restart(record)
             return
         if self._current is None and not self.found:  # the trace began later
@@ -77,8 +77,8 @@ class Phases:
             self._begin(Name.KERNEL, time if self._quiet is None else self._quiet)
         elif isinstance(record, Fetch) and record.sqid and self._current == Name.FIRMWARE:
             self._begin(Name.LOADER, time)
-        is_access = isinstance(record, RegisterRead | RegisterWrite)
-        if isinstance(record, Fetch | Completion) or (is_access and self._quiet is None):
+        is_access = isinstance(record, (RegisterRead, RegisterWrite))
+        if isinstance(record, (Fetch, Completion)) or (is_access and self._quiet is None):
             self._quiet = time
 
     def _restart(self, record: Reset | ClientAttached | ClientLeft) -> None:

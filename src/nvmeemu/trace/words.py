@@ -23,6 +23,7 @@ _REGISTER_FIELDS: dict[str, type[Layout]] = {
     "AQA": spec.AdminQueueAttributes,
 }
 _COMMAND_DWORDS = 40  # where CDW10 begins
+_DWORDS = (1 << 8 * spec.SQE_SIZE) - (1 << 8 * _COMMAND_DWORDS)  # the bits of all of them
 
 
 def words(member: Enum) -> str:
@@ -65,11 +66,11 @@ def command(sqid: int, sqe: bytes) -> str:
     parts = [opcode(sqid, sqe[0])]
     kind: Any = type(found)
     fields = _own_fields(kind)
-    parts += [_named(name, getattr(found, name)) for name, _ in fields if name in _NAMED_FIELDS]
+    values = [(name, field.get(sqe), is_number) for name, field, is_number in fields]
+    parts += [_named(name, value) for name, value, _ in values if name in _NAMED_FIELDS]
     if found.nsid:
         parts.append("nsid=all" if found.nsid == spec.BROADCAST else f"nsid={found.nsid}")
-    for name, is_number in fields:
-        value = getattr(found, name)
+    for name, value, is_number in values:
         if name not in _NAMED_FIELDS and (value or (is_number and name in _ALWAYS)):
             parts.append(f"{name}={value:d}" if is_number else name)
     if sqe[1]:
@@ -86,27 +87,31 @@ def _named(name: str, value: int) -> str:
 
 
 @cache
-def _own_fields(kind: Any) -> tuple[tuple[str, bool], ...]:
-    """(name, whether it is a number) of the fields that only this kind of command has."""
-    return tuple((name, isinstance(field, Number)) for name, field in kind.fields() if not hasattr(spec.Command, name))
+def _own_fields(kind: Any) -> tuple[tuple[str, Any, bool], ...]:
+    """(name, field, whether it is a number) of the fields that only this kind of command has."""
+    return tuple(
+        (name, field, isinstance(field, Number)) for name, field in kind.fields() if not hasattr(spec.Command, name)
+    )
 
 
 @cache
-def _declared_bits(kind: Any) -> int:
-    """The bits of the entry that its own fields cover, as a number."""
+def _undeclared_bits(kind: Any) -> int:
+    """The bits of the command dwords that no field of its own covers; the entry as a number."""
     found = 0
     for name, field in kind.fields():
         if isinstance(field, Number) and not hasattr(spec.Command, name):
             found |= (1 << field.high - field.low + 1) - 1 << field.low << field.offset * 8
         elif not hasattr(spec.Command, name):
             found |= int(kind(**{name: True}))
-    return found
+    return _DWORDS & ~found
 
 
 def _rest(found: spec.Command) -> Iterator[str]:
     """The command dwords that say more than the declared fields."""
     kind: Any = type(found)
-    rest = int(found) & ~_declared_bits(kind)
+    rest = int(found) & _undeclared_bits(kind)
+    if not rest:
+        return
     for number, offset in enumerate(range(_COMMAND_DWORDS, spec.SQE_SIZE, 4), 10):
         value = rest >> offset * 8 & 0xFFFFFFFF
         if value:
