@@ -149,6 +149,7 @@ def test_so_it_does_over_the_socket(over_socket: Run) -> None:
     assert in_process(1)[0] == first
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["python", "native"])
 def test_the_trace_files_are_the_same_but_for_the_times(over_socket: Run, tmp_path: Path, engine: str) -> None:
     traces = []

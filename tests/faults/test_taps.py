@@ -29,7 +29,7 @@ def test_a_tapped_controller_conforms() -> None:
 
 @pytest.mark.long
 def test_the_bench_of_what_they_cost_runs() -> None:
-    """Its own checks say that the engine has its queue back when the fault is removed. No ratio: two rounds are noise."""
+    """Its own checks say that the engine has its queue back when the fault is removed. Two rounds are noise."""
     command = [sys.executable, str(TAPS_BENCH), "--engine", "native", "--rounds", "2"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

