@@ -28,9 +28,10 @@ INTRODUCTION = """\
 
 What the NVMe specification demands and emulators miss, and the tests that prove it here: A1 to A34 are facts, B1 to
 B9 faults of other emulators that we must not have. The tests see the controller as a host driver does, through BAR0
-and guest memory (`nvmeemu.testing`); many of them also run against QEMU's own controller (judge.md). A mutant is a
-fault put into our code on purpose: every test that names it fails with it (`tests/conformance/mutants.py`). Made by
-`scripts/conformance_doc.py` from the tests; their docstrings say more.
+and guest memory (`nvmeemu.testing`), on both data paths (those on one are listed in `tests/conformance/conftest.py`);
+many of them also run against QEMU's own controller (judge.md). A mutant is a fault put into our code on purpose: every
+test that names it fails with it (`tests/conformance/mutants.py`; the engine's are in `tests/native/mutants.toml`). Made
+by `scripts/conformance_doc.py` from the tests; their docstrings say more.
 """
 
 
