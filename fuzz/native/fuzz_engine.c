@@ -1,6 +1,7 @@
 /* A libFuzzer target for the native engine: submission queue entries, PRP lists, doorbells, memory that comes and goes,
    queues that are deleted, resets. A program is a byte for the page size, the first queues and whether doorbells are
-   mapped, and instructions of 16 bytes; the host's books (host.c, rings.c) see that each command that was fetched is completed once, or handed to Python, and by nobody else.
+   mapped, and instructions of 16 bytes; the host's books (host.c, rings.c) see that each command that was fetched is
+   completed once, or handed to Python, and by nobody else.
 
    scripts/fuzz_engine.sh builds and runs it. */
 

@@ -2,7 +2,6 @@
    page may be given anything; what the engine tells of it is compared with what was written. */
 
 #define _GNU_SOURCE
-#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -47,8 +46,9 @@ static bool has_shadow(struct host *host, uint32_t number)
     return (sq && sq->has_shadow) || (cq && cq->has_shadow);
 }
 
-/* Whether our books can follow: a head that we have not come to yet lets the engine write over what we have not seen;
-   and of what it fetches in one go a paused engine must not go around the queue. */
+/* Whether our books can follow: a head that we have not come to yet would let the engine write over what we have not
+   seen; and a tail that a paused engine finds later, when it has fetched what is before it, might send it around the
+   queue before we count. */
 static bool is_countable(struct host *host, uint32_t number, uint32_t value)
 {
     const struct host_sq *sq = sq_of(host, number);
