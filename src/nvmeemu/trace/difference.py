@@ -10,11 +10,12 @@ from nvmeemu.arguments import Number
 from nvmeemu.regs import ACQ, ASQ
 from nvmeemu.trace import words
 from nvmeemu.trace.align import align
-from nvmeemu.trace.commands import TracedCommand
+from nvmeemu.trace.commands import is_reset
 from nvmeemu.trace.file import open_trace
 from nvmeemu.trace.records import (
     ClientAttached,
     ClientLeft,
+    Completion,
     Fetch,
     InterruptMode,
     PciChange,
@@ -47,22 +48,15 @@ def add(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 @dataclass(slots=True)
 class Step:
-    """Something that the host did: ``name`` is what is compared, ``command`` has the answer, if it is one."""
+    """Something that the host did: ``name`` is what is compared; ``answer`` is what a command got."""
 
     time: int
     name: str
-    command: TracedCommand | None = None
-
-    @property
-    def answer(self) -> str:
-        if self.command is None:
-            return ""
-        done = self.command.completion
-        return "no completion" if done is None else words.completion(done.completion)
+    answer: str = ""
 
     @property
     def text(self) -> str:
-        return f"{self.name} -> {self.answer}" if self.command is not None else self.name
+        return f"{self.name} -> {self.answer}" if self.answer else self.name
 
 
 @dataclass(slots=True)
@@ -77,15 +71,22 @@ class Steps:
 def steps(name: str, records: Iterable[Record]) -> Steps:
     """The steps of a trace."""
     found = Steps(name)
-    matcher = found.statistics.matcher
+    under_way: dict[tuple[int, int], Step] = {}  # by (SQID, CID)
     for record in records:
         found.statistics.feed(record)
         if isinstance(record, Fetch):
             queue = "I/O  " if record.sqid else "admin"
-            command = matcher.pending[record.sqid, record.cid]
-            found.steps.append(Step(record.time, f"{queue} {words.command(record.sqid, record.sqe)}", command))
+            step = Step(record.time, f"{queue} {words.command(record.sqid, record.sqe)}", "no completion")
+            found.steps.append(step)
+            under_way[record.sqid, record.cid] = step
+        elif isinstance(record, Completion):
+            ended = under_way.pop((record.sqid, record.cid), None)
+            if ended is not None:
+                ended.answer = words.completion(record.completion)
         elif isinstance(record, Deed):
             found.steps.append(Step(record.time, _step(record)))
+            if is_reset(record):
+                under_way.clear()
     found.statistics.end()
     return found
 
