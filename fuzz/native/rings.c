@@ -1,5 +1,5 @@
-/* How the host rings: by messages, in shadow doorbells, or in the doorbells' page, which it has mapped like a client. The
-   page may be given anything; what the engine tells of it is compared with what was written. */
+/* How the host rings: by messages, in shadow doorbells, or in the doorbells' page, which it has mapped like a client.
+   The page may be given anything; what the engine tells of it is compared with what was written. */
 
 #define _GNU_SOURCE
 #include <string.h>
@@ -22,7 +22,7 @@ void host_map_doorbells(struct host *host)
     host->doorbells = page;
 }
 
-/* --- whose doorbell it is ------------------------------------------------------------------------------------------ */
+/* --- whose doorbell it is ----------------------------------------------------------------------------------------- */
 
 static struct host_sq *sq_of(struct host *host, uint32_t number)
 {
@@ -78,7 +78,7 @@ static bool is_told(struct host *host, uint32_t number, uint32_t value)
     return !has_shadow(host, number) && value >= (sq ? sq->entries : cq->entries);
 }
 
-/* --- ringing ------------------------------------------------------------------------------------------------------- */
+/* --- ringing ------------------------------------------------------------------------------------------------------ */
 
 static void write_page(struct host *host, uint32_t number, uint32_t value)
 {
@@ -136,7 +136,7 @@ void host_ring_cq(struct host *host, unsigned index)
         fault("a right head was refused");
 }
 
-/* --- what main hears of it ------------------------------------------------------------------------------------------ */
+/* --- what main hears of it ---------------------------------------------------------------------------------------- */
 
 void host_watch(struct host *host, bool is_watched)
 {
