@@ -7,6 +7,7 @@ import struct
 import pytest
 
 from conformance.tools import (
+    DriverOf,
     NewBench,
     TellingBackend,
     dsm_command,
@@ -17,7 +18,6 @@ from conformance.tools import (
     is_untouched,
     write_command,
 )
-from nvmeemu.namespace import Namespace
 from nvmeemu.spec import BROADCAST, Command, Completion, FeatureId, NvmOpcode, ReadWrite, Status
 from nvmeemu.testing import PAGE, Bench, Driver
 
@@ -174,9 +174,8 @@ def test_nsid_broadcast_sets_and_any_nsid_gets_a_feature_of_the_controller(drive
 
 
 @pytest.mark.fact("A18", clause="Base 1.4, 5.21.1.5", kills=("error-recovery-shared",))
-def test_error_recovery_is_each_namespaces_own(bench: Bench) -> None:
-    bench.namespaces.add(Namespace(3, TellingBackend()))
-    driver = bench.driver
+def test_error_recovery_is_each_namespaces_own(driver_of: DriverOf) -> None:
+    driver = driver_of({1: (1 << 20, 512), 3: (1 << 20, 512)})
     driver.enable()
     change(driver, FeatureId.ERROR_RECOVERY, 100, nsid=1)
     change(driver, FeatureId.ERROR_RECOVERY, 200, nsid=3)

@@ -23,11 +23,23 @@ def active(driver: Driver, after: int = 0, cns: int = Cns.ACTIVE_NAMESPACES) -> 
     return [nsid for nsid in struct.unpack("<1024I", driver.identify(cns, after)) if nsid]
 
 
-@pytest.mark.fact("A21", clause="Base 1.4, 5.15.2.1", kills=("identify-inactive-fails",))
-def test_an_inactive_namespace_reads_as_zeros(driver: Driver) -> None:
+def inactive_nsid(driver: Driver) -> int:
     nn = identify_controller(driver).nn
-    inactive = next(nsid for nsid in range(1, nn + 1) if nsid not in active(driver))
-    assert driver.identify(Cns.NAMESPACE, inactive) == bytes(PAGE)
+    return next(nsid for nsid in range(1, nn + 1) if nsid not in active(driver))
+
+
+@pytest.mark.fact("A21", clause="Base 1.4, 5.15.2.1; Base 2.0, 5.17.2.8", kills=("identify-inactive-fails",))
+@pytest.mark.parametrize("cns", [Cns.NAMESPACE, Cns.CSI_NAMESPACE, Cns.INDEPENDENT_NAMESPACE])
+def test_an_inactive_namespace_reads_as_zeros(driver: Driver, cns: int) -> None:
+    assert driver.identify(cns, inactive_nsid(driver)) == bytes(PAGE)
+
+
+@pytest.mark.fact("A21", clause="Base 1.4, 5.15.2.4 and 6.1.5", kills=("inactive-is-invalid",))
+def test_an_inactive_namespace_has_no_descriptors(driver: Driver) -> None:
+    """CNS 03h says nothing else of it, so it is an Invalid Field, as everywhere."""
+    page = driver.alloc(PAGE)
+    refused = command(Cns.NAMESPACE_DESCRIPTORS, inactive_nsid(driver), prp1=page)
+    fails(driver, driver.admin, refused, Status.INVALID_FIELD)
 
 
 @pytest.mark.fact("A21", clause="Base 1.4, 5.15.2.1", kills=("identify-any-nsid",))

@@ -247,8 +247,8 @@ def test_a_new_disk_is_healthy(driver: Driver) -> None:
     assert log.media_errors == 0
 
 
-@pytest.mark.fact("A20", clause="Base 1.4, 5.14.1.2", kills=("smart-no-media-errors",))
-def test_smart_counts_media_errors_hours_and_unsafe_shutdowns(new_bench: NewBench) -> None:
+@pytest.mark.fact("A20", clause="Base 1.4, 5.14.1.2", kills=("smart-no-media-errors", "smart-hours-in-seconds"))
+def test_smart_counts_media_errors_and_hours(new_bench: NewBench) -> None:
     disk = TellingBackend()
     bench = new_bench(disk)
     driver = bench.driver

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from conformance.tools import (
+    DriverOf,
     NewBench,
     TellingBackend,
     block_size,
@@ -21,7 +22,6 @@ from conformance.tools import (
     read_command,
     write_command,
 )
-from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.spec import BROADCAST, Cns, NvmOpcode, ReadWrite, Status
 from nvmeemu.structures import NvmController
 from nvmeemu.testing import PAGE, Driver
@@ -149,18 +149,15 @@ def test_verify_transfers_nothing_and_may_be_longer_than_mdts(driver: Driver) ->
 
 
 @pytest.mark.fact("A26", clause="Base 1.4, Figure 246, LBADS", kills=("block-size-fixed",))
-def test_blocks_of_4096_bytes(new_bench: NewBench) -> None:
-    disk = MemoryBackend(1 << 20)
-    driver = new_bench(disk, block_size=4096).driver
+def test_blocks_of_4096_bytes(driver_of: DriverOf) -> None:
+    driver = driver_of({1: (1 << 20, 4096)})
     driver.enable()
     queue = driver.create_queues()
     assert (block_size(driver), blocks_of(driver)) == (4096, 256)
     data = random.Random(4096).randbytes(3 * 4096)
     driver.write(2, data, block_size=4096)
     assert driver.read(2, 3, block_size=4096) == data
-    content = bytearray(disk.size)
-    disk.read(0, [memoryview(content)])
-    assert content == (bytes(8192) + data).ljust(disk.size, b"\0")
+    assert driver.read(0, 256) == (bytes(8192) + data).ljust(1 << 20, b"\0")
     page = driver.alloc(PAGE)
     driver.succeed(queue, read_command(page, slba=255))
     fails(driver, queue, read_command(page, slba=256), Status.LBA_OUT_OF_RANGE)
