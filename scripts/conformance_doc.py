@@ -71,17 +71,15 @@ class _Collector:
                     self.tests.add(f"{item.path}::{test}")
 
 
-def collect() -> _Collector:
-    """The marks of the tests. Raises SystemExit if they cannot be collected."""
-    collector = _Collector()
+def collect(plugin: object, *options: str) -> None:
+    """Have pytest collect the conformance tests for a plugin. Raises SystemExit if it cannot."""
     said = io.StringIO()
-    options = ["--collect-only", "-q", "-n0", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
+    usual = ["--collect-only", "-q", "-n0", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
     os.chdir(ROOT)
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        code = pytest.main([*options, str(TESTS)], plugins=[collector])
+        code = pytest.main([*usual, *options, str(TESTS)], plugins=[plugin])
     if code != pytest.ExitCode.OK:
         raise SystemExit(f"the tests cannot be collected:\n{said.getvalue()}")
-    return collector
 
 
 def mutants() -> dict[str, str]:
@@ -116,13 +114,13 @@ def page(found: _Collector, why: dict[str, str]) -> str:
         for proof in found.proofs[fact].values():
             kills = ", ".join(f"`{name}`" for name in proof.kills)
             file = f"[{proof.file}](../tests/conformance/{proof.file})"
-            lines.append(_row(fact, proof.sentence, file, "; ".join(proof.clauses), kills))
+            lines.append(row(fact, proof.sentence, file, "; ".join(proof.clauses), kills))
     lines += ["", "## The mutants", "", "| mutant | what it stands for |", "|---|---|"]
-    lines += [_row(f"`{name}`", reason) for name, reason in sorted(why.items())]
+    lines += [row(f"`{name}`", reason) for name, reason in sorted(why.items())]
     return "\n".join(lines) + "\n"
 
 
-def _row(*cells: str) -> str:
+def row(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -130,7 +128,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true", help="only say whether the page is up to date")
     is_check = parser.parse_args().check
-    text = page(collect(), mutants())
+    found = _Collector()
+    collect(found)
+    text = page(found, mutants())
     if is_check:
         is_current = TARGET.exists() and TARGET.read_text() == text
         print("up to date" if is_current else f"{TARGET} is out of date: run scripts/conformance_doc.py")
