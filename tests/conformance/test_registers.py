@@ -125,7 +125,7 @@ def test_page_size_command_set_and_arbitration_cannot_be_changed_while_enabled(d
     assert driver.status == ControllerStatus(rdy=True)
 
 
-@pytest.mark.fact("A10", clause="Base 1.4, 3.1.5", kills=("entry-sizes-frozen-by-enable",))
+@pytest.mark.fact("A10", clause="Base 1.4, 3.1.5", kills=("entry-sizes-frozen-by-enable",), is_less=True)
 def test_entry_sizes_may_be_given_after_enabling(driver: Driver) -> None:
     """The fact says that only EN and SHN may be written; the specification forbids to change IOSQES and IOCQES only
     once I/O queues exist, and is right."""
