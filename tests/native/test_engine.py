@@ -157,6 +157,20 @@ def test_without_the_write_cache_writes_are_pythons() -> None:
         assert served(bench) == (0, 1)
 
 
+def test_a_file_without_the_page_cache_is_the_engines_too() -> None:
+    with (
+        TemporaryDirectory(dir="/var/tmp") as folder,  # /tmp may be in memory
+        closing(Bench(open_backend(f"{folder}/d", create=True, size=16 * MIB, direct=True), engine="native")) as bench,
+    ):
+        driver = bench.driver
+        driver.enable()
+        driver.create_queues(1)
+        data = os.urandom(2 * MIB)
+        driver.write(3, data)
+        assert driver.read(3, len(data) // 512) == data
+        assert served(bench) == (1, 1)
+
+
 def test_a_file_is_served_whether_cached_or_not(tmp_path: Path) -> None:
     """What is not cached goes through io_uring, or to Python's threads where that is not to be had."""
     disk = tmp_path / "disk"
