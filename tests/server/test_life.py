@@ -215,8 +215,8 @@ def test_a_guest_cannot_flood_the_log(serve: Serve, attach: Attach) -> None:
 
 
 def test_version_capabilities_and_help() -> None:
-    for command in ((NVMEEMU,), (NVMEEMU, "serve"), (NVMEEMU, "run")):
-        assert run("--version", command=command).stdout == f"nvmeemu {nvmeemu.__version__}\n"
+    for words in ((NVMEEMU,), (NVMEEMU, "serve"), (NVMEEMU, "run")):
+        assert run("--version", command=words).stdout == f"nvmeemu {nvmeemu.__version__}\n"
     for command in ((NVMEEMU,), (NVMEEMU, "serve"), (sys.executable, "-m", "nvmeemu")):
         result = run("--print-capabilities", command=command)
         capabilities = json.loads(result.stdout)
