@@ -77,7 +77,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.getoption("--judge", default=False):
         return
     differences = {entry["test"]: entry for entry in tomllib.loads((HERE / "judge.toml").read_text())["difference"]}
-    known = {name.partition("[")[0] for name in differences}
     kept = []
     for item in items:
         if not isinstance(item, pytest.Function) or not is_judged(item):
@@ -88,8 +87,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.xfail(reason=entry["why"], strict=True))
         kept.append(item)
     files = {item.path.name for item in items}
-    here = {name for name in known if name.partition("::")[0] in files}
-    missing = here - {f"{item.path.name}::{item.name.partition('[')[0]}" for item in kept}
+    here = {name for name in differences if name.partition("::")[0] in files}
+    names = {f"{item.path.name}::{item.name}" for item in kept}
+    missing = here - names - {name.partition("[")[0] for name in names}
     if missing and not any("::" in argument for argument in config.args):
         raise pytest.UsageError(f"judge.toml names tests that are not there: {', '.join(sorted(missing))}")
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
