@@ -31,6 +31,12 @@ def threads(pid: int) -> dict[int, Times]:
     return {int(name): thread(int(name), pid) for name in os.listdir(f"/proc/{pid}/task")}
 
 
+def named(pid: int, name: str) -> set[int]:
+    """The threads of a process that have this name."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return {int(task.name) for task in tasks if (task / "comm").read_text().strip() == name}
+
+
 def spent(before: dict[int, Times], after: dict[int, Times]) -> dict[int, Times]:
     """Between two looks, by those that live."""
     none = Times(0, 0)

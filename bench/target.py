@@ -107,8 +107,7 @@ class ServedTarget:
             self._bus = VfioBus(str(socket), ram=RAM, vectors=1)
             for tid in cpu.threads(self.pid):
                 cpu.leave_to_host(tid)
-            # Later ones wait for disks, and one of now may only watch the handshake.
-            self._lanes = set() if "python" in arguments else cpu.threads(self.pid).keys() - {self.pid}
+            self._has_engine = "python" not in arguments
             self._set_up(doorbells)
         except BaseException:
             process.end(self._server)
@@ -168,7 +167,8 @@ class ServedTarget:
             times = cpu.spent(before, cpu.threads(self.pid))
             waited = cpu.thread().waited - here.waited
         everything = sum(one.run for one in times.values())
-        engine = sum(one.run for tid, one in times.items() if tid in (self._lanes or {self.pid}))
+        lanes = cpu.named(self.pid, "nvmeemu-lane") if self._has_engine else {self.pid}
+        engine = sum(one.run for tid, one in times.items() if tid in lanes)
         disturbance = max(waited, cpu.disturbance(times))
         return Result(load, *latencies, engine, everything, disturbance)
 

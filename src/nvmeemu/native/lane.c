@@ -379,9 +379,15 @@ static void drive(struct lane *lane)
     pthread_mutex_unlock(&lane->lock);
 }
 
+static void set_up_thread(void)
+{
+    prctl(PR_SET_NAME, "nvmeemu-lane"); /* for top(1) and the benches */
+    prctl(PR_SET_TIMERSLACK, 1); /* nanosecond: naps are short */
+}
+
 void *lane_main(void *lane)
 {
-    prctl(PR_SET_TIMERSLACK, 1); /* nanosecond: naps are short */
+    set_up_thread();
     pthread_mutex_lock(&((struct lane *)lane)->lock);
     do
         drive(lane);
@@ -391,7 +397,7 @@ void *lane_main(void *lane)
 
 void *lane_relieve(void *lane)
 {
-    prctl(PR_SET_TIMERSLACK, 1);
+    set_up_thread();
     while (stand_by(lane))
         drive(lane);
     return NULL;
