@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,8 +33,12 @@ def threads(pid: int) -> dict[int, Times]:
 
 def named(pid: int, name: str) -> set[int]:
     """The threads of a process that have this name."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return {int(task.name) for task in tasks if (task / "comm").read_text().strip() == name}
+    found = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):  # it has ended
+            if (task / "comm").read_text().strip() == name:
+                found.add(int(task.name))
+    return found
 
 
 def spent(before: dict[int, Times], after: dict[int, Times]) -> dict[int, Times]:

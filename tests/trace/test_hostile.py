@@ -52,7 +52,7 @@ def fields(kind: Any) -> st.SearchStrategy[trace.Record]:
         "runs": st.lists(st.tuples(ADDRESS, st.sampled_from((0, 512, 4096, 1 << 31))), max_size=5).map(tuple),
         "time": st.one_of(st.integers(0, 1 << 33), st.just((1 << 64) - 1)),
     }
-    special |= {name: st.integers(0, 255) for name in ("lane", "signal", "type", "info", "log")}
+    special |= {name: st.integers(0, 255) for name in ("lane", "signal", "type", "info", "log", "power_state")}
     by_type: dict[str, st.SearchStrategy[Any]] = {
         "bool": st.booleans(),
         "bytes": st.binary(max_size=20),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,8 +62,11 @@ class ServedDisk:
 
     def _threads(self) -> int:
         """Without the kernel's own for io_uring, which it makes and ends as it likes."""
-        names = [task.read_text() for task in Path(f"/proc/{self.process.pid}/task").glob("*/comm")]
-        return sum(not name.startswith("iou-") for name in names)
+        number = 0
+        for task in Path(f"/proc/{self.process.pid}/task").glob("*/comm"):
+            with suppress(OSError):  # it has ended
+                number += not task.read_text().startswith("iou-")
+        return number
 
     def check(self, before: Footprint) -> None:
         """That nothing has been left behind since then. What is on its way out gets the time that it needs."""
