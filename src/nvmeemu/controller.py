@@ -50,8 +50,6 @@ _ONLY_WHILE_DISABLED = (regs.AQA, regs.ASQ, regs.ACQ)
 class Controller:
     """One NVMe function. Call it on one thread; call ``run`` after each call that can have given it work."""
 
-    bar0_size = 2 * DOORBELLS
-
     def __init__(
         self,
         host: Host,
@@ -75,6 +73,11 @@ class Controller:
         self._tap()
 
     # --- the bus ---------------------------------------------------------------------------------------------------
+
+    @property
+    def bar0_size(self) -> int:
+        """Bytes of BAR0; a power of two."""
+        return self.device.limits.bar0_size
 
     @property
     def bar0_shared(self) -> tuple[int, int, int] | None:

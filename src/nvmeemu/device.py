@@ -19,11 +19,12 @@ from nvmeemu.host import Clock, Host, HostMemoryError
 from nvmeemu.namespace import Namespaces
 from nvmeemu.queues import CompletionQueue, CqTap, SubmissionQueue
 from nvmeemu.requests import CommandEntry
-from nvmeemu.spec import PAGE_MIN, Command, CriticalWarning, GetFeatures, SetFeatures
+from nvmeemu.spec import BAR0_LEAST, DOORBELLS, PAGE_MIN, Command, CriticalWarning, GetFeatures, SetFeatures
 
 VENDOR_ID = 0x4E45  # ours: registered for nobody, so that no driver applies another device's quirks
 DEVICE_ID = 0x0001
 MAX_IO_QUEUES = 64
+DOORBELL_SIZE = 4  # bytes from one to the next: CAP.DSTRD = 0
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,18 @@ class Limits:
     acl: int = 4
     timeout: int = 60  # CAP.TO, 500 ms units
     max_page_shift: int = 4  # CAP.MPSMAX
+    least_bar0: int = BAR0_LEAST  # bytes
 
     @property
     def transfer(self) -> int:
         """The largest transfer in bytes."""
         return PAGE_MIN << self.mdts
+
+    @property
+    def bar0_size(self) -> int:
+        """Bytes of BAR0: the registers and the doorbells of all queues in a power of two (Base 1.4, 3.1)."""
+        end = DOORBELLS + 2 * (self.io_queues + 1) * DOORBELL_SIZE
+        return max(self.least_bar0, 1 << (end - 1).bit_length())
 
 
 @dataclass(frozen=True)

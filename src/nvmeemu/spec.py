@@ -229,6 +229,7 @@ class AdminQueueAttributes(Record, size=4):
 
 SHN_NONE, SHN_NORMAL, SHN_ABRUPT = 0, 1, 2
 SHST_NORMAL, SHST_OCCURRING, SHST_COMPLETE = 0, 1, 2
+BAR0_LEAST = 0x4000  # bytes: bits 13:4 of MLBAR are reserved (Base 1.4, 2.1.10), and Windows masks them
 DOORBELLS = 0x1000  # SQ y tail at 1000h + 2y * (4 << DSTRD), CQ y head at 1000h + (2y + 1) * (4 << DSTRD)
 
 

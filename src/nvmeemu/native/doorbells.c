@@ -7,7 +7,9 @@
 
 #include "engine.h"
 
-#define BAR_SIZE (2 * NVME_PAGE_MIN) /* the file is like BAR0; its registers are never used */
+#define BAR_SIZE NVME_BAR0_LEAST /* the file is like BAR0, of which only the doorbells are used */
+
+_Static_assert(NVME_DOORBELLS + NVME_PAGE_MIN <= BAR_SIZE, "the page of doorbells lies in the file");
 #define ALL_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) /* a client that shortened it would kill us */
 
 int engine_map_doorbells(struct engine *engine)

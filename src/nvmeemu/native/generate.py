@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from nvmeemu import spec
 from nvmeemu.layout import Field, Number, Record
 
-CONSTANTS = ("SQE_SIZE", "CQE_SIZE", "PAGE_MIN", "DOORBELLS")
+CONSTANTS = ("SQE_SIZE", "CQE_SIZE", "PAGE_MIN", "DOORBELLS", "BAR0_LEAST")
 ENUMS = (spec.NvmOpcode,)
 RECORDS: tuple[type[Record], ...] = (spec.ReadWrite, spec.Completion)
 

@@ -91,8 +91,7 @@ class DriverHost:
     def play(self) -> Outcome:
         """All steps, or those up to where the driver gives up."""
         try:
-            if self.bench.controller.vectors > self.profile.most_vectors:
-                raise self.fail("too_many_vectors", f"{self.bench.controller.vectors} MSI-X vectors")
+            self._probe()
             for step in self.profile.steps:
                 self.step = step
                 self._take(step)
@@ -101,6 +100,14 @@ class DriverHost:
         except Stopped:
             pass
         return Outcome(self.findings, self.queues.commands, self._sink.reader())
+
+    def _probe(self) -> None:
+        """What the driver finds before it looks at a register."""
+        device, driver = self.bench.controller, self.profile
+        if device.vectors > driver.most_vectors:
+            raise self.fail("too_many_vectors", f"{device.vectors} MSI-X vectors")
+        if device.bar0_size < driver.least_bar0:
+            raise self.fail("small_bar0", f"{device.bar0_size} bytes, not {driver.least_bar0}")
 
     def _take(self, step: Step) -> None:
         if isinstance(step, Read):

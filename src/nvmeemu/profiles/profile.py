@@ -29,6 +29,7 @@ NEVER = {
     "fatal_status": "CSTS.CFS, or a device that is gone",
     "wrong_data": "blocks read are not those written",
     "too_many_vectors": "more MSI-X vectors than the driver can use",
+    "small_bar0": "BAR0 is smaller than what the driver takes its address to be a multiple of",
 }
 """What must never happen, whatever the driver: the items' names, and what they are."""
 
@@ -64,7 +65,8 @@ class Never:
 @dataclass(frozen=True)
 class Profile:
     """``deadline``: seconds that the driver waits for a command; ``ready``: for CSTS. ``most_admin``: admin commands in
-    a second. ``most_vectors``: MSI-X vectors. ``device``: limits, ``blocks`` and ``block_size`` of namespace 1."""
+    a second. ``most_vectors``: MSI-X vectors. ``least_bar0``: bytes of BAR0. ``device``: limits, ``blocks`` and
+    ``block_size`` of namespace 1."""
 
     name: str
     title: str
@@ -75,6 +77,7 @@ class Profile:
     ready: float = 30.0
     most_admin: int = 100
     most_vectors: int = 2048
+    least_bar0: int = 0
     device: Mapping[str, int] = field(default_factory=dict)
     facts: tuple[Fact, ...] = ()
     nevers: tuple[Never, ...] = ()
@@ -126,7 +129,7 @@ def _profile(table: dict[str, Any], text: str, name: str) -> Profile:
     for key in ("deadline", "ready"):
         if key in table:
             values[key] = seconds(table[key], key)
-    for key in ("most_admin", "most_vectors"):
+    for key in ("most_admin", "most_vectors", "least_bar0"):
         if key in table:
             values[key] = number(table[key], key, 1, 1 << 20)
     return Profile(
