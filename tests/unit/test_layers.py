@@ -26,6 +26,7 @@ LAYERS = [
     ["controller"],
     ["executor"],
     ["taps"],
+    ["words"],
     ["admin", "gaps", "io"],
     ["identify", "log_pages"],
     ["inventory"],
@@ -37,7 +38,7 @@ LAYERS = [
     ["engine"],
     ["backend", "errors", "host", "regs"],
     ["spec", "structures"],
-    ["arguments", "layout"],
+    ["arguments", "layout", "names"],
     ["__init__"],
 ]
 
@@ -45,6 +46,7 @@ LAYERS = [
 KNOWS: dict[str, set[str]] = {
     "__init__": set(),
     "layout": set(),
+    "names": set(),
     "host": set(),
     "backend": set(),  # so a backend can be written and tested without any NVMe
     "logs": set(),
