@@ -34,6 +34,58 @@ def test_timers_fire_in_order_and_not_when_cancelled(loop: Loop) -> None:
     assert fired == ["first", "second", "late"]
 
 
+def test_a_timer_of_microseconds_takes_no_millisecond(loop: Loop) -> None:
+    """The quicker of many count: the machine may be busy, but not each time."""
+    delays: list[float] = []
+
+    def start() -> None:
+        began = loop.now()
+        loop.call_later(0.0002, lambda: end(began))
+
+    def end(began: float) -> None:
+        delays.append(loop.now() - began)
+        if len(delays) == 200:
+            loop.request_stop()
+        else:
+            start()
+
+    start()
+    loop.run(idle)
+    assert min(delays) >= 0.0002
+    assert sorted(delays)[len(delays) // 5] < 0.001
+
+
+def test_a_cancelled_timer_does_not_hide_a_later_one_nor_an_earlier_one_a_new_one(loop: Loop) -> None:
+    fired: list[str] = []
+
+    def change() -> None:
+        first.cancel()
+        loop.call_later(0.001, lambda: fired.append("earlier"))
+
+    first = loop.call_later(0.002, lambda: fired.append("never"))
+    loop.call_later(0.003, lambda: fired.append("later"))
+    loop.call_later(0, change)
+    loop.call_later(0.004, loop.request_stop)
+    loop.run(idle)
+    assert fired == ["earlier", "later"]
+
+
+def test_a_loop_without_timers_sleeps(loop: Loop) -> None:
+    """Also after one that has gone off, and one that was cancelled."""
+    steps = 0
+
+    def step() -> bool:
+        nonlocal steps
+        steps += 1
+        return False
+
+    loop.call_later(0.001, lambda: None)
+    loop.call_later(0.002, lambda: None).cancel()
+    threading.Timer(0.3, loop.request_stop).start()
+    loop.run(step)
+    assert steps <= 6
+
+
 def test_step_runs_again_as_long_as_it_has_more_but_descriptors_have_their_turn(loop: Loop) -> None:
     read, write = os.pipe()
     steps = 0

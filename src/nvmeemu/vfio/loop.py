@@ -23,6 +23,8 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self
 
+from nvmeemu.vfio.alarm import Alarm
+
 log = logging.getLogger(__name__)
 
 Work = Callable[[], Any]
@@ -49,6 +51,8 @@ class Loop:
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._waking = threading.RLock()  # a thread must not write to what has got the closed pipe's number
         self.watch(self._wake_read, self._drain_wake)
+        self._alarm = Alarm()
+        self.watch(self._alarm.fd, self._alarm.drain)
         self._pool = _Pool(threads, self._wake)
 
     def __enter__(self) -> Self:
@@ -66,6 +70,7 @@ class Loop:
         if write >= 0:
             os.close(write)
             os.close(self._wake_read)
+            self._alarm.close()
 
     # --- descriptors
 
@@ -118,7 +123,9 @@ class Loop:
         with _prompt_threads(), self._signals():
             more = True
             while not self._stopping:
-                for fd, _ in self._epoll.poll(0 if more else self._until_timer()):
+                if not more:
+                    self._set_alarm()
+                for fd, _ in self._epoll.poll(0 if more else None):
                     callback = self._watched.get(fd)
                     if callback is not None:  # an earlier callback may have closed it
                         callback()
@@ -126,10 +133,11 @@ class Loop:
                 self._pool.finish()
                 more = step()
 
-    def _until_timer(self) -> float | None:
+    def _set_alarm(self) -> None:
+        """To the next timer."""
         while self._timers and self._timers[0].callback is None:
             heapq.heappop(self._timers)
-        return max(0.0, self._timers[0].when - self.now()) if self._timers else None
+        self._alarm.set(self._timers[0].when if self._timers else None)
 
     def _run_timers(self) -> None:
         if not self._timers:
