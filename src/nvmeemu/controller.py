@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 _SHN = int(Configuration(shn=3))
 _ENTRY_SIZES = int(Configuration(iosqes=15, iocqes=15))
-_ONLY_WHILE_DISABLED = (regs.AQA, regs.ASQ, regs.ACQ)
+_OF_ADMIN_QUEUES = (regs.AQA, regs.ASQ, regs.ACQ)
 
 
 class Controller:
@@ -69,6 +69,7 @@ class Controller:
         self._registers = regs.RegisterFile()
         self._flushing: object | None = None
         self._is_ready = False  # CSTS.RDY, for the doorbells
+        self._is_queue_move_told = False
         self._reset_registers()
         self._tap()
 
@@ -240,10 +241,11 @@ class Controller:
             self._write_cc(value)
         elif register in (regs.INTMS, regs.INTMC):
             self._mask_interrupts(register, value)
-        elif register in _ONLY_WHILE_DISABLED and self._cc.en:
-            log.warning("the guest wrote %s while the controller is enabled: ignored", register.name)
         else:
             self._registers[register] = value
+            if register in _OF_ADMIN_QUEUES and self._cc.en and not self._is_queue_move_told:
+                self._is_queue_move_told = True
+                log.info("the guest wrote %s while enabled: it counts from the next enable on", register.name)
 
     def _mask_interrupts(self, register: regs.Register, value: int) -> None:
         mask = self.device.interrupt_mask
@@ -260,7 +262,7 @@ class Controller:
             if int(new) != value:
                 log.warning("the guest wrote CC %#x while enabled with %#x: ignored but for SHN", value, int(old))
         self._registers[regs.CC] = int(new)
-        self.device.entry_sizes = EntrySizes(1 << new.iosqes, 1 << new.iocqes)
+        self.device.entry_sizes = EntrySizes.of(new)
         if new.en and not old.en:
             self._enable()
         elif old.en and not new.en:
@@ -288,6 +290,7 @@ class Controller:
                 self.fail(f"the guest enabled the controller badly: {problem}")
                 return
         self._executor.resume()
+        self._is_queue_move_told = False
         self._flushing = None  # of a shutdown while disabled
         self._set_status(rdy=False, shst=SHST_NORMAL)  # a driver that did not wait for RDY=0 waits for RDY=1
         self.device.page_size = page_size

@@ -19,7 +19,18 @@ from nvmeemu.host import Clock, Host, HostMemoryError
 from nvmeemu.namespace import Namespaces
 from nvmeemu.queues import CompletionQueue, CqTap, SubmissionQueue
 from nvmeemu.requests import CommandEntry
-from nvmeemu.spec import BAR0_LEAST, DOORBELLS, PAGE_MIN, Command, CriticalWarning, GetFeatures, SetFeatures
+from nvmeemu.spec import (
+    BAR0_LEAST,
+    CQE_SIZE,
+    DOORBELLS,
+    PAGE_MIN,
+    SQE_SIZE,
+    Command,
+    Configuration,
+    CriticalWarning,
+    GetFeatures,
+    SetFeatures,
+)
 
 VENDOR_ID = 0x4E45  # ours: registered for nobody, so that no driver applies another device's quirks
 DEVICE_ID = 0x0001
@@ -89,8 +100,13 @@ class Limits:
 class EntrySizes:
     """CC.IOSQES and CC.IOCQES in bytes: anything, and changing, until I/O queues are made (Base 1.4, 3.1.5)."""
 
-    sq: int = 1
-    cq: int = 1
+    sq: int = SQE_SIZE
+    cq: int = CQE_SIZE
+
+    @classmethod
+    def of(cls, cc: Configuration) -> EntrySizes:
+        """Zero, which some drivers leave there, is the one size that there is."""
+        return cls(1 << cc.iosqes if cc.iosqes else SQE_SIZE, 1 << cc.iocqes if cc.iocqes else CQE_SIZE)
 
 
 class VendorFeature(Protocol):

@@ -98,13 +98,22 @@ def test_a_completion_queue_that_was_not_created_is_an_invalid_completion_queue(
 @pytest.mark.fact("A5", clause="Base 1.4, 3.1.5 IOSQES", kills=("entry-sizes-unchecked",))
 @pytest.mark.fact("A11", clause="Base 1.4, 3.1.5 IOSQES", kills=("entry-sizes-unchecked",))
 def test_io_queues_need_entry_sizes_that_are_offered(driver: Driver) -> None:
-    """Until then the sizes may be zero: EDK2 and small systems only use the admin queue at first."""
-    driver.enable(iosqes=0, iocqes=0)
-    assert len(driver.identify(1)) == PAGE
-    fails(driver, driver.admin, new_cq(driver), Status.INVALID_QUEUE_SIZE)
-    driver.enable(iosqes=7, iocqes=4)
-    statuses = [driver.execute(driver.admin, command).status for command in (new_cq(driver), new_sq(driver))]
-    assert Status.INVALID_QUEUE_SIZE in statuses  # QEMU looks at both sizes for either queue
+    """Until then they may be anything."""
+    for iosqes, iocqes in ((7, 4), (6, 5), (5, 3), (15, 15)):
+        driver.enable(iosqes=iosqes, iocqes=iocqes)
+        assert len(driver.identify(1)) == PAGE
+        statuses = [driver.execute(driver.admin, command).status for command in (new_cq(driver), new_sq(driver))]
+        assert Status.INVALID_QUEUE_SIZE in statuses  # QEMU looks at both sizes for either queue
+
+
+@pytest.mark.fact("A5", clause="Base 1.4, 3.1.5 IOSQES", kills=("entry-size-of-zero-refused",))
+@pytest.mark.parametrize(("iosqes", "iocqes"), [(0, 0), (0, 4), (6, 0)])
+def test_an_entry_size_of_zero_is_the_one_there_is(driver: Driver, iosqes: int, iocqes: int) -> None:
+    """Some drivers leave zeros there, and devices take them."""
+    driver.enable(iosqes=iosqes, iocqes=iocqes)
+    pair = driver.create_queues(1, 4)
+    for _ in range(6):
+        driver.succeed(pair, flush_command())
 
 
 @pytest.mark.fact("A6", clause="Base 1.4, 5.5", kills=("delete-cq-under-its-sqs",))

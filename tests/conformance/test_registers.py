@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from nvmeemu.spec import DOORBELLS, AdminQueueAttributes, Configuration, ControllerStatus
-from nvmeemu.testing import ACQ, AQA, ASQ, CAP, CC, CSTS, INTMC, INTMS, VS, Bench, Driver
+from nvmeemu.testing import ACQ, AQA, ASQ, CAP, CC, CSTS, INTMC, INTMS, PAGE, VS, Bench, Driver, QueuePair
 
 NSSR = 0x20
 END = 0x38  # of the registers that every controller has
@@ -108,13 +110,49 @@ def test_an_access_of_nothing_or_past_the_end_does_nothing(bench: Bench) -> None
     assert bench.driver.status == ControllerStatus(rdy=True)
 
 
-@pytest.mark.fact("A10", clause="Base 1.4, 3.1.8", kills=("asq-is-writable-while-enabled",))
-def test_the_admin_queue_registers_cannot_be_changed_while_enabled(driver: Driver) -> None:
-    before = [driver.reg(offset, 8) for offset in (AQA & ~7, ASQ, ACQ)]
-    for offset in (AQA, ASQ, ASQ + 4, ACQ, ACQ + 4):
-        driver.set_reg(offset, 0x11111111)
-    assert [driver.reg(offset, 8) for offset in (AQA & ~7, ASQ, ACQ)] == before
-    assert len(driver.identify(1)) == 4096
+@pytest.mark.fact("A10", clause="Base 1.4, 3.1.8 to 3.1.10", kills=("asq-moves-the-queue-at-once",))
+def test_the_admin_queues_stay_where_they_were_at_the_enable(driver: Driver) -> None:
+    """Whatever is written meanwhile reads back; nvme2k writes zeros there at each warm start."""
+    for value in (0, 0x01100000):
+        for offset in (AQA, ASQ, ASQ + 4, ACQ, ACQ + 4):
+            driver.set_reg(offset, value)
+        assert driver.reg(AQA) == value
+        for offset in (ASQ, ACQ):
+            assert driver.reg(offset, 8) == value << 32 | value
+        for _ in range(driver.admin.sq_entries + 1):
+            assert len(driver.identify(1)) == 4096
+    driver.create_queues(1)
+
+
+@pytest.mark.fact("A10", clause="Base 1.4, 3.1.8 to 3.1.10", kills=("asq-is-dropped-while-enabled",))
+def test_admin_queues_given_while_enabled_are_those_of_the_next_enable(driver: Driver) -> None:
+    """SerenityOS writes them while what its firmware left is still enabled, and clears EN then."""
+    entries, cc = 16, driver.reg(CC)
+    sq, cq = driver.alloc(PAGE), driver.alloc(PAGE)
+    driver.set_reg(AQA, int(AdminQueueAttributes(asqs=entries, acqs=entries)))
+    for register, place in ((ASQ, sq), (ACQ, cq)):
+        driver.set_reg(register, place & 0xFFFFFFFF)
+        driver.set_reg(register + 4, place >> 32)
+    driver.disable()
+    driver.admin = QueuePair(0, sq, cq, entries, entries)
+    driver.set_reg(CC, cc)
+    for _ in range(100):
+        driver.bus.settle()
+    assert driver.status == ControllerStatus(rdy=True)
+    for _ in range(entries + 1):
+        assert len(driver.identify(1)) == 4096
+
+
+def test_admin_queues_given_while_enabled_are_noted_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    driver = bench.driver
+    for times in (1, 2):
+        driver.enable()
+        for _ in range(3):
+            for offset in (AQA, ASQ, ASQ + 4, ACQ, ACQ + 4):
+                driver.set_reg(offset, 0)
+        notes = [one for one in caplog.records if "it counts from the next enable on" in one.getMessage()]
+        assert [one.levelname for one in notes] == ["INFO"] * times
 
 
 @pytest.mark.fact("A10", clause="Base 1.4, 3.1.5", kills=("cc-fields-taken-while-enabled",))
@@ -129,8 +167,8 @@ def test_page_size_command_set_and_arbitration_cannot_be_changed_while_enabled(d
 def test_entry_sizes_may_be_given_after_enabling(driver: Driver) -> None:
     """The fact says that only EN and SHN may be written; the specification forbids to change IOSQES and IOCQES only
     once I/O queues exist, and is right."""
-    driver.enable(iosqes=0, iocqes=0)
-    driver.set_reg(CC, driver.reg(CC) | int(Configuration(iosqes=6, iocqes=4)))
+    driver.enable(iosqes=5, iocqes=5)
+    driver.set_reg(CC, int(Configuration(en=True, iosqes=6, iocqes=4)))
     driver.create_queues(1)
 
 
