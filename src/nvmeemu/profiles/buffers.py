@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 
 from nvmeemu import spec
 from nvmeemu.profiles.steps import Submit
 from nvmeemu.spec import AdminOpcode, Command, GetLogPage, NvmOpcode, ReadWrite
-from nvmeemu.testing.driver import PAGE, Driver
+from nvmeemu.testing.driver import Driver
 
 _NO_DATA = (AdminOpcode.ABORT, AdminOpcode.ASYNC_EVENT_REQUEST, AdminOpcode.DELETE_SQ, AdminOpcode.DELETE_CQ)
 _WITH_BLOCKS = (NvmOpcode.READ, NvmOpcode.WRITE, NvmOpcode.COMPARE)
@@ -18,13 +18,16 @@ _TO_CONTROLLER = 0b01
 _DSM_RANGE = 16  # bytes
 
 
-class Buffers:
-    """Namespace 1 only is looked after; a block that was never written is not compared."""
+_Block = tuple[int, int]  # NSID, LBA
 
-    def __init__(self, driver: Driver, block_size: int) -> None:
+
+class Buffers:
+    """``block_sizes``: in bytes by NSID. A block that was never written is not compared."""
+
+    def __init__(self, driver: Driver, block_sizes: Mapping[int, int]) -> None:
         self._driver = driver
-        self._block_size = block_size
-        self._blocks: dict[int, bytes] = {}
+        self._block_sizes = block_sizes
+        self._blocks: dict[_Block, bytes] = {}
         self._writes = 0
 
     @contextmanager
@@ -42,14 +45,18 @@ class Buffers:
         """Bytes of its data."""
         if qid:
             if isinstance(command, ReadWrite) and command.opcode in _WITH_BLOCKS:
-                return command.nlb * self._block_size
+                return command.nlb * self._block_size(command)
             if isinstance(command, spec.DatasetManagement):
                 return command.nr * _DSM_RANGE
         elif isinstance(command, GetLogPage):
             return min(command.numd * 4, 1 << 20)
         elif command.opcode in _NO_DATA:
             return 0
-        return PAGE if command.opcode & _HAS_DATA else 0
+        return spec.PAGE_MIN if command.opcode & _HAS_DATA else 0
+
+    def _block_size(self, command: Command) -> int:
+        """Of its namespace; where there is none nothing moves."""
+        return self._block_sizes.get(command.nsid, 512)
 
     def commands(self, step: Submit, places: list[int]) -> Iterator[Command]:
         """The commands of a step, with their data in place."""
@@ -70,39 +77,41 @@ class Buffers:
 
     def _point(self, command: Command, place: int, size: int, list_at: int) -> None:
         command.prp1, command.prp2 = self._driver.prps(place, size)
-        pages = -(-(place % PAGE + size) // PAGE)
-        if pages > 2 and list_at and list_at + 8 * (pages - 1) <= PAGE:
+        page = self._driver.page
+        pages = -(-(place % page + size) // page)
+        if pages > 2 and list_at and list_at + 8 * (pages - 1) <= page:
             entries = self._driver.bus.read_memory(command.prp2, 8 * (pages - 1))
-            command.prp2 = self._driver.alloc(PAGE) + list_at
+            command.prp2 = self._driver.alloc(page) + list_at
             self._driver.bus.write_memory(command.prp2, entries)
 
     def _content(self, qid: int, command: Command, size: int) -> bytes:
         """Blocks that tell where they belong and which write they are of; for Compare, what must be there."""
         if not qid or not isinstance(command, ReadWrite):
             return bytes(size)
+        block_size = self._block_size(command)
         if command.opcode == NvmOpcode.COMPARE:
-            none = bytes(self._block_size)
-            return b"".join(self._blocks.get(lba, none) for lba in self._range(command))
+            return b"".join(self._blocks.get(block, bytes(block_size)) for block in _range(command))
         self._writes += 1
         return b"".join(
-            (lba.to_bytes(8, "little") + self._writes.to_bytes(8, "little")) * (self._block_size // 16)
-            for lba in self._range(command)
+            (lba.to_bytes(8, "little") + self._writes.to_bytes(8, "little")) * (block_size // 16)
+            for _, lba in _range(command)
         )
-
-    def _range(self, command: ReadWrite) -> range:
-        return range(command.slba, command.slba + command.nlb)
 
     def check(self, command: Command, qid: int, place: int) -> bool:
         """A command has succeeded: whether what was read is what was written."""
-        if not qid or command.nsid != 1:
+        if not qid or command.nsid not in self._block_sizes:
             return True
         if not isinstance(command, ReadWrite) or command.opcode not in _WITH_BLOCKS:
             if command.opcode not in (NvmOpcode.FLUSH, NvmOpcode.VERIFY):
                 self._blocks.clear()  # Write Zeroes, Dataset Management: not known any more
             return True
-        size = self._block_size
+        size = self._block_size(command)
         data = self._driver.bus.read_memory(place, command.nlb * size)
-        blocks = {lba: data[start * size : (start + 1) * size] for start, lba in enumerate(self._range(command))}
+        blocks = {block: data[start * size : (start + 1) * size] for start, block in enumerate(_range(command))}
         if command.opcode == NvmOpcode.WRITE:
             self._blocks |= blocks
-        return all(self._blocks.get(lba, block) == block for lba, block in blocks.items())
+        return all(self._blocks.get(block, content) == content for block, content in blocks.items())
+
+
+def _range(command: ReadWrite) -> list[_Block]:
+    return [(command.nsid, lba) for lba in range(command.slba, command.slba + command.nlb)]

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from itertools import groupby
 
 from nvmeemu import regs, spec
-from nvmeemu.testing.driver import PAGE
-from nvmeemu.trace.commands import Matcher, TracedCommand, is_reset
+from nvmeemu.device import Limits
+from nvmeemu.profiles.learning import Learning
+from nvmeemu.trace.commands import TracedCommand, by_fetch
 from nvmeemu.trace.file import Reader, TraceError
-from nvmeemu.trace.records import Doorbell, Fetch, Interrupt, Record, RegisterRead, RegisterWrite, Reset, Signal
+from nvmeemu.trace.records import Fetch, Record, RegisterRead, RegisterWrite, Reset
 from nvmeemu.trace.words import command_of, plain
 
 _ENUMS = {"cns": spec.Cns, "fid": spec.FeatureId, "lid": spec.LogId}
 _ADDRESSES = (regs.ASQ.offset, regs.ACQ.offset)
-_MASKS = (regs.INTMS.offset, regs.INTMC.offset)
 _MOST_DATA = 4096  # bytes that a step can show
-_STEADY = {"io_queues", "vectors", "entries", "mdts", "aerl", "acl", "timeout", "max_page_shift"}
+_LIMITS = {one.name for one in fields(Limits)}
 
 
 def profile_text(reader: Reader, title: str = "") -> str:
@@ -25,10 +26,7 @@ def profile_text(reader: Reader, title: str = "") -> str:
     steps = list(_collapsed(_Steps(records).lines()))
     if not any(step.startswith(("admin", "q")) for step in steps):
         raise TraceError(f"{reader.name}: no commands: nothing to make a profile of")
-    namespaces = [one for one in reader.description.namespaces if isinstance(one, dict) and one.get("nsid") == 1]
-    device = {key: value for key, value in reader.description.limits.items() if key in _STEADY}
-    if namespaces:
-        device |= {key: namespaces[0][key] for key in ("blocks", "block_size") if key in namespaces[0]}
+    device = {key: value for key, value in reader.description.limits.items() if key in _LIMITS}
     shown = plain(title or reader.description.comment or f"what the host of {reader.name} did")
     lines = [
         f"title = {_quoted(shown)}",
@@ -43,6 +41,10 @@ def profile_text(reader: Reader, title: str = "") -> str:
         "[device]",
         *(f"{key} = {int(value)}" for key, value in device.items() if isinstance(value, int)),
     ]
+    for one in reader.description.namespaces:
+        lines += ["", "[[namespace]]"]
+        lines += [f"{key} = {one[key]}" for key in ("nsid", "blocks", "block_size") if isinstance(one.get(key), int)]
+        lines += ["write_cache = true"] * (one.get("volatile_cache") is True)
     return "\n".join(lines) + "\n"
 
 
@@ -65,24 +67,25 @@ class _Steps:
 
     def __init__(self, records: list[Record]) -> None:
         self._records = records
-        self._ended = _by_fetch(records)
-        self._modes = _modes(records)
+        self._ended = by_fetch(records)
+        self._learning = Learning(records)
         self._is_enabled = False
         self._low: dict[int, int] = {}  # halves of ASQ and ACQ
+        self._page = spec.PAGE_MIN  # bytes, by CC.MPS
 
     def lines(self) -> Iterator[str]:
         """The steps as text."""
         mode = ""
         for number, record in enumerate(self._records):
             if isinstance(record, Fetch):
-                if mode != self._modes[number]:
-                    mode = self._modes[number]
+                if mode != self._learning.modes[number]:
+                    mode = self._learning.modes[number]
                     yield mode
                 yield from self._command(self._ended[number])
             elif isinstance(record, RegisterRead) and record.offset != regs.CSTS.offset:
                 yield from self._read(record)
-            elif isinstance(record, RegisterWrite):
-                yield from self._write(record, mode)
+            elif isinstance(record, RegisterWrite) and number not in self._learning.handlers:
+                yield from self._write(record)
             elif isinstance(record, Reset):
                 self._is_enabled = False
                 yield "reset"
@@ -95,9 +98,9 @@ class _Steps:
         is_address = record.offset & ~7 in _ADDRESSES
         yield f"read {name} = " + ("written" if is_address and value else f"{value:#x}")
 
-    def _write(self, record: RegisterWrite, mode: str) -> Iterator[str]:
+    def _write(self, record: RegisterWrite) -> Iterator[str]:
         name = _register(record.offset, len(record.data))
-        if name is None or (record.offset in _MASKS and mode.endswith("masking")):
+        if name is None:
             return
         value = int.from_bytes(record.data, "little")
         if record.offset in _ADDRESSES:
@@ -106,6 +109,7 @@ class _Steps:
         yield f"write {name} = " + ("memory" if is_address else f"{value:#x}")
         if record.offset == regs.CC.offset:
             new = spec.Configuration.of(value)
+            self._page = spec.PAGE_MIN << new.mps
             if new.en != self._is_enabled or not new.en:
                 yield f"wait rdy = {int(new.en)}"
             if new.shn and new.en:
@@ -119,50 +123,13 @@ class _Steps:
             yield "# left out: doorbell_buffer_config (the driver of a profile rings its doorbells)"
             return
         where = f"q{fetch.sqid}" if fetch.sqid else "admin"
-        words = [where, name, *_fields(command), *_data(traced, command)]
+        words = [where, name, *_fields(command), *_data(traced, command, self._page)]
         if not fetch.sqid and command.opcode == spec.AdminOpcode.ASYNC_EVENT_REQUEST:
             yield " ".join([*words, "-> parked"])
         elif traced.completion is None:
             yield f"# not answered before a reset, and left out: {' '.join(words)}"
         else:
             yield " ".join([*words, *_answer(traced)])
-
-
-def _by_fetch(records: list[Record]) -> dict[int, TracedCommand]:
-    """The command of each fetch, by the number of its record, when all is known of it."""
-    matcher, found = Matcher(), {}
-    for number, record in enumerate(records):
-        matcher.feed(record)
-        if isinstance(record, Fetch):
-            found[number] = matcher.pending[record.sqid, record.cid]
-    return found
-
-
-def _modes(records: list[Record]) -> dict[int, str]:
-    """How the host learned of completions, for each fetch. Nobody can see it; what it did with INTMS and INTMC, and
-    whether there were messages, says enough to do likewise."""
-    found: dict[int, str] = {}
-    life: dict[int, str] = {}  # since the last reset
-    open_fetches: list[int] = []  # since the last completion queue doorbell
-    mask, has_unmasked = 0, False  # of vector 0, which is all that the pin has
-    for number, record in enumerate([*records, Reset(0, 0)]):
-        if isinstance(record, Fetch):
-            life[number] = "polling" if mask or not has_unmasked else "pin"
-            open_fetches += [] if mask else [number]
-        elif isinstance(record, Interrupt) and record.signal == Signal.MSIX:
-            life |= {one: "msix" for one in open_fetches if life[one] != "msix masking"}
-        elif isinstance(record, Doorbell) and record.is_cq:
-            for one in open_fetches if mask else []:
-                life[one] = "msix masking" if life[one] == "msix" else "pin masking"
-            open_fetches = []
-        elif isinstance(record, RegisterWrite) and record.offset in _MASKS:
-            value = int.from_bytes(record.data, "little")
-            before, mask = mask, (mask | value if record.offset == regs.INTMS.offset else mask & ~value) & 1
-            has_unmasked |= bool(before and not mask and all(one == "polling" for one in life.values()))
-        if is_reset(record):
-            found |= life
-            life, open_fetches, mask, has_unmasked = {}, [], 0, False
-    return found
 
 
 def _register(offset: int, size: int) -> str | None:
@@ -207,14 +174,14 @@ def _rest(command: spec.Command) -> Iterator[str]:
             yield f"cdw{number}={value:#x}"
 
 
-def _data(traced: TracedCommand, command: spec.Command) -> Iterator[str]:
+def _data(traced: TracedCommand, command: spec.Command, page: int) -> Iterator[str]:
     """Where in its page the buffer began, and a PRP list; what the host gave with the command."""
     if isinstance(command, spec.CreateCq | spec.CreateSq):
         return
-    if command.prp1 % PAGE:
-        yield f"at={command.prp1 % PAGE:#x}"
-    if traced.prp is not None and command.prp2 % PAGE:
-        yield f"list_at={command.prp2 % PAGE:#x}"
+    if command.prp1 % page:
+        yield f"at={command.prp1 % page:#x}"
+    if traced.prp is not None and command.prp2 % page:
+        yield f"list_at={command.prp2 % page:#x}"
     given = b"".join(one.data for one in traced.data if not one.to_host)
     is_blocks = traced.fetch.sqid and isinstance(command, spec.ReadWrite)
     if not is_blocks and (shown := given[:_MOST_DATA].rstrip(b"\0")):

@@ -12,10 +12,11 @@ from nvmeemu.device import Limits
 from nvmeemu.faults import Faults
 from nvmeemu.faults.fault import Fault
 from nvmeemu.host import HostMemoryError
+from nvmeemu.namespace import Namespace
 from nvmeemu.profiles.buffers import Buffers
 from nvmeemu.profiles.interrupts import Interrupts
 from nvmeemu.profiles.items import STEP, Break, Finding, Item, Outcome
-from nvmeemu.profiles.profile import NEVER, Profile, ProfileError
+from nvmeemu.profiles.profile import NEVER, Disk, Profile, ProfileError
 from nvmeemu.profiles.queues import Queues, Waiting
 from nvmeemu.profiles.steps import FunctionReset, Mode, Pause, Read, Step, Submit, Wait, Write
 from nvmeemu.spec import Configuration, ControllerStatus
@@ -26,6 +27,7 @@ from nvmeemu.trace.sink import Memory
 
 _RAM = 256 << 20  # bytes, taken as they are used
 _MEMORY = spec.SQE_SIZE * 4096  # bytes: the largest admin queue
+_ALIGNED = 1 << 16  # bytes: whatever CC.MPS will be
 _LINGER = 1.0  # seconds after the last step, in which nothing may happen any more
 _LOOKS = 50  # at what is waited for
 _MOST_FINDINGS = 20
@@ -39,16 +41,22 @@ class Stopped(Exception):
 def run(profile: Profile, broken: Break | None = None) -> Outcome:
     """Play it, to a device that is perhaps broken on purpose. Raises ProfileError if there can be no such device."""
     device = {**profile.device, **(broken.device or {} if broken else {})}
-    block_size = device.pop("block_size", 512)
-    size = device.pop("blocks", 65536) * block_size
     try:
-        limits = Limits(**device)
-        with Bench(MemoryBackend(size), limits=limits, block_size=block_size, ram=_RAM) as bench:
+        with Bench(limits=Limits(**device), ram=_RAM) as bench:
+            bench.namespaces.active.clear()
+            for disk in profile.disks:
+                bench.namespaces.add(_namespace(disk))
             return DriverHost(profile, bench, broken.fault if broken else None).play()
     except (BackendError, ValueError) as error:
         raise ProfileError(f"{profile.name}: there is no such device: {error}") from None
     except HostMemoryError:
         raise ProfileError(f"{profile.name}: its buffers do not fit into {_RAM >> 20} MiB") from None
+
+
+def _namespace(disk: Disk) -> Namespace:
+    backend = MemoryBackend(disk.blocks * disk.block_size)
+    backend.volatile_cache = disk.write_cache
+    return Namespace(disk.nsid, backend, disk.block_size)
 
 
 class DriverHost:
@@ -67,7 +75,7 @@ class DriverHost:
         self.interrupts = Interrupts(self)
         controller.observe(self.interrupts)
         self.queues = Queues(self)
-        self.buffers = Buffers(bench.driver, controller.device.namespaces[1].block_size)
+        self.buffers = Buffers(bench.driver, {disk.nsid: disk.block_size for disk in profile.disks})
         self.registers: dict[int, int] = {}
         self._halves: dict[int, tuple[int, int]] = {}  # of ASQ and ACQ: which half was written last, of what address
         if fault is not None:
@@ -178,11 +186,12 @@ class DriverHost:
         start = step.offset - step.offset % 8
         half, address = self._halves.pop(start, (step.offset, 0))
         if step.size == 8 or half == step.offset:
-            address = self.bench.driver.alloc(_MEMORY)
+            address = self.bench.driver.alloc(_MEMORY, _ALIGNED)
             self._halves[start] = step.offset, address
         return address >> 8 * (step.offset - start) & (1 << 8 * step.size) - 1
 
     def _enable(self) -> None:
+        self.bench.driver.page = spec.PAGE_MIN << Configuration.of(self.registers[regs.CC.offset]).mps
         aqa = spec.AdminQueueAttributes.of(self.registers.get(regs.AQA.offset, 0))
         asq, acq = (self.registers.get(one.offset, 0) for one in (regs.ASQ, regs.ACQ))
         self.queues.begin(asq, acq, aqa.asqs, aqa.acqs)

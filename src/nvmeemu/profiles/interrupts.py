@@ -76,16 +76,17 @@ class Interrupts(Observer):
         if self._mode == "polling":
             ram.interrupts.clear()
             return self._drain(None) > 0
+        has_polled = sum(self._host.queues.drain(qid) for qid in self._host.queues.without_interrupts()) > 0
         if self._mode == "pin":
             if not ram.pin_level or self._mask & 1:
-                return False
+                return has_polled
             self._handle(None)
             return True
         vectors = sorted(set(ram.interrupts))
         ram.interrupts.clear()
         for vector in vectors:
             self._handle(vector)
-        return bool(vectors)
+        return has_polled or bool(vectors)
 
     def _handle(self, vector: int | None) -> None:
         bit = 1 << (vector or 0) if (vector or 0) < 32 else 0

@@ -36,7 +36,9 @@ class Finding:
     time: int  # nanoseconds of the run's virtual clock
 
     def __str__(self) -> str:
-        return f"{self.item}: line {self.step.line}: {self.step.text}: {self.what}"
+        where = f"line {self.step.line}"
+        item = "" if str(self.item) == where else f"{self.item}: "
+        return f"{item}{where}: {self.step.text}: {self.what}"
 
 
 @dataclass(frozen=True)

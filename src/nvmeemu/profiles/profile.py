@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from nvmeemu import spec
 from nvmeemu.device import Limits
 from nvmeemu.faults.fault import Fault
-from nvmeemu.faults.words import FaultError, choice, number, seconds
+from nvmeemu.faults.words import FaultError, choice, flag, number, seconds
 from nvmeemu.faults.words import table as of_table
 from nvmeemu.profiles.steps import Step, StepError, parse_steps
 
@@ -34,7 +35,6 @@ NEVER = {
 """What must never happen, whatever the driver: the items' names, and what they are."""
 
 _LIMITS = {one.name for one in fields(Limits)}
-_DEVICE = {**dict.fromkeys(_LIMITS, (0, 1 << 20)), "blocks": (1, 1 << 48), "block_size": (512, 4096)}
 _MOST_BYTES = 1 << 40
 
 
@@ -63,10 +63,20 @@ class Never:
 
 
 @dataclass(frozen=True)
+class Disk:
+    """A namespace of the device. ``write_cache``: it says that it has a volatile one (VWC)."""
+
+    nsid: int = 1
+    blocks: int = 65536
+    block_size: int = 512
+    write_cache: bool = False
+
+
+@dataclass(frozen=True)
 class Profile:
     """``deadline``: seconds that the driver waits for a command; ``ready``: for CSTS. ``most_admin``: admin commands in
-    a second. ``most_vectors``: MSI-X vectors. ``least_bar0``: bytes of BAR0. ``device``: limits, ``blocks`` and
-    ``block_size`` of namespace 1."""
+    a second. ``most_vectors``: MSI-X vectors. ``least_bar0``: bytes of BAR0. ``device``: its limits; ``disks``: its
+    namespaces."""
 
     name: str
     title: str
@@ -79,6 +89,7 @@ class Profile:
     most_vectors: int = 2048
     least_bar0: int = 0
     device: Mapping[str, int] = field(default_factory=dict)
+    disks: tuple[Disk, ...] = (Disk(),)
     facts: tuple[Fact, ...] = ()
     nevers: tuple[Never, ...] = ()
 
@@ -108,7 +119,8 @@ def parse(text: str, name: str, where: str = "profile") -> Profile:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ProfileError(f"{where}: {error}") from None
-    known = {one.name for one in fields(Profile)} - {"name", "facts", "nevers"} | {"fact", "never"}
+    known = {one.name for one in fields(Profile)} - {"name", "facts", "nevers", "disks"}
+    known |= {"fact", "never", "namespace"}
     for key in table:
         if key not in known:
             raise ProfileError(f"{where}: {key}: a profile has {', '.join(sorted(known))}")
@@ -136,6 +148,7 @@ def _profile(table: dict[str, Any], text: str, name: str) -> Profile:
         name=name,
         steps=tuple(parse_steps(_text(table, "steps"), first)),
         device=_device(table.get("device", {})),
+        disks=tuple(_disk(one) for one in _tables(table, "namespace")) or (Disk(),),
         facts=tuple(Fact(_text(one, "text"), _text(one, "at")) for one in _tables(table, "fact")),
         nevers=tuple(_never(one) for one in _tables(table, "never")),
         **values,
@@ -158,13 +171,28 @@ def _device(value: Any) -> dict[str, int]:
     if not isinstance(value, Mapping):
         raise ValueError(f"device: {value!r} is no table")
     for key in value:
-        if key not in _DEVICE:
-            raise ValueError(f"device: {key}: there are {', '.join(sorted(_DEVICE))}")
-    made = {key: number(one, f"device.{key}", *_DEVICE[key]) for key, one in value.items()}
-    if made.get("block_size", 512) not in (512, 4096):
-        raise ValueError("device.block_size: 512 or 4096")
-    if made.get("blocks", 1) * made.get("block_size", 512) > _MOST_BYTES:
-        raise ValueError("device: a disk of more than 1 TiB")
+        if key in ("blocks", "block_size"):
+            raise ValueError(f"device.{key}: it is a namespace's: give it in a [[namespace]]")
+        if key not in _LIMITS:
+            raise ValueError(f"device: {key}: there are {', '.join(sorted(_LIMITS))}")
+    return {key: number(one, f"device.{key}", 0, 1 << 20) for key, one in value.items()}
+
+
+def _disk(table: dict[str, Any]) -> Disk:
+    known = {one.name for one in fields(Disk)}
+    for key in table:
+        if key not in known:
+            raise ValueError(f"namespace: {key}: there are {', '.join(sorted(known))}")
+    made = Disk(
+        number(table.get("nsid", 1), "namespace.nsid", 1, spec.BROADCAST - 1),
+        number(table.get("blocks", Disk.blocks), "namespace.blocks", 1, 1 << 48),
+        number(table.get("block_size", Disk.block_size), "namespace.block_size"),
+        flag(table.get("write_cache", Disk.write_cache), "namespace.write_cache"),
+    )
+    if made.block_size not in (512, 4096):
+        raise ValueError("namespace.block_size: 512 or 4096")
+    if made.blocks * made.block_size > _MOST_BYTES:
+        raise ValueError("namespace: a disk of more than 1 TiB")
     return made
 
 

@@ -75,6 +75,10 @@ class Queues:
         """Those whose completions this vector announces; None: all."""
         return [qid for qid in self._pairs if vector is None or self._vector(qid) == vector]
 
+    def without_interrupts(self) -> list[int]:
+        """Those that no interrupt announces (IEN=0): the driver looks at them itself."""
+        return [qid for qid in self._pairs if qid in self._cqs and not self._cqs[qid].ien]
+
     def _vector(self, qid: int) -> int:
         return self._cqs[qid].iv if qid in self._cqs else 0
 

@@ -219,7 +219,7 @@ def _submit(line: int, text: str, qid: int, words: list[str]) -> Step:
         if not equals:
             raise StepError(f"{word}: write FIELD=VALUE, or x4 for four at once")
         if name in ("at", "list_at"):
-            options[name] = number(given, name, 0, 0xFFC)
+            options[name] = number(given, name, 0, 0xFFFC)
         elif name == "data":
             options["data"] = bytes.fromhex(given)
         else:

@@ -203,8 +203,8 @@ class Trace:
 
     def _take(self, record: records.Record) -> None:
         self._matcher.feed(record)
-        if isinstance(record, records.Fetch):
-            self._found.append(HostCommand(self._matcher.pending[record.sqid, record.cid]))
+        if isinstance(record, records.Fetch) and self._matcher.newest is not None:
+            self._found.append(HostCommand(self._matcher.newest))
             self._count += 1
         elif isinstance(record, records.Note) and record.text == self._awaited:
             self._awaited = None

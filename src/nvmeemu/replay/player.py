@@ -26,7 +26,7 @@ from nvmeemu.namespace import Namespace, Namespaces
 from nvmeemu.taps import Observer
 from nvmeemu.testing.ports import ManualWorker, Ram, VirtualClock
 from nvmeemu.trace import words
-from nvmeemu.trace.commands import Matcher, TracedCommand, is_reset
+from nvmeemu.trace.commands import Matcher, TracedCommand, by_fetch, is_reset
 from nvmeemu.trace.file import Description, Reader, TraceError
 from nvmeemu.trace.recorder import Recorder, describe
 from nvmeemu.trace.records import (
@@ -310,15 +310,13 @@ def _namespaces(description: Description, backends: list[Backend]) -> Namespaces
 
 def _by_life(records: Iterable[Record]) -> Iterator[tuple[int, TracedCommand]]:
     """The commands in the order in which they were fetched, each with how many resets came before."""
-    matcher = Matcher()
+    records = list(records)
+    fetched = by_fetch(records)
     life = 0
-    found = []
-    for record in records:
-        matcher.feed(record)
-        if isinstance(record, Fetch):
-            found.append((life, matcher.pending[record.sqid, record.cid]))
+    for number, record in enumerate(records):
+        if number in fetched:
+            yield life, fetched[number]
         life += is_reset(record)
-    yield from found
 
 
 def _under_way(records: Iterable[Record]) -> set[Fetch]:
@@ -326,7 +324,7 @@ def _under_way(records: Iterable[Record]) -> set[Fetch]:
     matcher = Matcher()
     for record in records:
         matcher.feed(record)
-    return {command.fetch for command in matcher.pending.values()}
+    return {command.fetch for command in matcher.under_way()}
 
 
 def _by_queue(records: Iterable[Record]) -> dict[int, list[TracedCommand]]:

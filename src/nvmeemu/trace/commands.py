@@ -26,27 +26,39 @@ class TracedCommand:
         return None if self.completion is None else self.completion.time - self.fetch.time
 
 
+_Key = tuple[int, int]  # SQID, CID
+
+
 class Matcher:
     """Puts records together; give it all records in order.
 
-    ``pending`` are the commands under way by (SQID, CID). A CID that is used again before its command has ended is a
-    mistake of the host's: the older command then counts as one without a completion.
+    ``newest`` is the command that was fetched last. A host may use a CID again before its command has ended
+    (nvme2k does): then completions belong to the commands in the order of their fetches, and data to the oldest one
+    that moves data that way.
     """
 
     def __init__(self) -> None:
-        self.pending: dict[tuple[int, int], TracedCommand] = {}
+        self.newest: TracedCommand | None = None
+        self._oldest: dict[_Key, TracedCommand] = {}  # under way
+        self._others: dict[_Key, list[TracedCommand]] = {}  # with the CID of one that is under way, in order
 
     def feed(self, record: Record) -> list[TracedCommand]:
         """Take one record; the commands that end with it, usually none or one."""
         if isinstance(record, Fetch):
             key = record.sqid, record.cid
-            before = self.pending.pop(key, None)
-            self.pending[key] = TracedCommand(record)
-            return [] if before is None else [before]
+            self.newest = TracedCommand(record)
+            if key in self._oldest:
+                self._others.setdefault(key, []).append(self.newest)
+            else:
+                self._oldest[key] = self.newest
+            return []
         if isinstance(record, Completion):
-            found = self.pending.pop((record.sqid, record.cid), None)
+            key = record.sqid, record.cid
+            found = self._oldest.pop(key, None)
             if found is None:
                 return []
+            if key in self._others:
+                self._follow(key)
             found.completion = record
             return [found]
         if isinstance(record, (Prp, Digest, Data)):
@@ -54,10 +66,20 @@ class Matcher:
             return []
         return self.end() if is_reset(record) else []
 
+    def _follow(self, key: _Key) -> None:
+        """The oldest of this CID has ended: the next one is the oldest now."""
+        others = self._others[key]
+        self._oldest[key] = others.pop(0)
+        if not others:
+            del self._others[key]
+
     def _add(self, record: Prp | Digest | Data) -> None:
-        found = self.pending.get((record.sqid, record.cid))
+        key = record.sqid, record.cid
+        found = self._oldest.get(key)
         if found is None:
             return
+        if key in self._others:
+            found = next((one for one in (found, *self._others[key]) if _moves(one, record)), found)
         if isinstance(record, Prp):
             found.prp = record
         elif isinstance(record, Digest):
@@ -65,10 +87,30 @@ class Matcher:
         else:
             found.data.append(record)
 
+    def under_way(self) -> Iterator[TracedCommand]:
+        """The commands that have not ended."""
+        for key, command in self._oldest.items():
+            yield command
+            yield from self._others.get(key, ())
+
     def end(self) -> list[TracedCommand]:
         """Everything ends here; the commands that were under way."""
-        ended, self.pending = list(self.pending.values()), {}
+        ended = list(self.under_way())
+        self._oldest, self._others = {}, {}
         return ended
+
+
+_TO_CONTROLLER, _TO_HOST = 0b01, 0b10  # of an opcode: which way its data goes, if any (Base 1.4, Figure 105)
+
+
+def _moves(command: TracedCommand, record: Prp | Digest | Data) -> bool:
+    """Whether this record of data can be that command's, and is not yet there."""
+    ways = command.fetch.opcode & (_TO_CONTROLLER | _TO_HOST)
+    if isinstance(record, Prp):
+        return bool(ways) and command.prp is None
+    if not ways & (_TO_HOST if record.to_host else _TO_CONTROLLER):
+        return False
+    return isinstance(record, Data) or all(one.to_host != record.to_host for one in command.digests)
 
 
 def written_configuration(record: RegisterWrite) -> spec.Configuration | None:
@@ -85,6 +127,17 @@ def is_reset(record: Record) -> bool:
         written = written_configuration(record)
         return written is not None and not written.en
     return isinstance(record, (Reset, ClientLeft))
+
+
+def by_fetch(records: Iterable[Record]) -> dict[int, TracedCommand]:
+    """All that is known of the command of each fetch, by the number of its record."""
+    matcher = Matcher()
+    found = {}
+    for number, record in enumerate(records):
+        matcher.feed(record)
+        if isinstance(record, Fetch) and matcher.newest is not None:
+            found[number] = matcher.newest
+    return found
 
 
 def commands(records: Iterable[Record]) -> Iterator[TracedCommand]:

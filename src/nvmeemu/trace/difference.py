@@ -10,12 +10,10 @@ from nvmeemu.arguments import Number
 from nvmeemu.regs import ACQ, ASQ
 from nvmeemu.trace import words
 from nvmeemu.trace.align import align
-from nvmeemu.trace.commands import is_reset
 from nvmeemu.trace.file import open_trace
 from nvmeemu.trace.records import (
     ClientAttached,
     ClientLeft,
-    Completion,
     Fetch,
     InterruptMode,
     PciChange,
@@ -71,22 +69,19 @@ class Steps:
 def steps(name: str, records: Iterable[Record]) -> Steps:
     """The steps of a trace."""
     found = Steps(name)
-    under_way: dict[tuple[int, int], Step] = {}  # by (SQID, CID)
+    under_way: dict[int, Step] = {}  # by the id of a Fetch
     for record in records:
-        found.statistics.feed(record)
+        for command in found.statistics.feed(record):
+            step = under_way.pop(id(command.fetch))
+            if command.completion is not None:
+                step.answer = words.completion(command.completion.completion)
         if isinstance(record, Fetch):
             queue = "I/O  " if record.sqid else "admin"
             step = Step(record.time, f"{queue} {words.command(record.sqid, record.sqe)}", "no completion")
             found.steps.append(step)
-            under_way[record.sqid, record.cid] = step
-        elif isinstance(record, Completion):
-            ended = under_way.pop((record.sqid, record.cid), None)
-            if ended is not None:
-                ended.answer = words.completion(record.completion)
+            under_way[id(record)] = step
         elif isinstance(record, Deed):
             found.steps.append(Step(record.time, _step(record)))
-            if is_reset(record):
-                under_way.clear()
     found.statistics.end()
     return found
 

@@ -74,7 +74,7 @@ class Export:
         self._phases = Phases()
         self._last = 0
         self._tracks: dict[tuple[str, int], int] = {}  # uuid by name and lane
-        self._lane_of: dict[tuple[int, int], int] = {}  # by (SQID, CID)
+        self._lane_of: dict[int, int] = {}  # by the id of a Fetch
         self._lanes: Counter[int] = Counter()  # by SQID: how many it has
         self._free: defaultdict[int, list[int]] = defaultdict(list)  # of them, as a heap
 
@@ -131,7 +131,7 @@ class Export:
         else:
             lane = self._lanes[fetch.sqid]
             self._lanes[fetch.sqid] += 1
-        self._lane_of[fetch.sqid, fetch.cid] = lane
+        self._lane_of[id(fetch)] = lane
         name = words.opcode(fetch.sqid, fetch.opcode)
         event = self._event(fetch.time, "SLICE_BEGIN", f"SQ {fetch.sqid}", lane, name=name)
         self._note(event, "command", words.command(fetch.sqid, fetch.sqe))
@@ -139,9 +139,9 @@ class Export:
         self._note(event, "slot", fetch.slot)
 
     def _end_command(self, command: TracedCommand, time: int) -> None:
-        """``time``: when it ended, by a completion, by a reset, or because its CID was used again."""
+        """``time``: when it ended, by a completion or by a reset."""
         fetch = command.fetch
-        lane = self._lane_of.pop((fetch.sqid, fetch.cid))
+        lane = self._lane_of.pop(id(fetch))
         heappush(self._free[fetch.sqid], lane)
         event = self._event(time, "SLICE_END", f"SQ {fetch.sqid}", lane)
         for name, value in _end_notes(command):

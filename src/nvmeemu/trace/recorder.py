@@ -118,6 +118,7 @@ class Recorder(Observer):
     # --- commands
 
     def fetched(self, sq: SubmissionQueue, entry: bytes) -> None:
+        self._forget(sq.qid, entry[2] | entry[3] << 8)  # of a CID that is used again too early
         if sq.owned is not None:
             return  # the native engine has fetched it, and tells the sink itself
         if sq.shadow is not None:
@@ -157,7 +158,10 @@ class Recorder(Observer):
         self._record(Completion, cq.qid, slot, entry)
 
     def completed(self, sq: SubmissionQueue, cid: int, dw0: int, field: int) -> None:
-        self._taken -= {(sq.qid, cid, False), (sq.qid, cid, True)}
+        self._forget(sq.qid, cid)
+
+    def _forget(self, sqid: int, cid: int) -> None:
+        self._taken -= {(sqid, cid, False), (sqid, cid, True)}
 
     def event(self, event: Event) -> None:
         self._record(AsyncEvent, event.type, event.info, event.log)

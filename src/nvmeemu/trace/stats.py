@@ -92,15 +92,20 @@ class Statistics:
     def _is_in_time(self, time: int) -> bool:
         return self.start <= time and (self.until is None or time <= self.until)
 
-    def feed(self, record: Record) -> None:
-        for command in self.matcher.feed(record):
+    def feed(self, record: Record) -> list[TracedCommand]:
+        """Take one record; the commands that end with it."""
+        ended = self.matcher.feed(record)
+        for command in ended:
             self._add(command)
         interrupted = self._vectors.feed(record)
         if isinstance(record, PciChange):
             self._is_barred = not record.state.reaches_memory
         self.ends = record.time
-        if not self._is_in_time(record.time):
-            return
+        if self._is_in_time(record.time):
+            self._count(record, interrupted)
+        return ended
+
+    def _count(self, record: Record, interrupted: Sequence[int]) -> None:
         self.records += 1
         self.last = record.time
         if isinstance(record, Doorbell):
