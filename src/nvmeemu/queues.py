@@ -149,6 +149,13 @@ class CompletionQueue:
         elif self.shadow is not None:
             self._refresh(self.shadow)
 
+    def disown(self) -> None:
+        """A reset, or a fatal error, takes it from the engine: the host may still ring, and its values are judged by
+        what was posted."""
+        if self.owned is not None:
+            self.head, self.tail = self.owned.head, self.owned.tail
+            self.owned = None
+
     def use_shadow(self, slot: Slot) -> None:
         """From now on the host writes its head there."""
         self.shadow = slot

@@ -6,8 +6,8 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from conformance.tools import aer, flush_command
-from nvmeemu.spec import DOORBELLS, ErrorEvent, EventType, LogId
-from nvmeemu.testing import Driver, QueuePair
+from nvmeemu.spec import DOORBELLS, SHN_NORMAL, SHST_COMPLETE, Configuration, ErrorEvent, EventType, LogId
+from nvmeemu.testing import CC, Bench, Driver, QueuePair
 
 REGISTER = ErrorEvent.INVALID_DOORBELL_REGISTER
 VALUE = ErrorEvent.INVALID_DOORBELL_VALUE
@@ -87,6 +87,35 @@ def test_a_wrong_doorbell_is_told_only_to_a_request_that_waits(driver: Driver) -
     assert events(driver) == []
     ring(driver, 1, False, 1)
     assert events(driver) == [event(REGISTER)]
+
+
+@pytest.mark.fact("A4", clause="Base 1.4, 9.5", kills=("what-was-posted-is-forgotten",))
+@pytest.mark.parametrize("is_fatal", [False, True])
+def test_what_was_posted_before_the_end_is_consumed_without_complaint(
+    bench: Bench, caplog: pytest.LogCaptureFixture, is_fatal: bool
+) -> None:
+    """After a shutdown, and after a fatal error of another queue: nothing is served, but the host reads on."""
+    driver = bench.driver
+    driver.enable()
+    pair = driver.create_queues(1, ENTRIES)
+    for _ in range(3):
+        driver.submit(pair, flush_command())
+    if is_fatal:
+        bench.controller.fail("a test")
+    else:
+        driver.set_reg(CC, driver.reg(CC) | int(Configuration(shn=SHN_NORMAL)))
+    bench.settle()
+    assert driver.status.cfs == is_fatal
+    assert is_fatal or driver.status.shst == SHST_COMPLETE
+    for queue, tail in ((pair, 4), (driver.admin, driver.admin.sq_tail + 1)):
+        driver.drain(queue)  # with its heads
+        ring(driver, queue.qid, False, tail)
+        bench.settle()
+    assert not [record.message for record in caplog.records if "the guest wrote" in record.message]
+    ring(driver, 1, True, 3)  # that is where it is
+    ring(driver, 1, False, 4)
+    bench.settle()
+    assert len([record.message for record in caplog.records if "invalid_doorbell_value" in record.message]) == 2
 
 
 @pytest.mark.fact("A4", clause="Base 1.4, 3.1", kills=("an-8-byte-write-rings-one",))

@@ -60,6 +60,7 @@ class NativeEngine:
         self._sink: Callable[[bytes], None] | None = None
         self._batch: Any = None  # records that have been taken
         self._nsids: set[int] = set()
+        self._is_paused = False
 
     def close(self) -> None:
         """End its threads, once the disks that they wait for have answered."""
@@ -88,9 +89,11 @@ class NativeEngine:
         lib.engine_unmap(self._engine, iova)
 
     def pause(self) -> None:
+        self._is_paused = True
         lib.engine_pause(self._engine)
 
     def resume(self) -> None:
+        self._is_paused = False
         lib.engine_resume(self._engine)
 
     # --- the controller
@@ -154,11 +157,15 @@ class NativeEngine:
         lib.engine_forget_doorbell(self._engine, doorbell)
 
     def drop(self) -> None:
-        lib.engine_drop(self._engine)
+        was_paused = self._is_paused
+        self.pause()  # nothing is posted behind what the queues are told
         for cq in self._cqs.values():
-            cq.queue.owned = None
+            cq.queue.disown()
         for sq in self._sqs.values():
-            sq.queue.owned = None
+            sq.queue.disown()
+        lib.engine_drop(self._engine)
+        if not was_paused:
+            self.resume()
         self._cqs.clear()
         self._sqs.clear()
 
