@@ -21,6 +21,7 @@ Be an NVMe drive on a vfio-user socket, for one client (QEMU, ...) after another
 A disk is a raw file, a block device, or mem:SIZE (memory, gone at exit). raw:PATH is for a file whose name begins
 like mem: or raw:, or whose content like an image of another format, which is refused otherwise.
 QEMU needs shared guest memory and the device; `serve` prints the exact arguments when it listens.
+SIGINT, SIGTERM and SIGHUP end it in good order; another one, a second or more later, ends it without syncing the disks.
 """
 
 _RUN = """\
@@ -32,8 +33,9 @@ Serve a drive while a command runs, and return the command's exit status (128+n 
 
   nvmeemu run --disk disk.img -- qemu-system-x86_64 -M q35 {memory:1G} {nvme} -nographic -kernel bzImage
 
-The options are those of `nvmeemu serve`, whose --help says what a disk can be. If the drive is lost, the command gets
-SIGTERM and, ten seconds later, SIGKILL.
+The options are those of `nvmeemu serve`, whose --help says what a disk can be. Signals are the command's: those that
+end (INT, TERM, HUP, QUIT) reach all that it has started. If the drive is lost, the command gets SIGTERM and, ten
+seconds later, SIGKILL.
 """
 
 _CTL = """\

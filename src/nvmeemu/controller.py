@@ -19,7 +19,7 @@ from nvmeemu.events import Event
 from nvmeemu.executor import Executor
 from nvmeemu.features import report_warnings
 from nvmeemu.host import Clock, Host, PciState, Worker
-from nvmeemu.namespace import Namespaces
+from nvmeemu.namespace import Namespaces, flush
 from nvmeemu.queues import CompletionQueue, DoorbellError, SubmissionQueue
 from nvmeemu.spec import (
     DOORBELLS,
@@ -336,22 +336,19 @@ class Controller:
         if self._flushing is not None:
             return
         token = self._flushing = object()
-        backends = [namespace.backend for namespace in self.device.namespaces]
-
-        def work() -> None:
-            for backend in backends:
-                backend.flush()
+        namespaces = list(self.device.namespaces)
 
         def done(_: object, error: BaseException | None) -> None:
             if error is not None:
-                log.error("the disk failed to flush at shutdown: %s: written data may be lost", error)
+                disk, text = getattr(error, "filename", None), getattr(error, "strerror", None) or error
+                log.error("disk %s failed to flush at shutdown: %s: written data may be lost", disk, text)
             if self._flushing is token:  # no reset since
                 self._executor.signal()
                 self._executor.drop_all()  # nothing may complete from here on
                 self._set_status(shst=SHST_COMPLETE)
                 log.info("shutdown complete")
 
-        self._worker.submit(work, done)
+        self._worker.submit(partial(flush, namespaces), done)
 
     def fail(self, reason: str) -> None:
         """Controller Fatal Status: nothing is served until a reset (Base 1.4, 9.5)."""

@@ -62,7 +62,7 @@ class Executor:
         self._pin = False
         self._had_msix = False
         self.tap(None)
-        self._complaints: set[tuple[Status, int | None]] = set()
+        self._complaints: set[tuple[Status, str, int | None]] = set()
 
     def tap(self, taps: Taps | None) -> None:
         """Have every entry and every completion pass ``taps`` first."""
@@ -355,13 +355,14 @@ class Executor:
 
     def conclude(self, running: _Running, value: Any, error: BaseException | None) -> None:
         """Take a command on from where its worker has brought it."""
-        self._go_on(running.request, partial(self._outcome, running.background, value, error))
+        self._go_on(running.request, partial(self._outcome, running, value, error))
 
-    def _outcome(self, background: Background, value: Any, error: BaseException | None) -> int:
+    def _outcome(self, running: _Running, value: Any, error: BaseException | None) -> int:
+        background = running.background
         if error is not None:
             background.undo()
         if isinstance(error, OSError):
-            self._complain(background.failure, error)
+            self._complain(background.failure, running.request.command.nsid, error)
             if background.failure in (Status.WRITE_FAULT, Status.UNRECOVERED_READ_ERROR):
                 self._device.health.media_errors += 1
             raise CommandFailed(background.failure, dnr=error.errno in _LASTING)
@@ -373,11 +374,14 @@ class Executor:
         """It has waited for guest memory for too long."""
         request.complete(0, self._failed(request.sq, request.command, CommandFailed(Status.DATA_TRANSFER_ERROR)))
 
-    def _complain(self, status: Status, error: OSError) -> None:
-        """Tell the user, once for each kind of failure."""
-        if (status, error.errno) not in self._complaints:
-            self._complaints.add((status, error.errno))
-            log.error("the disk failed: %s: the guest gets %s (told once)", error.strerror or error, status.name)
+    def _complain(self, status: Status, nsid: int, error: OSError) -> None:
+        """Tell the user, once for each disk and kind of failure."""
+        namespace = self._device.namespaces.active.get(nsid)
+        disk = error.filename or (f"namespace {nsid}" if namespace is None else namespace.backend.identity)
+        if (status, disk, error.errno) not in self._complaints:
+            self._complaints.add((status, disk, error.errno))
+            text = error.strerror or error
+            log.error("disk %s failed: %s: the guest gets %s (told once)", disk, text, status.name)
 
     def _wake_all(self) -> None:
         for sq in self._device.sqs.values():

@@ -7,6 +7,7 @@ Otherwise a worker works on private memory: the guest's may be unmapped before a
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from nvmeemu import prp
 from nvmeemu.backend import Backend
@@ -14,6 +15,7 @@ from nvmeemu.device import Device
 from nvmeemu.errors import CommandFailed
 from nvmeemu.features import value
 from nvmeemu.namespace import Namespace
+from nvmeemu.namespace import flush as flush_all
 from nvmeemu.requests import Background, CommandEntry, Result
 from nvmeemu.spec import Command, DatasetManagement, DsmRange, FeatureId, NvmOpcode, ReadWrite, Status
 from nvmeemu.structures import CommandEffect
@@ -126,15 +128,10 @@ def write_zeroes(device: Device, command: ReadWrite) -> Result:
 
 def flush(device: Device, command: Command) -> Result:
     """Base 1.4, 6.8. NSID FFFFFFFFh: every namespace (Identify Controller, VWC bits 2:1)."""
-    backends = [namespace.backend for namespace in device.namespaces.addressed(command.nsid)]
-    if not any(backend.volatile_cache for backend in backends):
+    namespaces = device.namespaces.addressed(command.nsid)
+    if not any(namespace.backend.volatile_cache for namespace in namespaces):
         return 0
-
-    def work() -> None:
-        for backend in backends:
-            backend.flush()
-
-    return Background(work, failure=Status.WRITE_FAULT)
+    return Background(partial(flush_all, namespaces), failure=Status.WRITE_FAULT)
 
 
 def dataset_management(device: Device, command: DatasetManagement) -> Result:

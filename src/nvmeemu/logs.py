@@ -34,8 +34,10 @@ class NoFlood(logging.Filter):
 
 
 def set_up(level: str) -> None:
-    """Log to stderr from ``level`` (``info``, ``warning``, ...) up."""
+    """Log to stderr from ``level`` (``info``, ``warning``, ...) up, with the time in UTC."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%SZ")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
     handler.addFilter(NoFlood())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from nvmeemu.backend import Backend
@@ -38,6 +38,16 @@ class Namespace:
         """Raises CommandFailed(NAMESPACE_WRITE_PROTECTED) for a read-only disk."""
         if self.backend.read_only:
             raise CommandFailed(Status.NAMESPACE_WRITE_PROTECTED)
+
+
+def flush(namespaces: Iterable[Namespace]) -> None:
+    """Make what was written to all of them durable. Blocks. OSError, whose ``filename`` is the disk that failed."""
+    for namespace in namespaces:
+        try:
+            namespace.backend.flush()
+        except OSError as error:
+            error.filename = namespace.backend.identity
+            raise
 
 
 @dataclass

@@ -17,8 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -26,12 +26,12 @@ from typing import NoReturn
 from nvmeemu.backend import describe
 from nvmeemu.guest import process, serving
 from nvmeemu.guest.errors import GuestError
+from nvmeemu.signals import MEANINGLESS, WISHES
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ENDING = (*WISHES, signal.SIGQUIT)
 NOT_FOUND, NOT_RUN = 127, 126  # as env(1) and the shells have them
 PATIENCE = 10.0  # seconds that a command may take to end when its drive is lost
 LOOK_AGAIN, FOREVER = 0.1, 1e6  # seconds
-SI_USER, SI_TKILL = 0, -6  # of sigaction(2): sent by kill(2) or its like; a terminal's signals come from the kernel
 PLACEHOLDER = re.compile(r"\{(nvme|socket|memory:[1-9][0-9]*[MG])\}")
 LIKELY_MISTAKE = re.compile(r"\{memory(:[^{}]*)?\}")
 
@@ -129,10 +129,15 @@ def _place(socket: str | None) -> Iterator[Path]:
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
+    def nothing(number: int, frame: FrameType | None) -> None: ...
+
     def handler(number: int, frame: FrameType | None) -> NoReturn:
+        for other in _heeded(ENDING):  # what is to be cleared away now is cleared away wholly
+            signal.signal(other, nothing)
         raise _Ended(number)
 
-    before = {number: signal.signal(number, handler) for number in _heeded()}
+    before = {number: signal.signal(number, handler) for number in _heeded(ENDING)}
+    before |= {number: signal.signal(number, nothing) for number in _heeded(MEANINGLESS)}
     try:
         yield
     finally:
@@ -140,14 +145,14 @@ def _signals_raise() -> Iterator[None]:
             signal.signal(number, old)
 
 
-def _heeded() -> set[signal.Signals]:
+def _heeded(numbers: Iterable[int]) -> set[int]:
     """Those that nobody above us wants ignored (nohup)."""
-    return {number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN}
+    return {number for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
 
 
 def _attend(program: str, words: Sequence[str], socket: Path, server: subprocess.Popen[bytes]) -> int:
     """Run the command, end the server; signals are taken one by one from here on."""
-    watched = {*_heeded(), signal.SIGCHLD}
+    watched = {*_heeded((*ENDING, *MEANINGLESS)), signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
     try:
         dies_with_us = process.dies_with_us()
@@ -178,9 +183,7 @@ def _attend(program: str, words: Sequence[str], socket: Path, server: subprocess
     return status if status >= 0 else 128 - status
 
 
-def _wait(
-    child: subprocess.Popen[bytes], watched: set[signal.Signals], beside: subprocess.Popen[bytes] | None = None
-) -> bool:
+def _wait(child: subprocess.Popen[bytes], watched: set[int], beside: subprocess.Popen[bytes] | None = None) -> bool:
     """Wait for a child's end and hand our signals on to it; was ``beside`` lost, and the child ended for that?"""
     is_lost = False
     killed_at = math.inf
@@ -192,10 +195,33 @@ def _wait(
         if time.monotonic() >= killed_at:
             child.kill()
         received = signal.sigtimedwait(watched, LOOK_AGAIN if is_lost else FOREVER)
-        if received is None:
+        if received is None or received.si_signo == signal.SIGCHLD:
             continue
+        if beside is None:  # the server, which ends already
+            if received.si_signo in ENDING:
+                child.terminate()
         # The terminal has sent its own to the command, too: a second one would mean something else to many programs.
-        is_sent_to_both = beside is not None and received.si_code not in (SI_USER, SI_TKILL)
-        if received.si_signo != signal.SIGCHLD and not is_sent_to_both:
-            child.send_signal(received.si_signo)
+        elif received.si_code <= 0:  # of sigaction(2): not from the kernel, so by kill(2) or its like
+            _hand_on(child, received.si_signo)
     return is_lost
+
+
+def _hand_on(child: subprocess.Popen[bytes], number: int) -> None:
+    """A wish to end is for all that the child has started, as from a terminal: a shell alone would leave its VM behind.
+    What means nothing to us is for the command itself."""
+    group = os.getpgid(child.pid)
+    family = list(_below(child.pid)) if number in ENDING else []  # before one ends, and its children go elsewhere
+    child.send_signal(number)
+    for pid in family:
+        with suppress(ProcessLookupError):
+            if os.getpgid(pid) == group:  # not what has left for a session of its own
+                os.kill(pid, number)
+
+
+def _below(pid: int) -> Iterator[int]:
+    """The processes that it has started, theirs, ..."""
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # it has ended
+            for child in map(int, file.read_text().split()):
+                yield child
+                yield from _below(child)

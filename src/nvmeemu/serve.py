@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import itertools
 import json
 import logging
 import os
 import shlex
-import signal
 import sys
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nvmeemu import __version__, logs
@@ -22,6 +22,7 @@ from nvmeemu.backend import (
     BackendError,
     BadRequest,
     describe,
+    in_words,
     is_memory,
     is_same,
     open_backend,
@@ -31,6 +32,7 @@ from nvmeemu.control.methods import Methods
 from nvmeemu.control.server import ControlServer
 from nvmeemu.controller import Controller
 from nvmeemu.device import DEVICE_ID, VENDOR_ID, Identity, Limits, serial_of
+from nvmeemu.ending import Ending
 from nvmeemu.faults import FaultError, Faults
 from nvmeemu.faults.file import load
 from nvmeemu.faults.ocp import offer
@@ -43,8 +45,6 @@ if TYPE_CHECKING:
     from nvmeemu.trace.sink import TraceFile
 
 log = logging.getLogger(__name__)
-
-SAY_SO_AFTER = 1.0  # seconds of syncing
 
 
 class Failure(Exception):
@@ -95,10 +95,11 @@ def _give_up_on_broken_pipes() -> None:
 def _serve(arguments: argparse.Namespace) -> None:
     socket = arguments.socket
     _check_ready_fd(arguments.ready_fd)
+    _check_paths(arguments)
     check(socket)
     with ExitStack() as stack:
         loop = stack.enter_context(Loop())
-        ending = stack.enter_context(_Ending(loop))
+        ending = stack.enter_context(Ending(loop))
         for disk in arguments.disk:
             name = _name(disk, ending.backends)
             ending.backends[name] = _open(disk, arguments)
@@ -116,12 +117,13 @@ def _serve(arguments: argparse.Namespace) -> None:
             methods = _methods(arguments, loop, controller, faults, ending, trace)
             stack.enter_context(ControlServer(loop, arguments.control, methods.table()))
         stack.enter_context(_pid_file(arguments.pid_file))
-        ending.pid_file = arguments.pid_file
+        ending.give_up = partial(_remove_pid_file, arguments.pid_file)
         _announce(arguments, ending.backends)
         server.run(once=arguments.once)
         log.info("stopping")
         server.close()
-        ending.sync(loop)
+        if failures := ending.sync():
+            raise Failure(f"not synced, data may be lost: {'; '.join(failures)}")
     log.info("stopped")
 
 
@@ -232,7 +234,7 @@ def _methods(
     loop: Loop,
     controller: Controller,
     faults: Faults,
-    ending: _Ending,
+    ending: Ending,
     trace: TraceFile | None,
 ) -> Methods:
     """What the control socket can do."""
@@ -259,12 +261,14 @@ def _methods(
             loop.call_later(0.1, lambda: close_disk(backend))
             return
 
+        name = next(disk for disk, one in ending.backends.items() if one is backend)
+
         def done(_: object, error: BaseException | None) -> None:
             if error is not None:
-                log.error("a disk that was removed failed to flush: %s: written data may be lost", error)
+                log.error("disk %s, which was removed, failed to flush: %s: written data may be lost", name, error)
             backend.close()
             leaving.remove(backend)
-            ending.backends = {disk: one for disk, one in ending.backends.items() if one is not backend}
+            del ending.backends[name]
 
         loop.submit(backend.flush, done)
 
@@ -305,7 +309,7 @@ def _announce(arguments: argparse.Namespace, backends: dict[str, Backend]) -> No
     device = json.dumps({"driver": "vfio-user-pci", "socket": {"type": "unix", "path": path}}, separators=(",", ":"))
     mode = ", read-only" if arguments.read_only else ", writes are thrown away" if arguments.overlay else ""
     mode += ", direct" if arguments.direct else ""
-    disks = ", ".join(f"{disk} ({backend.size / (1 << 20):g} MiB{mode})" for disk, backend in backends.items())
+    disks = ", ".join(f"{disk} ({in_words(backend.size)}{mode})" for disk, backend in backends.items())
     text = (
         f"nvmeemu {__version__}: disk {disks} on {path}\n"
         "QEMU: -object memory-backend-memfd,id=ram,size=1G,share=on -m 1G -machine q35,memory-backend=ram \\\n"
@@ -328,6 +332,17 @@ def _check_ready_fd(fd: int | None) -> None:
         raise Failure(f"--ready-fd {fd}: {describe(error)}", 2) from None
     if mode == os.O_RDONLY:
         raise Failure(f"--ready-fd {fd}: not open for writing", 2)
+
+
+def _check_paths(arguments: argparse.Namespace) -> None:
+    """What is made or written must be nothing else that we use."""
+    options = ("socket", "control", "trace", "pid-file")
+    paths = {f"--{option}": getattr(arguments, option.replace("-", "_")) for option in options}
+    given = [(option, path) for option, path in paths.items() if path is not None]
+    given += [("--disk", disk) for disk in arguments.disk if not is_memory(disk)]
+    for (option, path), (other, other_path) in itertools.combinations(given, 2):
+        if option != "--disk" and is_same(path, other_path):
+            raise Failure(f"{option} and {other} are both {path}: give each a path of its own", 2)
 
 
 def _tell_ready(fd: int | None) -> None:
@@ -364,9 +379,10 @@ def _pid_line() -> bytes:
     return f"{os.getpid()}\n".encode()
 
 
-def _remove_pid_file(path: str) -> None:
+def _remove_pid_file(path: str | None) -> None:
+    """Not that of a server that has taken it over, and no device."""
     with suppress(OSError):
-        if _read(path) == _pid_line():  # not that of a server that has taken it over, and no device
+        if path is not None and _read(path) == _pid_line():
             os.unlink(path)
 
 
@@ -382,58 +398,3 @@ def _read(path: str) -> bytes:
 def _open_at_once(path: str, flags: int) -> int:
     """Also a pipe that nobody else has open."""
     return os.open(path, flags | os.O_NONBLOCK, 0o666)
-
-
-class _Ending:
-    """Signals, and the sync at the end. The first signal stops the loop; the next one ends the process at once."""
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def __init__(self, loop: Loop) -> None:
-        self.backends: dict[str, Backend] = {}
-        self.pid_file: str | None = None  # once it is written
-        self._unsynced: list[str] = []
-        self._loop = loop
-
-    def __enter__(self) -> _Ending:
-        has_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-        self._heeded = [number for number in self.SIGNALS if not (has_nohup and number == signal.SIGHUP)]
-        for number in self._heeded:
-            signal.signal(number, self._on_signal)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number in self._heeded:
-            signal.signal(number, signal.SIG_DFL)
-
-    def _on_signal(self, number: int, frame: object) -> None:
-        if not self._loop.stopping:
-            self._loop.request_stop()
-            return
-        disks = ", ".join(self._unsynced or self.backends)
-        os.write(2, f"nvmeemu serve: ended by a second signal: not synced: {disks}\n".encode())
-        if self.pid_file is not None:
-            _remove_pid_file(self.pid_file)
-        os._exit(1)
-
-    def sync(self, loop: Loop) -> None:
-        """Make all written data durable. On a thread of its own, so that signals are still heard. Raises Failure."""
-        loop.request_stop()  # also after --once: the next signal is the one that ends
-        self._unsynced = [name for name, backend in self.backends.items() if backend.volatile_cache]
-        failures: list[str] = []
-        thread = threading.Thread(target=self._sync_all, args=(failures,), daemon=True)
-        thread.start()
-        thread.join(SAY_SO_AFTER)
-        if thread.is_alive():
-            log.info("syncing %s; another signal ends without", ", ".join(self._unsynced))
-            thread.join()
-        if failures:
-            raise Failure(f"not synced, data may be lost: {'; '.join(failures)}")
-
-    def _sync_all(self, failures: list[str]) -> None:
-        for name in tuple(self._unsynced):
-            try:
-                self.backends[name].flush()
-            except OSError as error:
-                failures.append(f"{name}: {describe(error)}")
-            self._unsynced.remove(name)

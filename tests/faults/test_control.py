@@ -115,6 +115,8 @@ def test_faults_come_count_and_go(client: Control, served: Served) -> None:
 def test_a_bad_fault_is_refused_with_the_reason(client: Control) -> None:
     for method, parameters, said in (
         ("fault.add", {"do": "explode"}, "do: 'explode' is none of"),
+        ("fault.add", {"do": "delay"}, "do: delay needs a value, for example do.delay=250ms"),
+        ("fault.add", {"do": {"flood": True}}, "do: flood needs a value, for example do.flood=100"),
         ("fault.add", {"do": 5}, "do: 5 is no table"),
         ("fault.add", {"do": None}, "do: None is no table"),
         ("fault.add", {"self": 1}, "self: a fault has"),
@@ -197,6 +199,27 @@ def test_namespaces_come_change_and_go_and_the_host_is_told(client: Control, ser
     guest.leave()
     assert served.stop() == 0
     assert disk.read_bytes()[:1024] == b"n" * 512 + b"d" * 512
+
+
+def test_what_is_changed_is_logged(client: Control, served: Served) -> None:
+    fault = client.call("fault.add", do="drop", match={"opcode": "flush"})
+    client.call("fault.remove", id=fault["id"])
+    client.call("scenario.add", name="flaky")
+    client.call("fault.remove")
+    client.call("namespace.add", disk="mem:8M", nsid=3)
+    client.call("namespace.resize", nsid=3, size="1536K")
+    client.call("namespace.remove", nsid=3)
+    client.call("status")
+    for words in (
+        "fault 1: Fault(",
+        "fault 1 is removed",
+        "fault 2 is removed",
+        "fault 3 is removed",
+        "namespace 3 is added: disk mem:8M, 8 MiB",
+        "namespace 3 has 1.5 MiB now: disk mem:8388608",
+        "namespace 3 is removed: disk mem:8388608",
+    ):
+        served.expect(f" INFO {words}" if words.startswith("fault 1: ") else f" INFO control: {words}")
 
 
 def test_a_disk_comes_back_as_soon_as_it_is_closed(client: Control, tmp_path: Path) -> None:

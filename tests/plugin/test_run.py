@@ -155,7 +155,7 @@ def test_a_signal_ends_the_command_then_the_server(number: signal.Signals, tmp_p
     """While the command cleans up, it has its drive still."""
     began = tmp_path / "began"
     last_words = 'kill -0 "$(cat pid)" && echo still served; exit 3'
-    script = f"trap '{last_words}' {number.name[3:]}; touch {began}; while :; do sleep 0.05; done"
+    script = f"exec 2>/dev/null; trap '{last_words}' {number.name[3:]}; touch {began}; while :; do sleep 0.05; done"
     # Whoever runs the tests may ignore it (nohup).
     command = ["env", f"--default-signal={number.name[3:]}", *RUN, "--pid-file", "pid", "--", "sh", "-c", script]
     with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, cwd=tmp_path) as running:
@@ -164,6 +164,60 @@ def test_a_signal_ends_the_command_then_the_server(number: signal.Signals, tmp_p
         out, err = running.communicate(timeout=PATIENCE)
     assert (running.returncode, out, err) == (3, "still served\n", "")
     assert not (tmp_path / "pid").exists()  # the server has ended in good order
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT])
+def test_a_signal_reaches_what_the_command_has_started(number: signal.Signals, tmp_path: Path) -> None:
+    """A shell that ends by it would leave its VM behind, and a shell that waits for its VM would not end."""
+    name = number.name[3:]
+    inner = f"trap 'echo inner; exit 0' {name}; touch began; while :; do sleep 0.05; done"
+    script = f"exec 2>/dev/null; trap 'echo outer' {name}; sh -c \"$1\"; exit 4"
+    environment = os.environ | {"TMPDIR": str(tmp_path / "tmp")}
+    (tmp_path / "tmp").mkdir()
+    command = ["env", f"--default-signal={name}", *RUN, "--", "sh", "-c", script, "sh", inner]
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, cwd=tmp_path, env=environment) as running:
+        wait_for((tmp_path / "began").exists)
+        running.send_signal(number)
+        out, err = running.communicate(timeout=PATIENCE)
+    assert (running.returncode, out, err) == (4, "inner\nouter\n", "")
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_what_has_a_session_of_its_own_is_left_alone(tmp_path: Path) -> None:
+    daemon = "setsid sh -c 'trap : TERM; echo $$ >pid; exec sleep 1000' >/dev/null 2>&1 &"
+    with subprocess.Popen([*RUN, "--", "sh", "-c", f"{daemon} sleep 1000"], cwd=tmp_path) as running:
+        wait_for(lambda: (tmp_path / "pid").exists() and bool((tmp_path / "pid").read_text()))
+        running.terminate()
+        assert running.wait(PATIENCE) == 128 + signal.SIGTERM
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)  # raises if it has gone
+
+
+def test_a_signal_that_means_nothing_to_us_is_the_commands(tmp_path: Path) -> None:
+    script = "trap 'echo one' USR1; trap 'exit 6' USR2; touch began; while :; do sleep 0.05; done"
+    with subprocess.Popen([*RUN, "--", "sh", "-c", script], stdout=-1, stderr=-1, text=True, cwd=tmp_path) as running:
+        wait_for((tmp_path / "began").exists)
+        running.send_signal(signal.SIGUSR1)
+        time.sleep(0.5)
+        running.send_signal(signal.SIGUSR2)
+        out, err = running.communicate(timeout=PATIENCE)
+    assert (running.returncode, out, err) == (6, "one\n", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_signals_at_the_start_leave_nothing(number: signal.Signals, tmp_path: Path) -> None:
+    """The first ends it, and those that follow do not keep it from clearing away."""
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    for delay in (0.0, 0.1, 0.2, 0.3):
+        with subprocess.Popen([*RUN, "--", "sleep", "1000"], env=environment, stderr=-1, text=True) as running:
+            wait_for(lambda: bool(list(tmp_path.iterdir())))
+            time.sleep(delay)
+            for _ in range(3):
+                running.send_signal(number)
+                time.sleep(0.001)
+            _, err = running.communicate(timeout=PATIENCE)
+        assert (running.returncode in (128 + number, -number), err) == (True, "")
+        assert not list(tmp_path.iterdir())
+    assert not servers()
 
 
 def test_in_the_background_of_a_script_ctrl_c_is_not_for_the_command() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import errno
+import gzip
+import lzma
 import os
 import shutil
 import socket
@@ -99,11 +102,21 @@ def test_urls_are_no_disks(path: str, folder: Path) -> None:
 
 def test_images_of_other_formats_are_not_served_as_raw_ones(path: str, disk: Path, serve: Serve) -> None:
     """The first write would destroy them. raw:PATH says that it is meant."""
-    for magic, name in ((b"QFI\xfb", "qcow2"), (b"KDMV", "vmdk"), (b"vhdxfile", "vhdx"), (b"conectix", "vhd")):
-        with disk.open("r+b") as file:
-            file.write(magic)
+    disks = {"qcow2": b"QFI\xfb", "vmdk": b"KDMV", "vhdx": b"vhdxfile", "vhd": b"conectix"}
+    disks["vdi"] = b"<<< Oracle VM VirtualBox Disk Image >>>\n".ljust(64, b"\0") + (0xBEDA107F).to_bytes(4, "little")
+    for name, magic in disks.items():
+        disk.write_bytes(magic.ljust(MIB, b"\0"))
         message = refused(run("--socket", path, "--disk", disk), 1, f"is a {name} image", "qemu-img convert")
         assert f"raw:{disk}" in message
+    serve("--disk", f"raw:{disk}")
+
+
+def test_compressed_images_are_not_served(path: str, disk: Path, serve: Serve) -> None:
+    for compress, program in ((gzip.compress, "gunzip"), (lzma.compress, "unxz"), (bz2.compress, "bunzip2")):
+        disk.write_bytes(compress(bytes(MIB)).ljust(MIB, b"\0"))
+        for options in ([], ["--direct"]):
+            message = refused(run("--socket", path, "--disk", disk, *options), 1, "is compressed with", program)
+            assert f"raw:{disk}" in message
     serve("--disk", f"raw:{disk}")
 
 
@@ -173,6 +186,24 @@ def test_disks_are_given_once_and_not_too_many(path: str, disk: Path) -> None:
     refused(result, 2, "give each disk once")
     disks = [word for number in range(17) for word in ("--disk", f"mem:{number + 1}M")]
     refused(run("--socket", path, *disks), 2, "at most 16 disks")
+
+
+def test_what_is_made_and_written_has_a_path_of_its_own(path: str, disk: Path, folder: Path) -> None:
+    link = folder / "link"
+    link.symlink_to(folder)
+    again = f"{link}/./s"
+    for option in ("--control", "--trace", "--pid-file"):
+        for one in (path, again):
+            result = run("--socket", path, "--disk", "mem:1M", option, one)
+            refused(result, 2, f"--socket and {option} are both {path}: give each a path of its own")
+    result = run("--socket", path, "--disk", "mem:1M", "--control", folder / "c", "--trace", folder / "c")
+    refused(result, 2, f"--control and --trace are both {folder}/c")
+    before = disk.read_bytes()
+    for option in ("--socket", "--control", "--trace", "--pid-file"):
+        options = ["--disk", f"raw:{disk}", *(() if option == "--socket" else ("--socket", path)), option, disk]
+        refused(run(*options), 2, f"{option} and --disk are both {disk}")
+    assert disk.read_bytes() == before
+    assert not os.path.exists(path)
 
 
 # --- sockets

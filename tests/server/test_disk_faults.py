@@ -100,6 +100,27 @@ def test_an_input_output_error_is_a_status_and_one_message(
     assert served.stop() == 0
 
 
+def test_the_disk_that_fails_is_named(folder: Path, disk: Path, serve: Serve, attach: Attach, shim: Shim) -> None:
+    good = folder / "good"
+    good.write_bytes(bytes(MIB))
+    served = serve("--disk", good, "--disk", disk, *shim.engine, environment=shim.environment)
+    guest = attach()
+    shim.fail(Op.SYNC, errno.EIO)
+    flush_all = Command(opcode=NvmOpcode.FLUSH, nsid=0xFFFFFFFF)
+    assert guest.execute(guest.queues[1], flush_all).status == Status.WRITE_FAULT
+    shim.fail(Op.READ, errno.EIO)
+    command = transfer(NvmOpcode.READ, guest.alloc(PAGE), 0)
+    command.nsid = 2
+    assert guest.execute(guest.queues[1], command).status == Status.UNRECOVERED_READ_ERROR
+    told = [line.partition(" ERROR ")[2] for line in complaints(served.log)]
+    assert told == [
+        f"disk file:{disk} failed: Input/output error: the guest gets WRITE_FAULT (told once)",
+        f"disk file:{disk} failed: Input/output error: the guest gets UNRECOVERED_READ_ERROR (told once)",
+    ]
+    guest.shut_down()
+    served.expect(f"disk file:{disk} failed to flush at shutdown: Input/output error: written data may be lost")
+
+
 def test_calls_that_do_only_a_part_are_continued(disk: Path, serve: Serve, attach: Attach, shim: Shim) -> None:
     serve("--disk", disk, *shim.engine, environment=shim.environment)
     guest = attach()

@@ -153,6 +153,15 @@ def test_an_overlay_copies_nothing_and_leaves_no_file(folder: Path, disk: Path, 
     assert served.stop() == 0
 
 
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [("8T", "8 TiB"), ("10G", "10 GiB"), ("1536M", "1.5 GiB"), ("1000M", "1000 MiB"), ("500107862016", "465.8 GiB")],
+)
+def test_a_size_is_told_in_the_unit_that_fits(folder: Path, serve: Serve, size: str, text: str) -> None:
+    served = serve("--disk", folder / "new", "--create", "--size", size)
+    assert f"disk {folder}/new ({text}) on" in served.announced
+
+
 def test_the_write_cache_is_reported_truthfully(disk: Path, serve: Serve, attach: Attach) -> None:
     for arguments, expected in (
         ((disk,), True),

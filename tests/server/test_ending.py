@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from nvmeemu.ending import SAME_WISH
+from nvmeemu.signals import MEANINGLESS
 from nvmeemu.spec import Command, NvmOpcode
 from server.conftest import Attach
 from server.guest import Guest
@@ -126,11 +128,46 @@ def test_a_second_signal_ends_it_at_once_and_names_what_is_not_synced(
     shim.hold(Op.SYNC)
     served.send(signal.SIGTERM)
     shim.wait_for_held(Op.SYNC)
+    time.sleep(SAME_WISH + 0.1)
     served.send(second)
     assert served.wait() == 1
     assert served.log.splitlines()[-1] == f"nvmeemu serve: ended by a second signal: not synced: {disk}"
     assert not os.path.exists(path)
     assert not pid_file.exists()
+
+
+@pytest.mark.parametrize("others", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGHUP)])
+@pytest.mark.parametrize("options", [(), ("--once",)])
+def test_one_wish_may_come_as_several_signals(
+    disk: Path, serve: Serve, attach: Attach, shim: Shim, others: tuple[signal.Signals, ...], options: tuple[str, ...]
+) -> None:
+    """timeout(1) sends its own to the child and then to the group; a wrapper forwards what the child got, too."""
+    command = ("env", "--default-signal=HUP,INT", NVMEEMU, "serve")
+    served = serve("--disk", disk, *options, environment=shim.environment, command=command)
+    guest = attach()
+    guest.write(0, bytes(512))
+    shim.hold(Op.SYNC)
+    if options:
+        guest.leave()  # it ends already
+        shim.wait_for_held(Op.SYNC)
+    for number in (signal.SIGTERM, *others):
+        served.send(number)
+        time.sleep(0.001)  # two of the same at once may arrive as one
+    shim.wait_for_held(Op.SYNC)
+    shim.release()
+    assert served.wait() == 0
+    assert shim.calls(Op.SYNC) == 1
+    assert served.log.splitlines()[-1].endswith("INFO stopped")
+
+
+def test_signals_without_a_meaning_end_nothing(disk: Path, serve: Serve, attach: Attach) -> None:
+    served = serve("--disk", disk)
+    guest = attach()
+    for number in MEANINGLESS:
+        served.process.send_signal(number)
+    guest.write(0, b"here" * 128)
+    assert served.stop() == 0
+    assert disk.read_bytes()[:4] == b"here"
 
 
 def test_a_sync_that_fails_is_an_error(disk: Path, serve: Serve, attach: Attach, shim: Shim) -> None:

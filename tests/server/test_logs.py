@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 
 import pytest
 
 from nvmeemu.logs import MOST, WINDOW, NoFlood
+from server.process import Serve
 
 
 class Told:
@@ -20,6 +22,16 @@ class Told:
     def tell(self, message: str, *values: object, level: int = logging.WARNING) -> str | None:
         record = logging.LogRecord("test", level, "", 0, message, values, None)
         return record.getMessage() if self.filter.filter(record) else None
+
+
+def test_a_line_is_dated_and_its_time_is_utc(serve: Serve) -> None:
+    served = serve("--disk", "mem:1M", environment={"TZ": "Asia/Tokyo"})
+    assert served.stop() == 0
+    for line in served.log.splitlines():
+        time, level, _ = line.split(maxsplit=3)[0:2], *line.split(maxsplit=3)[2:4]
+        told = datetime.strptime(" ".join(time), "%Y-%m-%d %H:%M:%SZ").replace(tzinfo=UTC)
+        assert abs((datetime.now(UTC) - told).total_seconds()) < 3600
+        assert level == "INFO"
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import signal
 import socket
 import stat
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from nvmeemu.testing.client import BAR0, CONFIG, HEADER, REGION_READ, VERSION, SharedMemory, VfioClient
+from nvmeemu.testing.client import BAR0, CONFIG, HEADER, REGION_READ, VERSION, Refused, SharedMemory, VfioClient
 from nvmeemu.vfio import ServeError, check
 from nvmeemu.vfio.pci import EXPRESS
 from transport.conftest import FAKE, ServedFake
@@ -26,6 +28,39 @@ Serve = Callable[..., ServedFake]
 
 def number(value: int) -> bytes:
     return value.to_bytes(8, "little")
+
+
+def test_a_second_client_is_told_at_once_and_the_first_goes_on(fake: ServedFake, client: VfioClient) -> None:
+    for _ in range(20):
+        with pytest.raises(Refused) as refused:
+            VfioClient(fake.path)
+        assert refused.value.errno == errno.EBUSY
+        client.write(BAR0, 0x1000, b"abcd")
+        assert client.read(BAR0, 0x1000, 4) == b"abcd"
+    assert fake.read_log().count("is turned away: the drive is taken by ") == 20
+    silent = [socket.socket(socket.AF_UNIX) for _ in range(40)]
+    for one in silent:
+        one.settimeout(60)
+        while one.connect_ex(fake.path) == errno.EAGAIN:  # as many as may wait for us to accept them
+            time.sleep(0.001)
+    hung_up = select.poll()
+    for one in silent:
+        hung_up.register(one, select.POLLIN)
+    assert len(hung_up.poll(60_000)) >= 1  # more than may say nothing: some have been hung up on
+    for one in silent:
+        one.close()
+    assert client.read(BAR0, 0x1000, 4) == b"abcd"
+    assert fake.read_log().count("is turned away") == 20  # who says nothing only looks whether we are there
+    client.close()
+    with VfioClient(fake.path) as another:
+        assert len(another.read(BAR0, 0, 4)) == 4
+
+
+def test_a_client_that_comes_while_another_one_goes_is_served(fake: ServedFake) -> None:
+    for _ in range(200):
+        with VfioClient(fake.path) as one:
+            assert len(one.read(BAR0, 0, 4)) == 4
+    assert "turned away" not in fake.read_log()
 
 
 def test_resets_reach_the_function(fake: ServedFake, client: VfioClient) -> None:

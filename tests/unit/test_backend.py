@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nvmeemu.backend import Backend, BackendError, BadRequest, open_backend, parse_size
+from nvmeemu.backend import Backend, BackendError, BadRequest, in_words, open_backend, parse_size
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.backend.overlay import OverlayBackend
 from nvmeemu.backend.raw import RawBackend
@@ -26,6 +26,18 @@ SIZE = MIB + 64 * SECTOR  # more than one MiB: the overlay's map has a seam ther
 UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50}
 
 # --- sizes
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        *((512, "512 bytes"), (1023, "1023 bytes"), (1024, "1 KiB"), (1536, "1.5 KiB"), (1000 << 20, "1000 MiB")),
+        *((10 << 30, "10 GiB"), (500107862016, "465.8 GiB"), (8 << 40, "8 TiB"), (1 << 50, "1 PiB")),
+        (1 << 62, "4096 PiB"),
+    ],
+)
+def test_sizes_in_words(size: int, text: str) -> None:
+    assert in_words(size) == text
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ LAYERS = [
     ["__main__"],
     ["cli"],
     ["pytest_plugin", "profiles", "replay", "run", "serve"],
-    ["control"],
+    ["control", "ending"],
     ["guest", "logs", "testing", "trace", "vfio"],
     ["native"],
     ["faults"],
@@ -38,7 +38,7 @@ LAYERS = [
     ["engine"],
     ["backend", "errors", "host", "regs"],
     ["spec", "structures"],
-    ["arguments", "layout", "names"],
+    ["arguments", "layout", "names", "signals"],
     ["__init__"],
 ]
 
@@ -59,9 +59,8 @@ KNOWS: dict[str, set[str]] = {
 
 # Sans-IO: nothing below the controller, and not it either, knows a file, a thread, a clock or the system. (What all
 # command lines have in common is below everything, and not in it.)
-CORE = [
-    name for layer in LAYERS[LAYERS.index(["controller"]) :] for name in layer if name not in ("backend", "arguments")
-]
+OUTSIDE = ("backend", "arguments", "signals")
+CORE = [name for layer in LAYERS[LAYERS.index(["controller"]) :] for name in layer if name not in OUTSIDE]
 WORLD = {
     *("asyncio", "builtins", "ctypes", "fcntl", "io", "mmap", "multiprocessing", "os", "pathlib", "queue", "random"),
     *("resource", "select", "selectors", "shutil", "signal", "socket", "subprocess", "sys", "tempfile", "threading"),

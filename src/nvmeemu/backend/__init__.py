@@ -95,6 +95,16 @@ def parse_size(text: str) -> int:
     return int(size)
 
 
+def in_words(size: int) -> str:
+    """Bytes in the largest unit that fits, four digits of it: ``10 GiB``, ``465.8 GiB``."""
+    value, unit = float(size), "bytes"
+    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.4g} {unit}"
+
+
 def is_memory(spec: str) -> bool:
     """Whether this disk is memory, so that another one of the same name is another disk."""
     return spec.startswith(_MEMORY)
@@ -108,7 +118,7 @@ def is_same(spec: str, other: str) -> bool:
     try:
         return os.path.samefile(path, other_path)
     except OSError:
-        return os.path.abspath(path) == os.path.abspath(other_path)
+        return os.path.realpath(path) == os.path.realpath(other_path)  # one that is yet to be made
 
 
 def open_backend(

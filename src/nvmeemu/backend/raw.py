@@ -13,7 +13,17 @@ from collections.abc import Sequence
 from nvmeemu.backend import Backend, BackendError, Direct, describe
 
 _FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE, _FALLOC_ZERO_RANGE = 0x01, 0x02, 0x10  # linux/falloc.h
-_FOREIGN_FORMATS = {b"QFI\xfb": "qcow2", b"KDMV": "vmdk", b"conectix": "vhd", b"vhdxfile": "vhdx", b"QED\0": "qed"}
+_FOREIGN_FORMATS = (  # offset, what is there, name
+    *((0, b"QFI\xfb", "qcow2"), (0, b"KDMV", "vmdk"), (0, b"COWD", "vmdk"), (0, b"# Disk DescriptorFile", "vmdk")),
+    *((0, b"conectix", "vhd"), (0, b"vhdxfile", "vhdx"), (0, b"QED\0", "qed"), (64, b"\x7f\x10\xda\xbe", "vdi")),
+    *((0, b"WithoutFreeSpace", "parallels"), (0, b"WithouFreSpacExt", "parallels")),
+)
+_COMPRESSED = (  # what it begins with, name, what unpacks it
+    *((b"\x1f\x8b\x08", "gzip", "gunzip"), (b"\xfd7zXZ\0", "xz", "unxz"), (b"\x28\xb5\x2f\xfd", "zstd", "unzstd")),
+    *((b"BZh", "bzip2", "bunzip2"), (b"\x04\x22\x4d\x18", "lz4", "unlz4"), (b"7z\xbc\xaf\x27\x1c", "7z", "7z x")),
+    (b"PK\x03\x04", "zip", "unzip"),
+)
+_BEGINNING = 68  # bytes: all of them lie there
 _IOV_MAX = 1024
 _ZEROS = memoryview(bytes(1 << 20))
 
@@ -63,7 +73,7 @@ class RawBackend(Backend):
         self._fd = _open(path, read_only, self.open_flags)
         try:
             self.size = os.lseek(self._fd, 0, os.SEEK_END)
-            beginning = self._beginning(8)
+            beginning = self._beginning(_BEGINNING)
             if not any_content:
                 _refuse_foreign(path, beginning)
             _lock(self._fd, path, read_only)
@@ -232,10 +242,14 @@ def _lock(fd: int, path: str, read_only: bool) -> None:
 
 def _refuse_foreign(path: str, start: bytes) -> None:
     """A qcow2 file served as raw would be destroyed by the first write."""
-    for magic, name in _FOREIGN_FORMATS.items():
-        if start.startswith(magic):
+    for offset, magic, name in _FOREIGN_FORMATS:
+        if start.startswith(magic, offset):
             advice = f"convert it with: qemu-img convert -O raw {path} disk.raw (or force it with raw:{path})"
             raise BackendError(f"disk {path} is a {name} image, not raw: {advice}")
+    for magic, name, program in _COMPRESSED:
+        if start.startswith(magic):
+            advice = f"unpack it with {program} (or force it with raw:{path})"
+            raise BackendError(f"disk {path} is compressed with {name}: {advice}")
 
 
 def _is_memory_file_system(fd: int) -> bool:

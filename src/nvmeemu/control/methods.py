@@ -9,7 +9,7 @@ from functools import wraps
 from typing import Any
 
 from nvmeemu import __version__, inventory
-from nvmeemu.backend import Backend, BackendError, BadRequest, parse_size
+from nvmeemu.backend import Backend, BackendError, BadRequest, in_words, parse_size
 from nvmeemu.control.messages import FAILED, INTERNAL_ERROR, INVALID_PARAMS, PROTOCOL, Method, RpcError
 from nvmeemu.controller import Controller
 from nvmeemu.faults import Fault, FaultError, Faults
@@ -80,11 +80,14 @@ class Methods:
     def fault_remove(self, id: int | None = None) -> None:
         """One, or without an ``id`` all."""
         if id is None:
+            for one in self._faults:
+                log.info("control: fault %d is removed", one.id)
             self._faults.clear()
         else:
             if id not in [fault.id for fault in self._faults]:
                 raise RpcError(FAILED, f"no fault {id!r}")
             self._faults.remove(int(id))
+            log.info("control: fault %d is removed", id)
 
     def scenario_add(self, name: str) -> list[dict[str, Any]]:
         return [_fault(self._faults.add(fault)) for fault in scenario(_text(name, "name"))]
@@ -103,11 +106,13 @@ class Methods:
             raise RpcError(FAILED, f"NSID {number!r} is taken or outside 1..{namespaces.nn}")
         namespace = self._open_disk(number, _text(disk, "disk"))
         inventory.add(self._device, namespace)
+        log.info("control: namespace %d is added: disk %s, %s", number, disk, in_words(namespace.backend.size))
         return _namespace(namespace)
 
     def namespace_remove(self, nsid: int) -> None:
         self._find(nsid)
         namespace = inventory.remove(self._device, nsid)
+        log.info("control: namespace %d is removed: disk %s", nsid, namespace.backend.identity)
         self._close_disk(namespace.backend)
 
     def namespace_resize(self, nsid: int, size: str | int) -> dict[str, Any]:
@@ -116,6 +121,7 @@ class Methods:
         if length % namespace.block_size:
             raise RpcError(FAILED, f"{length} bytes are no whole number of blocks of {namespace.block_size} bytes")
         inventory.resize(self._device, nsid, length // namespace.block_size)
+        log.info("control: namespace %d has %s now: disk %s", nsid, in_words(length), namespace.backend.identity)
         return _namespace(namespace)
 
     # --- the trace

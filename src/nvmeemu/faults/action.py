@@ -32,6 +32,8 @@ class Action:
     ends = False
     """Whether a command goes no further than where it is executed."""
     options: ClassVar[tuple[str, ...]] = ()
+    example: ClassVar[str] = ""
+    """Its argument, as it may be written; nothing: it takes none, or can do without."""
 
     def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
         """``argument`` is True where none was given."""

@@ -25,6 +25,7 @@ class SetStatus(Action):
     ``more``: More, at completion. (A command that is refused has it: the error is in the log.)"""
 
     name = "status"
+    example = "write_fault"
     places = (At.EXECUTE, At.COMPLETION, At.DMA)
     reasons: ClassVar = {
         At.FETCH: "a command that is refused unexecuted: status at execute",

@@ -27,6 +27,7 @@ class Fail(Action):
     """The disk fails with this errno: EIO, ENOSPC, ..."""
 
     name = "error"
+    example = "EIO"
     places = (At.BACKEND,)
 
     def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
@@ -52,6 +53,7 @@ class Tear(Action):
     """Only the first bytes are written, or transferred, and the command succeeds."""
 
     name = "torn"
+    example = "512"
     places = (At.BACKEND, At.DMA)
 
     def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:

@@ -98,6 +98,8 @@ def _action(written: Do) -> Action:
         if key not in kind.options:
             options = f"it has {', '.join(kind.options)}" if kind.options else "it has none"
             raise FaultError(f"do.{key}: no option of {kind.name}: {options}")
+    if argument is True and kind.example:
+        raise FaultError(f"do: {kind.name} needs a value, for example do.{kind.name}={kind.example}")
     return kind(argument, words)
 
 

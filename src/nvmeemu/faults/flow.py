@@ -20,6 +20,7 @@ class Delay(Action):
     """It happens later."""
 
     name = "delay"
+    example = "250ms"
     places = (At.EXECUTE, At.FETCH, At.BACKEND, At.COMPLETION, At.INTERRUPT, At.DOORBELL, At.REGISTER, At.EVENT)
     reasons: ClassVar = {
         At.DMA: "a transfer takes no time of its own here: delay at execute or backend",

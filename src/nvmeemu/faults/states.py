@@ -116,6 +116,7 @@ class SlowReady(State):
     """CSTS.RDY follows CC.EN that many seconds late."""
 
     name = "slow_rdy"
+    example = "2s"
 
     def _take(self, argument: Any) -> None:
         self.wait = seconds(argument, "do.slow_rdy")
@@ -248,6 +249,7 @@ class Smart(State):
     that it wants to hear."""
 
     name = "smart"
+    example = "{ temperature = 360 }"
 
     def _take(self, argument: Any) -> None:
         words = table(argument, "do.smart")
@@ -284,6 +286,7 @@ class Flood(State):
     host has not looked at the one before: it must give a request for each."""
 
     name = "flood"
+    example = "100"
     options = ("seconds", "interval", "type")
 
     def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:

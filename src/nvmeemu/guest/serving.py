@@ -40,15 +40,15 @@ def start(
         server = process.spawn(command, log, pass_fds=[ready_there], environment=environment)
     finally:
         os.close(ready_there)
-    try:
-        with os.fdopen(ready, "rb") as pipe:
+    with os.fdopen(ready, "rb") as pipe:  # open until the server has ended: it has nothing to say of a broken pipe
+        try:
             if not select.select([pipe], [], [], seconds)[0]:
                 raise GuestError("nvmeemu serve did not say that it listens")
             if not pipe.readline():
                 raise ServerEnded(process.end(server), log)
-    except BaseException:
-        process.end(server)
-        raise
+        except BaseException:
+            process.end(server)
+            raise
     return server
 
 

@@ -113,6 +113,17 @@ def refuse(fd: int, message: Message, refusal: Refusal) -> None:
             connection.send(reply, socket.MSG_DONTWAIT)
 
 
+def tell_busy(connection: socket.socket) -> bool:
+    """Answer the first message of one that is no client; False if it has sent none. Does not block. Raises OSError."""
+    header = connection.recv(HEADER.size)
+    if len(header) < HEADER.size:
+        return False
+    number, command, *_ = HEADER.unpack(header)
+    connection.send(HEADER.pack(number, command, HEADER.size, ERROR_REPLY, errno.EBUSY))
+    connection.recv(1 << 16)  # closed with something unread, it would lose the answer
+    return True
+
+
 def hang_up(fd: int) -> None:
     """End the connection and throw away what has come, so that the library sees nothing but the end."""
     with suppress(OSError), _socket(fd) as connection:

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import resource
+import select
 import socket
 import struct
 import threading
@@ -14,7 +15,7 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
 
-from nvmeemu.vfio import address
+from nvmeemu.vfio import address, messages
 from nvmeemu.vfio.binding import Context, Turn, require
 from nvmeemu.vfio.errors import ProtocolError, SocketUnusable
 from nvmeemu.vfio.function import Function, PciFunction, PciHost, library_log
@@ -54,6 +55,7 @@ class Server:
         self.on_attach: Callable[[str], None] = lambda peer: None  # a client has come: how the log calls it
         self.on_leave: Callable[[], None] = lambda: None
         self._client = ""  # how the log calls it
+        self._others: dict[socket.socket, str] = {}  # that came meanwhile, until they say what they want
         self._once = False
         self._patience: float | None = None  # until when half a message is waited for
         host.connect(self._context, self._pci.config)
@@ -76,6 +78,9 @@ class Server:
             self._loop.run(self._pci.function.run)
         finally:
             self._loop.unwatch(self._watched_fd)
+            self._loop.unwatch(self._listening_fd)
+            for another in tuple(self._others):
+                self._turn_away(another)
 
     def close(self) -> None:
         """Drop the client, if any, which resets the function, and remove the socket."""
@@ -94,7 +99,10 @@ class Server:
         self._loop.unwatch(self._watched_fd)
         self._watched_fd = self._context.poll_fd()
         attached = self._watched_fd != self._listening_fd
+        self._loop.unwatch(self._listening_fd)
         self._loop.watch(self._watched_fd, self._on_messages if attached else self._on_client)
+        if attached:
+            self._loop.watch(self._listening_fd, self._on_another)
 
     def _on_client(self) -> None:
         guard = threading.Timer(HANDSHAKE_TIME, self._hang_up)
@@ -116,6 +124,37 @@ class Server:
         self.on_attach(self._client)
         self._pci.tell_state(always=True)
         self._watch()
+
+    def _on_another(self) -> None:
+        """Somebody connects while a client is served: it is told at once, and not left to wait."""
+        gone = select.poll()
+        gone.register(self._watched_fd, select.POLLRDHUP | select.POLLHUP)
+        if gone.poll(0):
+            return  # this one is the next client, as soon as we have heard of the loss
+        try:
+            with _connection(self._listening_fd) as listening:
+                another, _ = listening.accept()
+        except OSError as error:
+            if error.errno in NO_DESCRIPTORS:
+                self._loop.rest(self._listening_fd, NO_DESCRIPTORS_TIME)
+            return
+        if len(self._others) >= BACKLOG:
+            another.close()
+            return
+        another.setblocking(False)
+        self._others[another] = _peer(another.fileno())
+        self._loop.watch(another.fileno(), lambda: self._turn_away(another))
+        self._loop.call_later(HANDSHAKE_TIME, lambda: self._turn_away(another))
+
+    def _turn_away(self, another: socket.socket) -> None:
+        """Answer its first message. Who says nothing only looks whether a server is there."""
+        name = self._others.pop(another, None)
+        if name is None:
+            return
+        self._loop.unwatch(another.fileno())
+        with another, suppress(OSError):
+            if messages.tell_busy(another):
+                log.warning("%s is turned away: the drive is taken by %s", name, self._client)
 
     def _on_messages(self) -> None:
         try:
