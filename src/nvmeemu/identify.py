@@ -91,13 +91,14 @@ def _namespace(device: Device, nsid: int) -> bytes:
         nsze=namespace.blocks,
         ncap=namespace.blocks,
         nuse=namespace.blocks,
-        nsfeat=1 << 4,  # NPWG to NPDA are valid
+        nsfeat=1 << 4,  # NPWG to NOWS are valid
         dlfeat=0b1001,  # deallocated blocks read as zeros; Write Zeroes may deallocate
         nvmcap=namespace.blocks * namespace.block_size,
         npwg=granularity,
         npwa=granularity,
         npdg=granularity,
         npda=granularity,
+        nows=granularity,  # a multiple of NPWG
         nsattr=int(namespace.backend.read_only),
         nguid=namespace.nguid,
         lbaf=[LbaFormat(lbads=namespace.block_size.bit_length() - 1)],

@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import struct
+from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from conformance.tools import admin, fails, guarded, identify_controller, identify_namespace, is_untouched
+from conformance.identify_rules import broken_rules
+from conformance.tools import (
+    DriverOf,
+    NewBench,
+    admin,
+    fails,
+    guarded,
+    identify_controller,
+    identify_namespace,
+    is_untouched,
+)
+from nvmeemu.backend import open_backend
 from nvmeemu.spec import BROADCAST, AdminOpcode, Cns, Command, Identify, Status
 from nvmeemu.structures import IndependentNamespace
 from nvmeemu.testing import CAP, CC, PAGE, VS, Driver
 
 VERSION_1_4 = 0x00010400
+DISKS: dict[str, dict[str, Any]] = {
+    "memory": {},
+    "file": {},
+    "read-only": {"read_only": True},
+    "overlay": {"overlay": True},
+    "direct": {"direct": True},
+}
 OF_COMMAND_SET = (Cns.CSI_NAMESPACE, Cns.CSI_CONTROLLER, Cns.CSI_ACTIVE_NAMESPACES)
 
 
@@ -263,11 +284,29 @@ def test_with_larger_pages_prp1_reaches_further(driver: Driver) -> None:
     assert is_untouched(driver, place, PAGE - 512)
 
 
-@pytest.mark.fact("A22", clause="Base 1.4, Figure 245", kills=("lbads-wrong",))
-def test_a_namespace_adds_up(driver: Driver) -> None:
-    page = identify_namespace(driver)
-    assert page.nsze >= page.ncap >= page.nuse > 0
-    assert page.flbas & 0xF < page.nlbaf
-    assert page.lbaf[page.flbas & 0xF].lbads >= 9
-    if page.nvmcap:
-        assert page.nvmcap == page.ncap << page.lbaf[page.flbas & 0xF].lbads
+def broken(driver: Driver) -> list[str]:
+    independent = IndependentNamespace(driver.identify(Cns.INDEPENDENT_NAMESPACE, 1))
+    return broken_rules(identify_controller(driver), identify_namespace(driver), independent)
+
+
+@pytest.mark.fact("A22", clause="Base 1.4, Figure 245", kills=("lbads-wrong", "nows-is-one-block"))
+@pytest.mark.parametrize("block_size", [512, 4096])
+@pytest.mark.parametrize("blocks", [1, 9, 4096])
+def test_what_is_said_of_a_namespace_adds_up(driver_of: DriverOf, block_size: int, blocks: int) -> None:
+    driver = driver_of({1: (blocks * block_size, block_size)})
+    driver.enable()
+    assert identify_namespace(driver).nsze == blocks
+    assert broken(driver) == []
+
+
+@pytest.mark.parametrize("block_size", [512, 4096])
+@pytest.mark.parametrize("kind", DISKS)
+def test_it_adds_up_on_every_kind_of_disk(new_bench: NewBench, tmp_path: Path, kind: str, block_size: int) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(1 << 20))
+    spec = "mem:1M" if kind == "memory" else str(path)
+    with closing(open_backend(spec, block_size=block_size, **DISKS[kind])) as backend:
+        bench = new_bench(backend, block_size=block_size)
+        bench.driver.enable()
+        assert broken(bench.driver) == []
+        bench.close()
