@@ -32,7 +32,7 @@ CLASSES: dict[type, tuple[str, ...]] = {
     armed.NvmeFaults: ("add", "remove", "clear"),
     armed.Armed: ("seen", "hits"),
     commands.Trace: ("expect", "commands", "words", "restart"),
-    commands.HostCommand: ("command", "sqid", "time", "completion", "status", "latency"),
+    commands.HostCommand: ("command", "sqid", "time", "completion", "status", "latency", "faults"),
 }
 ATTRIBUTES = {  # set when an object is made: they have no docstrings
     "driver": "The host's side: a [Driver](#driver).",

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from nvmeemu import prp
 from nvmeemu.events import Event
@@ -31,6 +31,20 @@ _T = TypeVar("_T")
 
 Stage = Callable[[], Result]
 GoOn = Callable[[Request, Stage], None]
+
+
+class Injection(NamedTuple):
+    """The interceptor makes something go wrong. ``hits``: how often this fault has fired, now included; ``at``: where,
+    ``action``: what it does, ``subject``: to what, all in words; ``sqid`` and ``cid`` of the command, if it is one."""
+
+    fault: int
+    hits: int
+    sqid: int | None
+    cid: int | None
+    at: str
+    action: str
+    name: str
+    subject: str
 
 
 class Observer:
@@ -73,6 +87,9 @@ class Observer:
 
     def pci_changed(self, state: PciState) -> None:
         """The host has changed something in the configuration space, or a client has come and this is what it finds."""
+
+    def injected(self, injection: Injection) -> None:
+        """What passes next, or does not, or what the device does from here on, is a fault on purpose."""
 
     def dropped(self) -> None:
         """Every command was dropped without a completion: a reset, a shutdown, or CSTS.CFS."""
@@ -314,6 +331,11 @@ class Taps:
     def pci_changed(self, state: PciState) -> None:
         for observer in self.observers:
             observer.pci_changed(state)
+
+    def injected(self, injection: Injection) -> None:
+        """The interceptor says so, before it does it."""
+        for observer in self.observers:
+            observer.injected(injection)
 
     def dropped(self) -> None:
         for observer in self.observers:

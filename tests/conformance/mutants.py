@@ -1,11 +1,12 @@
-"""The mutation runner: known faults put into the controller, to prove that the conformance tests can fail.
+"""The mutation runner: known faults put into the code, to prove that the tests can fail.
 
-    .venv/bin/python tests/conformance/mutants.py [NAME...]
+    .venv/bin/python tests/conformance/mutants.py [--of FOLDER] [NAME...]
 
-Each ``[[mutant]]`` of mutants*.toml names a text that stands exactly once in a file below src/, and what to put
-there. A test names the mutants that it kills: ``@pytest.mark.fact("A5", kills=("create-cq-accepts-qid-zero",))``; it
-must pass without them and fail, in its own body, with each. Of a parametrized test one case has to fail; a mark on a
-single ``pytest.param`` means that case.
+Each ``[[mutant]]`` of mutants*.toml in a folder of tests names a text that stands exactly once in a file below src/,
+and what to put there. A test of that folder names the mutants that it kills: ``@pytest.mark.kills("late-interrupt")``
+or, if it is of a fact, ``@pytest.mark.fact("A5", kills=("create-cq-accepts-qid-zero",))``; it must pass without them
+and fail, in its own body, with each. Of a parametrized test one case has to fail; a mark on a single ``pytest.param``
+means that case.
 
 Nothing is written to the disk: pytest is imported once, and each mutant gets a forked process in which the changed
 module is imported from memory instead.
@@ -35,6 +36,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TESTS = Path("tests/conformance")
+_OTHER_ENGINES = {"native", "mapped"}  # cases of these are left out: the mutants are those of the Python path
 _JOBS = 2
 _MEMORY = 2 << 30  # bytes; a mutant may loop
 _SECONDS = 60  # for a test; machines are shared
@@ -70,10 +72,10 @@ class Mutant:
         return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def load(root: Path) -> dict[str, Mutant]:
-    """The mutants of all files, by name. Raises BadMutant."""
+def load(root: Path, tests: Path = TESTS) -> dict[str, Mutant]:
+    """The mutants of all files of that folder, by name. Raises BadMutant."""
     found: dict[str, Mutant] = {}
-    for path in sorted((root / TESTS).glob("mutants*.toml")):
+    for path in sorted((root / tests).glob("mutants*.toml")):
         for entry in tomllib.loads(path.read_text()).get("mutant", ()):
             try:
                 mutant = Mutant(**entry)
@@ -133,15 +135,16 @@ class _Watcher:
         kept = []
         for item in items:
             callspec = getattr(item, "callspec", None)
-            if callspec and callspec.params.get("engine", "python") != "python":
-                continue  # the mutants are those of the Python path
+            if callspec and not _OTHER_ENGINES.isdisjoint(map(str, callspec.params.values())):
+                continue
             of_case = list(callspec.marks) if callspec else []
-            marks = list(item.iter_markers("fact"))
-            for mark in marks:
+            marks = [(mark, mark.kwargs.get("kills", ())) for mark in item.iter_markers("fact")]
+            marks += [(mark, mark.args) for mark in item.iter_markers("kills")]
+            for mark, names in marks:
                 test = item.nodeid if mark in of_case else _function(item.nodeid)
-                for name in mark.kwargs.get("kills", ()):
+                for name in names:
                     self._outcome.kills[name].add(test)
-            if any(mark.kwargs.get("kills") for mark in marks):
+            if any(names for _, names in marks):
                 kept.append(item)
         items[:] = kept
         self._outcome.nodes = [item.nodeid for item in kept]
@@ -201,8 +204,8 @@ def _judge(task: tuple[Path, Mutant, set[str]]) -> Verdict:
     return Verdict(mutant, len(tests), faults, reasons, time.process_time())
 
 
-def _survey(root: Path) -> Outcome:
-    return run_tests(root, None, [str(TESTS)])
+def _survey(root: Path, tests: Path) -> Outcome:
+    return run_tests(root, None, [str(tests)])
 
 
 def _faults_of(survey: Outcome, mutants: Iterable[str]) -> list[str]:
@@ -215,17 +218,17 @@ def _faults_of(survey: Outcome, mutants: Iterable[str]) -> list[str]:
     return faults
 
 
-def run(root: Path, only: Sequence[str] = (), verbose: bool = False) -> int:
-    """Run the mutants and print a table; the number of faults found."""
+def run(root: Path, only: Sequence[str] = (), verbose: bool = False, tests: Path = TESTS) -> int:
+    """Run the mutants of a folder of tests and print a table; the number of faults found."""
     try:
-        mutants = load(root)
+        mutants = load(root, tests)
     except BadMutant as error:
         print(f"mutants: {error}")
         return 1
     for plugin in entry_points(group="pytest11"):
         plugin.load()  # once for all the forks
     with get_context("fork").Pool(_JOBS, maxtasksperchild=1) as pool:
-        survey = pool.apply(_survey, (root,))
+        survey = pool.apply(_survey, (root, tests))
         faults = [f"there is no mutant {name}" for name in only if name not in mutants]
         if not only:
             faults += _faults_of(survey, mutants)
@@ -251,12 +254,13 @@ def run(root: Path, only: Sequence[str] = (), verbose: bool = False) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Run the conformance tests against known faults.")
+    parser = argparse.ArgumentParser(description="Run tests against known faults.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these mutants")
+    parser.add_argument("--of", type=Path, default=TESTS, metavar="FOLDER", help=f"the tests and mutants ({TESTS})")
     parser.add_argument("-v", "--verbose", action="store_true", help="say how each test failed")
     arguments = parser.parse_args()
     sys.dont_write_bytecode = True
-    return 1 if run(ROOT, arguments.names, arguments.verbose) else 0
+    return 1 if run(ROOT, arguments.names, arguments.verbose, arguments.of) else 0
 
 
 if __name__ == "__main__":

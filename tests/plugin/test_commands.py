@@ -91,7 +91,7 @@ def test_a_command_without_an_end(drive: NvmeBench) -> None:
     assert fault.hits == 1
     found = drive.trace.expect(op="read")
     assert (found.completion, found.status, found.latency) == (None, None, None)
-    assert str(found).endswith("slba=0 nlb=1: no completion")
+    assert str(found).endswith("slba=0 nlb=1: no completion [fault 1: drop at execute]")
 
 
 def test_only_the_last_commands_are_remembered(drive: NvmeBench) -> None:

@@ -58,6 +58,7 @@ def fields(kind: Any) -> st.SearchStrategy[trace.Record]:
         "bytes": st.binary(max_size=20),
         "str": st.text(max_size=5),
         "int": NUMBER,
+        "tuple[str, ...]": st.lists(st.text(max_size=5), min_size=4, max_size=4).map(tuple),
     }
     hints = kind.__annotations__
     return st.builds(

@@ -10,7 +10,8 @@ from nvmeemu import regs
 from nvmeemu.faults import data
 from nvmeemu.faults.action import NOTHING_PASSES, Action, Go
 from nvmeemu.faults.completion import with_head
-from nvmeemu.faults.match import LAST_VALUE, Passage, register_place
+from nvmeemu.faults.match import LAST_VALUE, register_place
+from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import At
 from nvmeemu.faults.words import FaultError, choice, number, table
 from nvmeemu.layout import Record

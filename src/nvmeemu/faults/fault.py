@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from nvmeemu.faults.action import ANSWERED, Action
@@ -12,6 +12,8 @@ from nvmeemu.faults.places import PLACES, At
 from nvmeemu.faults.when import Trigger, When
 from nvmeemu.faults.words import FaultError, choice, plain, table
 
+LONGEST_NAME = 200  # characters
+_LONGEST_WORDS = 1000  # likewise, of what a list of actions says
 Do = str | Mapping[str, Any]
 
 
@@ -50,9 +52,11 @@ class Fault:
         self.when = When.of(table(when or {}, "when"))
         if self.at == At.NOW and set(self.when.as_table()) - {"after_seconds", "probability", "seed"}:
             raise FaultError('when: "now" comes once: there are only after_seconds and probability')
-        if not isinstance(name, str):
-            raise FaultError(f"name: {name!r} is no text")
+        if not isinstance(name, str) or len(name) > LONGEST_NAME or not name.isprintable():
+            raise FaultError(f"name: {name!r} is no text of one line, at most {LONGEST_NAME} characters long")
         self.name = name
+        self.words = _cut(", ".join(" ".join(_words("", one)) for one in written))
+        """What it does, in a line: ``status=write_fault dnr=true, hang``."""
         self.id = 0  # given when it is added
         self.trigger: Trigger | None = None
 
@@ -80,6 +84,21 @@ class Fault:
 
     def __repr__(self) -> str:
         return f"Fault({', '.join(f'{key}={value!r}' for key, value in self.as_table().items() if value)})"
+
+
+def _words(key: str, value: Any) -> Iterator[str]:
+    """As on the command line of ``ctl``, without its ``do.``."""
+    if isinstance(value, Mapping):
+        for inner, one in value.items():
+            yield from _words(f"{key}.{inner}" if key else inner, one)
+    elif value is True or not key:
+        yield key or str(value)
+    else:
+        yield f"{key}={str(value).lower() if value is False else value}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_WORDS else f"{text[: _LONGEST_WORDS - 4]} ..."
 
 
 def _action(written: Do) -> Action:

@@ -17,7 +17,7 @@ from nvmeemu.executor import UNKNOWN
 from nvmeemu.faults.action import Action
 from nvmeemu.faults.fault import Fault
 from nvmeemu.faults.layers import Layers
-from nvmeemu.faults.match import PIN, Passage
+from nvmeemu.faults.passage import PIN, Passage
 from nvmeemu.faults.places import At
 from nvmeemu.faults.plan import Plan
 from nvmeemu.faults.states import State
@@ -26,7 +26,7 @@ from nvmeemu.faults.words import FaultError
 from nvmeemu.host import Timer
 from nvmeemu.queues import SubmissionQueue
 from nvmeemu.spec import Command, Configuration, ControllerStatus, Status
-from nvmeemu.taps import GoOn, Interceptor, Stage
+from nvmeemu.taps import GoOn, Injection, Interceptor, Stage
 
 log = logging.getLogger(__name__)
 
@@ -208,9 +208,21 @@ class Faults(Interceptor):
         found: list[Action] = []
         for fault in (only,) if only is not None else self:
             if passage in fault.match and fault.trigger is not None and fault.trigger.fires(now):
-                log.log(logging.INFO if fault.hits == 1 else logging.DEBUG, "fault %d fires at %s", fault.id, fault.at)
+                self._tell(fault, passage)
                 found += fault.actions
         return found
+
+    def _tell(self, fault: Fault, passage: Passage) -> None:
+        """It fires: whoever looks at the host's trouble shall know that it is on purpose."""
+        level = logging.INFO if fault.hits == 1 else logging.DEBUG
+        if not self.controller.taps.observers and not log.isEnabledFor(level):
+            return  # fires perhaps at each command
+        subject = str(passage)
+        named = f' "{fault.name}"' if fault.name else ""
+        log.log(level, "fault %d%s fires at %s: %s: %s", fault.id, named, fault.at, fault.words, subject)
+        sqid, cid = (None, None) if passage.command is None else (passage.qid, passage.command.cid)
+        told = Injection(fault.id, fault.hits, sqid, cid, fault.at, fault.words, fault.name, subject)
+        self.controller.taps.injected(told)
 
     def _pass(self, passage: Passage, go: Go, *payload: Any, only: Fault | None = None) -> None:
         """Have it go through the faults that fire, the first one first."""

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from nvmeemu import admin, io, regs
+from nvmeemu.faults.passage import PIN, Passage
 from nvmeemu.faults.places import OF_COMMANDS, OF_QUEUES, At
 from nvmeemu.faults.words import FaultError, Numbers, choice, number, numbers
 from nvmeemu.layout import Field, Number
 from nvmeemu.spec import AdminOpcode, Command, Completion, EventType, NvmOpcode, ReadWrite, Status
 
-PIN = -1  # the vector of INTA#
 LAST_QUEUE = 0xFFFF  # Base 1.4, 5.4: QID
 LAST_VECTOR = 2047  # PCI Local Bus 3.0, 6.8.2.3: Table Size
 LAST_EVENT_TYPE = 7  # Base 1.4, Figure 144: bits 2:0
@@ -22,23 +21,6 @@ _IO = Numbers(low=1, high=LAST_QUEUE)
 _ADMIN = Numbers(frozenset({0}))
 _EVERY = frozenset((is_admin, opcode) for is_admin in (True, False) for opcode in range(256))
 _REGISTERS = {register.name.lower(): register for register in regs.REGISTERS}
-
-
-@dataclass
-class Passage:
-    """What passes one of the places; what does not belong there is at its default."""
-
-    at: At
-    qid: int | None = None
-    command: Command | None = None
-    status: int | None = None  # of a completion
-    offset: int = 0
-    size: int = 0
-    is_write: bool = False
-    value: int | None = None  # of a doorbell, or what is written to a register
-    is_cq: bool = False
-    vector: int | None = None
-    event: int | None = None
 
 
 Test = Callable[[Passage], bool]

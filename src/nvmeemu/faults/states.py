@@ -13,7 +13,8 @@ from nvmeemu.events import Event
 from nvmeemu.faults.action import Action, Go
 from nvmeemu.faults.disk import FaultyBackend
 from nvmeemu.faults.layers import last
-from nvmeemu.faults.match import LAST_VECTOR, PIN, Passage
+from nvmeemu.faults.match import LAST_VECTOR
+from nvmeemu.faults.passage import PIN, Passage
 from nvmeemu.faults.places import PLACES, At
 from nvmeemu.faults.words import FaultError, choice, flag, number, seconds, table
 from nvmeemu.namespace import Namespace

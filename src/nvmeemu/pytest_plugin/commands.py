@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nvmeemu import spec
-from nvmeemu.faults.match import Match, Passage
+from nvmeemu.faults.match import Match
+from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import At
 from nvmeemu.trace import commands, file, records, words
 
@@ -96,6 +97,11 @@ class HostCommand:
         """Seconds from its fetch to its completion."""
         return None if self._traced.latency is None else self._traced.latency / 1e9
 
+    @property
+    def faults(self) -> list[str]:
+        """The faults on purpose that have fired at it, in words: number, name, action and place."""
+        return [words.injection(one) for one in self._traced.injections]
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
@@ -107,7 +113,8 @@ class HostCommand:
             ended += f" after {words.duration(self.latency * 1e9)}"
         where = f"SQ {self.sqid}" if self.sqid else "admin"
         said = words.command(self.sqid, self._traced.fetch.sqe)
-        return f"{self.time:10.6f} s  {where:6} #{self._traced.fetch.cid:04x} {said}: {ended}"
+        injected = "".join(f" [{one}]" for one in self.faults)
+        return f"{self.time:10.6f} s  {where:6} #{self._traced.fetch.cid:04x} {said}: {ended}{injected}"
 
     __repr__ = __str__
 
@@ -122,6 +129,7 @@ class Trace:
         self._awaited: str | None = None  # the remark behind what we want to have
         self._matcher = commands.Matcher()
         self._found: deque[HostCommand] = deque(maxlen=remember)
+        self._injected: deque[str] = deque(maxlen=SHOWN)
         self._count = 0  # of all that ever were in ``_found``
         self._begin = 0  # where this test's commands begin
         self._next = 0  # where ``expect`` goes on
@@ -172,7 +180,7 @@ class Trace:
 
     def sections(self) -> dict[str, str]:
         """For the report of a failed test."""
-        return {"the last commands": self.words()}
+        return {"the last commands": self.words(), "the last faults that fired": "\n".join(self._injected)}
 
     @property
     def _oldest(self) -> int:
@@ -206,6 +214,8 @@ class Trace:
         if isinstance(record, records.Fetch) and self._matcher.newest is not None:
             self._found.append(HostCommand(self._matcher.newest))
             self._count += 1
+        elif isinstance(record, records.Injection):
+            self._injected.append(f"{record.time / 1e9:10.6f} s  {' '.join(words.describe(record))}")
         elif isinstance(record, records.Note) and record.text == self._awaited:
             self._awaited = None
 

@@ -13,7 +13,7 @@ from nvmeemu.trace import words
 from nvmeemu.trace.commands import Matcher, TracedCommand
 from nvmeemu.trace.filters import SECOND
 from nvmeemu.trace.phases import Phase, Phases
-from nvmeemu.trace.records import Fetch, Interrupt, Record, RegisterRead, RegisterWrite, Reset, Signal
+from nvmeemu.trace.records import Fetch, Injection, Interrupt, Record, RegisterRead, RegisterWrite, Reset, Signal
 
 
 class Kind(IntEnum):
@@ -68,6 +68,7 @@ class Activity:
     interrupts: array[float] = field(default_factory=_floats)
     registers: array[float] = field(default_factory=_floats)
     resets: array[float] = field(default_factory=_floats)
+    faults: array[float] = field(default_factory=_floats)  # on purpose
     phases: list[Phase] = field(default_factory=list)
     last: int = 0  # the time of the last record of all, in nanoseconds
 
@@ -103,6 +104,8 @@ def _add_event(found: Activity, record: Record) -> None:
         found.registers.append(time)
     elif isinstance(record, Reset):
         found.resets.append(time)
+    elif isinstance(record, Injection):
+        found.faults.append(time)
 
 
 def _add(found: Activity, command: TracedCommand, ended: int) -> None:

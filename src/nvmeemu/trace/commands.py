@@ -6,7 +6,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from nvmeemu import regs, spec
-from nvmeemu.trace.records import ClientLeft, Completion, Data, Digest, Fetch, Prp, Record, RegisterWrite, Reset
+from nvmeemu.trace.records import (
+    ClientLeft,
+    Completion,
+    Data,
+    Digest,
+    Fetch,
+    Injection,
+    Prp,
+    Record,
+    RegisterWrite,
+    Reset,
+)
 
 
 @dataclass(slots=True)
@@ -19,6 +30,7 @@ class TracedCommand:
     prp: Prp | None = None
     digests: list[Digest] = field(default_factory=list)
     data: list[Data] = field(default_factory=list)
+    injections: list[Injection] = field(default_factory=list)  # faults on purpose that fired at it
 
     @property
     def latency(self) -> int | None:
@@ -63,6 +75,11 @@ class Matcher:
             return [found]
         if isinstance(record, (Prp, Digest, Data)):
             self._add(record)
+            return []
+        if isinstance(record, Injection):
+            found = self.pending.get((record.sqid, record.cid)) if record.of_command else None
+            if found is not None:
+                found.injections.append(record)
             return []
         return self.end() if is_reset(record) else []
 

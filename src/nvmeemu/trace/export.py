@@ -28,8 +28,8 @@ _SCHEMA = "perfetto.protos.perfetto.trace.perfetto_trace_pb2"
 _SEQUENCE = 1  # all packets are of one
 _ROOT = 1  # uuid of the track that all others are under
 _AT_ONCE = 4096  # packets to a write
-_TRACKS = {"BAR0": "registers", "IRQ": "interrupts", "DMA": "memory maps", "PCI": "PCI"}  # others: the controller's
-_ORDER = ("phases", "controller", "registers", "interrupts", "memory maps", "PCI")  # then the queues
+_TRACKS = {"BAR0": "registers", "IRQ": "interrupts", "DMA": "memory maps", "PCI": "PCI", "fault": "faults"}
+_ORDER = ("phases", "faults", "controller", "registers", "interrupts", "memory maps", "PCI")  # then the queues
 
 
 def add(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -199,5 +199,7 @@ def _end_notes(command: TracedCommand) -> Iterator[tuple[str, str | int]]:
         yield "PRP list", words.describe(command.prp)[1].partition(": ")[2]
     for digest in command.digests:
         yield "data", words.describe(digest)[1].partition(" ")[2]
+    for injection in command.injections:
+        yield "fault", words.injection(injection)
     done = command.completion
     yield "completion", "none" if done is None else words.completion(done.completion)

@@ -87,7 +87,7 @@ class Picture:
         counts = Counter(activity.sqid)
         self.queues = sorted(sqid for sqid, _ in counts.most_common(_QUEUES))
         self.hidden = len(counts) - len(self.queues)
-        timeline = 0.9 + 0.27 * (len(self.queues) + 3)
+        timeline = 0.9 + 0.27 * (len(self.queues) + 3 + bool(activity.faults))
         self.figure = Figure(figsize=(_WIDTH, timeline + 5.2), layout="constrained")
         grid = self.figure.add_gridspec(3, 2, width_ratios=(5.2, 1), height_ratios=(timeline, 2.3, 2.3))
         self.top = self.figure.add_subplot(grid[0, 0])
@@ -115,6 +115,8 @@ class Picture:
         for outcome, label in ((Outcome.ERROR, "with an error"), (Outcome.NO_ANSWER, "not completed")):
             lines.append(f"{int(np.sum(self.outcome == outcome))} {label}")
         lines.append(f"{len(self.activity.interrupts)} interrupts")
+        if self.activity.faults:
+            lines.append(f"{len(self.activity.faults)} faults on purpose")
         if len(self.latency):
             lines.append("latency")
             values = [(f"p{percent}", _percentile(self.latency, percent)) for percent in _PERCENTILES]
@@ -122,8 +124,9 @@ class Picture:
         self.summary.text(0, 1, "\n".join(lines), va="top", linespacing=1.35, transform=self.summary.transAxes)
 
     def timeline(self) -> None:
-        """A row for the phases, each queue, interrupts, registers; resets are lines through all."""
+        """A row for the phases, each queue, interrupts, registers, faults; resets are lines through all."""
         rows = ["phase", *(f"SQ {sqid}" for sqid in self.queues), "interrupts", "registers"]
+        rows += ["faults"] * bool(self.activity.faults)
         axes = self.top
         axes.set_title(
             "Timeline" + (f" (without the {self.hidden} queues least used)" if self.hidden else ""), loc="left"
@@ -137,6 +140,9 @@ class Picture:
         for name, times in (("interrupts", self.activity.interrupts), ("registers", self.activity.registers)):
             at = self._times(times)
             self._bars(rows.index(name), 0.6, at, at, "#444444")
+        if self.activity.faults:
+            at = self._times(self.activity.faults)
+            self._bars(rows.index("faults"), 0.6, at, at, _FAILED)
         seen = {phase.name for phase in self.activity.phases if self._phase(phase)}
         for axes in (self.top, self.map, self.scatter):
             for at in np.unique(self._columns(self._times(self.activity.resets))):

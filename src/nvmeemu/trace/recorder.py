@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Protocol
 from zlib import crc32
 
-from nvmeemu import __version__, prp
+from nvmeemu import __version__, prp, taps
 from nvmeemu.controller import Controller
 from nvmeemu.device import Device
 from nvmeemu.errors import CommandFailed
@@ -15,7 +15,6 @@ from nvmeemu.events import Event
 from nvmeemu.host import HostMemoryError, PciState
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.spec import DOORBELLS, Command, NvmOpcode
-from nvmeemu.taps import Observer
 from nvmeemu.trace.file import Description
 from nvmeemu.trace.records import (
     BIGGEST_PIECE,
@@ -29,6 +28,7 @@ from nvmeemu.trace.records import (
     DmaUnmap,
     Doorbell,
     Fetch,
+    Injection,
     Interrupt,
     InterruptMode,
     PciChange,
@@ -78,7 +78,7 @@ def describe(controller: Controller, *, payload: bool = False, comment: str = ""
     )
 
 
-class Recorder(Observer):
+class Recorder(taps.Observer):
     """Give it to ``Controller.observe``. ``payload``: all data goes into the trace, not only its digests."""
 
     def __init__(self, sink: Sink, device: Device, *, payload: bool = False) -> None:
@@ -165,6 +165,11 @@ class Recorder(Observer):
 
     def event(self, event: Event) -> None:
         self._record(AsyncEvent, event.type, event.info, event.log)
+
+    def injected(self, injection: taps.Injection) -> None:
+        number, hits, sqid, cid, *texts = injection
+        of_command = sqid is not None
+        self._record(Injection, number, hits, sqid or 0, cid or 0, of_command, tuple(texts))
 
     # --- interrupts
 

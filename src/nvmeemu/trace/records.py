@@ -257,6 +257,41 @@ class PciChange(NamedTuple):
         return PciState(*self[2:])
 
 
+class Injection(NamedTuple):
+    """A fault on purpose has fired, for the ``hits``th time; ``sqid`` and ``cid`` say at which command if
+    ``of_command``. What it has done to a command comes after this and before the command's completion, if there is
+    one. ``texts``: place, action, name and subject."""
+
+    time: int
+    lane: int
+    fault: int
+    hits: int
+    sqid: int
+    cid: int
+    of_command: bool
+    texts: tuple[str, ...]
+
+    @property
+    def at(self) -> str:
+        """The place: ``completion``."""
+        return self.texts[0]
+
+    @property
+    def action(self) -> str:
+        """What it does: ``status=write_fault``."""
+        return self.texts[1]
+
+    @property
+    def name(self) -> str:
+        """Its user's name for it, or nothing."""
+        return self.texts[2]
+
+    @property
+    def subject(self) -> str:
+        """What it was done to: ``SQ 1 #0003 Write nsid=1 slba=0 nlb=8``."""
+        return self.texts[3]
+
+
 class Unknown(NamedTuple):
     """A record of a kind that a later version has added."""
 
@@ -286,6 +321,7 @@ Record = (
     | Note
     | Lost
     | PciChange
+    | Injection
     | Unknown
 )
 
@@ -305,6 +341,18 @@ def _split_runs(data: bytes) -> tuple[tuple[int, int], ...]:
 
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "replace")
+
+
+_TEXTS = 4  # of an Injection
+
+
+def _join_texts(texts: tuple[str, ...]) -> bytes:
+    return "\0".join(texts).encode()
+
+
+def _split_texts(data: bytes) -> tuple[str, ...]:
+    found = _text(data).split("\0", _TEXTS - 1)
+    return (*found, *[""] * (_TEXTS - len(found)))
 
 
 class _Codec:
@@ -364,6 +412,7 @@ _CODECS = (
     _Codec(17, Note, "", str.encode, _text),
     _Codec(18, Lost, "Q"),
     _Codec(19, PciChange, "????B?xx"),
+    _Codec(20, Injection, "IIHH?xxx", _join_texts, _split_texts),
 )
 _BY_KIND = {codec.kind: codec for codec in _CODECS}
 _BY_RECORD = {codec.record: codec for codec in _CODECS}

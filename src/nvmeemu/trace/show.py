@@ -11,7 +11,7 @@ from nvmeemu.trace import words
 from nvmeemu.trace.commands import Matcher, TracedCommand, commands
 from nvmeemu.trace.file import open_trace
 from nvmeemu.trace.filters import Filter, add_options
-from nvmeemu.trace.records import Completion, Record
+from nvmeemu.trace.records import Completion, Injection, Record
 from nvmeemu.trace.terminal import Output, at, heading, with_progress
 
 _SHOW = """\
@@ -71,7 +71,7 @@ def _show_all(output: Output, records: Iterator[Record], wanted: Filter) -> None
 
 def _story(output: Output, command: TracedCommand) -> Iterator[str]:
     """All of a command, from fetch to completion."""
-    parts = (command.fetch, command.prp, *command.digests, *command.data, command.completion)
+    parts = (command.fetch, *command.injections, command.prp, *command.digests, *command.data, command.completion)
     for record in sorted((part for part in parts if part is not None), key=lambda part: part.time):
         yield _line(output, record, command)
 
@@ -79,7 +79,9 @@ def _story(output: Output, command: TracedCommand) -> Iterator[str]:
 def _line(output: Output, record: Record, command: TracedCommand | None) -> str:
     where, what = words.describe(record)
     style = where.split()[0]
-    if isinstance(record, Completion):
+    if isinstance(record, Injection):
+        what = output.styled("bad", what)
+    elif isinstance(record, Completion):
         if command is not None:
             fetch = command.fetch
             name = words.opcode(fetch.sqid, fetch.opcode)
@@ -110,6 +112,7 @@ def _command(command: TracedCommand) -> tuple[str, str]:
     """A command and its end in a line of two parts."""
     fetch, done = command.fetch, command.completion
     text = f"{at(fetch.time)}  SQ {fetch.sqid:<3} #{fetch.cid:04x} {words.command(fetch.sqid, fetch.sqe)}"
+    injected = "".join(f" [{words.injection(one)}]" for one in command.injections)
     if done is None:
-        return text, "-> no completion"
-    return text, f"-> {words.completion(done.completion)}, {words.duration(done.time - fetch.time)}"
+        return text, f"-> no completion{injected}"
+    return text, f"-> {words.completion(done.completion)}, {words.duration(done.time - fetch.time)}{injected}"

@@ -15,10 +15,11 @@ from nvmeemu.spec import AdminOpcode, CreateCq, Status
 from nvmeemu.trace import words
 from nvmeemu.trace.commands import Matcher, TracedCommand, is_reset
 from nvmeemu.trace.file import open_trace
-from nvmeemu.trace.filters import add_times, check_times
+from nvmeemu.trace.filters import SECOND, add_times, check_times
 from nvmeemu.trace.records import (
     Completion,
     Doorbell,
+    Injection,
     Interrupt,
     Lost,
     PciChange,
@@ -74,6 +75,15 @@ class Queue:
     interrupts: int = 0
 
 
+@dataclass
+class Injected:
+    """A fault on purpose, and when it fired (ns)."""
+
+    hits: int = 0
+    first: int = 0
+    last: int = 0
+
+
 class Statistics:
     """What a trace comes to between two times (nanoseconds); give it all records in order, then call ``end``."""
 
@@ -82,6 +92,7 @@ class Statistics:
         self.opcodes: defaultdict[tuple[int, int], Opcode] = defaultdict(Opcode)  # by (SQID, opcode)
         self.queues: defaultdict[int, Queue] = defaultdict(Queue)
         self.statuses: Counter[int] = Counter()
+        self.faults: defaultdict[tuple[int, str], Injected] = defaultdict(Injected)  # by number and words
         self.records = self.lost = self.reads = self.writes = self.interrupts = 0
         self.last = self.ends = 0  # when the last record was, in that time and of all
         self.barred = 0  # tail doorbells rung while the function reached no memory, as far as the trace tells
@@ -120,11 +131,19 @@ class Statistics:
             self.writes += 1
         elif isinstance(record, Lost):
             self.lost += record.records
+        elif isinstance(record, Injection):
+            self._inject(record)
 
     def end(self) -> None:
         """What is still under way has no completion."""
         for command in self.matcher.end():
             self._add(command)
+
+    def _inject(self, record: Injection) -> None:
+        found = self.faults[record.fault, words.injection(record).partition(" ")[2]]
+        found.first = record.time if not found.hits else found.first
+        found.last = record.time
+        found.hits += 1
 
     def _ring(self, record: Doorbell) -> None:
         queue = self.queues[record.qid]
@@ -213,6 +232,8 @@ def run(arguments: argparse.Namespace) -> int:
     output.tables(_commands_table(found), _queues_table(found))
     if set(found.statuses) - {Status.SUCCESS}:
         output.tables(_statuses_table(found))
+    if found.faults:
+        output.tables(_faults_table(found))
     return 0
 
 
@@ -272,4 +293,11 @@ def _statuses_table(found: Statistics) -> Table:
     made = table("Statuses", ("status",), ("count",))
     for number, times in sorted(found.statuses.items()):
         made.add_row(words.status(number), str(times))
+    return made
+
+
+def _faults_table(found: Statistics) -> Table:
+    made = table("Faults on purpose", ("fault",), ("fired", "first", "last"))
+    for (_, said), one in sorted(found.faults.items()):
+        made.add_row(said, str(one.hits), f"{one.first / SECOND:.6f} s", f"{one.last / SECOND:.6f} s")
     return made

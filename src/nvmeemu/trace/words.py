@@ -29,6 +29,7 @@ __all__ = [
     "completion",
     "describe",
     "duration",
+    "injection",
     "opcode",
     "plain",
     "pointers",
@@ -90,6 +91,12 @@ def _event(one: kinds.AsyncEvent) -> _Line:
     return "event", f"{kind}, information {one.info:#x}, log {named('lid', one.log)}"
 
 
+def injection(one: kinds.Injection) -> str:
+    """``fault 1 "a bad block": status=write_fault at execute``, for behind what it was done to."""
+    name = f' "{plain(one.name)}"' if one.name else ""
+    return f"fault {one.fault}{name}: {plain(one.action)} at {plain(one.at)}"
+
+
 def _pci(one: kinds.PciChange) -> _Line:
     parts = ["function level reset"] * one.function_level_reset
     parts += [f"bus master {_switch(one.bus_master)}", f"memory space {_switch(one.memory_space)}"]
@@ -122,5 +129,6 @@ _DESCRIBE: dict[Any, Callable[[Any], _Line]] = {
     kinds.Note: lambda one: ("note", plain(one.text)),
     kinds.Lost: lambda one: ("note", f"{one.records} records are missing here"),
     kinds.PciChange: _pci,
+    kinds.Injection: lambda one: ("fault", f"{injection(one).removeprefix('fault ')}: {plain(one.subject)}"),
     kinds.Unknown: lambda one: ("?", f"a record of kind {one.kind}, which this version does not know"),
 }
