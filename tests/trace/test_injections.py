@@ -11,9 +11,11 @@ from nvmeemu.cli import main
 from nvmeemu.faults import Fault, Faults
 from nvmeemu.pytest_plugin.bench import NvmeBench
 from nvmeemu.pytest_plugin.options import DriveOptions
+from nvmeemu.spec import Completion, ReadWrite
 from nvmeemu.testing import CAP
 from nvmeemu.trace import words
 from nvmeemu.trace.activity import activity
+from nvmeemu.trace.commands import commands
 from nvmeemu.trace.file import Description, Writer
 from tracing import Traced, ready
 
@@ -137,3 +139,33 @@ def test_the_report_of_a_failed_test_says_it(tmp_path: Path) -> None:
 def test_a_hostile_text_does_not_command_the_terminal() -> None:
     record = trace.Injection(0, 0, 1, 1, 0, 0, False, ("\x1b[2J",) * 4)
     assert words.plain("".join(words.describe(record))) == "".join(words.describe(record))
+
+
+def test_a_difference_that_is_on_purpose_is_marked(
+    file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = ready()
+    for slba in range(3):
+        bench.clock.advance(1)
+        bench.driver.write(slba, bytes(512))
+    bench.driver.reg(CAP)
+    path = tmp_path / "whole.trace"
+    with path.open("wb") as opened:
+        writer = Writer(opened, Description())
+        for record in bench.records:
+            writer.write(record)
+    assert main(["trace", "diff", str(path), file]) == 1
+    found = [line for line in capsys.readouterr().out.splitlines() if SAID in line]
+    assert len(found) == 2
+
+
+def test_with_one_cid_twice_each_keeps_its_own() -> None:
+    entry = bytes(ReadWrite(opcode=2, nsid=1, cid=5))
+
+    def fires(at: str) -> trace.Injection:
+        return trace.Injection(0, 0, 1, 1, 1, 5, True, (at, "drop", "", ""))
+
+    first, second = trace.Fetch(0, 0, 1, 0, entry), trace.Fetch(1, 0, 1, 1, entry)
+    ended = trace.Completion(2, 0, 1, 0, bytes(Completion(cid=5, sqid=1)))
+    found = list(commands([first, second, fires("execute"), fires("completion"), ended]))
+    assert [[one.at for one in command.injections] for command in found] == [["completion"], ["execute"]]

@@ -113,7 +113,7 @@ class HostCommand:
             ended += f" after {words.duration(self.latency * 1e9)}"
         where = f"SQ {self.sqid}" if self.sqid else "admin"
         said = words.command(self.sqid, self._traced.fetch.sqe)
-        injected = "".join(f" [{one}]" for one in self.faults)
+        injected = words.injections(self._traced.injections)
         return f"{self.time:10.6f} s  {where:6} #{self._traced.fetch.cid:04x} {said}: {ended}{injected}"
 
     __repr__ = __str__

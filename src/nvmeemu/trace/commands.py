@@ -77,9 +77,7 @@ class Matcher:
             self._add(record)
             return []
         if isinstance(record, Injection):
-            found = self.pending.get((record.sqid, record.cid)) if record.of_command else None
-            if found is not None:
-                found.injections.append(record)
+            self._inject(record)
             return []
         return self.end() if is_reset(record) else []
 
@@ -104,6 +102,12 @@ class Matcher:
         else:
             found.data.append(record)
 
+    def _inject(self, record: Injection) -> None:
+        key = record.sqid, record.cid
+        if record.of_command and key in self._oldest:
+            is_new = record.at in _AT_BEGIN and key in self._others
+            (self._others[key][-1] if is_new else self._oldest[key]).injections.append(record)
+
     def under_way(self) -> Iterator[TracedCommand]:
         """The commands that have not ended."""
         for key, command in self._oldest.items():
@@ -117,6 +121,7 @@ class Matcher:
         return ended
 
 
+_AT_BEGIN = ("fetch", "execute", "backend")  # faults there fire before the next command is fetched
 _TO_CONTROLLER, _TO_HOST = 0b01, 0b10  # of an opcode: which way its data goes, if any (Base 1.4, Figure 105)
 
 

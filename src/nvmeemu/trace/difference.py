@@ -75,6 +75,7 @@ def steps(name: str, records: Iterable[Record]) -> Steps:
             step = under_way.pop(id(command.fetch))
             if command.completion is not None:
                 step.answer = words.completion(command.completion.completion)
+            step.answer += words.injections(command.injections)
         if isinstance(record, Fetch):
             queue = "I/O  " if record.sqid else "admin"
             step = Step(record.time, f"{queue} {words.command(record.sqid, record.sqe)}", "no completion")

@@ -112,7 +112,7 @@ def _command(command: TracedCommand) -> tuple[str, str]:
     """A command and its end in a line of two parts."""
     fetch, done = command.fetch, command.completion
     text = f"{at(fetch.time)}  SQ {fetch.sqid:<3} #{fetch.cid:04x} {words.command(fetch.sqid, fetch.sqe)}"
-    injected = "".join(f" [{words.injection(one)}]" for one in command.injections)
+    injected = words.injections(command.injections)
     if done is None:
         return text, f"-> no completion{injected}"
     return text, f"-> {words.completion(done.completion)}, {words.duration(done.time - fetch.time)}{injected}"

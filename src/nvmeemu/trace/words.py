@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from nvmeemu import spec
@@ -30,6 +30,7 @@ __all__ = [
     "describe",
     "duration",
     "injection",
+    "injections",
     "opcode",
     "plain",
     "pointers",
@@ -95,6 +96,11 @@ def injection(one: kinds.Injection) -> str:
     """``fault 1 "a bad block": status=write_fault at execute``, for behind what it was done to."""
     name = f' "{plain(one.name)}"' if one.name else ""
     return f"fault {one.fault}{name}: {plain(one.action)} at {plain(one.at)}"
+
+
+def injections(some: Iterable[kinds.Injection]) -> str:
+    """The faults that have fired at a command, for the end of its line: `` [fault 1: lose at backend]``, or nothing."""
+    return "".join(f" [{injection(one)}]" for one in some)
 
 
 def _pci(one: kinds.PciChange) -> _Line:
