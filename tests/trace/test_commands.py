@@ -325,7 +325,7 @@ def test_bad_files_are_one_line(run: Run, tmp_path: Path, command: tuple[str, ..
         (None, "No such file or directory"),
         (b"#!/bin/sh\n", "not a trace\n"),
         (good.getvalue()[:20], "cut within its header"),
-        (good.getvalue()[:8] + b"\7" + good.getvalue()[9:], "version 7.1"),
+        (good.getvalue()[:8] + b"\7" + good.getvalue()[9:], "version 7.2"),
         (good.getvalue() + b"\1" * 8 + bytes(92), "damaged at byte"),
         (b"\x1f\x8b\x08 no gzip at all", "f: "),
         (b"\xfd7zXZ\0 no xz at all", "f: "),
