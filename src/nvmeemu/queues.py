@@ -126,11 +126,12 @@ class CompletionQueue:
             entry = self.ring[tail].cast("Q")
         except HostMemoryError:
             return False
+        high = sq.head | sq.qid << 16 | cid << 32 | self._phase << 48 | field << 49
+        if self.tap is not None:  # first: from then on the host may answer, and change the entry
+            self.tap(self, tail, (high << 64 | dw0).to_bytes(CQE_SIZE, "little"))
         # Two aligned 64-bit stores, the one with the phase tag last: the host polls that bit.
         entry[0] = dw0
-        entry[1] = sq.head | sq.qid << 16 | cid << 32 | self._phase << 48 | field << 49
-        if self.tap is not None:
-            self.tap(self, tail, bytes(entry))
+        entry[1] = high
         self.tail = after
         if not after:
             self._phase ^= 1

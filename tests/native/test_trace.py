@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from zlib import crc32
@@ -34,6 +35,14 @@ class Traced:
 
     def take(self) -> list[Record]:
         self.bench.settle()
+        return self._decode()
+
+    def look(self) -> list[Record]:
+        """What is there, while a lane may be at work."""
+        self.engine._take_trace(self._put)
+        return self._decode()
+
+    def _decode(self) -> list[Record]:
         data, self._data = self._data, b""
         found: list[Record] = []
         start = 0
@@ -127,6 +136,31 @@ def test_interrupts(traced: Traced) -> None:
         assert [record.vector for record in traced.take() if isinstance(record, Interrupt)] == [3]
     finally:
         os.close(eventfd)
+
+
+def test_an_interrupt_is_recorded_before_the_host_can_answer_it(traced: Traced) -> None:
+    """The eventfd is full, so the lane cannot get past its write before we have looked."""
+    driver = traced.bench.driver
+    pair = driver.create_queues(1, vector=3)
+    traced.take()
+    eventfd = os.eventfd(0)
+    os.eventfd_write(eventfd, 0xFFFFFFFFFFFFFFFE)
+    try:
+        traced.engine.set_vector(3, eventfd)
+        read = ReadWrite(opcode=NvmOpcode.READ, nsid=1, prp1=driver.alloc(PAGE), nlb=8)
+        driver.submit(pair, read, ring=False)
+        traced.bench.write_bar(0x1008, pair.sq_tail.to_bytes(4, "little"))
+        found: list[Record] = []
+        end = time.monotonic() + 10
+        while not any(isinstance(record, Interrupt) for record in found) and time.monotonic() < end:
+            found += traced.look()
+    finally:
+        os.eventfd_read(eventfd)
+        os.close(eventfd)
+    assert [type(record) for record in found if not isinstance(record, Doorbell)] == [
+        *(Fetch, Digest, Completion),
+        Interrupt,
+    ]
 
 
 def test_a_full_ring_loses_records_and_says_how_many(traced: Traced) -> None:

@@ -78,9 +78,9 @@ static void signal_cq(struct cq *cq, const struct vector *vector)
     int fd = vector ? atomic_load_explicit(&vector->fd, memory_order_relaxed) : -1;
 
     if (fd >= 0) {
-        eventfd_write(fd, 1);
-        if (lane->trace)
+        if (lane->trace) /* first: from then on the host may answer */
             trace_interrupt(lane, cq->vector);
+        eventfd_write(fd, 1);
     } else {
         queue_tell(&cq->queue, NOTICE_POSTED);
     }
