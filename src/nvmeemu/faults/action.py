@@ -43,6 +43,10 @@ class Action:
     def check(self, at: At, matched: Mapping[str, Any]) -> None:
         """Raise FaultError for what it cannot do there, with what ``match`` says."""
 
+    def applies(self, passage: Passage) -> bool:
+        """Whether there is anything that it could do to this; otherwise its fault does not meet it."""
+        return True
+
     def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
         """Something passes a place where it only comes and goes: call ``go`` as it shall go on."""
         go(*payload)

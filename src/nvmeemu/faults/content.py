@@ -6,16 +6,15 @@ import errno
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from nvmeemu import regs
-from nvmeemu.faults import data
+from nvmeemu.faults import data, registers
 from nvmeemu.faults.action import NOTHING_PASSES, Action, Go
 from nvmeemu.faults.completion import with_head
-from nvmeemu.faults.match import LAST_VALUE, register_place
+from nvmeemu.faults.match import LAST_VALUE
 from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import At
 from nvmeemu.faults.words import FaultError, choice, number, table
 from nvmeemu.layout import Record
-from nvmeemu.spec import AdminQueueAttributes, Capabilities, Command, Configuration, ControllerStatus
+from nvmeemu.spec import Command
 
 if TYPE_CHECKING:
     from nvmeemu.faults.faults import Faults
@@ -129,18 +128,13 @@ class Set(Action):
     name = "set"
     places = (At.REGISTER, At.FETCH, At.COMPLETION, At.DOORBELL)
     reads = True
-    _of_register: ClassVar[dict[int, type[Record]]] = {
-        regs.CAP.offset: Capabilities,
-        regs.CC.offset: Configuration,
-        regs.CSTS.offset: ControllerStatus,
-        regs.AQA.offset: AdminQueueAttributes,
-    }
 
     def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
         values = table(argument, "do.set") if isinstance(argument, Mapping) else {"value": argument}
         self.values = {key: number(one, f"do.set.{key}") for key, one in _plain(values).items()}
         if not self.values:
             raise FaultError("do.set: set what?")
+        self._patch: registers.Patch = {}
 
     def check(self, at: At, matched: Mapping[str, Any]) -> None:
         """The fields that can be set there."""
@@ -148,28 +142,16 @@ class Set(Action):
             At.DOORBELL: {"value": LAST_VALUE},
             At.COMPLETION: {"dw0": 0xFFFFFFFF, "cid": 0xFFFF, "sqhd": 0xFFFF},
         }
+        if at == At.REGISTER:
+            self._patch = registers.patch_of(self.values, matched)
+            return
         for key, value in self.values.items():
             if at == At.FETCH:
                 _put(Command(), key, value)
-            elif at == At.REGISTER:
-                if key != "value":
-                    self._check_register(key, value, matched)
             elif key not in most[at]:
                 raise FaultError(f"do.set: nothing at '{at}' has {key!r}: {', '.join(most[at])}")
             else:
                 number(value, f"do.set.{key}", 0, most[at][key])
-
-    def _check_register(self, key: str, value: int, matched: Mapping[str, Any]) -> None:
-        kinds = self._of_register
-        if "register" in matched:
-            offset, _ = register_place(matched["register"], "match.register")
-            kinds = {offset: kinds[offset]} if offset in kinds else {}
-        known = [kind for kind in kinds.values() if _has(kind, key)]
-        if not known:
-            which = f"{matched['register']}" if "register" in matched else "CAP, CC, CSTS or AQA"
-            raise FaultError(f"do.set: {key!r} is no field of {which}: or give value")
-        for kind in known:
-            _try(kind(), key, value)
 
     def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
         values = self.values
@@ -191,21 +173,15 @@ class Set(Action):
     def read(self, faults: Faults, passage: Passage, value: bytes) -> bytes:
         return self._register(passage.offset, value)
 
+    def applies(self, passage: Passage) -> bool:
+        if passage.at != At.REGISTER or not self._patch:
+            return True
+        return any(passage.offset <= place < passage.offset + passage.size for place in self._patch)
+
     def _register(self, offset: int, value: bytes) -> bytes:
-        if "value" in self.values:
+        if not self._patch:  # a number for whatever is accessed
             return (self.values["value"] & (1 << 8 * len(value)) - 1).to_bytes(len(value), "little")
-        kind = self._of_register.get(offset)
-        if kind is None or len(value) < kind.SIZE:
-            return value
-        record = _editable(kind, value[: kind.SIZE])
-        for key, one in self.values.items():
-            if _has(kind, key):
-                setattr(record, key, one)
-        return bytes(record) + value[kind.SIZE :]
-
-
-def _has(kind: type[Record], key: str) -> bool:
-    return any(name == key for name, _ in kind.fields())
+        return registers.patched(self._patch, offset, value)
 
 
 def _editable(kind: type[R], value: bytes) -> R:

@@ -8,6 +8,7 @@ from typing import Any, Self
 from nvmeemu.faults.action import ANSWERED, Action
 from nvmeemu.faults.actions import ACTIONS
 from nvmeemu.faults.match import Match
+from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import PLACES, At
 from nvmeemu.faults.when import Trigger, When
 from nvmeemu.faults.words import FaultError, choice, plain, table
@@ -73,6 +74,10 @@ class Fault:
         """What ``of`` would make the same fault of."""
         named = {"name": self.name} if self.name else {}
         return {**named, **self._written, "when": self.when.as_table()}
+
+    def meets(self, passage: Passage) -> bool:
+        """Whether it is about this, and all that it does can be done there."""
+        return passage in self.match and all(action.applies(passage) for action in self.actions)
 
     @property
     def seen(self) -> int:

@@ -20,6 +20,7 @@ from nvmeemu.faults.layers import Layers
 from nvmeemu.faults.passage import PIN, Passage
 from nvmeemu.faults.places import At
 from nvmeemu.faults.plan import Plan
+from nvmeemu.faults.registers import only
 from nvmeemu.faults.states import State
 from nvmeemu.faults.when import Trigger
 from nvmeemu.faults.words import FaultError
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 MOST_PENDING = 1 << 16
 Go = Callable[..., None]
+_EN = int(Configuration(en=True))
 _STAGES = frozenset({At.EXECUTE, At.DMA, At.BACKEND})
 _AT_COMPLETION = frozenset({At.EXECUTE, At.COMPLETION})  # reordered commands wait for completions
 _VOID_AFTER_DROP = (At.DOORBELL, At.FETCH, At.EXECUTE, At.COMPLETION, At.EVENT)
@@ -133,7 +135,7 @@ class Faults(Interceptor):
 
     def _now(self, fault: Fault) -> None:
         if fault.id in self._faults:
-            self._pass(Passage(At.NOW), lambda: None, only=fault)
+            self._pass(Passage(At.NOW), lambda: None, sole=fault)
 
     # --- for actions
 
@@ -203,14 +205,17 @@ class Faults(Interceptor):
 
     # --- what passes
 
-    def _fired(self, passage: Passage, only: Fault | None = None) -> list[Action]:
+    def _fired(self, passage: Passage, sole: Fault | None = None) -> list[Fault]:
         now = self.clock.now()
-        found: list[Action] = []
-        for fault in (only,) if only is not None else self:
-            if passage in fault.match and fault.trigger is not None and fault.trigger.fires(now):
+        found = []
+        for fault in (sole,) if sole is not None else self:
+            if fault.meets(passage) and fault.trigger is not None and fault.trigger.fires(now):
                 self._tell(fault, passage)
-                found += fault.actions
+                found.append(fault)
         return found
+
+    def _actions(self, passage: Passage) -> list[Action]:
+        return [action for fault in self._fired(passage) for action in fault.actions]
 
     def _tell(self, fault: Fault, passage: Passage) -> None:
         """It fires: whoever looks at the host's trouble shall know that it is on purpose."""
@@ -224,11 +229,15 @@ class Faults(Interceptor):
         told = Injection(fault.id, fault.hits, sqid, cid, fault.at, fault.words, fault.name, subject)
         self.controller.taps.injected(told)
 
-    def _pass(self, passage: Passage, go: Go, *payload: Any, only: Fault | None = None) -> None:
+    def _pass(self, passage: Passage, go: Go, *payload: Any, sole: Fault | None = None) -> None:
         """Have it go through the faults that fire, the first one first."""
         behind = self._behind.pop(passage.at, [])
-        for action in reversed(self._fired(passage, only)):
-            go = partial(action.stream, self, passage, go)
+        for fault in reversed(self._fired(passage, sole)):
+            for action in reversed(fault.actions):
+                if passage.at == At.REGISTER:
+                    go = partial(self._write_part, fault, action, passage, go)
+                else:
+                    go = partial(action.stream, self, passage, go)
         go(*payload)
         for release in behind:
             release()
@@ -236,8 +245,11 @@ class Faults(Interceptor):
     def register_read(self, offset: int, data: bytes) -> bytes:
         if At.REGISTER in self._places:
             passage = Passage(At.REGISTER, offset=offset, size=len(data))
-            for action in self._fired(passage):
-                data = action.read(self, passage, data)
+            for fault in self._fired(passage):
+                part = fault.match.part(offset, len(data))
+                for action in fault.actions:
+                    changed = action.read(self, only(passage, part), data[part])
+                    data = data[: part.start] + changed + data[part.stop :]
         if self._states:
             data = self._shown(data, offset)
         return b"\xff" * len(data) if self._is_silent else data
@@ -257,12 +269,23 @@ class Faults(Interceptor):
             return
         value = int.from_bytes(data, "little")
         passage = Passage(At.REGISTER, offset=offset, size=len(data), is_write=True, value=value)
-        self._pass(passage, self._configured(go) if offset == regs.CC.offset else go, offset, data)
+        self._pass(passage, self._configured(go), offset, data)
+
+    def _write_part(self, fault: Fault, action: Action, passage: Passage, go: Go, offset: int, data: bytes) -> None:
+        """Of a write that reaches further than the register that the fault is about, the rest is written as it is."""
+        part = fault.match.part(offset, len(data))
+        if part.start:
+            go(offset, data[: part.start])
+        if data[part]:
+            action.stream(self, only(passage, part), go, offset + part.start, data[part])
+        if data[part.stop :]:
+            go(offset + part.stop, data[part.stop :])
 
     def _configured(self, go: Callable[[int, bytes], None]) -> Callable[[int, bytes], None]:
         def write(offset: int, data: bytes) -> None:
-            for state in self._states:
-                state.configured(self, Configuration.of(int.from_bytes(data, "little")).en)
+            if offset <= regs.CC.offset < offset + len(data):
+                for state in self._states:
+                    state.configured(self, bool(data[regs.CC.offset - offset] & _EN))
             go(offset, data)
 
         return write
@@ -295,10 +318,10 @@ class Faults(Interceptor):
         plan = self._plans[sq, command.cid] = Plan(self.controller.device.namespaces, command, stage, go_on)
         if not self._places & _STAGES:
             return stage
-        asked = [self._fired(Passage(At.EXECUTE, qid=sq.qid, command=command))]
+        asked = [self._actions(Passage(At.EXECUTE, qid=sq.qid, command=command))]
         if not any(action.ends for action in asked[0]):
             if plan.uses_disk and sq.qid:
-                asked.append(self._fired(Passage(At.BACKEND, qid=sq.qid, command=command)))
+                asked.append(self._actions(Passage(At.BACKEND, qid=sq.qid, command=command)))
                 self._plan(plan, At.BACKEND, asked[1])
             if At.DMA in self._places:
                 plan.with_transfer()
@@ -320,7 +343,7 @@ class Faults(Interceptor):
             return views
         if not plan.has_transferred:
             plan.has_transferred = True
-            self._plan(plan, At.DMA, self._fired(Passage(At.DMA, qid=sq.qid, command=command)))
+            self._plan(plan, At.DMA, self._actions(Passage(At.DMA, qid=sq.qid, command=command)))
         if self._is_fatal or self._holds:  # just now
             raise CommandFailed(Status.DATA_TRANSFER_ERROR)
         return plan.views(views, to_host)

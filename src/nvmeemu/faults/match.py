@@ -34,8 +34,9 @@ class Match:
         self.table = dict(table)
         self.queues: Numbers | None = None if at in OF_QUEUES else Numbers()
         self._at = at
+        self._register: tuple[int, int] | None = None  # the one that is meant: offset and size
         self._commands = _EVERY  # that can be meant (of the admin queue?, opcode): fewer with each test
-        first = [key for key in ("queue", "opcode") if key in table]  # they say best which fields there can be
+        first = [key for key in ("queue", "opcode", "register") if key in table]  # they say best what else there can be
         keys = [*first, *(key for key in table if key not in first)]
         self._tests: list[Test] = [self._test(key, table[key]) for key in keys]
         is_of_admin = at in OF_COMMANDS and all(is_admin for is_admin, _ in self._commands)
@@ -46,6 +47,14 @@ class Match:
 
     def __contains__(self, passage: Passage) -> bool:
         return passage.at == self._at and all(test(passage) for test in self._tests)
+
+    def part(self, offset: int, size: int) -> slice:
+        """Which bytes of a register access of ``size`` bytes at ``offset`` are meant."""
+        if self._register is None:
+            return slice(0, size)
+        first, length = self._register
+        start = max(0, first - offset)
+        return slice(start, max(start, min(size, first + length - offset)))
 
     def _test(self, key: str, value: Any) -> Test:
         at, what = self._at, f"match.{key}"
@@ -136,11 +145,19 @@ class Match:
             if self.table.get("access") == "read":
                 raise FaultError(f"{what}: only what is written is known before: leave it out, or access")
             values = numbers(value, what)
-            return lambda passage: passage.value in values
+            return lambda passage: self._written(passage) in values
         if key != "register":
             raise FaultError(f"{what}: nothing at 'register' has that: {', '.join(self._known())}")
-        first, size = register_place(value, what)
+        first, size = self._register = register_place(value, what)
         return lambda passage: passage.offset < first + size and first < passage.offset + passage.size
+
+    def _written(self, passage: Passage) -> int:
+        """What is written to the register that is meant, at its place in it; to any: what is written."""
+        if self._register is None or passage.value is None:
+            return passage.value or 0
+        first, size = self._register
+        shifted = passage.value << 8 * passage.offset >> 8 * first
+        return shifted & (1 << 8 * size) - 1
 
 
 def _opcodes(value: Any, what: str) -> frozenset[tuple[bool, int]]:
@@ -206,4 +223,5 @@ def register_place(value: Any, what: str) -> tuple[int, int]:
         if register is None:
             raise FaultError(f"{what}: {value!r} is none of {', '.join(_REGISTERS)}, nor an offset")
         return register.offset, register.size
-    return number(value, what, 0, 0xFFF), 4
+    offset = number(value, what, 0, 0xFFF)
+    return offset, next((one.size for one in regs.REGISTERS if one.offset == offset), 4)
