@@ -7,8 +7,11 @@ from collections.abc import Mapping
 import pytest
 
 from nvmeemu.profiles import Break, Item, Profile, ProfileError, breaks, built_in, load, parse, run
+from nvmeemu.profiles.learning import Learning
 from nvmeemu.profiles.profile import NEVER
+from nvmeemu.regs import INTMS
 from nvmeemu.replay import replay
+from nvmeemu.trace import Doorbell, RegisterWrite
 
 PROFILES = {name: load(name) for name in built_in()}
 BREAKS = [(name, one) for name, profile in PROFILES.items() for one in breaks(profile)]
@@ -34,9 +37,10 @@ def found(steps: str, fault: Mapping[str, object] | None = None, head: str = "")
     return [str(one.item) for one in run(profile(START + steps, head), broken).findings]
 
 
-def test_the_drivers_of_the_issue_are_there() -> None:
+def test_the_drivers_of_the_issues_are_there() -> None:
     assert set(PROFILES) == {
-        *("freebsd", "freebsd-intx", "nvmewin", "nvme2k", "openbsd", "windows-10", "windows-11"),
+        *("freebsd-12", "freebsd-12-intx", "freebsd-15", "freebsd-15-intx", "openbsd-intx", "openbsd-msix"),
+        *("nvmewin", "nvme2k", "windows-10", "windows-11", "haiku", "9front", "serenityos"),
     }
 
 
@@ -78,8 +82,9 @@ def test_the_trace_of_a_run_replays(name: str) -> None:
 
 def test_freebsds_deadline() -> None:
     for wait, expected in (("800ms", []), ("1200ms", ["late_answer"])):
-        broken = Break(Item("step"), "", {"match": {"opcode": "identify", "cns": 1}, "do": {"delay": wait}})
-        assert [str(one.item) for one in run(PROFILES["freebsd"], broken).findings] == expected
+        for name in ("freebsd-12", "freebsd-15"):
+            broken = Break(Item("step"), "", {"match": {"opcode": "identify", "cns": 1}, "do": {"delay": wait}})
+            assert [str(one.item) for one in run(PROFILES[name], broken).findings] == expected
 
 
 def test_a_device_that_is_gone() -> None:
@@ -131,6 +136,14 @@ def test_what_a_step_expects() -> None:
         ("q1 read x0", "is not within"),
         ("q1 write data=xy", "non-hexadecimal"),
         ("msix maskin", "there is only: masking"),
+        ("pin masking=", "there is only: masking, or masking=BITS"),
+        ("pin masking=0", "masking: 0 is not within"),
+        ("polling masking", "there is only: late"),
+        ("+ q1 flush", "no command stands before it"),
+        ("read CC\n+ q1 flush", "no command stands before it"),
+        ("+", "a command follows it: + admin COMMAND"),
+        ("+ reset", "a command follows it"),
+        ("q1 flush\n+ admin create_sq qid=1", "a queue is made by itself"),
         ("pause soon", "no time"),
     ],
 )
@@ -166,6 +179,51 @@ def test_a_bad_profile_is_told_in_a_line(head: str, why: str) -> None:
         profile("read CC", head)
     assert why in str(error.value)
     assert "\n" not in str(error.value)
+
+
+QUEUES = """\
+admin create_cq qid=1 qsize=8 pc=1 ien=1
+admin create_sq qid=1 qsize=8 pc=1 cqid=1
+admin create_sq qid=2 qsize=8 pc=1 cqid=1
+"""
+
+
+def test_commands_are_joined_over_queues_that_share_a_completion_queue() -> None:
+    pair = "q1 write nsid=1 slba=8 nlb=8 x4\n+ q2 write nsid=1 slba=64 nlb=8 x3\n"
+    steps = f"{QUEUES}{pair}+ q1 flush nsid=1\nq2 read nsid=1 slba=8 nlb=32\nq1 read nsid=1 slba=64 nlb=24"
+    assert found(f"msix\n{steps}") == []
+    assert found(f"pin masking=0x3\n{steps}") == []
+    late = {"match": {"opcode": "flush"}, "at": "completion", "do": "drop"}
+    assert found(f"msix\n{steps}", late) == ["late_answer"]
+    lost = {"match": {"opcode": "write", "queue": 2}, "at": "backend", "do": "lose"}
+    assert found(f"msix\n{steps}", lost) == ["wrong_data"]
+    assert found(f"{QUEUES}q1 flush nsid=1 x5\n+ q1 flush nsid=1 x3") == ["line 15"]  # it has room for seven
+
+
+def test_identifiers_may_be_the_same() -> None:
+    steps = f"{QUEUES}q1 flush nsid=1 cid=7\n+ q1 flush nsid=1 cid=7\n+ q2 flush nsid=1 cid=7"
+    cached = "namespace = [{write_cache = true}]"
+    assert found(steps, head=cached) == []
+    assert found(steps, {"match": {"opcode": "flush"}, "do": {"unknown_cid": 9}}, cached) == ["unknown_completion"]
+
+
+def test_a_driver_that_is_late_moves_the_head_after_its_next_command() -> None:
+    """As nvme2k does in its start; with the last one before it goes on."""
+    steps = f"{START}polling late\nadmin get_features fid=1\nadmin get_features fid=1\npin\nadmin get_features fid=1"
+    records = [one for one in run(profile(steps)).trace if isinstance(one, Doorbell)]
+    assert [(one.is_cq, one.value) for one in records] == [(0, 1), (0, 2), (1, 1), (1, 2), (0, 3), (1, 3)]
+
+
+def test_masking_with_messages() -> None:
+    """The bit of each vector; what a handler does is no step of a profile that is made of it."""
+    steps = f"{START}msix masking\n{QUEUES.replace('ien=1', 'ien=1 iv=2')}q1 flush nsid=1\nq2 flush nsid=1"
+    outcome = run(profile(steps))
+    assert outcome.findings == []
+    records = list(outcome.trace)
+    masks = [one.data[0] for one in records if isinstance(one, RegisterWrite) and one.offset == INTMS.offset]
+    assert masks == [1, 1, 1, 4, 4]
+    assert set(Learning(records).modes.values()) == {"msix masking"}
+    assert len(Learning(records).handlers) == 2 * len(masks)
 
 
 def test_a_device_that_cannot_be() -> None:

@@ -73,7 +73,7 @@ def _list(arguments: argparse.Namespace) -> int:
     output = Output()
     for name in built_in():
         one = load(name)
-        output.line(f"{name:<14}{one.standing:<16}{one.title}")
+        output.line(f"{name:<17}{one.standing:<16}{one.title}")
     return 0
 
 

@@ -69,7 +69,7 @@ class _Steps:
         self._records = records
         self._ended = by_fetch(records)
         self._learning = Learning(records)
-        self._is_enabled = False
+        self._is_enabled = self._has_shut_down = False
         self._low: dict[int, int] = {}  # halves of ASQ and ACQ
         self._page = spec.PAGE_MIN  # bytes, by CC.MPS
 
@@ -87,7 +87,7 @@ class _Steps:
             elif isinstance(record, RegisterWrite) and number not in self._learning.handlers:
                 yield from self._write(record)
             elif isinstance(record, Reset):
-                self._is_enabled = False
+                self._is_enabled = self._has_shut_down = False
                 yield "reset"
 
     def _read(self, record: RegisterRead) -> Iterator[str]:
@@ -112,9 +112,9 @@ class _Steps:
             self._page = spec.PAGE_MIN << new.mps
             if new.en != self._is_enabled or not new.en:
                 yield f"wait rdy = {int(new.en)}"
-            if new.shn and new.en:
+            if new.shn and not self._has_shut_down:
                 yield "wait shst = 2"
-            self._is_enabled = new.en
+            self._is_enabled, self._has_shut_down = new.en, bool(new.shn)
 
     def _command(self, traced: TracedCommand) -> Iterator[str]:
         fetch, command = traced.fetch, command_of(traced.fetch.sqid, traced.fetch.sqe)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from nvmeemu import regs, spec
@@ -32,6 +33,18 @@ _LINGER = 1.0  # seconds after the last step, in which nothing may happen any mo
 _LOOKS = 50  # at what is waited for
 _MOST_FINDINGS = 20
 _GONE = 0xFFFFFFFF
+
+
+def _groups(steps: Iterable[Step]) -> Iterator[list[Step]]:
+    """Each step with those that are joined to it."""
+    group: list[Step] = []
+    for step in steps:
+        if group and not (isinstance(step, Submit) and step.is_joined):
+            yield group
+            group = []
+        group.append(step)
+    if group:
+        yield group
 
 
 class Stopped(Exception):
@@ -100,9 +113,9 @@ class DriverHost:
         """All steps, or those up to where the driver gives up."""
         try:
             self._probe()
-            for step in self.profile.steps:
-                self.step = step
-                self._take(step)
+            for group in _groups(self.profile.steps):
+                self.step = group[0]
+                self._take(group)
                 self.interrupts.serve()
             self.linger(_LINGER)
         except Stopped:
@@ -117,7 +130,8 @@ class DriverHost:
         if device.bar0_size < driver.least_bar0:
             raise self.fail("small_bar0", f"{device.bar0_size} bytes, not {driver.least_bar0}")
 
-    def _take(self, step: Step) -> None:
+    def _take(self, group: Sequence[Step]) -> None:
+        step = group[0]
         if isinstance(step, Read):
             self._read(step)
         elif isinstance(step, Write):
@@ -125,15 +139,15 @@ class DriverHost:
         elif isinstance(step, Wait):
             self._wait(step)
         elif isinstance(step, Mode):
-            self.interrupts.learn_by(step.mode, step.masking)
+            self.interrupts.learn_by(step)
         elif isinstance(step, Pause):
             self.linger(step.seconds)
         elif isinstance(step, FunctionReset):
             self._forget()
             self.registers.clear()
             self.bench.controller.reset()
-        elif isinstance(step, Submit):
-            self._submit(step)
+        else:
+            self._submit([step for step in group if isinstance(step, Submit)])
 
     def linger(self, seconds: float) -> None:
         """Let time pass; what comes is taken."""
@@ -218,28 +232,35 @@ class DriverHost:
 
     # --- commands
 
-    def _submit(self, step: Submit) -> None:
-        if not self.queues.has(step.qid):
-            raise self.fail(STEP, f"there is no queue {step.qid} here")
-        if step.times > self.queues.room(step.qid):
-            raise self.fail(STEP, f"queue {step.qid} has room for {self.queues.room(step.qid)} commands")
-        with self.buffers.of(step) as places:
-            waiting = [self.queues.submit(step.qid, command) for command in self.buffers.commands(step, places)]
-            self.queues.ring(step.qid)
-            if step.expect.parked:
-                self.interrupts.serve()
-                self._check_parked(step, waiting)
-                return
-            self._await(step, waiting)
-            for one, place in zip(waiting, places, strict=True):
-                self._judge(step, one, place)
+    def _submit(self, steps: Sequence[Submit]) -> None:
+        """Give the commands of all of them, and wait for all."""
+        for sqid in {step.qid for step in steps}:
+            if not self.queues.has(sqid):
+                raise self.fail(STEP, f"there is no queue {sqid} here")
+            if sum(step.times for step in steps if step.qid == sqid) > self.queues.room(sqid):
+                raise self.fail(STEP, f"queue {sqid} has room for {self.queues.room(sqid)} commands")
+        with ExitStack() as stack:
+            given = []
+            for step in steps:
+                places = stack.enter_context(self.buffers.of(step))
+                waiting = [self.queues.submit(step.qid, command) for command in self.buffers.commands(step, places)]
+                given.append((step, waiting, places))
+            for sqid in dict.fromkeys(step.qid for step in steps):
+                self.queues.ring(sqid)
+            self.interrupts.serve()
+            for self.step, waiting, places in given:
+                self._end(self.step, waiting, places)
 
-    def _check_parked(self, step: Submit, waiting: list[Waiting]) -> None:
-        if not step.is_aer and any(one.completion is not None for one in waiting):
-            raise self.fail(STEP, "is answered")
+    def _end(self, step: Submit, waiting: Sequence[Waiting], places: Sequence[int]) -> None:
+        if step.expect.parked:
+            if not step.is_aer and any(one.completion is not None for one in waiting):
+                raise self.fail(STEP, "is answered")
+            return
+        self._await(step, waiting)
+        for one, place in zip(waiting, places, strict=True):
+            self._judge(step, one, place)
 
-    def _await(self, step: Submit, waiting: list[Waiting]) -> None:
-        self.interrupts.serve()
+    def _await(self, step: Submit, waiting: Sequence[Waiting]) -> None:
         for _ in range(_LOOKS):
             if all(one.completion is not None for one in waiting):
                 return

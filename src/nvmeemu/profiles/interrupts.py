@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from nvmeemu import regs
+from nvmeemu.profiles.steps import Mode
 from nvmeemu.queues import CompletionQueue
 from nvmeemu.taps import Observer
 
@@ -21,7 +22,7 @@ class Interrupts(Observer):
     def __init__(self, host: DriverHost) -> None:
         self._host = host
         self._mode = "polling"
-        self._masking = False
+        self._masking = 0
         self._mask = 0  # INTMS, as the driver has it
         self._fresh: Counter[int] = Counter()  # completions by vector that the driver has not seen
 
@@ -43,11 +44,12 @@ class Interrupts(Observer):
 
     # --- what the driver does
 
-    def learn_by(self, mode: str, masking: bool) -> None:
+    def learn_by(self, step: Mode) -> None:
         """From here on; only "msix" and "pin" change what the device does."""
-        self._mode, self._masking = mode, masking
-        if mode != "polling":
-            self._host.bench.ram.msix_enabled = mode == "msix"
+        self._host.queues.catch_up()
+        self._mode, self._masking, self._host.queues.is_late = step.mode, step.masking, step.is_late
+        if step.mode != "polling":
+            self._host.bench.ram.msix_enabled = step.mode == "msix"
             self._host.bench.controller.interrupts_changed()
 
     def mask(self, register: int, value: int) -> None:
@@ -76,7 +78,7 @@ class Interrupts(Observer):
         if self._mode == "polling":
             ram.interrupts.clear()
             return self._drain(None) > 0
-        has_polled = sum(self._host.queues.drain(qid) for qid in self._host.queues.without_interrupts()) > 0
+        has_polled = sum(self._host.queues.drain(cqid) for cqid in self._host.queues.without_interrupts()) > 0
         if self._mode == "pin":
             if not ram.pin_level or self._mask & 1:
                 return has_polled
@@ -89,18 +91,19 @@ class Interrupts(Observer):
         return has_polled or bool(vectors)
 
     def _handle(self, vector: int | None) -> None:
-        bit = 1 << (vector or 0) if (vector or 0) < 32 else 0
+        bits = self._masking << (vector or 0) & 0xFFFFFFFF
         if self._masking:
-            self.mask(regs.INTMS.offset, bit)
+            self.mask(regs.INTMS.offset, bits)
         self._drain(vector)
         if self._masking:
-            self.mask(regs.INTMC.offset, bit)
+            self.mask(regs.INTMC.offset, bits)
 
     def _drain(self, vector: int | None) -> int:
         self._host.bench.settle()
-        taken = sum(self._host.queues.drain(qid) for qid in self._host.queues.of_vector(vector))
-        if vector is None:
-            self._fresh.clear()
-        else:
-            self._fresh[vector] = 0
+        taken = 0
+        for cqid in self._host.queues.of_vector(vector):
+            number = self._host.queues.drain(cqid)
+            of = self._host.queues.vector(cqid)
+            self._fresh[of] = max(0, self._fresh[of] - number)
+            taken += number
         return taken

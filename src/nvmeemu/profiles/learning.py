@@ -81,7 +81,8 @@ class _Life:
         if has_handler:
             if command.taken is None:
                 return ""
-            return "pin masking" if any(one.is_handler for one in command.taken) else "polling"
+            bits = next((one.bits for one in command.taken if one.is_handler), 0)
+            return "polling" if not bits else "pin masking" if bits == 1 else f"pin masking={bits:#x}"
         return "pin" if command.is_unmasked else "polling"
 
 

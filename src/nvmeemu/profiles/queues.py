@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,9 +33,13 @@ class Queues:
     def __init__(self, host: DriverHost) -> None:
         self._host = host
         self._driver = host.bench.driver
-        self._pairs: dict[int, QueuePair] = {}
-        self._cqs: dict[int, CreateCq] = {}
-        self._waiting: dict[tuple[int, int], Waiting] = {}  # (SQID, CID)
+        self._sqs: dict[int, QueuePair] = {}  # of each only the submission queue, or the completion queue, is used:
+        self._cqs: dict[int, QueuePair] = {}  # several of the former may report to one of the latter
+        self._made: dict[int, CreateCq] = {}  # by CQID
+        self._cq_of: dict[int, int] = {}  # CQID by SQID
+        self._waiting: defaultdict[tuple[int, int], deque[Waiting]] = defaultdict(deque)  # by (SQID, CID)
+        self._behind: set[int] = set()  # CQIDs whose head the device has not been told
+        self.is_late = False  # whether the driver tells it when it has given its next command
         self._recent: deque[float] = deque()  # when admin commands were given
         self._cid = 0
         self.commands = 0
@@ -44,60 +48,76 @@ class Queues:
 
     def begin(self, asq: int, acq: int, asqs: int, acqs: int) -> None:
         """The controller is enabled with these admin queues, of so many entries."""
-        self._pairs = {0: QueuePair(0, asq, acq, asqs, acqs)}
+        self._sqs = {0: QueuePair(0, asq, acq, asqs, acqs)}
+        self._cqs = {0: QueuePair(0, asq, acq, asqs, acqs)}
+        self._cq_of = {0: 0}
         for place, size in ((asq, asqs * spec.SQE_SIZE), (acq, acqs * spec.CQE_SIZE)):
             self._host.bench.write_memory(place, bytes(size))
 
     def forget(self) -> None:
         """A reset: no queues, and nothing will be answered."""
-        self._pairs.clear()
-        self._cqs.clear()
-        self._waiting.clear()
+        for one in (self._sqs, self._cqs, self._made, self._cq_of, self._waiting, self._behind):
+            one.clear()
 
-    def has(self, qid: int) -> bool:
-        return qid in self._pairs
+    def has(self, sqid: int) -> bool:
+        return sqid in self._sqs
 
-    def room(self, qid: int) -> int:
+    def room(self, sqid: int) -> int:
         """How many commands it holds."""
-        return self._pairs[qid].sq_entries - 1
+        return self._sqs[sqid].sq_entries - 1
 
     def took_effect(self, command: Command) -> None:
         """A command has succeeded: perhaps there is a queue more, or less."""
         if isinstance(command, CreateCq):
-            self._cqs[command.qid] = command
-        elif isinstance(command, CreateSq) and command.cqid in self._cqs:
-            cq = self._cqs[command.cqid]
-            self._pairs[command.qid] = QueuePair(command.qid, command.prp1, cq.prp1, command.qsize, cq.qsize)
+            self._made[command.qid] = command
+            self._cqs[command.qid] = QueuePair(command.qid, 0, command.prp1, 0, command.qsize)
+        elif isinstance(command, CreateSq):
+            self._sqs[command.qid] = QueuePair(command.qid, command.prp1, 0, command.qsize, 0)
+            self._cq_of[command.qid] = command.cqid
         elif isinstance(command, spec.DeleteQueue) and command.opcode == AdminOpcode.DELETE_SQ:
-            self._pairs.pop(command.qid, None)
+            self._sqs.pop(command.qid, None)
+        elif isinstance(command, spec.DeleteQueue):
+            self._cqs.pop(command.qid, None)
+            self._made.pop(command.qid, None)
+            self._behind.discard(command.qid)
 
     def of_vector(self, vector: int | None) -> list[int]:
-        """Those whose completions this vector announces; None: all."""
-        return [qid for qid in self._pairs if vector is None or self._vector(qid) == vector]
+        """The completion queues that this vector announces; None: all."""
+        return [cqid for cqid in self._cqs if vector is None or self.vector(cqid) == vector]
 
     def without_interrupts(self) -> list[int]:
         """Those that no interrupt announces (IEN=0): the driver looks at them itself."""
-        return [qid for qid in self._pairs if qid in self._cqs and not self._cqs[qid].ien]
+        return [cqid for cqid in self._cqs if cqid in self._made and not self._made[cqid].ien]
 
-    def _vector(self, qid: int) -> int:
-        return self._cqs[qid].iv if qid in self._cqs else 0
+    def vector(self, cqid: int) -> int:
+        """That of its interrupts."""
+        return self._made[cqid].iv if cqid in self._made else 0
 
     # --- what is submitted
 
-    def submit(self, qid: int, command: Command) -> Waiting:
-        """Put it into its queue, without ringing; Stopped if the driver sends more than it can mean."""
-        if not qid:
+    def submit(self, sqid: int, command: Command) -> Waiting:
+        """Put it into its queue, without ringing, with a CID of ours if it has none; Stopped if the driver sends more
+        than it can mean."""
+        if not sqid:
             self._count()
-        self._cid = self._cid % 0xFFFE + 1
-        command.cid = self._cid
-        waiting = self._waiting[qid, command.cid] = Waiting(command)
-        self._driver.submit(self._pairs[qid], command, ring=False)
+        if not command.cid:
+            self._cid = command.cid = self._cid % 0xFFFE + 1
+        waiting = Waiting(command)
+        self._waiting[sqid, command.cid].append(waiting)
+        self._driver.submit(self._sqs[sqid], command, ring=False)
         self.commands += 1
         self._host.bench.clock.advance(_TURN)
         return waiting
 
-    def ring(self, qid: int) -> None:
-        self._driver.ring_sq(self._pairs[qid])
+    def ring(self, sqid: int) -> None:
+        self._driver.ring_sq(self._sqs[sqid])
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Move the heads that are behind."""
+        for cqid in sorted(self._behind):
+            self._driver.ring_cq(self._cqs[cqid])
+        self._behind.clear()
 
     def _count(self) -> None:
         now = self._host.bench.clock.now()
@@ -110,26 +130,29 @@ class Queues:
 
     # --- what is answered
 
-    def is_answer_there(self, qid: int) -> bool:
-        """Whether a completion lies in the queue that nobody has looked for."""
-        pair = self._pairs[qid]
+    def is_answer_there(self, sqid: int) -> bool:
+        """Whether a completion lies in its completion queue that nobody has looked for."""
+        pair = self._cqs[self._cq_of[sqid]]
         entry = self._host.bench.read_memory(pair.cq + pair.cq_head * spec.CQE_SIZE, spec.CQE_SIZE)
         return Completion(entry).phase == bool(pair.phase)
 
-    def drain(self, qid: int) -> int:
+    def drain(self, cqid: int) -> int:
         """Take all completions; how many there were."""
-        pair = self._pairs[qid]
+        pair = self._cqs[cqid]
         back = []
         number = 0
         while number < _MOST_IN_DRAIN and (completion := self._driver.poll(pair, ring=False)) is not None:
             number += 1
-            found = self._waiting.pop((completion.sqid, completion.cid), None)
-            if found is None:
+            waiting = self._waiting[completion.sqid, completion.cid]
+            if not waiting:
                 raise self._host.fail("unknown_completion", f"CID {completion.cid:#x} of queue {completion.sqid}")
+            found = waiting.popleft()
             found.completion = completion
-            if not qid and found.command.opcode == AdminOpcode.ASYNC_EVENT_REQUEST:
+            if not completion.sqid and found.command.opcode == AdminOpcode.ASYNC_EVENT_REQUEST:
                 back.append(completion)
-        if number:
+        if number and self.is_late:
+            self._behind.add(cqid)
+        elif number:
             self._driver.ring_cq(pair)
         for completion in back:
             self._answer_event(completion)

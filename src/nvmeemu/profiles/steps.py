@@ -68,10 +68,12 @@ class Wait(Step):
 
 @dataclass(frozen=True)
 class Mode(Step):
-    """How the driver learns of completions from here on; ``masking``: with INTMS and INTMC around each interrupt."""
+    """How the driver learns of completions from here on; ``masking``: with this in INTMS and INTMC around each
+    interrupt, or 0. ``is_late``: it moves the head of a completion queue when it has given its next command."""
 
     mode: str
-    masking: bool
+    masking: int = 0
+    is_late: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ class Expect:
 @dataclass(frozen=True)
 class Submit(Step):
     """A command in queue ``qid``, ``times`` at once; I/O goes on block by block. The buffer begins ``at`` bytes into a
-    page, a PRP list ``list_at``; ``data`` is what the host gives with it."""
+    page, a PRP list ``list_at``; ``data`` is what the host gives with it. ``is_joined``: given without waiting for the
+    step before, and awaited with it."""
 
     qid: int
     command: spec.Command
@@ -110,6 +113,7 @@ class Submit(Step):
     data: bytes = b""
     expect: Expect = field(default_factory=Expect)
     fields: tuple[str, ...] = ()  # that were written
+    is_joined: bool = False
 
     @property
     def is_aer(self) -> bool:
@@ -123,12 +127,15 @@ class Submit(Step):
 
 def parse_steps(text: str, first_line: int = 1) -> list[Step]:
     """Raises StepError, which begins with the line."""
-    steps = []
+    steps: list[Step] = []
     for line, written in enumerate(text.splitlines(), first_line):
         words = written.split("#")[0].split()
         if words:
             try:
-                steps.append(_step(line, words))
+                step = _step(line, words)
+                if isinstance(step, Submit) and step.is_joined and not (steps and isinstance(steps[-1], Submit)):
+                    raise StepError("no command stands before it")
+                steps.append(step)
             except (StepError, FaultError, ValueError) as error:
                 raise StepError(f"{line}: {' '.join(words)}: {error}") from None
     return steps
@@ -137,12 +144,14 @@ def parse_steps(text: str, first_line: int = 1) -> list[Step]:
 def _step(line: int, words: list[str]) -> Step:
     text, (verb, *rest) = " ".join(words), words
     if verb in MODES:
-        if rest not in ([], ["masking"]):
-            raise StepError("after it there is only: masking")
-        return Mode(line, text, verb, bool(rest))
+        return _mode(line, text, verb, rest)
+    if is_joined := verb == "+":
+        verb, *rest = rest or [""]
     queue = re.fullmatch(r"q(\d+)", verb)
     if verb == "admin" or queue:
-        return _submit(line, text, number(queue[1], "queue", 1, 0xFFFF) if queue else 0, rest)
+        return _submit(line, text, number(queue[1], "queue", 1, 0xFFFF) if queue else 0, rest, is_joined)
+    if is_joined:
+        raise StepError("a command follows it: + admin COMMAND, or + q1 COMMAND")
     simple: dict[str, Callable[[int, str, list[str]], Step]] = {
         "read": _read,
         "write": _write,
@@ -153,6 +162,17 @@ def _step(line: int, words: list[str]) -> Step:
     if verb not in simple:
         raise StepError(f"a step begins with {', '.join((*simple, 'admin', 'q1', *MODES))}")
     return simple[verb](line, text, rest)
+
+
+def _mode(line: int, text: str, verb: str, words: list[str]) -> Step:
+    if verb == "polling":
+        if words not in ([], ["late"]):
+            raise StepError("after it there is only: late")
+        return Mode(line, text, verb, is_late=bool(words))
+    name, equals, bits = (words or [""])[0].partition("=")
+    if words[1:] or name not in ("", "masking") or (equals and not bits):
+        raise StepError("after it there is only: masking, or masking=BITS")
+    return Mode(line, text, verb, number(bits or "1", "masking", 1, 0xFFFFFFFF) if words else 0)
 
 
 def _read(line: int, text: str, words: list[str]) -> Step:
@@ -201,7 +221,7 @@ def _reset(line: int, text: str, words: list[str]) -> Step:
 # --- commands
 
 
-def _submit(line: int, text: str, qid: int, words: list[str]) -> Step:
+def _submit(line: int, text: str, qid: int, words: list[str], is_joined: bool) -> Step:
     before, _, after = " ".join(words).partition("->")
     if not before.strip():
         raise StepError("the command is missing")
@@ -225,8 +245,10 @@ def _submit(line: int, text: str, qid: int, words: list[str]) -> Step:
         else:
             _set(command, name, given)
             fields.append(name)
+    if is_joined and isinstance(command, spec.CreateCq | spec.CreateSq):
+        raise StepError("a queue is made by itself")
     expect = _expect(after.split(), _structure(qid, command))
-    return Submit(line, text, qid, command, **options, expect=expect, fields=tuple(fields))
+    return Submit(line, text, qid, command, **options, expect=expect, fields=tuple(fields), is_joined=is_joined)
 
 
 def _set(command: spec.Command, name: str, given: str) -> None:
