@@ -13,6 +13,7 @@ engine) generates C. ``count`` is a "0's based" field: it holds one less than it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from enum import IntEnum
 from struct import Struct
 from typing import Any, ClassVar, Generic, Self, TypeVar, overload
 
@@ -25,6 +26,7 @@ class Field(Generic[T]):
     """``size`` bytes at ``offset`` of a record, read and written as a ``T``."""
 
     name = ""
+    show: Callable[[Any], str] = repr
 
     def __init__(self, offset: int, size: int, get: Callable[[Buffer], T], put: Callable[[bytearray, T], None]) -> None:
         self.offset = offset
@@ -76,6 +78,13 @@ def uint(offset: int, size: int) -> Number:
     return Number(offset, size, size * 8 - 1, 0)
 
 
+def address(offset: int) -> Number:
+    """Where something is in the host's memory: 64 bits."""
+    field = uint(offset, 8)
+    field.show = hex
+    return field
+
+
 def bits(offset: int, high: int, low: int, size: int = 4) -> Number:
     """Bits ``high:low`` of the ``size``-byte word at ``offset``."""
     return Number(offset, size, high, low)
@@ -84,6 +93,19 @@ def bits(offset: int, high: int, low: int, size: int = 4) -> Number:
 def count(offset: int, high: int, low: int, size: int = 4) -> Number:
     """The same for a 0's based number: reads as 1 where the bits are 0."""
     return Number(offset, size, high, low, zero_based=True)
+
+
+def named(offset: int, high: int, low: int, names: type[IntEnum], size: int = 4) -> Number:
+    """The same for a number that reads as one of ``names``, if it is one of them."""
+    field = Number(offset, size, high, low)
+    get, members = field.get, {member.value: member for member in names}
+
+    def get_named(data: Buffer) -> int:
+        value = get(data)
+        return members.get(value, value)
+
+    field.get, field.show = get_named, lambda value: str(members.get(value, hex(value)))
+    return field
 
 
 def bit(offset: int, number: int, size: int = 4) -> Field[bool]:
@@ -184,8 +206,8 @@ class Record:
     __hash__ = None  # type: ignore[assignment]  # mutable
 
     def __repr__(self) -> str:
-        values = ((name, getattr(self, name)) for name, _ in self.fields())
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in values if value)})"
+        shown = (f"{name}={field.show(value)}" for name, field in self.fields() if (value := field.get(self.data)))
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     @classmethod
     def fields(cls) -> Iterator[tuple[str, Field[Any]]]:

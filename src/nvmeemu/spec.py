@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from enum import IntEnum, IntFlag
 
-from nvmeemu.layout import Record, bit, bits, count, uint
+from nvmeemu.layout import Record, address, bit, bits, count, named, uint
 
 VERSION = 0x00010400
 PAGE_MIN = 4096  # CAP.MPSMIN = 0: the unit of MDTS, whatever CC.MPS says
@@ -52,6 +52,9 @@ class Status(IntEnum):
 
     Some come from no command of ours: faults may ask for them, and traces and drivers must know their names.
     """
+
+    def __str__(self) -> str:
+        return self.name
 
     SUCCESS = 0x000
     INVALID_OPCODE = 0x001
@@ -248,8 +251,8 @@ class Command(Record, size=SQE_SIZE):
     cid = uint(2, 2)
     nsid = uint(4, 4)
     mptr = uint(16, 8)
-    prp1 = uint(24, 8)
-    prp2 = uint(32, 8)
+    prp1 = address(24)
+    prp2 = address(32)
     cdw10 = uint(CDW10, 4)
     cdw11 = uint(CDW11, 4)
     cdw12 = uint(CDW12, 4)
@@ -361,6 +364,6 @@ class Completion(Record, size=CQE_SIZE):
     sqid = uint(10, 2)
     cid = uint(12, 2)
     phase = bit(12, 16)
-    status = bits(12, 27, 17)  # Status Code Type and Status Code: a ``Status``
+    status = named(12, 27, 17, Status)  # Status Code Type and Status Code
     more = bit(12, 30)
     dnr = bit(12, 31)

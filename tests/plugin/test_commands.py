@@ -109,7 +109,8 @@ def test_only_the_last_commands_are_remembered(drive: NvmeBench) -> None:
 def test_the_trace_is_a_trace_file(drive: NvmeBench, tmp_path: Path) -> None:
     with pytest.raises(CommandError):
         drive.driver.read(slba=1 << 20, blocks=1)
-    said = drive.sections()["the last commands"]
+    drive.sections()
+    said = drive.trace.words()
     assert "slba=1048576 nlb=1: LBA Out of Range, DNR" in said
     with open_trace(tmp_path / "nvme.trace") as trace:
         assert trace.description.namespaces[0]["blocks"] == 2048

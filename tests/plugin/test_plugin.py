@@ -86,6 +86,28 @@ def test_a_server(pytester: pytest.Pytester, tmp_path: Path) -> None:
     assert left(tmp_path) == []
 
 
+@pytest.mark.parametrize("fixture", ["nvme", "nvme_server"])
+def test_faults_that_are_there_before_the_host(pytester: pytest.Pytester, fixture: str) -> None:
+    pytester.makepyfile(f"""
+        import pytest
+        from nvmeemu.faults import Fault
+
+        @pytest.mark.nvmeemu(faults=[
+            Fault(match={{"opcode": "create_sq"}}, at="completion", do={{"set": {{"dw0": 7}}}}),
+            {{"match": {{"opcode": "flush"}}, "do": "drop"}},
+        ])
+        @pytest.mark.parametrize("number", range(2))  # the same marker, another drive
+        def test_it({fixture}, number, faults):
+            assert {fixture}.driver.queues
+            first, second = faults
+            assert (first.hits, second.hits) == (1, 0)
+            assert "create_sq" in repr(first) and "flush" in repr(second)
+            faults.clear()
+            assert list(faults) == []
+    """)
+    pytester.runpytest().assert_outcomes(passed=2)
+
+
 def test_several_tests_share_a_server_if_they_want(pytester: pytest.Pytester, tmp_path: Path) -> None:
     """The nearest marker wins; a fixture of the same name and a wider scope takes the plugin's place."""
     pytester.makepyfile("""
@@ -159,13 +181,15 @@ def test_options_that_there_are_not(pytester: pytest.Pytester) -> None:
     """)
     result = pytester.runpytest()
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*nvme takes no append=: there is size, block_size"])
+    result.stdout.fnmatch_lines(["*nvme takes no append=: there is size, block_size, faults"])
 
 
 @pytest.mark.parametrize(
     ("fixture", "options", "said"),
     [
         ("nvme", "size='12 parsecs'", "size: bad size '12 parsecs'*"),
+        ("nvme", "faults={'do': 'drop'}", "faults={'do': 'drop'}: give a list of faults"),
+        ("nvme_server", "faults=[{'do': 'explode'}]", "faults: *'explode'*"),
         ("nvme", "size=64", "size=64 is no text*"),
         ("nvme", "block_size=777", "block_size=777 is neither 512 nor 4096"),
         ("nvme", "'64M'", "@pytest.mark.nvmeemu takes keywords, not '64M'*"),
@@ -255,6 +279,53 @@ def test_a_failed_test_shows_what_the_server_said(pytester: pytest.Pytester) -> 
         ]
     )
     assert result.stdout.str().count("nvmeemu serve, the last lines") == 1
+
+
+def test_a_traceback_ends_in_the_test_and_what_is_told_is_told_once(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        from nvmeemu.testing import CommandError
+
+        def helper(nvme):
+            nvme.driver.read(slba=1 << 40, blocks=1)
+
+        def test_a_command(nvme):
+            nvme.driver.read(slba=7, blocks=1)
+            helper(nvme)
+
+        def test_a_missing_command(nvme, expect):
+            nvme.driver.read(slba=8, blocks=1)
+            expect(op="flush", nsid=1)
+
+        def test_an_answer(nvme_server):
+            list(nvme_server.trace)
+            assert nvme_server.faults.add({"do": "explode"}) == 1
+
+        def test_a_status(nvme):
+            nvme.driver.read(slba=9, blocks=1)
+            assert nvme.trace.commands("read")[0].status != 0
+
+        def test_our_mistake(nvme):
+            nvme.driver.read(slba="7", blocks=1)
+    """)
+    result = pytester.runpytest()
+    result.assert_outcomes(failed=5)
+    said = result.stdout.str()
+    places = [line for line in said.splitlines() if ".py:" in line and not line.startswith(("FAILED", "E "))]
+    ours = [line for line in places if "nvmeemu/" in line]
+    assert len(places) - len(ours) == 6  # the helper's, too
+    assert ours  # of our mistake
+    result.stdout.fnmatch_lines(
+        [
+            "*CommandError: READ *LBA_OUT_OF_RANGE*",
+            "*NothingSent: the host has sent no flush with nsid=1 *",
+            "*FaultError: *explode*",
+            "E * assert <Status.SUCCESS: 0> != 0",
+        ]
+    )
+    for place in (7, 8):
+        assert len([line for line in said.splitlines() if f"Read nsid=1 slba={place} nlb=1: Success" in line]) == 1
+    whole = pytester.runpytest("--full-trace", "-k", "a_missing_command").stdout
+    whole.fnmatch_lines(["*nvmeemu/pytest_plugin/commands.py*NothingSent"])
 
 
 # --- what is missing

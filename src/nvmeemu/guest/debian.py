@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from nvmeemu.guest import cache, image
+from nvmeemu.guest.agent import AGENT
 from nvmeemu.guest.errors import GuestError, UsageError
 from nvmeemu.guest.guest import Guest
-from nvmeemu.guest.initramfs import AGENT
 from nvmeemu.guest.run import Run
 
 PASSWORD = "nvmeemu"  # as in scripts/lib/systems.sh

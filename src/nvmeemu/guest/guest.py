@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import base64
+import os
 import re
-import secrets
 import shlex
 import socket
 import subprocess
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from nvmeemu.guest import process
+from nvmeemu.guest.agent import NOT_FOUND, Agent, Result, short
 from nvmeemu.guest.console import Console, Transcript
 from nvmeemu.guest.deadline import Deadline
 from nvmeemu.guest.drive import Drive
@@ -29,16 +28,7 @@ COMPLAINTS = (
     r"|JBD2: .*[Ee]rror|Kernel panic|Oops|BUG: |WARNING: CPU|blocked for more than|hung_task"
 )
 QEMU_ENDS_SECONDS = 30.0
-LONGEST_COMMAND = 1500  # characters: the guest's terminal holds 4096, in base64, before the agent reads them
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a command in the guest ended."""
-
-    command: str
-    status: int
-    output: str
+PROGRAMS_ARE = "docs/pytest.md lists the guest's programs; put() brings more"
 
 
 class Guest:
@@ -90,30 +80,44 @@ class Guest:
         return self._line.transcript
 
     def expect(self, pattern: str, timeout: float | None = None) -> re.Match[str]:
-        """Wait until the console prints `pattern`, after the last thing expected."""
-        return self._expect(pattern, self.deadline.within(timeout), "text")
+        """Wait until the console prints a text that this regular expression matches, the kernel's messages included.
+
+        The search goes on behind the last text found, so that each is found once. Raises GuestTimeout.
+        """
+        return self._expect(pattern, self._within(timeout), "text")
 
     def send(self, text: str) -> None:
         """Type on the console."""
         self._line.send(text)
 
     def run(self, command: str, timeout: float | None = None) -> Result:
-        """Run a shell command in the guest (our initramfs's agent); its standard error is in the output."""
-        deadline = self.deadline.within(timeout)
-        self._await_agent()
-        if len(command) > LONGEST_COMMAND:
-            command_file = self._upload(command, deadline)
-            result = self._run(f"sh {command_file}", deadline)
-            return Result(command, result.status, result.output)
-        return self._run(command, deadline)
+        """Run a shell command in the guest: its ``status`` and ``output`` (standard error is in it).
+
+        After ``timeout`` seconds it is killed. Raises GuestTimeout then; the guest stays usable.
+        """
+        return self._agent().run(command, self._within(timeout))
 
     def check(self, command: str, timeout: float | None = None) -> str:
         """Run a shell command that must succeed; returns its output."""
         result = self.run(command, timeout)
         if result.status != 0:
-            last = (result.output.strip().splitlines() or ["no output"])[-1]
-            raise GuestError(f"in the guest, {_short(command)} ended with status {result.status}: {last}")
+            hint = f" ({PROGRAMS_ARE})" if result.status == NOT_FOUND else ""
+            ended = f"{short(command)} ended with status {result.status}: {result.last_line}{hint}"
+            raise GuestError(f"in the guest, {ended}")
         return result.output
+
+    def put(self, source: str | os.PathLike[str] | bytes, target: str, timeout: float | None = None) -> None:
+        """Write a file in the guest: a copy of a file here, with its mode, or these bytes."""
+        if isinstance(source, bytes):
+            self._agent().put(source, target, self._within(timeout))
+            return
+        path = Path(source)
+        self._agent().put(path.read_bytes(), target, self._within(timeout))
+        self.check(f"chmod {path.stat().st_mode & 0o777:o} {shlex.quote(target)}", timeout)
+
+    def get(self, source: str, timeout: float | None = None) -> bytes:
+        """What is in a file of the guest's."""
+        return self._agent().get(source, self._within(timeout))
 
     def examine(self, messages: Iterable[str]) -> None:
         """Raise at the first of these kernel messages that is a complaint."""
@@ -123,12 +127,12 @@ class Guest:
 
     def power_off(self, command: str = "sync; poweroff -f") -> None:
         """Shut the guest down in good order, and see that QEMU and the drive end well."""
-        self._type(command)
+        self._agent().type(command)
         self.wait_for_end()
 
     def wait_for_end(self) -> None:
         """Wait until the guest has powered itself off; see that QEMU and the drive end well."""
-        self._line.wait_for_end(self.deadline)
+        self._line.wait_for_end(self._within())
         self._see_qemu_end()
         assert self._monitor is not None
         reason = self._monitor.shutdown_reason()
@@ -162,7 +166,7 @@ class Guest:
 
     def reboot(self) -> None:
         """Let Linux restart the machine, with the same drive; commands then go to the new Linux."""
-        self._type("sync; reboot -f")
+        self._agent().type("sync; reboot -f")
         self.kernel_release = ""
 
     def kill(self) -> None:
@@ -179,6 +183,10 @@ class Guest:
         if self._console is None:
             raise GuestError("the guest has not been started")
         return self._console
+
+    def _within(self, timeout: float | None = None) -> Deadline:
+        """Until when a step may take."""
+        return self.deadline.within(timeout)
 
     def _start(self) -> None:
         arguments = self.drive.start(self.folder, self.deadline)
@@ -217,34 +225,9 @@ class Guest:
         new, self._examined = messages[self._examined :], len(messages)
         self.examine(new)
 
-    def _await_agent(self) -> None:
+    def _agent(self) -> Agent:
+        """Once it runs."""
         if not self.kernel_release:
             name = "the prompt of the shell in our initramfs"
-            self.kernel_release = self._expect(r"@@ready (\S+)\n", self.deadline, "output", name)[1]
-
-    def _run(self, command: str, deadline: Deadline) -> Result:
-        name = secrets.token_hex(4)  # nothing printed before can look like our markers
-        self._type(command, name)
-        awaited = f"the end of {_short(command)}"
-        start = self._expect(rf"@@begin {name}\n", deadline, "output", awaited).end()
-        end = self._expect(rf"@@end {name} (\d+)\n", deadline, "output", awaited)
-        return Result(command, int(end[1]), self.transcript.output[start : end.start()])
-
-    def _type(self, command: str, name: str = "-") -> None:
-        self._await_agent()
-        encoded = base64.b64encode(f"{command}\n".encode()).decode()
-        self.send(f"{name}\n{encoded}\n.\n")
-
-    def _upload(self, text: str, deadline: Deadline) -> str:
-        """Put a long text into a file in the guest, in pieces that its terminal can hold."""
-        place = f"/tmp/upload-{secrets.token_hex(4)}"
-        encoded = base64.b64encode(text.encode()).decode()
-        for start in range(0, len(encoded), LONGEST_COMMAND // 2):
-            self._run(f"printf %s {encoded[start : start + LONGEST_COMMAND // 2]} >>{place}.64", deadline)
-        self._run(f"base64 -d {place}.64 >{place}", deadline)
-        return place
-
-
-def _short(command: str) -> str:
-    line = " ".join(command.split())
-    return repr(line if len(line) <= 60 else line[:57] + "...")
+            self.kernel_release = self._expect(r"@@ready (\S+)\n", self._within(), "output", name)[1]
+        return Agent(self.send, lambda pattern, deadline, name: self._expect(pattern, deadline, "output", name))

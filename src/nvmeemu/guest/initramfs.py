@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nvmeemu.guest import elf, modules, verify_io
+from nvmeemu.guest.agent import AGENT
 from nvmeemu.guest.cpio import Archive
 from nvmeemu.guest.errors import GuestError
 
@@ -23,22 +24,6 @@ LIBRARY_FOLDERS = (
     "usr/lib/{triplet}/ceph",  # fio wants Ceph's
 )
 
-# Reads commands from the console, runs each in a shell of its own, and says how it ended. A command comes as an id, its
-# text in base64 and a line with a dot. -onlcr: see console.py.
-AGENT = """\
-stty -echo -onlcr
-echo "@@ready $(uname -r)"
-while read -r id; do
-    text=
-    while read -r line && [ "$line" != . ]; do text="$text$line"; done
-    echo "$text" | base64 -d >/tmp/command
-    sed "s/^/@@> /" /tmp/command
-    echo "@@begin $id"
-    sh /tmp/command </dev/null 2>&1
-    echo "@@end $id $?"
-done
-"""
-
 INIT = """\
 #!/bin/busybox sh
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/
@@ -49,7 +34,8 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 exec </dev/console >/dev/console 2>&1
 for module in /modules/*; do [ ! -e "$module" ] || insmod "$module"; done
-{agent}
+sh /agent </dev/console &
+wait $!  # for all others, too: nobody else reaps what a killed command leaves
 poweroff -f
 """
 
@@ -71,7 +57,8 @@ def build(
     archive = Archive()
     archive.character_device("dev/console", 5, 1)
     archive.file("bin/busybox", _find(tools, "busybox").read_bytes(), 0o755)
-    archive.file("init", INIT.format(agent=AGENT).encode(), 0o755)
+    archive.file("init", INIT.encode(), 0o755)
+    archive.file("agent", AGENT.encode())
     for name, root in (dict.fromkeys(PROGRAMS, tools) | dict(programs or {})).items():
         program = _find(root, name)
         archive.file(f"usr/sbin/{name}", program.read_bytes(), 0o755)

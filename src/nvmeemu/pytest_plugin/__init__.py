@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from importlib import import_module
+from traceback import walk_tb
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,6 +34,7 @@ _HOMES = {  # of what users name in their annotations: imported when they do
     "servers": ["NvmeServer"],
 }
 DRIVES = ("nvme_guest", "nvme_server", "nvme")  # the fixtures that `faults`, `trace` and `expect` can be about
+NOT_THE_TESTS = {"nvmeemu", "contextlib", "_pytest", "pluggy"}  # whose functions stand in a traceback, too
 PATHS = {
     "qemu": "the QEMU for guests: 10.1 or newer, with vfio-user-pci",
     "kernel": "the guests' Linux, with NVMe and ext4 built in",
@@ -71,12 +74,37 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     live = item.config.stash.get(_live, None)
-    if live is not None and report.failed:
-        report.sections += live.sections(item.nodeid, getattr(item, "funcargs", {}).values())
+    if live is not None and call.excinfo is not None and not item.config.getoption("fulltrace"):
+        _end_in_the_test(call.excinfo)
+    report = yield
+    if live is not None and call.excinfo is not None and report.failed:
+        report.sections += live.sections(item.nodeid, getattr(item, "funcargs", {}).values(), call.excinfo.value)
     return report
+
+
+def _end_in_the_test(found: pytest.ExceptionInfo[BaseException]) -> None:
+    """Hide how we came to raise what is meant for the test, as ``__tracebackhide__`` would in each of our functions.
+
+    What is not meant for it is a mistake of ours, of which all is to be seen.
+    """
+    if not (type(found.value).__module__.startswith("nvmeemu.") or isinstance(found.value, TimeoutError)):
+        return
+    shown = list(walk_tb(found.tb))
+    while shown and _is_hidden(shown[-1][0]):
+        shown.pop()
+    traceback: TracebackType | None = None
+    for frame, line in reversed(shown):
+        traceback = TracebackType(traceback, frame, frame.f_lasti, line)
+    if traceback is not None:
+        found.traceback = type(found.traceback)(traceback)
+
+
+def _is_hidden(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).partition(".")[0] in NOT_THE_TESTS
 
 
 def _options(request: pytest.FixtureRequest) -> dict[str, Any]:

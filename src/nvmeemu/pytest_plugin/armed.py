@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
-from nvmeemu.control import Control, ControlError
+from nvmeemu.control import Control, ControlError, Unreachable
 from nvmeemu.faults import Fault, FaultError
 
 
@@ -25,7 +25,12 @@ class Armed(Protocol):
 
 
 class NvmeFaults(Protocol):
-    """The faults of a drive; docs/faults.md says what there is."""
+    """The faults of a drive; docs/faults.md says what there is.
+
+    ``list(faults)`` are those that are there, in the order in which they were added: the option's come first.
+    """
+
+    def __iter__(self) -> Iterator[Armed]: ...
 
     def add(self, fault: Fault | Mapping[str, Any], /) -> Armed:
         """Add a fault; it works from now on. Raises FaultError."""
@@ -47,13 +52,16 @@ class ServedFaults:
         self._control = control
         self._added: list[_ServedFault] = []
 
+    def __iter__(self) -> Iterator[Armed]:
+        return iter(tuple(self._added))
+
     def add(self, fault: Fault | Mapping[str, Any], /) -> Armed:
         made = fault if isinstance(fault, Fault) else Fault.of(fault)  # refused here, if it is wrong
         try:
             number = self._control.call("fault.add", **made.as_table())["id"]
         except ControlError as error:
             raise FaultError(str(error)) from None
-        self._added.append(_ServedFault(self._control, number))
+        self._added.append(_ServedFault(self._control, number, made))
         return self._added[-1]
 
     def remove(self, fault: _ServedFault, /) -> None:
@@ -72,8 +80,9 @@ class ServedFaults:
 
 
 class _ServedFault:
-    def __init__(self, control: Control, number: int) -> None:
+    def __init__(self, control: Control, number: int, fault: Fault) -> None:
         self.number = number
+        self._fault = fault
         self._control = control
         self._last: dict[str, int] | None = None  # when it was removed
 
@@ -97,3 +106,10 @@ class _ServedFault:
     @property
     def hits(self) -> int:
         return self._now()["hits"]
+
+    def __repr__(self) -> str:
+        try:
+            counts = f"seen {self.seen}, hits {self.hits}"
+        except (LookupError, ControlError, Unreachable) as error:
+            counts = str(error.args[0])
+        return f"<{self._fault}: {counts}>"

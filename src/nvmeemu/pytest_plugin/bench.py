@@ -20,6 +20,7 @@ class NvmeBench(Bench):
 
     def __init__(self, folder: Path, options: DriveOptions) -> None:
         super().__init__(MemoryBackend(parse_size(options.size)), block_size=options.block_size)
+        self.options = options
         self.faults = Faults(self.controller)
         self.records = Records(self.clock)
         self._file = folder / "nvme.trace"
@@ -28,6 +29,8 @@ class NvmeBench(Bench):
     def start(self) -> None:
         """Enable the controller, make a pair of I/O queues."""
         self.controller.observe(Recorder(self.records, self.controller.device))
+        for fault in self.options.new_faults():
+            self.faults.add(fault)
         self.driver.enable()
         self.driver.create_queues()
 
@@ -35,7 +38,10 @@ class NvmeBench(Bench):
         """What to know about it when a test has failed."""
         with self._file.open("wb") as file:
             Writer(file, describe(self.controller)).put(bytes(self.records.data))
-        return self.trace.sections()
+        return {}
+
+    def __repr__(self) -> str:
+        return f"<NvmeBench: {self.options.size} in blocks of {self.options.block_size}>"
 
 
 class Records:

@@ -89,8 +89,8 @@ class HostCommand:
 
     @property
     def status(self) -> int | None:
-        """Of its completion: Status Code Type and Status Code, as ``spec.Status`` has them."""
-        return None if self._traced.completion is None else self._traced.completion.status
+        """Of its completion: a ``spec.Status``, or Status Code Type and Status Code of one that is not in there."""
+        return None if self.completion is None else self.completion.status
 
     @property
     def latency(self) -> float | None:
@@ -117,6 +117,14 @@ class HostCommand:
         return f"{self.time:10.6f} s  {where:6} #{self._traced.fetch.cid:04x} {said}: {ended}{injected}"
 
     __repr__ = __str__
+
+
+class NothingSent(AssertionError):
+    """What ``expect`` has waited for did not come; its message has the last commands of ``trace``."""
+
+    def __init__(self, text: str, trace: Trace) -> None:
+        super().__init__(text)
+        self.trace = trace
 
 
 class Trace:
@@ -169,7 +177,7 @@ class Trace:
                     self._next = place
                     return command
             if time.monotonic() >= end:
-                raise AssertionError(_missing(wanted, patience, self.words()))
+                raise NothingSent(_missing(wanted, patience, self.words()), self)
             time.sleep(LOOK_AGAIN)
             self._read()
 
@@ -178,9 +186,13 @@ class Trace:
         self._catch_up()
         return "\n".join(map(str, list(self._found)[-last:]))
 
-    def sections(self) -> dict[str, str]:
-        """For the report of a failed test."""
-        return {"the last commands": self.words(), "the last faults that fired": "\n".join(self._injected)}
+    def sections(self, error: BaseException) -> dict[str, str]:
+        """For the report of a test that ``error`` has ended, without what that tells already."""
+        last = "" if isinstance(error, NothingSent) and error.trace is self else self.words()
+        return {"the last commands": last, "the last faults that fired": "\n".join(self._injected)}
+
+    def __repr__(self) -> str:
+        return f"<Trace: {self._count - self._begin} commands of this test have been looked at>"
 
     @property
     def _oldest(self) -> int:

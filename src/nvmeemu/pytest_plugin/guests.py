@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from re import Match
 
 from nvmeemu.control import Control
+from nvmeemu.faults import Fault
 from nvmeemu.guest import process
 from nvmeemu.guest.deadline import Deadline
 from nvmeemu.guest.drive import ServedDrive
-from nvmeemu.guest.guest import Guest, Result
+from nvmeemu.guest.guest import Guest
 from nvmeemu.guest.identify import NAMESPACE, wait_for_device
 from nvmeemu.guest.machine import Machine
 from nvmeemu.pytest_plugin.armed import ServedFaults
@@ -18,9 +19,22 @@ from nvmeemu.pytest_plugin.commands import Trace
 from nvmeemu.pytest_plugin.options import GuestOptions
 from nvmeemu.pytest_plugin.servers import Observed, make_disk
 
-KERNEL_ARGUMENTS = "loglevel=5 panic=-1"  # warnings and worse; a panic ends QEMU
+KERNEL_ARGUMENTS = "loglevel=7 panic=-1"  # informational messages and worse; a panic ends QEMU
 CRASHES = r"Kernel panic|Oops|BUG: "
 CONSOLE_LINES, LOG_LINES = 60, 10
+
+
+class _ArmedDrive(ServedDrive):
+    """One whose faults are there before the guest is."""
+
+    def __init__(self, disk: Path, arguments: Sequence[str], observed: Observed, faults: Iterable[Fault]) -> None:
+        super().__init__(disk, arguments)
+        self._observed, self._faults = observed, faults
+
+    def start(self, folder: Path, deadline: Deadline) -> list[str]:
+        arguments = super().start(folder, deadline)
+        self._observed.arm(self._faults)
+        return arguments
 
 
 class NvmeGuest(Guest):
@@ -39,9 +53,8 @@ class NvmeGuest(Guest):
         self.disk = make_disk(folder, options)
         self._observed = Observed(folder)
         arguments = ["--block-size", str(options.block_size), *self._observed.arguments, *options.serve]
-        super().__init__(
-            machine, ServedDrive(self.disk, arguments), folder, Deadline(options.patience), complaints=CRASHES
-        )
+        drive = _ArmedDrive(self.disk, arguments, self._observed, options.new_faults())
+        super().__init__(machine, drive, folder, Deadline(options.patience), complaints=CRASHES)
 
     def start(self) -> None:
         """Boot, up to the shell agent and the drive."""
@@ -50,30 +63,9 @@ class NvmeGuest(Guest):
         if self.options.wait:
             wait_for_device(self, NAMESPACE)
 
-    def run(self, command: str, timeout: float | None = None) -> Result:
-        """Run a shell command in the guest: its ``status`` and ``output`` (standard error is in it).
-
-        Raises GuestTimeout after ``timeout`` seconds.
-        """
-        self._be_patient(timeout)
-        return super().run(command, timeout)
-
-    def expect(self, pattern: str, timeout: float | None = None) -> Match[str]:
-        """Wait until the console prints a text that this regular expression matches, the kernel's messages included.
-
-        The search goes on behind the last text found, so that each is found once. Raises GuestTimeout.
-        """
-        self._be_patient(timeout)
-        return super().expect(pattern, timeout)
-
-    def wait_for_end(self) -> None:
-        """Wait until the guest has powered itself off."""
-        self._be_patient(None)
-        super().wait_for_end()
-
-    def _be_patient(self, timeout: float | None) -> None:
+    def _within(self, timeout: float | None = None) -> Deadline:
         """The base class has one deadline for the life of a guest; a test has one for each step."""
-        self.deadline = Deadline(timeout or self.options.patience)
+        return Deadline(self.options.patience if timeout is None else timeout)
 
     @property
     def console(self) -> str:
@@ -82,7 +74,7 @@ class NvmeGuest(Guest):
 
     @property
     def kernel_messages(self) -> list[str]:
-        """The kernel's messages on the console (warnings and worse), without their time stamps."""
+        """The kernel's messages on the console (informational and worse), without their time stamps."""
         return [] if self._console is None else self._console.transcript.kernel
 
     @property
@@ -113,7 +105,11 @@ class NvmeGuest(Guest):
         """What to know about it when a test has failed."""
         logs = {name: process.tail(self.folder / name, LOG_LINES) for name in ("qemu.log", "server.log")}
         return {
-            **self.trace.sections(),
             "guest's console, the last lines": "\n".join(self.console.splitlines()[-CONSOLE_LINES:]),
             **{f"{name}, the last lines": "\n".join(lines) for name, lines in logs.items()},
         }
+
+    def __repr__(self) -> str:
+        kernel = f"Linux {self.kernel_release}" if self.kernel_release else "no shell yet"
+        state = "not running" if self._qemu is None or self._qemu.poll() is not None else kernel
+        return f"<NvmeGuest: {state}, drive {self.disk}>"

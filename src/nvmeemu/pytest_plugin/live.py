@@ -15,6 +15,7 @@ import pytest
 from nvmeemu.guest.errors import GuestError
 from nvmeemu.guest.machine import Machine
 from nvmeemu.pytest_plugin.bench import NvmeBench
+from nvmeemu.pytest_plugin.commands import Trace
 from nvmeemu.pytest_plugin.guests import NvmeGuest
 from nvmeemu.pytest_plugin.options import BadOptions, DriveOptions, GuestOptions, ServerOptions
 from nvmeemu.pytest_plugin.parts import Wanted, machine, require_server
@@ -32,6 +33,8 @@ Boot = Callable[..., AbstractContextManager[NvmeGuest]]
 class Drive(Protocol):
     """What a drive must be to live here. ``close`` also follows a ``start`` or ``close`` that failed."""
 
+    @property
+    def trace(self) -> Trace: ...
     def start(self) -> None: ...
     def close(self) -> None: ...
     def sections(self) -> dict[str, str]: ...
@@ -87,8 +90,8 @@ class Live:
                 drive.start()
                 yield drive
                 drive.close()
-            except BaseException:
-                self._ended.append((self._test(), self._sections(drive, folder)))
+            except BaseException as error:
+                self._ended.append((self._test(), self._sections(drive, folder, error)))
                 with suppress(GuestError):  # the other error is the one to tell
                     drive.close()
                 raise
@@ -129,21 +132,24 @@ class Live:
 
     # --- failures
 
-    def sections(self, test: str, values: Iterable[object]) -> list[Section]:
-        """What to tell of the drives that a failed test has used: those it has made, and those among ``values``."""
+    def sections(self, test: str, values: Iterable[object], error: BaseException) -> list[Section]:
+        """What to tell of the drives that a failed test has used: those it has made, and those among ``values``.
+
+        What ``error`` has told already is left out.
+        """
         used = {id(value) for value in values}
         found = [section for made_by, sections in self._ended if made_by == test for section in sections]
         self._ended = []
         for made_by, folder, drive in self._drives:
             if made_by == test or id(drive) in used:
-                found += self._sections(drive, folder)
+                found += self._sections(drive, folder, error)
         return found
 
-    def _sections(self, drive: Drive, folder: Path) -> list[Section]:
+    def _sections(self, drive: Drive, folder: Path, error: BaseException) -> list[Section]:
         try:
-            told = drive.sections()
-        except Exception as error:  # a report that fails would hide what it is about
-            told = {"no more to tell": f"{type(error).__name__}: {error}"}
+            told = drive.trace.sections(error) | drive.sections()
+        except Exception as failure:  # a report that fails would hide what it is about
+            told = {"no more to tell": f"{type(failure).__name__}: {failure}"}
         found = [(f"nvmeemu: {title}", text) for title, text in told.items() if text]
         files = [path for pattern in KEPT for path in folder.glob(pattern)]
         if files:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from nvmeemu.backend import BackendError, parse_size
+from nvmeemu.faults import Fault, FaultError
 
 
 class BadOptions(Exception):
@@ -24,6 +25,7 @@ class DriveOptions:
 
     size: str = _option("64M", "of the disk, as for `nvmeemu serve --size`")
     block_size: int = _option(512, "512 or 4096")
+    faults: Sequence[Fault | Mapping[str, Any]] = _option((), "faults that are there before the host is")
 
     @classmethod
     def of(cls, values: Mapping[str, Any], what: str) -> Self:
@@ -43,6 +45,16 @@ class DriveOptions:
             raise BadOptions(f"size: {error}") from None
         if self.block_size not in (512, 4096):
             raise BadOptions(f"block_size={self.block_size!r} is neither 512 nor 4096")
+        if isinstance(self.faults, (str, Mapping, Fault)):
+            raise BadOptions(f"faults={self.faults!r}: give a list of faults")
+        self.new_faults()
+
+    def new_faults(self) -> list[Fault]:
+        """The faults, made anew: each is a drive's own, and several drives may have these options."""
+        try:
+            return [Fault.of(fault.as_table() if isinstance(fault, Fault) else fault) for fault in self.faults]
+        except FaultError as error:
+            raise BadOptions(f"faults: {error}") from None
 
 
 @dataclass(frozen=True)

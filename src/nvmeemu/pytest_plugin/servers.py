@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
 from nvmeemu.backend import parse_size
 from nvmeemu.control import Control, ControlError, Unreachable
+from nvmeemu.faults import Fault
 from nvmeemu.guest import image, process, serving
 from nvmeemu.guest.errors import GuestError
 from nvmeemu.pytest_plugin.armed import ServedFaults
@@ -48,6 +50,11 @@ class Observed:
         """Its faults."""
         return ServedFaults(self.control)
 
+    def arm(self, faults: Iterable[Fault]) -> None:
+        """Add faults before a host comes. Raises FaultError."""
+        for fault in faults:
+            self.faults.add(fault)
+
     def _note(self, text: str) -> bool:
         try:
             self.control.call("trace.note", text=text)
@@ -78,6 +85,7 @@ class NvmeServer:
         arguments = ["--disk", str(self.disk), "--block-size", str(self.options.block_size)]
         arguments += [*self._observed.arguments, *self.options.serve]
         self._process = serving.start(self.socket, arguments, self.folder / "server.log")
+        self._observed.arm(self.options.new_faults())
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -134,4 +142,8 @@ class NvmeServer:
     def sections(self) -> dict[str, str]:
         """What to know about it when a test has failed."""
         log = "\n".join(process.tail(self.folder / "server.log", LOG_LINES))
-        return {**self.trace.sections(), "nvmeemu serve, the last lines": log}
+        return {"nvmeemu serve, the last lines": log}
+
+    def __repr__(self) -> str:
+        state = "not running" if self._process is None or self._process.poll() is not None else "running"
+        return f"<NvmeServer: {self.disk} on {self.socket}, {state}>"

@@ -127,6 +127,9 @@ class Driver:
         self.stride = 4
         self.page = PAGE  # bytes, by CC.MPS
 
+    def __repr__(self) -> str:
+        return f"<Driver: I/O queues {', '.join(map(str, self.queues)) or 'none'}>"
+
     @property
     def admin(self) -> QueuePair:
         """The admin queues. Raises RuntimeError before ``enable``."""
