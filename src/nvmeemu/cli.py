@@ -233,9 +233,9 @@ def _add_ctl(commands: argparse._SubParsersAction[Parser]) -> None:
     add.add_argument("--nsid", type=Number(1, 16), metavar="N", help="the namespace's number (the first free one)")
     remove = namespaces.add_parser("rm", help="take a namespace away")
     remove.add_argument("nsid", type=Number(1, 16), metavar="NSID")
-    resize = namespaces.add_parser("resize", help="make it smaller, or up to its disk's size again")
+    resize = namespaces.add_parser("resize", help="another size, up to that of its disk, which is looked at anew")
     resize.add_argument("nsid", type=Number(1, 16), metavar="NSID")
-    resize.add_argument("size", metavar="SIZE", help="for example 10G")
+    resize.add_argument("size", metavar="SIZE", nargs="?", help="for example 10G (all that its disk has now)")
 
 
 def _number_or_all(text: str) -> str:

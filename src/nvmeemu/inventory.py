@@ -27,10 +27,13 @@ def remove(device: Device, nsid: int) -> Namespace:
     return namespace
 
 
-def resize(device: Device, nsid: int, blocks: int) -> None:
-    """It has another size. Raises KeyError, and ValueError if the disk is not that large."""
+def resize(device: Device, nsid: int, blocks: int | None = None) -> None:
+    """It has another size, by default that of its disk, which is looked at anew. Raises KeyError, ValueError if the
+    disk is not that large, and OSError if it cannot say how large it is."""
     namespace = device.namespaces.active[nsid]
+    namespace.backend.refresh()
     most = namespace.backend.size // namespace.block_size
+    blocks = most if blocks is None else blocks
     if not 1 <= blocks <= most:
         raise ValueError(f"namespace {nsid} can have 1 to {most} blocks, not {blocks}: its disk has no more")
     namespace.blocks = blocks

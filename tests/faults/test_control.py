@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import stat
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -220,6 +222,41 @@ def test_what_is_changed_is_logged(client: Control, served: Served) -> None:
         "namespace 3 is removed: disk mem:8388608",
     ):
         served.expect(f" INFO {words}" if words.startswith("fault 1: ") else f" INFO control: {words}")
+
+
+@pytest.mark.parametrize(
+    "options", [("--engine", "python"), ("--engine", "native"), ("--direct",), ("--overlay",)], ids=" ".join
+)
+def test_a_disk_that_has_grown_is_seen_by_a_resize(control: Path, options: tuple[str, ...]) -> None:
+    """On a real file system: /tmp may have no O_DIRECT."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        disk = Path(folder) / "disk"
+        disk.write_bytes(b"d" * MIB)
+        served = Served(f"{folder}/s", "--disk", disk, "--control", control, *options)
+        guest = Guest(served.path)
+        guest.write(0, b"n" * 512)
+        with open(disk, "ab") as file:
+            file.write(b"e" * MIB + b"odd")
+        with Control(control) as client:
+            with pytest.raises(CommandError):
+                guest.read(2048, 1)
+            with pytest.raises(ControlError, match="can have 1 to 4096 blocks"):
+                client.call("namespace.resize", nsid=1, size="3M")
+            listen(guest)
+            assert client.call("namespace.resize", nsid=1)["size"] == 2 * MIB
+            assert heard(guest) == 0x040002
+            assert int.from_bytes(guest.identify(Cns.NAMESPACE, 1)[:8], "little") == 4096
+            assert (guest.read(0, 1), guest.read(4095, 1)) == (b"n" * 512, b"e" * 512)
+            guest.write(2047, b"w" * 1024)
+            assert guest.read(2046, 4) == b"d" * 512 + b"w" * 1024 + b"e" * 512
+            os.truncate(disk, 4 * MIB)
+            assert client.call("namespace.resize", nsid=1, size="3M")["size"] == 3 * MIB
+            os.truncate(disk, MIB)
+            with pytest.raises(ControlError, match="can have 1 to 2048 blocks"):
+                client.call("namespace.resize", nsid=1, size="2M")
+            assert client.call("namespace.resize", nsid=1)["size"] == MIB
+        guest.leave()
+        assert served.stop() == 0
 
 
 def test_a_disk_comes_back_as_soon_as_it_is_closed(client: Control, tmp_path: Path) -> None:

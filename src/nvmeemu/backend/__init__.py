@@ -82,6 +82,9 @@ class Backend(ABC):
     def write_now(self, offset: int, views: Sequence[memoryview]) -> bool:
         return False
 
+    def refresh(self) -> None:  # noqa: B027  # most have the size that they had
+        """Look at its size anew: a file or device may have been made larger, or smaller. Raises OSError."""
+
     def close(self) -> None:  # noqa: B027  # nothing to close is a fine default
         """Give back what the disk holds; it does not flush."""
 
@@ -114,9 +117,11 @@ def is_same(spec: str, other: str) -> bool:
     """Whether two specs name one disk."""
     if is_memory(spec) or is_memory(other):
         return False
+    from nvmeemu.backend.claim import store  # it builds on this module
+
     path, other_path = spec.removeprefix(_RAW), other.removeprefix(_RAW)
     try:
-        return os.path.samefile(path, other_path)
+        return os.path.samefile(store(path), store(other_path))
     except OSError:
         return os.path.realpath(path) == os.path.realpath(other_path)  # one that is yet to be made
 

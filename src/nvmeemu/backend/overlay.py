@@ -84,6 +84,12 @@ class OverlayBackend(Backend):
     def deallocate(self, offset: int, length: int) -> None:
         self.zero(offset, length, True)
 
+    def refresh(self) -> None:
+        self._base.refresh()
+        if self._base.size > self._top.size:
+            self._top.truncate(self._base.size)
+        self.size = self._base.size
+
     def close(self) -> None:
         self._top.close()
         self._base.close()

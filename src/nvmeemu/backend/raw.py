@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
 import stat
-import struct
 from collections.abc import Sequence
 
 from nvmeemu.backend import Backend, BackendError, Direct, describe
+from nvmeemu.backend.claim import Claim, in_use
 
 _FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE, _FALLOC_ZERO_RANGE = 0x01, 0x02, 0x10  # linux/falloc.h
 _FOREIGN_FORMATS = (  # offset, what is there, name
@@ -59,7 +58,7 @@ def _sync_folder(path: str) -> None:
 class RawBackend(Backend):
     """A regular file or block device, through the page cache (``uncached`` has the one without).
 
-    It holds an open file description lock on the whole file (F_OFD_SETLK): one writer, or any number of readers.
+    It has one writer, or any number of readers (``claim``).
     """
 
     open_flags = 0
@@ -76,7 +75,7 @@ class RawBackend(Backend):
             beginning = self._beginning(_BEGINNING)
             if not any_content:
                 _refuse_foreign(path, beginning)
-            _lock(self._fd, path, read_only)
+            self._claim = Claim(self._fd, path, read_only)
             self._reads_now, self._now_flags = self._probe()
         except OSError as error:
             os.close(self._fd)
@@ -181,7 +180,16 @@ class RawBackend(Backend):
             return False
         raise OSError(number, os.strerror(number))
 
+    def refresh(self) -> None:
+        self.size = os.lseek(self._fd, 0, os.SEEK_END)
+
+    def truncate(self, size: int) -> None:
+        """Give a file another size. Raises OSError."""
+        os.ftruncate(self._fd, size)
+        self.size = size
+
     def close(self) -> None:
+        self._claim.close()
         os.close(self._fd)
 
 
@@ -215,6 +223,8 @@ def _open(path: str, read_only: bool, flags: int) -> int:
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
             kind = "a directory" if stat.S_ISDIR(mode) else "neither a file nor a block device"
             raise BackendError(f"disk {path} is {kind}: give a raw image file or a block device")
+        if stat.S_ISBLK(mode) and not read_only:  # this very descriptor: without the claim it could not discard
+            flags |= os.O_EXCL
         return os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC | flags)
     except FileNotFoundError:
         advice = "make it with truncate -s 10G, or serve it with --create --size 10G"
@@ -226,18 +236,9 @@ def _open(path: str, read_only: bool, flags: int) -> int:
         if flags & os.O_DIRECT and error.errno == errno.EINVAL:
             advice = "its file system has no O_DIRECT: leave out --direct"
             raise BackendError(f"disk {path} cannot be opened with --direct: {advice}") from None
+        if error.errno == errno.EBUSY:
+            raise in_use(path, os.path.realpath(path)) from None
         raise BackendError(f"disk {path} cannot be opened: {describe(error)}") from None
-
-
-def _lock(fd: int, path: str, read_only: bool) -> None:
-    flock = struct.pack("hhqqi4x", fcntl.F_RDLCK if read_only else fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, flock)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN):
-            raise
-        advice = "stop its writer" if read_only else "stop it, or share the disk with --read-only or --overlay in both"
-        raise BackendError(f"disk {path} is in use by another process: {advice}") from None
 
 
 def _refuse_foreign(path: str, start: bytes) -> None:

@@ -53,7 +53,8 @@ def _calls(arguments: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
     if what == ("namespace", "rm"):
         return [("namespace.remove", {"nsid": arguments.nsid})]
     if what == ("namespace", "resize"):
-        return [("namespace.resize", {"nsid": arguments.nsid, "size": arguments.size})]
+        wanted = {"size": arguments.size} if arguments.size is not None else {}
+        return [("namespace.resize", {"nsid": arguments.nsid, **wanted})]
     return [("fault.list" if arguments.what == "fault" else "status", {})]
 
 

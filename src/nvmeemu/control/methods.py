@@ -115,13 +115,17 @@ class Methods:
         log.info("control: namespace %d is removed: disk %s", nsid, namespace.backend.identity)
         self._close_disk(namespace.backend)
 
-    def namespace_resize(self, nsid: int, size: str | int) -> dict[str, Any]:
+    def namespace_resize(self, nsid: int, size: str | int | None = None) -> dict[str, Any]:
+        """To all that its disk has now, if no ``size`` is given."""
         namespace = self._find(nsid)
-        length = parse_size(str(size))
-        if length % namespace.block_size:
-            raise RpcError(FAILED, f"{length} bytes are no whole number of blocks of {namespace.block_size} bytes")
-        inventory.resize(self._device, nsid, length // namespace.block_size)
-        log.info("control: namespace %d has %s now: disk %s", nsid, in_words(length), namespace.backend.identity)
+        blocks = None
+        if size is not None:
+            blocks, rest = divmod(parse_size(str(size)), namespace.block_size)
+            if rest:
+                raise RpcError(FAILED, f"{size} is no whole number of blocks of {namespace.block_size} bytes")
+        inventory.resize(self._device, nsid, blocks)
+        length = in_words(namespace.blocks * namespace.block_size)
+        log.info("control: namespace %d has %s now: disk %s", nsid, length, namespace.backend.identity)
         return _namespace(namespace)
 
     # --- the trace
