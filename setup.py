@@ -11,7 +11,6 @@ With none, the package is built without the binding; `nvmeemu serve` then says w
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,6 @@ ENGINE = "nvmeemu.native._engine"
 HERE = Path(__file__).resolve().parent
 VFIO = HERE / "src" / "nvmeemu" / "vfio"
 NATIVE = HERE / "src" / "nvmeemu" / "native"
-NOT_OURS = "tran_pipe.c"  # the library's own tests use it
-# The library's own files: no warnings of theirs in our builds; its asserts stay, because an abort is better than
-# corrupted memory; its functions are not exported from the module.
-THEIR_FLAGS = ["-w", "-UNDEBUG", "-fvisibility=hidden"]
 
 
 class BuildModules(build_ext):
@@ -87,17 +82,14 @@ class BuildModules(build_ext):
         json_c = library.pkg_config("json-c")
         if json_c is None:
             sys.exit("libvfio-user needs json-c: install pkg-config and json-c's headers (Debian: libjson-c-dev)")
-        shutil.rmtree(copy, ignore_errors=True)
-        for part in ("lib", "include"):
-            shutil.copytree(tree / part, copy / part)
-        library.change_library(copy)
+        library.prepare(tree, copy)
         compiler: Any = self.compiler
         includes = [f"-I{copy / 'include'}", f"-I{copy / 'lib'}"]
         objects = compiler.compile(
-            [str(source) for source in sorted((copy / "lib").glob("*.c")) if source.name != NOT_OURS],
+            [str(source) for source in library.sources(copy)],
             output_dir="/",  # the sources' absolute paths stand below it: the objects lie beside them, in our copy
             macros=[("_GNU_SOURCE", None)],
-            extra_postargs=[*includes, *json_c[0], *THEIR_FLAGS],
+            extra_postargs=[*includes, *json_c[0], *library.THEIR_FLAGS],
         )
         ext.extra_objects = objects
         ext.extra_compile_args = [*includes, "-DNVMEEMU_OWN_LIBRARY", *ext.extra_compile_args]

@@ -4,7 +4,7 @@
 TOOLS_SUITE=trixie
 QEMU_SUITE=trixie-backports
 LIBVFIO_USER_SUITES="trixie forky bookworm"
-HOST_PACKAGES="gcc libc6-dev pkg-config libjson-c-dev liburing-dev libisal-dev ca-certificates xz-utils e2fsprogs cpio kmod mount"
+HOST_PACKAGES="gcc libc6-dev pkg-config libjson-c-dev liburing-dev libisal-dev ca-certificates xz-utils e2fsprogs cpio kmod mount patch"
 
 # --- libvfio-user: its source, of LIBVFIO_USER_SRC or the copy in Debian's QEMU source package
 
@@ -74,7 +74,8 @@ build_inputs() {
     {
         echo "$lib" "$CHECKOUT"
         installed_library
-        sha256sum "$CHECKOUT"/{pyproject.toml,setup.py} "$CHECKOUT"/src/nvmeemu/{spec,layout,native/generate,vfio/library}.py
+        sha256sum "$CHECKOUT"/{pyproject.toml,setup.py} "$CHECKOUT"/src/nvmeemu/{spec,layout,native/generate,vfio/library}.py \
+            "$CHECKOUT"/src/nvmeemu/vfio/patches/*.patch
         find "$lib/lib" "$lib/include" "$CHECKOUT/src" -name '*.[ch]' -print0 | sort -z | xargs -0r sha256sum
     } 2>/dev/null | sha256sum || true # absent files count as absent
 }

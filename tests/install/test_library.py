@@ -19,6 +19,7 @@ pytestmark = pytest.mark.long
 ASKED = (sys.executable, "-m", "nvmeemu.vfio.library")
 SERVE = (sys.executable, "-m", "nvmeemu", "serve")
 OLDER = "vfu_setup_device_dma(vfu_ctx_t *vfu_ctx, vfu_dma_register_cb_t"
+REGIONS = "0005-regions"  # newer ones have the limit as an argument
 NEWER = "vfu_setup_device_dma(vfu_ctx_t *vfu_ctx, size_t max_regions, vfu_dma_register_cb_t"
 LIMIT = "#define LIBVFIO_USER_MAX_DMA_REGIONS 16\n"
 
@@ -38,6 +39,13 @@ class Installation:
             self.change(name, OLDER, NEWER)
         self.change("include/libvfio-user.h", "#define LIB_VFIO_USER_MAJOR", LIMIT + "#define LIB_VFIO_USER_MAJOR")
         self.change("lib/libvfio-user.c", "vfu_ctx, MAX_DMA_REGIONS", "vfu_ctx, max_regions")
+        self.change("lib/private.h", "#define MAX_DMA_REGIONS 16\n", "")
+
+    def mend(self, *names: str, but: tuple[str, ...] = ()) -> None:
+        """With our patches, which a distribution may take, too: those named, or all but those."""
+        for patch in library.PATCHES:
+            if (not names or patch.stem in names) and patch.stem not in but:
+                subprocess.run(["patch", "-p1", "--fuzz=0", f"-i{patch}"], cwd=self.tree, check=True)
 
     def change(self, name: str, old: str, new: str) -> None:
         text = (self.tree / name).read_text()
@@ -115,7 +123,7 @@ def answers(package: Path, found: dict[str, str], place: Path) -> bool:
 
 
 def test_one_that_fits_is_used(installation: Installation, checkout: Path, bare: dict[str, str], place: Path) -> None:
-    library.change_library(installation.tree)
+    installation.mend()
     found = installation.install()
     assert set_up(checkout, bare | found).stdout == "built\n"
     package, _ = build(checkout, bare | found)
@@ -128,7 +136,7 @@ def test_one_that_fits_is_used(installation: Installation, checkout: Path, bare:
 
 def test_the_newer_signature_fits_too(installation: Installation, checkout: Path, bare: dict[str, str]) -> None:
     installation.make_newer()
-    library.change_library(installation.tree)
+    installation.mend(but=(REGIONS,))
     result = ask(checkout, bare | installation.install())
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
@@ -148,15 +156,54 @@ def test_as_published_they_lack_what_guests_with_an_iommu_need(
     assert "built without its binding" in said
     assert not list(package.glob("nvmeemu/vfio/*.so"))
 
-    (place / "newer").mkdir()
-    newer = Installation(place / "newer", sources)
-    newer.make_newer()
-    library.change_library(newer.tree)  # but
-    name, known, ours = library.CHANGES[-1]
-    newer.change(f"lib/{name}", ours, known)
-    result = ask(checkout, bare | newer.install())
+
+@pytest.mark.parametrize(
+    ("lacking", "fault"),
+    [
+        (REGIONS, "it takes 16 DMA regions"),
+        ("0004-unmap-ranges", "it takes back single DMA regions, not ranges"),
+        ("0003-no-descriptor", "DMA regions, a guest with an IOMMU has"),
+        ("0002-mapping-length", "it maps too little of a file"),
+        ("0001-irq-count", "it keeps the routes of interrupts"),
+    ],
+)
+def test_the_check_knows_what_each_patch_is_for(
+    installation: Installation, checkout: Path, bare: dict[str, str], lacking: str, fault: str
+) -> None:
+    assert {REGIONS, lacking} <= {patch.stem for patch in library.PATCHES}
+    installation.mend(but=(lacking,))
+    result = ask(checkout, bare | installation.install())
     assert result.returncode == 1
-    assert "it takes back single DMA regions" in result.stderr
+    assert fault in result.stderr
+
+
+def test_a_tree_that_the_patches_do_not_fit_is_used_if_it_does_without_them(
+    installation: Installation, tmp_path: Path
+) -> None:
+    installation.make_newer()
+    installation.mend(but=(REGIONS,))  # upstream may mend all of that one day
+    library.prepare(installation.tree, tmp_path / "copy")
+    for folder in ("lib", "include"):
+        for file in (installation.tree / folder).rglob("*.[ch]"):
+            assert (tmp_path / "copy" / file.relative_to(installation.tree)).read_bytes() == file.read_bytes()
+
+
+def test_a_tree_that_the_patches_do_not_fit_and_that_does_not_do_ends_the_build(
+    installation: Installation, checkout: Path, bare: dict[str, str]
+) -> None:
+    installation.make_newer()
+    result = subprocess.run(
+        [sys.executable, "setup.py", "-q", "build", "--build-base", "build", "--build-lib", "package"],
+        cwd=checkout,
+        env=bare | {"LIBVFIO_USER_SRC": str(installation.tree)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode != 0
+    assert "not the version that our patches are for (0005-regions.patch: " in result.stderr
+    assert "and without them it does not do: it takes " in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_one_that_our_code_does_not_compile_with(

@@ -3,13 +3,16 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/un.h>
 
 #include "shim.h"
 
 /* A guest with an IOMMU has tens of thousands: each page that the drive may touch is a region. */
-enum { REGIONS = 32768, VERSION = 1, MAP = 2, UNMAP = 3, READ_WRITE = 3, ERROR = 1 << 5 };
+enum { REGIONS = 32768, VERSION = 1, MAP = 2, UNMAP = 3, SET_IRQS = 8, READ_WRITE = 3, ERROR = 1 << 5 };
+enum { VECTORS = 4, EVENTFD = 1 << 2, TRIGGER = 1 << 5 };
+enum { DESCRIPTORS = 256 }; /* fewer than regions, with room for those that the library has for itself */
 
 struct __attribute__((packed)) header {
     uint16_t id, command;
@@ -34,16 +37,23 @@ struct __attribute__((packed)) unmap {
     uint64_t address, size;
 };
 
+struct __attribute__((packed)) set_irqs {
+    struct header header;
+    uint32_t argsz, flags, index, start, count;
+};
+
 static void fail(const char *what)
 {
     printf("%s\n", what);
     exit(1);
 }
 
+static vfu_dma_info_t newest; /* the last region */
+
 static void added(vfu_ctx_t *ctx, vfu_dma_info_t *info)
 {
     (void)ctx;
-    (void)info;
+    newest = *info;
 }
 
 static unsigned int removals;
@@ -60,6 +70,7 @@ static vfu_ctx_t *make_device(const char *path)
     vfu_ctx_t *ctx = vfu_create_ctx(VFU_TRANS_SOCK, path, LIBVFIO_USER_FLAG_ATTACH_NB, NULL, VFU_DEV_TYPE_PCI);
 
     if (ctx == NULL || vfu_pci_init(ctx, VFU_PCI_TYPE_EXPRESS, PCI_HEADER_TYPE_NORMAL, 0) != 0 ||
+        vfu_setup_device_nr_irqs(ctx, VFU_DEV_MSIX_IRQ, VECTORS) != 0 ||
         nvmeemu_setup_dma(ctx, added, removed) != 0 || vfu_realize_ctx(ctx) != 0)
         fail("it makes no device");
     return ctx;
@@ -141,24 +152,53 @@ static void check_unmap(vfu_ctx_t *ctx, int client, uint64_t page)
         fail("it takes back single DMA regions, not ranges with many or none (guests with an IOMMU)");
 }
 
+/* The second half of a page and the first half of the next: one page is too short a mapping. A refusal is fine. */
+static void check_mapping(vfu_ctx_t *ctx, int client, int memory, uint64_t page)
+{
+    uint64_t half = page / 2;
+    struct map map = {{5, MAP, sizeof(map), 0, 0}, 32, READ_WRITE, half, REGIONS * page + half, page};
+    char *end;
+
+    newest.vaddr = NULL;
+    if (!asked(ctx, client, &map.header, memory) || newest.vaddr == NULL)
+        return;
+    end = (char *)newest.mapping.iov_base + newest.mapping.iov_len;
+    if ((char *)newest.vaddr + page > end)
+        fail("it maps too little of a file where a region does not begin with one of its blocks (huge pages)");
+}
+
+static void check_interrupts(vfu_ctx_t *ctx, int client)
+{
+    struct set_irqs none = {{6, SET_IRQS, sizeof(none), 0, 0}, 20, EVENTFD | TRIGGER, VFU_DEV_MSIX_IRQ, 1, 2};
+    int route = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+
+    for (uint32_t vector = 1; vector <= 2; vector++) {
+        struct set_irqs one = {
+            {7, SET_IRQS, sizeof(one), 0, 0}, 20, EVENTFD | TRIGGER, VFU_DEV_MSIX_IRQ, vector, 1};
+        if (route < 0 || !asked(ctx, client, &one.header, route) || vfu_irq_trigger(ctx, vector) != 0)
+            fail("it sends no interrupts");
+    }
+    if (!asked(ctx, client, &none.header, -1) || vfu_irq_trigger(ctx, 1) == 0 || vfu_irq_trigger(ctx, 2) == 0)
+        fail("it keeps the routes of interrupts that a client takes away");
+    close(route);
+}
+
 int main(int count, char **arguments)
 {
     uint64_t page = sysconf(_SC_PAGESIZE);
     int memory = memfd_create("memory", MFD_CLOEXEC);
-    struct rlimit files;
+    struct rlimit files = {DESCRIPTORS, DESCRIPTORS};
     vfu_ctx_t *ctx;
     int client;
 
-    if (count != 2 || memory < 0 || ftruncate(memory, page) != 0)
+    if (count != 2 || memory < 0 || ftruncate(memory, 2 * page) != 0 || setrlimit(RLIMIT_NOFILE, &files) != 0)
         fail("the check cannot be made here");
-    if (getrlimit(RLIMIT_NOFILE, &files) == 0) { /* as the server does */
-        files.rlim_cur = files.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &files);
-    }
     ctx = make_device(arguments[1]);
     client = connect_to(arguments[1]);
     attach(ctx, client);
     check_regions(ctx, client, memory, page);
     check_unmap(ctx, client, page);
+    check_mapping(ctx, client, memory, page);
+    check_interrupts(ctx, client);
     return 0;
 }

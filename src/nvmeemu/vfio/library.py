@@ -3,18 +3,23 @@
 The library comes from, in this order:
 
 1. LIBVFIO_USER_SRC, an unpacked source tree;
-2. an installed library that pkg-config knows and that passes a check: it has neither a stable ABI nor a stable API, so
-   our shim must compile with it; and it must do what we change in our copy for guests with an IOMMU (check_library.c
-   tries it out), because those would end their QEMU without it;
+2. an installed library that pkg-config knows and that passes a check;
 3. the source tree in the cache, which scripts/setup.sh fetches.
 
-The libraries that we know of, as they are published, fail the check: the older has room for 16 DMA regions, the newer
-takes back single ones only. ``python3 -m nvmeemu.vfio.library`` says on stderr why not, exit 1, or exits with 0.
+patches/ mends what is wrong in the copy that Debian's QEMU sources contain; each patch says why. A source tree that
+all of them fit gets all of them. Any other tree is used as it is if it passes the check, and otherwise the build ends.
+
+The check: the library has neither a stable ABI nor a stable API, so our shim must compile with it, with either
+signature of vfu_setup_device_dma. And it must do what the patches are for (check_library.c tries that out as a
+client), because guests with an IOMMU would end their QEMU without it. The libraries that we know of, as they are
+published, fail: the older has room for 16 DMA regions, the newer takes back single ones only.
+``python3 -m nvmeemu.vfio.library`` says on stderr why an installed library does not fit, exit 1, or exits with 0.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,46 +31,11 @@ OUR_WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 PACKAGES = ("libvfio-user", "vfio-user")  # upstream has no .pc file: names that distributions may choose
 CHECK_TIME = 60  # seconds; it takes about one
 
-# What we change in our copy: file, text, replacement. A version without that text is left as it is.
-DMA_REGIONS = ("private.h", "#define MAX_DMA_REGIONS 16", "#define MAX_DMA_REGIONS 65536")
-CHANGES = (
-    # SET_IRQS without eventfds for vectors from ``start`` on must take the routes of ``count`` of them away.
-    ("irq.c", "for (i = start; i < count; i++)", "for (i = start; i < (size_t)start + count; i++)"),
-    # The mapping begins at a multiple of the file's block size (2 MiB for huge pages), so it has to be longer.
-    ("dma.c", "ROUND_UP(region->info.iova.iov_len,", "ROUND_UP(region->info.iova.iov_len + region->offset - offset,"),
-    # A mapping needs no descriptor once it is made, and a process may have fewer of these than a guest has pages.
-    (
-        "dma.c",
-        "    dma->nregions++;\n",
-        "    if (fd != -1)\n        close(fd);\n    region->fd = -1;\n    dma->nregions++;\n",
-    ),
-    ("dma.c", "    assert(region->fd != -1);\n\n    if (close(", "    if (region->fd != -1 && close("),
-    # DMA_UNMAP takes back all regions in a range, as with Linux' VFIO: for guests with an IOMMU QEMU asks so, of ranges
-    # with no, one or many regions. Only the very same range was known; what was in others stayed mapped. From the end,
-    # because each removal moves what follows.
-    (
-        "dma.c",
-        """
-    for (idx = 0; idx < dma->nregions; idx++) {
-        region = &dma->regions[idx];
-        if (region->info.iova.iov_base != dma_addr ||
-            region->info.iova.iov_len != size) {
-            continue;
-""",
-        """
-    for (idx = dma->nregions - 1; idx >= 0; idx--) {
-        region = &dma->regions[idx];
-        size_t start = (uintptr_t)region->info.iova.iov_base - (uintptr_t)dma_addr;
-        if (start >= size || region->info.iova.iov_len > size - start) {
-            continue;
-""",
-    ),
-    (
-        "dma.c",
-        "idx, &dma->nregions);\n        return 0;\n    }\n    return ERROR_INT(ENOENT);\n",
-        "idx, &dma->nregions);\n    }\n    return 0;\n",
-    ),
-)
+PATCHES = sorted((HERE / "patches").glob("*.patch"))
+NOT_OURS = "tran_pipe.c"  # the library's own tests use it
+# The library's own files: no warnings of theirs in our builds; its asserts stay, because an abort is better than
+# corrupted memory; its functions are not exported from the module.
+THEIR_FLAGS = ["-w", "-UNDEBUG", "-fvisibility=hidden"]
 
 
 @dataclass(frozen=True)
@@ -125,7 +95,7 @@ def _misfit(library: Installed) -> str | None:
     """What does not fit."""
     with tempfile.TemporaryDirectory() as place:
         program = Path(place) / "check"
-        command = [*os.environ.get("CC", "cc").split(), "-D_GNU_SOURCE", *OUR_WARNINGS, "-Wno-unused-function"]
+        command = [*_compiler(), "-D_GNU_SOURCE", *OUR_WARNINGS, "-Wno-unused-function"]
         command += [*library.to_compile, str(HERE / "check_library.c"), "-o", str(program), *library.to_link]
         try:
             compiled = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -141,24 +111,62 @@ def _misfit(library: Installed) -> str | None:
     return tried.stdout.strip() or tried.stderr.strip() or f"its check ended with status {tried.returncode}"
 
 
-def change_library(copy: Path) -> None:
-    """16 DMA regions do not do for guests with an IOMMU (newer versions take the limit as an argument); faults."""
-    knows_limit = "LIBVFIO_USER_MAX_DMA_REGIONS" in (copy / "include" / "libvfio-user.h").read_text()
-    if not knows_limit and not change(copy, *DMA_REGIONS):
-        sys.exit(f"this libvfio-user is unknown to us: no single line {DMA_REGIONS[1]!r} in lib/{DMA_REGIONS[0]}")
-    for wanted in CHANGES:
-        if not change(copy, *wanted):
-            print(f"nvmeemu: libvfio-user's lib/{wanted[0]} is not as expected and is left as it is", file=sys.stderr)
+def prepare(tree: Path, copy: Path) -> None:
+    """Make a copy of a source tree that is fit for us. Exits if the tree neither takes our patches nor passes the check
+    as it is."""
+    _copy_tree(tree, copy)
+    for patch in PATCHES:
+        refusal = _apply(copy, patch)
+        if refusal is not None:
+            break
+    else:
+        return
+    _copy_tree(tree, copy)  # without the patches before that one
+    misfit = _misfit_of_tree(copy)
+    if misfit is not None:
+        sys.exit(
+            f"libvfio-user in {tree} is not the version that our patches are for ({patch.name}: {refusal}), "
+            f"and without them it does not do: {misfit}\nUse the copy that scripts/setup.sh libvfio-user fetches"
+        )
 
 
-def change(copy: Path, name: str, old: str, new: str) -> bool:
-    """Replace the one place where ``old`` stands; False if there is none, or are several."""
-    file = copy / "lib" / name
-    text = file.read_text()
-    if text.count(old) != 1:
-        return False
-    file.write_text(text.replace(old, new))
-    return True
+def _copy_tree(tree: Path, copy: Path) -> None:
+    shutil.rmtree(copy, ignore_errors=True)
+    for part in ("lib", "include"):
+        shutil.copytree(tree / part, copy / part)
+
+
+def _apply(copy: Path, patch: Path) -> str | None:
+    """Why the patch does not fit; None if it has been applied. No line of its context may differ (no fuzz)."""
+    command = ["patch", "--strip=1", "--fuzz=0", "--batch", "--forward", f"--input={patch}"]
+    try:
+        done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        sys.exit("libvfio-user has to be patched: install patch (Debian: patch)")
+    return None if done.returncode == 0 else " ".join(done.stdout.split("\n", 2)[1:2]) or done.stderr.strip()
+
+
+def sources(tree: Path) -> list[Path]:
+    """The C files that make the library."""
+    return [file for file in sorted((tree / "lib").glob("*.c")) if file.name != NOT_OURS]
+
+
+def _misfit_of_tree(tree: Path) -> str | None:
+    """What does not fit of a source tree, as it is."""
+    json_c = pkg_config("json-c") or ([], [])
+    with tempfile.TemporaryDirectory() as place:
+        built = Path(place) / "libvfio-user.so"
+        includes = [f"-I{tree / 'include'}", f"-I{tree / 'lib'}"]
+        command = [*_compiler(), "-shared", "-fPIC", *THEIR_FLAGS[:2], "-D_GNU_SOURCE", *includes, *json_c[0]]
+        command += [*map(str, sources(tree)), "-o", str(built), *json_c[1]]
+        compiled = subprocess.run(command, capture_output=True, text=True, check=False)
+        if compiled.returncode != 0:
+            return f"it does not compile:\n{compiled.stderr}"
+        return _misfit(Installed(includes[:1], [str(built), f"-Wl,-rpath,{place}"]))
+
+
+def _compiler() -> list[str]:
+    return os.environ.get("CC", "cc").split()
 
 
 if __name__ == "__main__":
