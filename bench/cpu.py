@@ -100,7 +100,7 @@ _CPUS = sorted(os.sched_getaffinity(0))
 
 
 def leave_to_host(tid: int = 0) -> None:
-    """A thread, by default this one, keeps off the host's CPU. Servers look at how many they have when they start."""
+    """A thread, by default this one, keeps off the host's CPU."""
     os.sched_setaffinity(tid, _CPUS[:-1] or _CPUS)
 
 

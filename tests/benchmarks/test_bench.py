@@ -22,6 +22,7 @@ pytestmark = pytest.mark.long
 
 DISK = 4 * MIB
 PAGES = DISK // PAGE
+LANE = "nvmeemu-lane"
 KINDS = {
     "native-shadow": (["--engine", "native"], "shadow"),
     "native-socket": (["--engine", "native"], "socket"),
@@ -43,6 +44,30 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
 
 def reads(**options: int) -> Load:
     return Load(**{"disk_pages": PAGES, "opcode": NvmOpcode.READ, "pages": 1, "depth": 32, "check": 1, **options})
+
+
+def pauses(target: ServedTarget) -> int:
+    """How often the lanes have slept."""
+    statuses = [Path(f"/proc/{target.pid}/task/{tid}/status").read_text() for tid in cpu.named(target.pid, LANE)]
+    return sum(int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for status in statuses)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs a second processor for the host")
+def test_a_server_that_has_one_of_several_processors_does_not_nap_between_two_commands(tmp_path: Path) -> None:
+    """``taskset -c 0``: the polling host is on another one, and the next doorbell comes within microseconds."""
+    all_cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(all_cpus)})
+    try:
+        target = ServedTarget("pinned", tmp_path, f"mem:{DISK}", KINDS["native-mapped"][0], doorbells="mapped")
+    finally:
+        os.sched_setaffinity(0, all_cpus)
+    with target:
+        least = 1.0
+        for _ in range(5):  # others may want the processors, too
+            before = pauses(target)
+            done = target.run(reads(depth=1, commands=5000, check=0)).load.done
+            least = min(least, (pauses(target) - before) / done)
+        assert least < 0.5
 
 
 @pytest.mark.parametrize("pages", [1, 2, 3, 32])

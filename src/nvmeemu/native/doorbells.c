@@ -89,6 +89,8 @@ void engine_watch(struct engine *engine, bool is_watched)
 
 void engine_forget_doorbell(struct engine *engine, uint32_t number)
 {
+    if (!engine->doorbells)
+        return;
     doorbell_take(engine, number);
     lane_enter(&engine->lanes[0]);
     if (engine->watched <= number && number < MAX_DOORBELLS)

@@ -3,7 +3,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -93,13 +92,6 @@ static bool lane_stop(struct lane *lane)
     return true;
 }
 
-static int count_cpus(void)
-{
-    cpu_set_t cpus;
-
-    return sched_getaffinity(0, sizeof(cpus), &cpus) == 0 ? CPU_COUNT(&cpus) : 1;
-}
-
 struct engine *engine_new(uint32_t lanes)
 {
     struct engine *engine = calloc(1, sizeof(*engine));
@@ -108,7 +100,7 @@ struct engine *engine_new(uint32_t lanes)
         return NULL;
     pthread_mutex_init(&engine->punt_lock, NULL);
     engine->page_size = NVME_PAGE_MIN;
-    if (count_cpus() > 1) {
+    if (sysconf(_SC_NPROCESSORS_ONLN) > 1) { /* the host may run on another one, though this process may not */
         engine->most_patience = MOST_PATIENCE;
         engine->most_watch = MOST_WATCH;
     }

@@ -271,6 +271,7 @@ struct lane {
     /* Learned, nanoseconds: how long it looks at doorbells in memory again and again before it does so less often, and
        how long it watches shadow doorbells before it asks for a message. */
     uint64_t patience, watch;
+    uint64_t looked_at_all; /* doorbells: when; not only at those of queues */
     bool asks; /* it, or main, is done with looking for now: the host is asked to ring */
     struct counters counters;
     struct trace *trace; /* NULL: off */
@@ -310,7 +311,7 @@ struct engine {
     int doorbells_fd;
     uint64_t most_patience, most_watch, longest_nap; /* of lanes, nanoseconds */
     _Atomic bool owned[MAX_DOORBELLS]; /* by queues of the engine's; the first lane watches all others for main: */
-    uint32_t watched; /* so many in every round, the rest before it sleeps; 0: none; with that lane's lock */
+    uint32_t watched; /* so many in every round, the rest once in the longest nap; 0: none; with that lane's lock */
 
     /* Towards main. */
     int eventfd;

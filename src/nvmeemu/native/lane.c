@@ -183,11 +183,19 @@ static bool is_pin(struct engine *engine, const struct cq *cq)
     return cq->ien && (cq->vector >= MAX_VECTORS || atomic_load(&engine->vectors[cq->vector].fd) < 0);
 }
 
+/* Those of no queue, too: what the host writes there is only to be told, which is not worth a look before each nap. */
+static void look_at_all_doorbells(struct lane *lane, uint64_t time)
+{
+    lane->looked_at_all = time;
+    if (watches(lane) && doorbells_are_rung(lane->engine, MAX_DOORBELLS))
+        engine_notify(lane->engine);
+}
+
 static bool has_work(struct lane *lane)
 {
     if (lane->written.first)
         return true;
-    if (watches(lane) && doorbells_are_rung(lane->engine, MAX_DOORBELLS))
+    if (watches(lane) && doorbells_are_rung(lane->engine, lane->engine->watched))
         engine_notify(lane->engine);
     for (uint32_t i = 0; i < lane->cqs.count; i++) {
         struct cq *cq = as_cq(lane->cqs.items[i]);
@@ -208,6 +216,7 @@ bool lane_is_quiet(struct lane *lane)
 {
     bool is_resting = atomic_load(&lane->asleep) && (lane->asks || lane->engine->doorbells);
 
+    look_at_all_doorbells(lane, monotonic_time());
     return is_resting && !atomic_load(&lane->kicked) && lane->ops == 0 && lane->deadline == 0 && !has_work(lane);
 }
 
@@ -287,6 +296,8 @@ static void rest(struct lane *lane)
         lane->asks = false;
         return;
     }
+    if (time - lane->looked_at_all >= lane->engine->longest_nap)
+        look_at_all_doorbells(lane, time);
     if (idle < lane->patience) {
         relax();
         return;
