@@ -191,6 +191,10 @@ class Controller:
         self.device.is_pythons = which
         self._executor.assign_queues()
 
+    def hang(self, is_hung: bool) -> None:
+        """Fetch no commands but those that the native engine has fetched already, or go on."""
+        self._executor.hang(is_hung)
+
     def set_health(
         self, *, temperature: int | None = None, spare: int | None = None, is_degraded: bool | None = None
     ) -> None:

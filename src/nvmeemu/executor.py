@@ -48,6 +48,7 @@ class Executor:
         on_doorbell: Callable[[int, int, bool], None],
     ) -> None:
         self.is_paused = False
+        self._most_begun = MOST_OUTSTANDING  # commands of one queue; 0: none are fetched
         self._device = device
         self._engine = device.engine
         self.worker = worker
@@ -68,7 +69,7 @@ class Executor:
         """Have every entry and every completion pass ``taps`` first."""
         self._taps = taps
         self._begin = self._execute if taps is None else self._begin_tapped
-        self._post: Callable[[SubmissionQueue, int, int, int], None]
+        self._post: Callable[[SubmissionQueue, Command, int, int, int], None]
         self._post = self._write if taps is None else partial(taps.complete, self._write)
 
     # --- what the controller asks for --------------------------------------------------------------------------
@@ -88,6 +89,13 @@ class Executor:
         self.is_paused = False
         if self._engine is not None:
             self._engine.hold(False)
+
+    def hang(self, is_hung: bool) -> None:
+        """Fetch no more commands of the queues that are Python's, not even in the middle of a queue's turn; or go on.
+        Unlike a pause, it outlasts a reset."""
+        self._most_begun = 0 if is_hung else MOST_OUTSTANDING
+        if not is_hung:
+            self._wake_all()
 
     def assign_queues(self) -> None:
         """Move every I/O submission queue to where ``Device.is_pythons`` wants it."""
@@ -167,6 +175,8 @@ class Executor:
 
     def drop_all(self) -> None:
         """Drop every command without a completion. What a worker has begun goes on to its end, unheard."""
+        if self._taps is not None:
+            self._taps.dropped()
         for sq in {*self._device.sqs.values(), *(running.request.sq for running in self._running)}:
             for request in tuple(sq.outstanding):
                 request.drop()
@@ -180,8 +190,6 @@ class Executor:
         self._posted.clear()
         self._due.clear()
         self._gaps.forget()
-        if self._taps is not None:
-            self._taps.dropped()
 
     def memory_changed(self) -> None:
         """Guest memory has been mapped or unmapped: go on with what waits for it."""
@@ -236,7 +244,7 @@ class Executor:
         health = self._device.health
         commands = self._device.io_commands if sq.qid else self._device.admin_commands
         for _ in range(BURST):
-            if len(sq.outstanding) >= MOST_OUTSTANDING:
+            if len(sq.outstanding) >= self._most_begun:
                 return False
             if cq.waiting or cq.is_full or (sq.qid and self._background_bytes >= MOST_BACKGROUND):
                 return False
@@ -291,7 +299,7 @@ class Executor:
                 result.take(request)
                 return
         if request is None:
-            self._post(sq, command.cid, dw0, field)
+            self._post(sq, command, command.cid, dw0, field)
         else:
             request.complete(dw0, field)
 
@@ -303,13 +311,14 @@ class Executor:
         return Request(sq, command, self._post_request)
 
     def _post_request(self, request: Request, dw0: int, field: int) -> None:
-        self._post(request.sq, request.command.cid, dw0, field)
+        command = request.command
+        self._post(request.sq, command, command.cid, dw0, field)
         if len(request.sq.outstanding) == MOST_OUTSTANDING - 1:
             if request.sq.owned is not None:
                 request.sq.owned.hold(False)
             self.wake(request.sq)
 
-    def _write(self, sq: SubmissionQueue, cid: int, dw0: int, field: int) -> None:
+    def _write(self, sq: SubmissionQueue, _: Command, cid: int, dw0: int, field: int) -> None:
         cq = sq.cq
         if cq.post(sq, cid, dw0, field):
             self._posted[cq] += 1
@@ -357,7 +366,7 @@ class Executor:
         """Take a command on from where its worker has brought it."""
         self._go_on(running.request, partial(self._outcome, running, value, error))
 
-    def _outcome(self, running: _Running, value: Any, error: BaseException | None) -> int:
+    def _outcome(self, running: _Running, value: Any, error: BaseException | None) -> Result:
         background = running.background
         if error is not None:
             background.undo()

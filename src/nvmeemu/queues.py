@@ -105,7 +105,7 @@ class CompletionQueue:
         """Forget the completions that wait, all or those of one submission queue."""
         if self.owned is not None and sq is not None:
             self.owned.drop_waiting(sq.qid)
-        self.waiting = deque(entry for entry in self.waiting if sq is not None and entry[0] is not sq)
+        self.waiting = deque(entry for entry in self.waiting if sq is not None and entry[0].qid != sq.qid)
 
     def post_waiting(self) -> int:
         """Post what can be posted now of what waits; how many."""

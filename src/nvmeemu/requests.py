@@ -60,7 +60,7 @@ class Request:
 
 @dataclass(slots=True)
 class Background:
-    """Run ``work`` on a worker thread, then ``then(result)`` on the controller's thread; that returns DW0 or raises.
+    """Run ``work`` on a worker thread, then ``then(result)`` on the controller's thread, which answers like a handler.
 
     ``failure`` is the status for an OSError of ``work``, after which ``undo`` is called. ``size``: bytes of memory
     that the command holds until it ends. ``droppable``: nothing outside is changed by ``work``, so an abort or a reset
@@ -68,7 +68,7 @@ class Background:
     """
 
     work: Callable[[], Any]
-    then: Callable[[Any], int] = lambda _: 0
+    then: Callable[[Any], Result] = lambda _: 0
     failure: Status = Status.INTERNAL_ERROR
     size: int = 0
     droppable: bool = False

@@ -31,6 +31,8 @@ _T = TypeVar("_T")
 
 Stage = Callable[[], Result]
 GoOn = Callable[[Request, Stage], None]
+Post = Callable[[SubmissionQueue, int, int, int], None]
+"""Write a completion: the queue whose head it says, CID, DW0, and the 15-bit Status Field."""
 
 
 class Injection(NamedTuple):
@@ -135,10 +137,8 @@ class Interceptor:
         """Where the command's data shall go, or come from."""
         return views
 
-    def complete(
-        self, go: Callable[[SubmissionQueue, int, int, int], None], sq: SubmissionQueue, cid: int, dw0: int, field: int
-    ) -> None:
-        go(sq, cid, dw0, field)
+    def complete(self, go: Post, sq: SubmissionQueue, command: Command, dw0: int, field: int) -> None:
+        go(sq, command.cid, dw0, field)
 
     def event(self, go: Callable[[Event], None], event: Event) -> None:
         go(event)
@@ -239,7 +239,7 @@ class Taps:
             result = self._run(sq, command, stage)
             return replace(result, then=then(result.then)) if isinstance(result, Background) else result
 
-        def then(conclude: Callable[[object], int]) -> Callable[[object], int]:
+        def then(conclude: Callable[[object], Result]) -> Callable[[object], Result]:
             return lambda value: self._run(sq, command, lambda: conclude(value))
 
         return run
@@ -273,17 +273,23 @@ class Taps:
     # --- what the device says
 
     def complete(
-        self, go: Callable[[SubmissionQueue, int, int, int], None], sq: SubmissionQueue, cid: int, dw0: int, field: int
+        self,
+        go: Callable[[SubmissionQueue, Command, int, int, int], None],
+        sq: SubmissionQueue,
+        command: Command,
+        cid: int,
+        dw0: int,
+        field: int,
     ) -> None:
         def tell(sq: SubmissionQueue, cid: int, dw0: int, field: int) -> None:
             for observer in self.observers:
                 observer.completed(sq, cid, dw0, field)
-            go(sq, cid, dw0, field)
+            go(sq, command, cid, dw0, field)
 
         if self.interceptor is None:
             tell(sq, cid, dw0, field)
         else:
-            self.interceptor.complete(tell, sq, cid, dw0, field)
+            self.interceptor.complete(tell, sq, command, dw0, field)
 
     def _posted(self, cq: CompletionQueue, slot: int, entry: bytes) -> None:
         for observer in self.observers:

@@ -138,7 +138,8 @@ def _child(library: Path) -> int:
         print(f"differential: {type(difference).__name__}: {str(difference)[:140]}")
         return 1
     options = ("-q", "-x", "-n0", "-p", "no:cacheprovider", "--tb=line", "--assert=plain", "--timeout=60")
-    return int(pytest.main([*options, "-k", "native or mapped", "--deselect", "tests/conformance/test_mutants.py", *TESTS]))
+    chosen = ("-k", "native or mapped", "--deselect", "tests/conformance/test_mutants.py")
+    return int(pytest.main([*options, *chosen, *TESTS]))
 
 
 @contextmanager

@@ -115,6 +115,7 @@ class WrongSqhd(Action):
 
     def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
         sq, cid, dw0, field = payload
+        sq.look()
         head = (sq.head + sq.entries // 2) % sq.entries if self.head is None else self.head
         go(with_head(sq, head), cid, dw0, field)
 
@@ -122,5 +123,6 @@ class WrongSqhd(Action):
 def with_head(sq: SubmissionQueue, head: int) -> SubmissionQueue:
     """The queue as a completion with this SQHD sees it."""
     other = copy.copy(sq)
+    other.owned = None  # or the native engine would say where it is
     other.head = head & 0xFFFF
     return other

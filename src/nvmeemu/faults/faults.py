@@ -11,7 +11,6 @@ from typing import Any
 
 from nvmeemu import regs
 from nvmeemu.controller import Controller
-from nvmeemu.errors import CommandFailed
 from nvmeemu.events import Event
 from nvmeemu.executor import UNKNOWN
 from nvmeemu.faults.action import Action
@@ -19,15 +18,15 @@ from nvmeemu.faults.fault import Fault
 from nvmeemu.faults.layers import Layers
 from nvmeemu.faults.passage import PIN, Passage
 from nvmeemu.faults.places import At
-from nvmeemu.faults.plan import Plan
+from nvmeemu.faults.plan import Plan, Stopped
 from nvmeemu.faults.registers import only
 from nvmeemu.faults.states import State
 from nvmeemu.faults.when import Trigger
 from nvmeemu.faults.words import FaultError
 from nvmeemu.host import Timer
 from nvmeemu.queues import SubmissionQueue
-from nvmeemu.spec import Command, Configuration, ControllerStatus, Status
-from nvmeemu.taps import GoOn, Injection, Interceptor, Stage
+from nvmeemu.spec import Command, Configuration, ControllerStatus
+from nvmeemu.taps import GoOn, Injection, Interceptor, Post, Stage
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +60,8 @@ class Faults(Interceptor):
         self._ids, self._numbers = itertools.count(1), itertools.count()
         self._is_fatal = False  # CSTS.CFS: nothing is completed until a reset
         self._states: dict[State, Callable[[], None]] = {}  # what lasts, and how to end it
-        self._plans: dict[tuple[SubmissionQueue, int], Plan] = {}  # of the commands that have begun, by CID
+        self._plans: dict[int, Plan] = {}  # of the commands that have begun, by the command's id()
+        self._held: list[Callable[[], None]] = []  # what goes on when a hang ends
         self._pending: dict[int, tuple[Timer, At]] = {}  # what is kept back, and at which place
         self._behind: dict[At, list[Callable[[], None]]] = {}
 
@@ -121,8 +121,10 @@ class Faults(Interceptor):
 
     def needs(self, qid: int) -> bool:
         """Whether what passes this queue has to pass here: it cannot be the native engine's then."""
-        return self._holds or any(
-            fault.match.queues is None or qid in fault.match.queues for fault in self._faults.values()
+        return (
+            self._is_hung
+            or self._is_silent
+            or any(fault.match.queues is None or qid in fault.match.queues for fault in self._faults.values())
         )
 
     def _settle(self) -> None:
@@ -173,6 +175,8 @@ class Faults(Interceptor):
         queues = tuple(self.controller.device.sqs.values())
         self._states[state] = lambda: None  # what it does may pass here
         self._states[state] = state.start(self)
+        if state.holds:
+            self.controller.hang(True)
         if state.stops:
             self._is_fatal = not state.silent
             for sq in queues:  # one of them may be in the middle of its turn
@@ -194,10 +198,19 @@ class Faults(Interceptor):
         if undo is not None:
             undo()
             self.controller.serve_in_python(self.needs)
+            if state.holds and not self._is_hung:
+                self.controller.hang(False)
+                held, self._held = self._held, []
+                for go_on in held:
+                    go_on()
+
+    def hold_back(self, what: Callable[[], None]) -> None:
+        """Do it when the device goes on; a reset makes it void."""
+        self._held.append(what)
 
     @property
-    def _holds(self) -> bool:
-        return any(state.holds or state.silent for state in self._states)
+    def _is_hung(self) -> bool:
+        return any(state.holds for state in self._states)
 
     @property
     def _is_silent(self) -> bool:
@@ -296,14 +309,19 @@ class Faults(Interceptor):
             self._pass(passage, go, offset, value)
 
     def fetch(self, go: Callable[[bytes], None], sq: SubmissionQueue, entry: bytes) -> None:
-        if self._holds:
+        if self._is_silent:
+            return
+        if self._is_hung:  # the native engine has fetched it before
+            self.hold_back(partial(self.fetch, go, sq, entry))
             return
         if At.FETCH not in self._places:
             go(entry)
             return
 
         def begin(entry: bytes) -> None:
-            if self.controller.device.sqs.get(sq.qid) is sq:  # not deleted since
+            if self._is_hung:
+                self.hold_back(partial(begin, entry))
+            elif self.controller.device.sqs.get(sq.qid) is sq:  # not deleted since
                 go(entry)
 
         command = self._kind(sq, entry)(entry)
@@ -315,54 +333,56 @@ class Faults(Interceptor):
         return commands.get(entry[0], UNKNOWN).kind
 
     def execute(self, go_on: GoOn, sq: SubmissionQueue, command: Command, stage: Stage) -> Stage:
-        plan = self._plans[sq, command.cid] = Plan(self.controller.device.namespaces, command, stage, go_on)
-        if not self._places & _STAGES:
-            return stage
-        asked = [self._actions(Passage(At.EXECUTE, qid=sq.qid, command=command))]
-        if not any(action.ends for action in asked[0]):
-            if plan.uses_disk and sq.qid:
-                asked.append(self._actions(Passage(At.BACKEND, qid=sq.qid, command=command)))
-                self._plan(plan, At.BACKEND, asked[1])
-            if At.DMA in self._places:
-                plan.with_transfer()
-        self._plan(plan, At.EXECUTE, asked[0])
+        plan = Plan(self.controller.device.namespaces, command, stage, go_on, self.hold_back)
+        self._plans[id(command)] = plan
+        first = self._actions(Passage(At.EXECUTE, qid=sq.qid, command=command))
+        is_executed = not any(action.ends for action in first)
+        of_disk: list[Action] = []
+        if is_executed and sq.qid and plan.uses_disk:
+            of_disk = self._actions(Passage(At.BACKEND, qid=sq.qid, command=command))
+        if of_disk:
+            plan.with_disk()
+        plan.with_transfer()
+        self._plan(plan, At.BACKEND, of_disk)  # what waits there waits with what the disk has said
+        self._plan(plan, At.EXECUTE, first)
         return plan.stage
 
     def _plan(self, plan: Plan, at: At, actions: list[Action]) -> None:
         plan.at = at
-        if at == At.BACKEND and actions:
-            plan.with_disk()
         for action in reversed(actions):
             action.plan(self, plan)
 
     def transfer(
         self, sq: SubmissionQueue, command: Command, views: list[memoryview], to_host: bool
     ) -> list[memoryview]:
-        plan = self._plans.get((sq, command.cid))
-        if plan is None or plan.command is not command:
+        plan = self._plans.get(id(command))
+        if plan is None:  # begun before there were faults
             return views
         if not plan.has_transferred:
             plan.has_transferred = True
             self._plan(plan, At.DMA, self._actions(Passage(At.DMA, qid=sq.qid, command=command)))
-        if self._is_fatal or self._holds:  # just now
-            raise CommandFailed(Status.DATA_TRANSFER_ERROR)
+        if self._is_fatal or self._is_silent or self._is_hung:  # just now
+            raise Stopped(is_for_good=not self._is_hung)
         return plan.views(views, to_host)
 
-    def complete(
-        self, go: Callable[[SubmissionQueue, int, int, int], None], sq: SubmissionQueue, cid: int, dw0: int, field: int
-    ) -> None:
-        plan = self._plans.pop((sq, cid), None)
-        if self._is_fatal or self._holds:
+    def complete(self, go: Post, sq: SubmissionQueue, command: Command, dw0: int, field: int) -> None:
+        if self._is_hung:
+            self.hold_back(partial(self.complete, go, sq, command, dw0, field))
             return
+        self._plans.pop(id(command), None)
+        if self._is_fatal or self._is_silent:
+            return
+        cid = command.cid
         if not self._places & _AT_COMPLETION and not self._behind:
             go(sq, cid, dw0, field)
             return
 
-        def post(sq: SubmissionQueue, cid: int, dw0: int, field: int) -> None:
-            if self.controller.device.cqs.get(sq.cq.qid) is sq.cq:  # not deleted since: its memory is the host's again
-                go(sq, cid, dw0, field)
+        def post(shown: SubmissionQueue, cid: int, dw0: int, field: int) -> None:
+            if self._is_hung:
+                self.hold_back(partial(post, shown, cid, dw0, field))
+            elif sq.is_closing or self.controller.device.sqs.get(sq.qid) is sq:  # nothing of a deleted queue may follow
+                go(shown, cid, dw0, field)
 
-        command = plan.command if plan is not None else None
         self._pass(Passage(At.COMPLETION, qid=sq.qid, command=command, status=field & 0x7FF), post, sq, cid, dw0, field)
         for release in self._behind.pop(At.EXECUTE, []):
             release()
@@ -389,6 +409,7 @@ class Faults(Interceptor):
 
     def dropped(self) -> None:
         self._is_fatal = False
+        self._held.clear()
         for state in tuple(self._states):
             if state.holds:
                 self.end(state)

@@ -19,13 +19,24 @@ from nvmeemu.spec import BROADCAST, Command
 from nvmeemu.taps import GoOn, Stage
 
 Take = Callable[[Request, Callable[[], None]], None]
+HoldBack = Callable[[Callable[[], None]], None]
 Spoil = Callable[[bytes, bytes], bytes]
 
 
-class Plan:
-    """``at`` is the place whose faults are being asked. What the host sees of a transfer is made by ``views``."""
+class Stopped(Exception):
+    """Its data shall not move now: the device has stopped, for good or (``is_for_good`` False) until it goes on."""
 
-    def __init__(self, namespaces: Namespaces, command: Command, stage: Stage, go_on: GoOn) -> None:
+    def __init__(self, is_for_good: bool) -> None:
+        self.is_for_good = is_for_good
+
+
+class Plan:
+    """``at`` is the place whose faults are being asked. What the host sees of a transfer is made by ``views``.
+    ``hold_back`` keeps what it is given until a device that hangs goes on."""
+
+    def __init__(
+        self, namespaces: Namespaces, command: Command, stage: Stage, go_on: GoOn, hold_back: HoldBack
+    ) -> None:
         self.at = At.EXECUTE
         self.has_transferred = False
         self.command = command
@@ -33,6 +44,7 @@ class Plan:
         self.stage = stage
         self._namespaces = namespaces
         self._go_on = go_on
+        self._hold_back = hold_back
         self._transfer_failure: Callable[[], CommandFailed] | None = None
         self._spoils: list[Spoil] = []
         self._moved: list[tuple[list[memoryview], list[memoryview]]] = []  # where it should go, where it goes
@@ -113,22 +125,33 @@ class Plan:
                 result = stage()
                 if isinstance(result, int):
                     self._arrive()
+            except Stopped as stop:
+                return self._stopped(stop, run)
             finally:
                 self._moved.clear()  # views of guest memory
             return replace(result, then=then(result.then)) if isinstance(result, Background) else result
 
-        def then(conclude: Callable[[object], int]) -> Callable[[object], int]:
-            def run(value: object) -> int:
+        def then(conclude: Callable[[object], Result]) -> Callable[[object], Result]:
+            def run(value: object) -> Result:
                 try:
-                    dw0 = conclude(value)
+                    result = conclude(value)
                     self._arrive()
+                except Stopped as stop:
+                    return self._stopped(stop, lambda: run(value))
                 finally:
                     self._moved.clear()
-                return dw0
+                return result
 
             return run
 
         self.stage = run
+
+    def _stopped(self, stop: Stopped, again: Stage) -> Result:
+        def took(request: Request) -> None:
+            if not stop.is_for_good:
+                self._hold_back(lambda: self._go_on(request, again))
+
+        return Parked(took)
 
     def views(self, views: list[memoryview], to_host: bool) -> list[memoryview]:
         """What stands in for guest memory."""

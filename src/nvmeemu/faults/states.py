@@ -51,7 +51,7 @@ class State(Action):
     stops = False
     """Whether all commands are gone when it begins."""
     holds = False
-    """No command is fetched and none completed as long as it lasts, or until a reset."""
+    """No command is fetched and none completed as long as it lasts, or until a reset; then all goes on."""
     silent = False
     """As long as it lasts, nothing of the host reaches the device, and nothing of the device the host."""
 
@@ -80,7 +80,7 @@ class State(Action):
 
     def plan(self, faults: Faults, plan: Plan) -> None:
         faults.begin(self)
-        if self.stops:
+        if self.stops and plan.at != At.DMA:  # there the transfer is stopped
             plan.park(lambda request, resume: None)
 
     def read(self, faults: Faults, passage: Passage, value: bytes) -> bytes:
@@ -149,14 +149,15 @@ class EndlessShutdown(State):
 
 
 class Hang(State):
-    """The controller is hung: it fetches nothing and completes nothing until it is reset. Registers work."""
+    """The controller is hung: it fetches and completes nothing until it is reset, or goes on. Registers work."""
 
     name = "hang"
     holds = True
 
     def plan(self, faults: Faults, plan: Plan) -> None:
         faults.begin(self)
-        plan.park(lambda request, resume: None)
+        if plan.at != At.DMA:  # there the transfer is stopped
+            plan.park(lambda request, resume: faults.hold_back(resume))
 
 
 class Removal(State):
