@@ -22,7 +22,6 @@ pytestmark = pytest.mark.long
 
 DISK = 4 * MIB
 PAGES = DISK // PAGE
-LANE = "nvmeemu-lane"
 KINDS = {
     "native-shadow": (["--engine", "native"], "shadow"),
     "native-socket": (["--engine", "native"], "socket"),
@@ -46,28 +45,23 @@ def reads(**options: int) -> Load:
     return Load(**{"disk_pages": PAGES, "opcode": NvmOpcode.READ, "pages": 1, "depth": 32, "check": 1, **options})
 
 
-def pauses(target: ServedTarget) -> int:
-    """How often the lanes have slept."""
-    statuses = [Path(f"/proc/{target.pid}/task/{tid}/status").read_text() for tid in cpu.named(target.pid, LANE)]
-    return sum(int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for status in statuses)
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="the host needs a processor beside the server's")
+def test_a_server_with_one_of_several_processors_is_as_quick_as_one_that_may_use_all(tmp_path: Path) -> None:
+    """``taskset -c 0``: the polling host is on another one, so that there is nothing to be gained by a nap. What others
+    want the processors for is in few of the latencies, so not in the median."""
+    processors = os.sched_getaffinity(0)
 
+    def median_with(usable: set[int]) -> int:
+        os.sched_setaffinity(0, usable)  # what is started has these
+        try:
+            target = ServedTarget("served", tmp_path, f"mem:{DISK}", KINDS["native-mapped"][0], doorbells="mapped")
+        finally:
+            os.sched_setaffinity(0, processors)
+        load = {"depth": 1, "check": 0, "commands": 10_000, "room": 10_000}
+        with target:
+            return min(target.run(reads(**load)).p50 for _ in range(5))
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs a second processor for the host")
-def test_a_server_that_has_one_of_several_processors_does_not_nap_between_two_commands(tmp_path: Path) -> None:
-    """``taskset -c 0``: the polling host is on another one, and the next doorbell comes within microseconds."""
-    all_cpus = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(all_cpus)})
-    try:
-        target = ServedTarget("pinned", tmp_path, f"mem:{DISK}", KINDS["native-mapped"][0], doorbells="mapped")
-    finally:
-        os.sched_setaffinity(0, all_cpus)
-    with target:
-        least = 1.0
-        for _ in range(5):  # others may want the processors, too
-            before = pauses(target)
-            done = target.run(reads(depth=1, commands=5000, check=0)).load.done
-            least = min(least, (pauses(target) - before) / done)
-        assert least < 0.5
+    assert median_with({min(processors)}) < 2 * median_with(processors)
 
 
 @pytest.mark.parametrize("pages", [1, 2, 3, 32])
