@@ -42,6 +42,19 @@ class Number:
         return value
 
 
+class Hex:
+    """An argparse type: so many bytes in hexadecimal digits, not all 0; ``-``, ``:`` and ``.`` are left out."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, text: str) -> bytes:
+        digits = re.sub(r"[-:.]|^(0x|eui\.)", "", text)
+        if not re.fullmatch(f"[0-9a-fA-F]{{{2 * self.size}}}", digits) or not int(digits, 16):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {2 * self.size} hexadecimal digits, and not all 0")
+        return bytes.fromhex(digits)
+
+
 def tell(program: str, text: str) -> int:
     """Print a text; the exit status."""
     try:

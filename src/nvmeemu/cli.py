@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from nvmeemu import __version__
-from nvmeemu.arguments import MOST_IO_THREADS, Number, Parser, tell
+from nvmeemu.arguments import MOST_IO_THREADS, Hex, Number, Parser, tell
 
 _SERVE = """\
 Be an NVMe drive on a vfio-user socket, for one client (QEMU, ...) after another.
@@ -21,6 +21,8 @@ Be an NVMe drive on a vfio-user socket, for one client (QEMU, ...) after another
 A disk is a raw file, a block device, or mem:SIZE (memory, gone at exit). raw:PATH is for a file whose name begins
 like mem: or raw:, or whose content like an image of another format, which is refused otherwise.
 QEMU needs shared guest memory and the device; `serve` prints the exact arguments when it listens.
+A host knows the drive by the same serial number and identifiers at each start with the same disk. Where several servers
+can have one disk (mem:, --overlay, --read-only) the socket's path counts, too: one guest may have several of them.
 SIGINT, SIGTERM and SIGHUP end it in good order; another one, a second or more later, ends it without syncing the disks.
 """
 
@@ -50,6 +52,7 @@ Talk to a running `nvmeemu serve --control PATH`.
 _FEATURES = [
     *("create", "read-only", "overlay", "direct", "block-size", "once", "pid-file", "ready-fd", "no-msix"),
     *("engine", "io-threads", "doorbells", "trace", "faults", "control", "cap-to", "ocp"),
+    *("firmware", "subnqn", "cntlid", "nguid", "uuid", "eui64"),
 ]
 
 
@@ -260,6 +263,13 @@ def _add_disk(group: argparse._ArgumentGroup) -> None:
 def _add_device(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--serial", metavar="S", help="serial number (made from the disk's path)")
     group.add_argument("--model", metavar="M", default="nvmeemu NVMe Controller", help="model number (%(default)s)")
+    group.add_argument("--firmware", metavar="F", default="1.0", help="firmware revision, 8 characters (%(default)s)")
+    group.add_argument("--subnqn", metavar="NQN", help="NVM subsystem (made from serial and model number)")
+    group.add_argument("--cntlid", metavar="N", type=Number(0, 0xFFEF), default=1, help="controller id (%(default)s)")
+    each = "the first one for the first --disk, ... (made from the disk's path)"
+    group.add_argument("--nguid", metavar="HEX", type=Hex(16), action="append", help=f"16 bytes; {each}")
+    group.add_argument("--uuid", metavar="UUID", type=Hex(16), action="append", help="likewise")
+    group.add_argument("--eui64", metavar="HEX", type=Hex(8), action="append", help="8 bytes; likewise (none)")
     group.add_argument("--queues", metavar="N", type=Number(1, 64), default=64, help="I/O queue pairs (64)")
     group.add_argument("--no-msix", action="store_true", help="no MSI-X capability: the interrupt pin only")
     group.add_argument("--vendor-id", metavar="ID", type=Number(0, 0xFFFF), help="PCI vendor id, for example 0x1234")

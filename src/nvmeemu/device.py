@@ -35,6 +35,7 @@ from nvmeemu.spec import (
 VENDOR_ID = 0x4E45  # ours: registered for nobody, so that no driver applies another device's quirks
 DEVICE_ID = 0x0001
 MAX_IO_QUEUES = 64
+LONGEST_NQN = 223  # bytes
 DOORBELL_SIZE = 4  # bytes from one to the next: CAP.DSTRD = 0
 
 
@@ -48,6 +49,8 @@ class Identity:
     vendor_id: int = VENDOR_ID
     device_id: int = DEVICE_ID
     subsystem: str = ""
+    cntlid: int = 1
+    nqn: str = ""  # of the subsystem, if it is to have a certain one
 
     def __post_init__(self) -> None:
         for name, text, most in (
@@ -58,9 +61,17 @@ class Identity:
             if not 1 <= len(text) <= most or not all(" " <= letter <= "~" for letter in text) or text != text.strip():
                 raise ValueError(f"bad {name} {text!r}: give 1 to {most} printable ASCII characters")
 
+        if self.nqn and not (self.nqn.startswith("nqn.") and self.nqn.isascii() and self.nqn.isprintable()):
+            raise ValueError(f"bad NQN {self.nqn!r}: it begins with nqn. and is printable ASCII")
+        if len(self.nqn) > LONGEST_NQN:
+            raise ValueError(f"bad NQN: {len(self.nqn)} characters, and {LONGEST_NQN} at most can be")
+
     @property
     def subnqn(self) -> str:
-        """NVM Subsystem NQN, in the UUID form (Base 1.4, 7.9), the same for the same serial number and model."""
+        """NVM Subsystem NQN (Base 1.4, 7.9): the given one, or one in the UUID form, the same for the same serial
+        number and model."""
+        if self.nqn:
+            return self.nqn
         named = uuid.uuid5(uuid.NAMESPACE_OID, f"{self.model}/{self.serial}/{self.subsystem}")
         return f"nqn.2014-08.org.nvmexpress:uuid:{named}"
 

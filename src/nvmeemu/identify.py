@@ -23,7 +23,7 @@ from nvmeemu.structures import (
 )
 
 PAGE = 4096
-_NIDT_NGUID, _NIDT_UUID, _NIDT_CSI = 2, 3, 4
+_NIDT_EUI64, _NIDT_NGUID, _NIDT_UUID, _NIDT_CSI = 1, 2, 3, 4
 _SHUTDOWN_TIME = 30_000_000  # microseconds that a Flush of a slow disk may take: RTD3E
 
 
@@ -51,7 +51,7 @@ def _controller(device: Device, nsid: int) -> bytes:
         fr=identity.firmware,
         rab=6,
         mdts=limits.mdts,
-        cntlid=1,
+        cntlid=identity.cntlid,
         ver=VERSION,
         rtd3e=_SHUTDOWN_TIME,
         oaes=1 << 8,  # namespaces that change are told
@@ -101,6 +101,7 @@ def _namespace(device: Device, nsid: int) -> bytes:
         nows=granularity,  # a multiple of NPWG
         nsattr=int(namespace.backend.read_only),
         nguid=namespace.nguid,
+        eui64=namespace.eui64,
         lbaf=[LbaFormat(lbads=namespace.block_size.bit_length() - 1)],
     )
     return bytes(page)
@@ -121,9 +122,12 @@ def _list(device: Device, nsid: int) -> bytes:
 
 
 def _descriptors(device: Device, nsid: int) -> bytes:
-    """CNS 03h: NGUID, UUID, command set. Base 1.4, Figure 246: type, length, 2 bytes reserved, value."""
+    """CNS 03h: EUI-64 if there is one, NGUID, UUID, command set. Base 1.4, Figure 246: type, length, 2 bytes reserved,
+    value."""
     namespace = device.namespaces[nsid]
-    values = ((_NIDT_NGUID, namespace.nguid), (_NIDT_UUID, namespace.uuid.bytes), (_NIDT_CSI, b"\0"))
+    values = [(_NIDT_NGUID, namespace.nguid), (_NIDT_UUID, namespace.uuid.bytes), (_NIDT_CSI, b"\0")]
+    if any(namespace.eui64):
+        values.insert(0, (_NIDT_EUI64, namespace.eui64))
     return b"".join(bytes((kind, len(value), 0, 0)) + value for kind, value in values).ljust(PAGE, b"\0")
 
 

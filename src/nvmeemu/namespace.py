@@ -14,19 +14,34 @@ from nvmeemu.spec import BROADCAST, Status
 _UUID_ROOT = uuid.UUID("8a2f60ac-02c0-5d3c-9f16-2f61a3a4c0de")  # names of ours live below this one (RFC 9562, v5)
 
 
-class Namespace:
-    """Blocks of ``block_size`` bytes on a backend. NGUID and UUID come from what identifies the disk."""
+@dataclass(frozen=True)
+class Ids:
+    """What a host knows a namespace by, whatever its NSID (Base 1.4, Figure 249); None: made from what identifies the
+    disk. There is no EUI-64 but a given one, which is 8 bytes of a vendor's own (IEEE)."""
 
-    def __init__(self, nsid: int, backend: Backend, block_size: int = 512, identity: str | None = None) -> None:
+    nguid: bytes | None = None
+    eui64: bytes | None = None
+    uuid: uuid.UUID | None = None
+
+
+class Namespace:
+    """Blocks of ``block_size`` bytes on a backend."""
+
+    def __init__(
+        self, nsid: int, backend: Backend, block_size: int = 512, identity: str | None = None, ids: Ids = Ids()
+    ) -> None:
         self.nsid = nsid
         self.backend = backend
         self.block_size = block_size
         self.blocks = backend.size // block_size
         self.identity = identity or backend.identity
-        self.uuid = uuid.uuid5(_UUID_ROOT, f"{self.identity}#{nsid}")
-        digest = hashlib.sha256(self.uuid.bytes).digest()
+        named = uuid.uuid5(_UUID_ROOT, f"{self.identity}#{nsid}")
+        digest = hashlib.sha256(named.bytes).digest()
         # An EUI-64 based identifier with a locally administered OUI (bytes 8 to 10): ours alone, clashing with none.
-        self.nguid = digest[:8] + bytes((digest[8] & 0xFC | 0x02, digest[9], digest[10])) + digest[11:16]
+        nguid = digest[:8] + bytes((digest[8] & 0xFC | 0x02, digest[9], digest[10])) + digest[11:16]
+        self.uuid = ids.uuid or named
+        self.nguid = ids.nguid or nguid
+        self.eui64 = ids.eui64 or bytes(8)  # 0: none
 
     def extent(self, slba: int, blocks: int) -> tuple[int, int]:
         """(offset, length) in bytes of a range of blocks. Raises CommandFailed(LBA_OUT_OF_RANGE)."""

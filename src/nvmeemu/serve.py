@@ -13,7 +13,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from nvmeemu import __version__, logs
 from nvmeemu.arguments import MOST_IO_THREADS
@@ -37,7 +38,7 @@ from nvmeemu.faults import FaultError, Faults
 from nvmeemu.faults.file import load
 from nvmeemu.faults.ocp import offer
 from nvmeemu.host import Mirrors
-from nvmeemu.namespace import Namespace, Namespaces
+from nvmeemu.namespace import Ids, Namespace, Namespaces
 from nvmeemu.native.engine import EngineMissing, NativeEngine, can_trace
 from nvmeemu.vfio import Loop, PciHost, PciIdentity, ServeError, Server, check
 
@@ -193,18 +194,22 @@ def _controller(
     namespaces = Namespaces()
     if len(backends) > namespaces.nn:
         raise Failure(f"at most {namespaces.nn} disks", 2)
-    names = [_identity(backend, arguments.socket) for backend in backends]
+    names = [_identity(backend, arguments) for backend in backends]
+    ids = _ids(arguments, len(backends))
     try:
         identity = Identity(
             serial=serial_of(names[0]) if arguments.serial is None else arguments.serial,
             model=arguments.model,
+            firmware=arguments.firmware,
+            cntlid=arguments.cntlid,
+            nqn=arguments.subnqn or "",
             vendor_id=VENDOR_ID if arguments.vendor_id is None else arguments.vendor_id,
             device_id=DEVICE_ID if arguments.device_id is None else arguments.device_id,
         )
     except ValueError as error:
         raise Failure(str(error), 2) from None
-    for nsid, (backend, name) in enumerate(zip(backends, names, strict=True), 1):
-        namespaces.add(Namespace(nsid, backend, arguments.block_size, name))
+    for nsid, (backend, name, own) in enumerate(zip(backends, names, ids, strict=True), 1):
+        namespaces.add(Namespace(nsid, backend, arguments.block_size, name, own))
     vectors = 0 if arguments.no_msix else arguments.queues + 1
     limits = Limits(io_queues=arguments.queues, vectors=vectors, timeout=arguments.cap_to)
     return Controller(host, loop, loop, namespaces, identity, limits, engine)
@@ -239,6 +244,7 @@ def _methods(
 ) -> Methods:
     """What the control socket can do."""
     leaving: list[Backend] = []  # of namespaces that were removed
+    numbers = itertools.count(1)  # of those that are added
 
     def open_disk(nsid: int, disk: str) -> Namespace:
         if any(one in leaving and is_same(disk, name) for name, one in ending.backends.items()):
@@ -251,7 +257,7 @@ def _methods(
             direct=arguments.direct,
             block_size=arguments.block_size,
         )
-        return Namespace(nsid, backend, arguments.block_size, _identity(backend, arguments.socket))
+        return Namespace(nsid, backend, arguments.block_size, _identity(backend, arguments, next(numbers)))
 
     def close_disk(backend: Backend) -> None:
         """As soon as nothing is under way any more, perhaps with this one."""
@@ -299,9 +305,26 @@ def _trace(
     return file
 
 
-def _identity(backend: Backend, socket: str) -> str:
-    """What identifies a disk; memory is told apart by where it is served."""
-    return f"{backend.identity}@{os.path.abspath(socket)}" if backend.identity.startswith("mem:") else backend.identity
+def _identity(backend: Backend, arguments: argparse.Namespace, number: int = 0) -> str:
+    """What identifies a disk. One that several servers can have at once is told apart by where it is served, and one
+    that begins anew each time it is added, by which time it is: a host must not take two for one."""
+    begins_anew = is_memory(backend.identity) or arguments.overlay
+    if not begins_anew and not backend.read_only:
+        return backend.identity
+    return f"{backend.identity}@{os.path.abspath(arguments.socket)}" + (f"#{number}" if begins_anew and number else "")
+
+
+def _ids(arguments: argparse.Namespace, disks: int) -> list[Ids]:
+    """Those that were given, for each disk."""
+    columns: list[list[Any]] = []
+    for option in ("nguid", "eui64", "uuid"):
+        given = getattr(arguments, option) or []
+        if len(given) > disks:
+            raise Failure(f"--{option}: {len(given)} are given, for {disks} disk{'s' * (disks > 1)}", 2)
+        if len(set(given)) < len(given):
+            raise Failure(f"--{option}: give each namespace one of its own", 2)
+        columns.append(given + [None] * (disks - len(given)))
+    return [Ids(nguid, eui64, UUID(bytes=uuid) if uuid else None) for nguid, eui64, uuid in zip(*columns, strict=True)]
 
 
 def _announce(arguments: argparse.Namespace, backends: dict[str, Backend]) -> None:

@@ -203,6 +203,39 @@ def test_namespaces_come_change_and_go_and_the_host_is_told(client: Control, ser
     assert disk.read_bytes()[:1024] == b"n" * 512 + b"d" * 512
 
 
+@pytest.mark.parametrize(("kind", "is_new"), [("memory", True), ("overlay", True), ("file", False)])
+def test_what_begins_anew_has_a_new_name(tmp_path: Path, control: Path, kind: str, is_new: bool) -> None:
+    """A memory disk that comes back is empty, and an overlay has lost its writes; a file is the one that it was."""
+    for name in ("first", "disk"):
+        (tmp_path / name).write_bytes(bytes(MIB))
+    spec = "mem:1M" if kind == "memory" else str(tmp_path / "disk")
+    options = ["--overlay"] if kind == "overlay" else []
+    served = Served(str(tmp_path / "s"), "--disk", tmp_path / "first", "--control", control, *options)
+    guest = Guest(served.path)
+    seen = []
+    with Control(control) as client:
+        for _ in range(3):
+            add_again(client, spec)
+            seen.append((guest.identify(Cns.NAMESPACE, 2)[104:120], guest.identify(Cns.NAMESPACE_DESCRIPTORS, 2)))
+            client.call("namespace.remove", nsid=2)
+    assert len(set(seen)) == (3 if is_new else 1)
+    guest.leave()
+    assert served.stop() == 0
+
+
+def add_again(client: Control, spec: str) -> None:
+    """As NSID 2; what was removed just now may not be closed yet."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            client.call("namespace.add", disk=spec, nsid=2)
+            return
+        except ControlError as error:
+            assert "was removed just now" in str(error)  # noqa: PT017
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
 def test_what_is_changed_is_logged(client: Control, served: Served) -> None:
     fault = client.call("fault.add", do="drop", match={"opcode": "flush"})
     client.call("fault.remove", id=fault["id"])

@@ -265,6 +265,10 @@ def test_a_live_servers_socket_is_left_alone_and_a_stale_one_replaced(path: str,
         (["--log-level", "loud"], "invalid choice"),
         (["--ready-fd", "-3"], "not a number"),
         (["--size"], "expected one argument"),
+        (["--nguid", "12"], "'12' is not 32 hexadecimal digits"),
+        (["--uuid", "z" * 32], "is not 32 hexadecimal digits"),
+        (["--eui64", "0" * 16], "and not all 0"),
+        (["--cntlid", "0xffff"], "not a number from 0 to 65519"),
     ],
 )
 def test_a_command_line_that_makes_no_sense(arguments: list[str], words: str) -> None:
@@ -276,6 +280,16 @@ def test_without_a_command_it_says_which_there_are() -> None:
     assert result.returncode == 2
     commands = "serve, run, ctl, trace, replay, check, profile"
     assert result.stderr == f"nvmeemu: give a command: {commands} (see nvmeemu --help)\n"
+
+
+def test_bad_identifiers(path: str) -> None:
+    disk = ("--socket", path, "--disk", "mem:1M")
+    refused(run(*disk, "--eui64", "1" * 16, "--eui64", "2" * 16), 2, "--eui64: 2 are given, for 1 disk")
+    twice = ("--disk", "mem:1M", "--nguid", "1" * 32, "--nguid", "1" * 32)
+    refused(run(*disk, *twice), 2, "--nguid: give each namespace one of its own")
+    for nqn in ("qn.x", "nqn.\n", "nqn." + "x" * 220):
+        refused(run(*disk, f"--subnqn={nqn}"), 2, "bad NQN")
+    refused(run(*disk, "--firmware", "123456789"), 2, "bad firmware", "1 to 8 printable")
 
 
 @pytest.mark.parametrize(

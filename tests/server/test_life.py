@@ -272,6 +272,48 @@ def test_names_are_the_same_at_each_start_and_differ_between_disks(
         assert all(value.strip(b"\0 ") for value in values)
 
 
+@pytest.mark.parametrize("option", ["--overlay", "--read-only"])
+def test_one_disk_behind_two_servers_is_two_drives_for_a_guest(
+    folder: Path, disk: Path, serve: Serve, attach: Attach, option: str
+) -> None:
+    """Linux refuses two controllers of one subsystem that have the same number."""
+    seen = []
+    for at in ("1", "2"):
+        serve("--disk", disk, option, at=f"{folder}/{at}")
+        seen.append(names(attach(f"{folder}/{at}")))
+    assert all(seen[0][key] != seen[1][key] for key in seen[0])
+    served = serve("--disk", disk, option, at=f"{folder}/3")
+    third = names(attach(f"{folder}/3"))
+    assert served.stop() == 0
+    serve("--disk", disk, option, at=f"{folder}/3")
+    assert names(attach(f"{folder}/3")) == third  # the same at each start
+
+
+def test_what_a_namespace_is_known_by_can_be_given(serve: Serve, attach: Attach) -> None:
+    nguid, uuid, eui64 = (
+        "0011223344556677-8899aabbccddeeff",
+        "01234567-89ab-cdef-0123-456789abcdef",
+        "00:25:38:01:02:03:04:05",
+    )
+    subsystem = "nqn.2014-08.org.example:one"
+    options = ("--nguid", nguid, "--uuid", uuid, "--eui64", eui64, "--subnqn", subsystem, "--cntlid", 7)
+    serve("--disk", "mem:1M", "--disk", "mem:1M", *options, "--eui64", "ff" * 8, "--firmware", "FW 2.3")
+    driver = attach()
+    controller = driver.identify(1)
+    assert controller[768:1024] == subsystem.encode().ljust(256, b"\0")
+    assert controller[78:80] == b"\7\0"
+    assert controller[64:72] == b"FW 2.3  "
+    assert driver.get_log(3, 512)[8:16] == b"FW 2.3  "
+    namespace, descriptors = driver.identify(0, 1), driver.identify(3, 1)
+    wanted = [bytes.fromhex(re.sub("[-:]", "", text)) for text in (eui64, nguid, uuid)]
+    assert namespace[104:128] == wanted[1] + wanted[0]
+    told = [bytes((kind, len(value), 0, 0)) + value for kind, value in zip((1, 2, 3), wanted, strict=True)]
+    assert descriptors.startswith(b"".join(told))
+    second = driver.identify(0, 2)
+    assert second[120:128] == b"\xff" * 8
+    assert second[104:120] not in (wanted[1], bytes(16))
+
+
 def test_names_and_ids_can_be_given(path: str, serve: Serve, attach: Attach) -> None:
     options = ("--serial", "MINE 1", "--model", "My Model", "--vendor-id", "0x1B36", "--device-id", "16")
     serve("--disk", "mem:1M", *options)

@@ -248,7 +248,9 @@ def test_with_the_native_engine_each_record_is_there_once() -> None:
 
 
 def test_the_description_says_what_was_traced() -> None:
-    description = Traced(block_size=4096).memory.reader().description
+    bench = Traced(block_size=4096)
+    namespace = bench.controller.device.namespaces[1]
+    description = bench.memory.reader().description
     assert description.identity["serial"] == "TEST0001"
     assert description.limits["io_queues"] == 64
     assert description.namespaces == [
@@ -257,6 +259,7 @@ def test_the_description_says_what_was_traced() -> None:
             "blocks": 4096,
             "block_size": 4096,
             "identity": "mem:16777216",
+            "ids": {"nguid": namespace.nguid.hex(), "eui64": "0" * 16, "uuid": namespace.uuid.hex},
             "read_only": False,
             "volatile_cache": False,
         }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,13 @@ from nvmeemu import admin, io, trace
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.device import Device
 from nvmeemu.errors import CommandFailed
+from nvmeemu.namespace import Ids, Namespace
 from nvmeemu.replay import replay
 from nvmeemu.requests import CommandEntry, Parked, Result
-from nvmeemu.spec import AdminOpcode, Command, FeatureId, GetFeatures, NvmOpcode, ReadWrite, SetFeatures, Status
+from nvmeemu.spec import AdminOpcode, Cns, Command, FeatureId, GetFeatures, NvmOpcode, ReadWrite, SetFeatures, Status
 from nvmeemu.testing import PAGE, Bench
 from nvmeemu.trace.commands import commands
+from nvmeemu.trace.recorder import describe
 from nvmeemu.trace.records import encode
 from nvmeemu.trace.sink import Memory
 from tracing import Traced, ready
@@ -95,6 +99,20 @@ def test_data_is_compared_if_that_is_asked_for() -> None:
     reader = bench.memory.reader()
     reader.description.identity["model"] = "another"
     assert [one.what.partition(": ")[2] for one in replay(reader, data=True).differences] == ["gave other data"]
+
+
+def test_a_namespace_has_the_identifiers_that_it_had() -> None:
+    bench = ready()
+    namespace = bench.controller.device.namespaces[1]
+    named = Ids(b"n" * 16, b"e" * 8, uuid.UUID(int=7))
+    bench.controller.device.namespaces.active[1] = Namespace(1, namespace.backend, namespace.block_size, ids=named)
+    bench.driver.identify(Cns.NAMESPACE, 1)
+    bench.driver.identify(Cns.NAMESPACE_DESCRIPTORS, 1)
+    reader = bench.memory.reader()
+    assert replay(reader, data=True).differences
+    reader = bench.memory.reader()
+    reader.description.namespaces = json.loads(json.dumps(describe(bench.controller).namespaces))
+    assert not replay(reader, data=True).differences
 
 
 def test_blocks_come_from_a_disk_or_from_the_payload() -> None:
@@ -253,6 +271,9 @@ def test_a_command_that_is_not_answered_any_more_is_named(monkeypatch: pytest.Mo
         {"namespaces": [{"nsid": 1, "blocks": "all"}]},
         {"namespaces": [{"nsid": 0}]},
         {"namespaces": [7]},
+        {"namespaces": [{"nsid": 1, "ids": {"nguid": "12"}}]},
+        {"namespaces": [{"nsid": 1, "ids": {"nguid": 12}}]},
+        {"namespaces": [{"nsid": 1, "ids": {"nguid": "12" * 16, "eui64": "12" * 8, "uuid": "12"}}]},
     ],
 )
 def test_a_device_that_cannot_be_made_is_a_trace_error(change: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 from nvmeemu import prp, regs, spec
 from nvmeemu.backend import Backend, BackendError
@@ -22,7 +23,7 @@ from nvmeemu.device import Identity, Limits
 from nvmeemu.errors import CommandFailed
 from nvmeemu.events import Event
 from nvmeemu.host import HostMemoryError
-from nvmeemu.namespace import Namespace, Namespaces
+from nvmeemu.namespace import Ids, Namespace, Namespaces
 from nvmeemu.taps import Observer
 from nvmeemu.testing.ports import ManualWorker, Ram, VirtualClock
 from nvmeemu.trace import words
@@ -304,8 +305,19 @@ def _namespaces(description: Description, backends: list[Backend]) -> Namespaces
         if number >= len(backends):
             backend.volatile_cache = bool(one.get("volatile_cache", backend.volatile_cache))
             backend.read_only = bool(one.get("read_only", False))
-        namespaces.add(Namespace(one["nsid"], backend, one["block_size"], str(one.get("identity", "replay"))))
+        text = str(one.get("identity", "replay"))
+        namespaces.add(Namespace(one["nsid"], backend, one["block_size"], text, _ids(one.get("ids"))))
     return namespaces
+
+
+def _ids(told: Any) -> Ids:
+    """As ``describe`` has them; older traces have none. Raises TypeError and ValueError."""
+    if not isinstance(told, dict):
+        return Ids()
+    nguid, eui64, uuid = (bytes.fromhex(told.get(name, "")) for name in ("nguid", "eui64", "uuid"))
+    if (len(nguid), len(eui64)) != (16, 8):
+        raise ValueError("a namespace without good identifiers")
+    return Ids(nguid, eui64, UUID(bytes=uuid))
 
 
 def _by_life(records: Iterable[Record]) -> Iterator[tuple[int, TracedCommand]]:

@@ -70,6 +70,7 @@ def describe(controller: Controller, *, payload: bool = False, comment: str = ""
                 "blocks": namespace.blocks,
                 "block_size": namespace.block_size,
                 "identity": namespace.identity,
+                "ids": {"nguid": namespace.nguid.hex(), "eui64": namespace.eui64.hex(), "uuid": namespace.uuid.hex},
                 "read_only": namespace.backend.read_only,
                 "volatile_cache": namespace.backend.volatile_cache,
             }
