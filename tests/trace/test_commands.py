@@ -23,6 +23,10 @@ from nvmeemu.host import PciState
 from nvmeemu.spec import BROADCAST, AdminOpcode, Command, GetFeatures, Identify, NvmOpcode, ReadWrite
 from nvmeemu.testing import PAGE
 from nvmeemu.trace.align import align
+from nvmeemu.trace.deeds import Who, steps
+from nvmeemu.trace.difference import Difference
+from nvmeemu.trace.filters import Filter
+from nvmeemu.trace.phases import Name, phases
 from nvmeemu.trace.records import encode
 from nvmeemu.trace.stats import percentile
 from tracing import Traced, ready
@@ -268,6 +272,75 @@ def test_diff_tells_what_one_host_did_and_the_other_did_not(run: Run, saved: Sav
     assert "  admin Identify Controller -> Success" in lines
     assert lines[-3].endswith("0 answered differently, 2 only in A, 1 only in B")
     assert run("trace", "diff", paths[0], paths[0])[0] == 0
+
+
+@pytest.mark.parametrize("name", ["freebsd-15-nvd", "freebsd-15-intx", "linux-6.12"])
+def test_diff_takes_no_firmware_for_a_driver(run: Run, tmp_path: Path, name: str) -> None:
+    """The same boot without its firmware: what that did is only in A, though the driver has said much of it, too."""
+    path = CORPUS / f"{name}.trace.xz"
+    with trace.open_trace(path) as reader:
+        description, records = reader.description, list(reader)
+    end = next(phase.end for phase in phases(records) if phase.name in (Name.FIRMWARE, Name.LOADER))
+    first = next(number for number, one in enumerate(records) if isinstance(one, trace.RegisterRead))
+    kept = [one for number, one in enumerate(records) if number < first or one.time > end]
+    other = tmp_path / "other"
+    with other.open("wb") as file:
+        writer = trace.Writer(file, description)
+        for record in kept:
+            writer.write(record)
+    status, lines, _ = run("trace", "diff", str(path), str(other), "--context", "0")
+    assert status == 1
+    marked = [line for line in lines if line.startswith(("-", "+", "!")) and "PCI" not in line]
+    firmware = next(part.steps for part in steps("A", records, Filter()).parts if part.who == Who.FIRMWARE)
+    assert marked == [f"- {step.text}" for step in firmware]
+    assert len(firmware) > 20
+
+
+@pytest.mark.parametrize("other", ["openbsd-msix", "openbsd-intx", "nvmewin-learn"])
+@pytest.mark.parametrize("name", ["freebsd-12-nvd", "linux-7.3"])
+def test_diff_takes_no_driver_for_the_firmware(name: str, other: str) -> None:
+    """The other trace has no firmware; both its driver and SeaBIOS have asked for sixteen namespaces."""
+    both = []
+    for one in (name, other):
+        with trace.open_trace(CORPUS / f"{one}.trace.xz") as reader:
+            both.append(list(reader))
+    a, b = (steps("", records, Filter()).parts for records in both)
+    firmware = {id(step) for part in a if part.who == Who.FIRMWARE for step in part.steps}
+    pairs = Difference.between(a, b).pairs
+    assert len(firmware) > 20
+    assert not [one for one, counterpart in pairs if id(one) in firmware and counterpart is not None]
+    assert sum(one is not None and counterpart is not None for one, counterpart in pairs) > 10
+
+
+def test_diff_of_some_commands(run: Run, saved: Save) -> None:
+    paths = []
+    for name, blocks in (("a", 1), ("b", 2)):
+        bench = ready()
+        bench.driver.get_feature(1)
+        for at in range(4):
+            bench.clock.advance(1)
+            bench.driver.read(slba=8 * at, blocks=blocks if at == 2 else 1)
+        bench.driver.identify(1) if blocks == 2 else None
+        paths.append(saved(bench, name))
+
+    def differences(*words: str) -> int:
+        status, lines, _ = run("trace", "diff", *paths, *words)
+        found = sum(line.startswith(("-", "+", "!")) for line in lines)
+        assert status == (found > 0)
+        assert all("I/O" in line or "admin" in line for line in lines if line.startswith(("-", "+", "!", " ")))
+        return found
+
+    assert differences("--queue", "1") == 2
+    assert differences("--queue", "0") == 1
+    assert differences("--opcode", "read") == 2
+    assert differences("--opcode", "identify", "--opcode", "read", "--queue", "0") == 1
+    assert differences("--opcode", "get-features") == 0
+    assert differences("--nsid", "1", "--queue", "1") == 2
+    assert differences("--queue", "1", "--to", "2.5") == 0
+    assert differences("--queue", "1", "--from", "3.5") == 0
+    assert differences("--queue", "1", "--from", "2500ms", "--to", "3500ms") == 2
+    assert run("trace", "diff", *paths, "--from", "1000")[0] == 1
+    assert "--status" in run("trace", "diff", *paths, "--status", "ok")[2]
 
 
 def test_diff_tells_what_was_answered_differently(run: Run, saved: Save) -> None:

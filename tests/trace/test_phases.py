@@ -19,6 +19,10 @@ def cc(time: int, value: int) -> trace.RegisterWrite:
     return trace.RegisterWrite(time, 0, regs.CC.offset, value.to_bytes(4, "little"))
 
 
+def aqa(time: int, value: int) -> trace.RegisterWrite:
+    return trace.RegisterWrite(time, 0, regs.AQA.offset, value.to_bytes(4, "little"))
+
+
 def fetch(time: int, sqid: int) -> trace.Fetch:
     return trace.Fetch(time, 0, sqid, 0, bytes(64))
 
@@ -45,14 +49,20 @@ def test_recorded_boots(boot: str, expected: tuple[Name, ...]) -> None:
     assert all(one.end <= other.start for one, other in pairwise(found))
 
 
-def test_a_kernel_is_who_enables_the_controller_again() -> None:
+def test_a_kernel_is_who_enables_the_controller_with_other_queues() -> None:
     """Without MSI-X, as nvme2k; the kernel's time begins when the firmware's driver has said its last."""
     boot = (trace.Reset(0, 0), cc(10, ENABLE), fetch(20, 0), fetch(30, 1), fetch(40, 1), cc(90, DISABLE))
-    assert named(*boot, cc(95, ENABLE), fetch(99, 1)) == [
+    assert named(*boot, aqa(94, 0x3F003F), cc(95, ENABLE), fetch(99, 1)) == [
         ("firmware", 0, 30),
         ("loader", 30, 40),
         ("kernel", 40, 99),
     ]
+
+
+def test_a_driver_that_resets_the_controller_is_the_same_one() -> None:
+    boot = (trace.Reset(0, 0), aqa(5, 0x3F003F), cc(10, ENABLE), fetch(20, 0), fetch(30, 1), cc(40, DISABLE))
+    again = (aqa(50, 0), aqa(60, 0x3F003F), cc(70, ENABLE), fetch(80, 1))
+    assert named(*boot, *again) == [("firmware", 0, 30), ("loader", 30, 80)]
 
 
 def test_a_kernel_is_who_enables_msix() -> None:
@@ -65,8 +75,8 @@ def test_a_kernel_is_who_enables_msix() -> None:
 
 
 def test_firmware_that_shuts_down_before_the_kernel() -> None:
-    boot = (trace.Reset(0, 0), cc(10, ENABLE), fetch(20, 1), cc(30, SHUTDOWN), cc(40, DISABLE), cc(50, ENABLE))
-    assert named(*boot, fetch(60, 1)) == [("firmware", 0, 20), ("loader", 20, 30), ("kernel", 30, 60)]
+    boot = (trace.Reset(0, 0), cc(10, ENABLE), fetch(20, 1), cc(30, SHUTDOWN), cc(40, DISABLE), aqa(45, 7))
+    assert named(*boot, cc(50, ENABLE), fetch(60, 1)) == [("firmware", 0, 20), ("loader", 20, 30), ("kernel", 30, 60)]
 
 
 def test_nothing_is_a_phase_without_a_client() -> None:
@@ -82,7 +92,9 @@ def test_nothing_is_a_phase_without_a_client() -> None:
 
 def test_a_write_of_a_byte_of_cc_is_one_of_cc() -> None:
     one = trace.RegisterWrite(10, 0, regs.CC.offset, b"\x01")
-    assert named(trace.Reset(0, 0), one, fetch(20, 1), cc(30, DISABLE), one._replace(time=40), fetch(50, 1)) == [
+    assert named(
+        *(trace.Reset(0, 0), one, fetch(20, 1), cc(30, DISABLE), aqa(35, 7), one._replace(time=40), fetch(50, 1))
+    ) == [
         ("firmware", 0, 20),
         ("kernel", 20, 50),  # a loader of one moment is none
     ]

@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from nvmeemu.arguments import Number
-from nvmeemu.regs import ACQ, ASQ
 from nvmeemu.trace import words
 from nvmeemu.trace.align import align
+from nvmeemu.trace.deeds import Part, Step, Steps, steps
 from nvmeemu.trace.file import open_trace
-from nvmeemu.trace.records import (
-    ClientAttached,
-    ClientLeft,
-    Fetch,
-    InterruptMode,
-    PciChange,
-    Record,
-    RegisterWrite,
-    Reset,
-)
-from nvmeemu.trace.stats import Statistics
+from nvmeemu.trace.filters import Filter, add_command_options, check_times
 from nvmeemu.trace.terminal import Output, at, heading, with_progress
 
 _DIFF = """\
 What two hosts did differently: their commands (by name and fields, without CIDs and addresses), register writes,
 resets, interrupt modes and PCI states, aligned with each other, as diff(1) does it with lines; and the commands that
-were answered differently (!). Exit status: 0 no difference, 1 some.
+were answered differently (!). What firmware did is never taken for what an operating system's driver did. With a
+filter by queue, opcode or NSID: only the commands that match. --from and --to are times of each trace.
+Exit status: 0 no difference, 1 some.
 """
-Deed = RegisterWrite | Reset | InterruptMode | PciChange | ClientAttached | ClientLeft  # a host's, but for commands
+_MOST_PARTS = 200  # of drivers in a trace that are told apart: a host may reset for ever
 _MARKS = {"-": "bad", "+": "CQ", "!": "BAR0"}
 
 
@@ -41,62 +34,8 @@ def add(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--context", metavar="N", type=Number(0, 1 << 30), default=3, help="steps shown around a difference (3)"
     )
+    add_command_options(parser)
     parser.set_defaults(run=run)
-
-
-@dataclass(slots=True)
-class Step:
-    """Something that the host did: ``name`` is what is compared; ``answer`` is what a command got."""
-
-    time: int
-    name: str
-    answer: str = ""
-
-    @property
-    def text(self) -> str:
-        return f"{self.name} -> {self.answer}" if self.answer else self.name
-
-
-@dataclass(slots=True)
-class Steps:
-    """What a host did, in order, and the rest in numbers."""
-
-    name: str
-    steps: list[Step] = field(default_factory=list)
-    statistics: Statistics = field(default_factory=Statistics)
-
-
-def steps(name: str, records: Iterable[Record]) -> Steps:
-    """The steps of a trace."""
-    found = Steps(name)
-    under_way: dict[int, Step] = {}  # by the id of a Fetch
-    for record in records:
-        for command in found.statistics.feed(record):
-            step = under_way.pop(id(command.fetch))
-            if command.completion is not None:
-                step.answer = words.completion(command.completion.completion)
-            step.answer += words.injections(command.injections)
-        if isinstance(record, Fetch):
-            queue = "I/O  " if record.sqid else "admin"
-            step = Step(record.time, f"{queue} {words.command(record.sqid, record.sqe)}", "no completion")
-            found.steps.append(step)
-            under_way[id(record)] = step
-        elif isinstance(record, Deed):
-            found.steps.append(Step(record.time, _step(record)))
-    found.statistics.end()
-    return found
-
-
-def _step(record: Deed) -> str:
-    """Without what is another one at each run: addresses and process ids."""
-    if isinstance(record, ClientAttached):
-        return "client attached"
-    where, what = words.describe(record)
-    if isinstance(record, RegisterWrite) and any(
-        one.offset <= record.offset < one.offset + one.size for one in (ASQ, ACQ)
-    ):
-        what = what.partition(" = ")[0]
-    return f"{where:<5} {what}"
 
 
 @dataclass
@@ -106,17 +45,27 @@ class Difference:
     pairs: list[tuple[Step | None, Step | None]]
 
     @classmethod
-    def between(cls, a: list[Step], b: list[Step]) -> Difference:
+    def between(cls, a: list[Part], b: list[Part]) -> Difference:
         pairs: list[tuple[Step | None, Step | None]] = []
+        done_a = done_b = 0
+        for at_a, at_b in (*_counterparts(a, b), (len(a), len(b))):
+            pairs += [(step, None) for part in a[done_a:at_a] for step in part.steps]
+            pairs += [(None, step) for part in b[done_b:at_b] for step in part.steps]
+            if at_a < len(a) and at_b < len(b):
+                pairs += cls._of_part(a[at_a].steps, b[at_b].steps)
+            done_a, done_b = at_a + 1, at_b + 1
+        return cls(pairs)
+
+    @staticmethod
+    def _of_part(a: list[Step], b: list[Step]) -> Iterator[tuple[Step | None, Step | None]]:
         done_a = done_b = 0
         same = align([one.name for one in a], [one.name for one in b])
         for at_a, at_b in (*same, (len(a), len(b))):
-            pairs += [(one, None) for one in a[done_a:at_a]]
-            pairs += [(None, one) for one in b[done_b:at_b]]
+            yield from ((one, None) for one in a[done_a:at_a])
+            yield from ((None, one) for one in b[done_b:at_b])
             if at_a < len(a) and at_b < len(b):
-                pairs.append((a[at_a], b[at_b]))
+                yield a[at_a], b[at_b]
             done_a, done_b = at_a + 1, at_b + 1
-        return cls(pairs)
 
     def __post_init__(self) -> None:
         self._marks = [self._mark(*pair) for pair in self.pairs]
@@ -160,14 +109,41 @@ class Difference:
         return self._marks.count(mark)
 
 
+def _counterparts(a: Sequence[Part], b: Sequence[Part]) -> list[tuple[int, int]]:
+    """Which part of A is which of B, in order: those that have most steps in common, those of the same driver first."""
+    if max(len(a), len(b)) > _MOST_PARTS:
+        return list(zip(range(len(a)), range(len(b)), strict=False))
+    names = [[Counter(step.name for step in part.steps) for part in parts] for parts in (a, b)]
+    best = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]  # what the parts from here on have in common at most
+    common = [[(one & other).total() for other in names[1]] for one in names[0]]
+    for at_a in reversed(range(len(a))):
+        for at_b in reversed(range(len(b))):
+            common[at_a][at_b] *= 1 + (a[at_a].who == b[at_b].who)
+            both = common[at_a][at_b] + best[at_a + 1][at_b + 1]
+            best[at_a][at_b] = max(both, best[at_a + 1][at_b], best[at_a][at_b + 1])
+    found = []
+    at_a = at_b = 0
+    while at_a < len(a) and at_b < len(b):
+        if common[at_a][at_b] and best[at_a][at_b] == common[at_a][at_b] + best[at_a + 1][at_b + 1]:
+            found.append((at_a, at_b))
+            at_a, at_b = at_a + 1, at_b + 1
+        elif best[at_a][at_b] == best[at_a + 1][at_b]:
+            at_a += 1
+        else:
+            at_b += 1
+    return found
+
+
 def run(arguments: argparse.Namespace) -> int:
     output = Output()
+    wanted = Filter.of(arguments)
     both = []
     for name, path in (("A", arguments.a), ("B", arguments.b)):
         with open_trace(path) as reader:
-            both.append(steps(name, with_progress(reader, prints=False)))
+            both.append(steps(name, with_progress(reader, prints=False), wanted))
+            check_times(path, wanted.start, wanted.end, both[-1].statistics.ends)
             output.line(output.styled("dim", f"# {name} is {heading(reader)}"))
-    difference = Difference.between(both[0].steps, both[1].steps)
+    difference = Difference.between(both[0].parts, both[1].parts)
     for mark, text in difference.lines(arguments.context):
         output.line(f"@@ {text}" if mark == "@" else output.styled(_MARKS.get(mark, ""), f"{mark} {text}"))
     same, other, only_a, only_b = (difference.count(mark) for mark in " !-+")
@@ -182,6 +158,6 @@ def _numbers(one: Steps) -> str:
     queues = one.statistics.queues.values()
     doorbells = sum(queue.tails + queue.heads for queue in queues)
     return (
-        f"{len(one.steps)} steps in {words.duration(one.statistics.last)}, {one.statistics.reads} register reads, "
+        f"{one.number} steps in {words.duration(one.statistics.last)}, {one.statistics.reads} register reads, "
         f"{doorbells} doorbells, {one.statistics.interrupts} interrupts"
     )

@@ -22,16 +22,22 @@ Test = Callable[[TracedCommand], bool]
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options that may be given several times: one of them has to match."""
+    group = add_command_options(parser)
+    group.add_argument(
+        "--status", metavar="NAME", action="append", type=status, help="ok, error, none, invalid-field, 0x281, ..."
+    )
+
+
+def add_command_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Those that look at what a host has said, and not at what it was answered."""
     group = parser.add_argument_group("filters", "Each may be given several times; a command must match one of each.")
     group.add_argument(
         "--queue", metavar="QID", action="append", type=Number(0, 0xFFFF), help="of this submission queue; 0: admin"
     )
     group.add_argument("--opcode", metavar="NAME", action="append", type=opcode, help="read, get-log-page, 0x7c, ...")
     group.add_argument("--nsid", metavar="N", action="append", type=_nsid, help="of this namespace; all: FFFFFFFFh")
-    group.add_argument(
-        "--status", metavar="NAME", action="append", type=status, help="ok, error, none, invalid-field, 0x281, ..."
-    )
     add_times(group)
+    return group
 
 
 def add_times(group: argparse._ActionsContainer) -> None:
@@ -60,7 +66,7 @@ class Filter:
             tuple(_is_of_queue(qid) for qid in arguments.queue or ()),
             tuple(arguments.opcode or ()),
             tuple(_is_for(nsid) for nsid in arguments.nsid or ()),
-            tuple(arguments.status or ()),
+            tuple(getattr(arguments, "status", None) or ()),
         )
         return cls(tuple(group for group in groups if group), arguments.start, arguments.end)
 

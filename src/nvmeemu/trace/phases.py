@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
+from nvmeemu import regs
 from nvmeemu.trace.commands import written_configuration
 from nvmeemu.trace.records import (
     ClientAttached,
@@ -22,8 +23,9 @@ from nvmeemu.trace.records import (
 
 class Name(StrEnum):
     """FIRMWARE: from a reset of the function to the first I/O command. LOADER: from there to the last command of the
-    firmware's driver. KERNEL: from there on, if the controller is enabled once more, or MSI-X is, which firmware has
-    no need of. SHUTDOWN: from a shutdown notification to the reset."""
+    firmware's driver. KERNEL: from there on, if the controller is enabled with admin queues of another size, so not
+    by a driver that resets it, or MSI-X is, which firmware has no need of. SHUTDOWN: from a shutdown notification to
+    the reset."""
 
     FIRMWARE = "firmware"
     LOADER = "loader"
@@ -40,27 +42,28 @@ class Phase(NamedTuple):
 
 
 class Phases:
-    """The phases of a trace; give it all records in order, then call ``end``."""
+    """The phases of a trace; give it all records in order, then call ``end``. ``current``: which one it is now."""
 
     def __init__(self) -> None:
         self.found: list[Phase] = []
-        self._current: Name | None = None  # None: no client, or nothing yet
+        self.current: Name | None = None  # None: no client, or nothing yet
         self._start = 0
+        self._aqa = 0
         self._begin(None, 0)
 
     def _begin(self, name: Name | None, time: int) -> None:
         """The current phase ends and another begins. ``time`` may lie back, but not before the current one."""
         time = max(time, self._start)
-        if self._current is not None and time > self._start:
+        if self.current is not None and time > self._start:
             last = self.found[-1] if self.found else None
-            if last is not None and last.name == self._current and last.end == self._start:
+            if last is not None and last.name == self.current and last.end == self._start:
                 self.found[-1] = last._replace(end=time)
             else:
-                self.found.append(Phase(self._current, self._start, time))
-        self._current, self._start = name, time
+                self.found.append(Phase(self.current, self._start, time))
+        self.current, self._start = name, time
         if name in (None, Name.FIRMWARE):
             self._is_enabled = False
-            self._enables = 0
+            self._sizes: int | None = None  # AQA when the controller was enabled first
             self._quiet: int | None = None  # when the last command of the firmware ended, or else its last access
 
     def feed(self, record: Record) -> None:
@@ -69,13 +72,15 @@ class Phases:
         if isinstance(record, (Reset, ClientAttached, ClientLeft)):
             self._restart(record)
             return
-        if self._current is None and not self.found:  # the trace began later
+        if self.current is None and not self.found:  # the trace began later
             self._begin(Name.FIRMWARE, time)
         if isinstance(record, RegisterWrite):
+            if record.offset == regs.AQA.offset:
+                self._aqa = int.from_bytes(record.data, "little")
             self._configure(record)
         elif isinstance(record, InterruptMode) and record.msix and self._is_before_kernel:
             self._begin(Name.KERNEL, time if self._quiet is None else self._quiet)
-        elif isinstance(record, Fetch) and record.sqid and self._current == Name.FIRMWARE:
+        elif isinstance(record, Fetch) and record.sqid and self.current == Name.FIRMWARE:
             self._begin(Name.LOADER, time)
         is_access = isinstance(record, (RegisterRead, RegisterWrite))
         if isinstance(record, (Fetch, Completion)) or (is_access and self._quiet is None):
@@ -83,23 +88,24 @@ class Phases:
 
     def _restart(self, record: Reset | ClientAttached | ClientLeft) -> None:
         if isinstance(record, ClientLeft):
-            if self._current == Name.FIRMWARE and self._quiet is None:
-                self._current = None  # the reset that came before the client left did not begin a boot
+            if self.current == Name.FIRMWARE and self._quiet is None:
+                self.current = None  # the reset that came before the client left did not begin a boot
             self._begin(None, record.time)
-        elif isinstance(record, ClientAttached) or self._current is not None or not self.found:
+        elif isinstance(record, ClientAttached) or self.current is not None or not self.found:
             self._begin(Name.FIRMWARE, record.time)
 
     @property
     def _is_before_kernel(self) -> bool:
-        return self._current in (Name.FIRMWARE, Name.LOADER)
+        return self.current in (Name.FIRMWARE, Name.LOADER)
 
     def _configure(self, record: RegisterWrite) -> None:
         written = written_configuration(record)
         if written is None:
             return
         if written.en and not self._is_enabled:
-            self._enables += 1
-            if self._enables > 1 and self._current != Name.KERNEL:
+            if self._sizes is None:
+                self._sizes = self._aqa
+            elif self._sizes != self._aqa and self.current != Name.KERNEL:
                 self._begin(Name.KERNEL, record.time if self._quiet is None else self._quiet)
         if written.shn:
             self._begin(Name.SHUTDOWN, record.time)
