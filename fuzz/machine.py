@@ -19,7 +19,8 @@ from memory import PAGE, SLOT, Area, Guest, Violation
 from model import Judge
 from nvmeemu import executor
 from nvmeemu.controller import Controller
-from nvmeemu.device import Identity, Limits
+from nvmeemu.device import Identity
+from nvmeemu.limits import Limits
 from nvmeemu.namespace import Namespace, Namespaces
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.spec import (

@@ -120,7 +120,7 @@ def doorbell_buffer_config(device: Device, command: DoorbellBufferConfig) -> int
     shadow, event = command.prp1, command.prp2
     if (shadow | event) & device.page_size - 1 or shadow == event:
         raise CommandFailed(Status.INVALID_FIELD, location=(24, 0))
-    buffers = ShadowDoorbells(device.host, shadow, event)
+    buffers = ShadowDoorbells(device.host, shadow, event, device.limits.stride)
     for qid, sq in device.sqs.items():
         sq.look()
         buffers.tail(qid).clear(sq.tail)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from nvmeemu import __version__
 from nvmeemu.arguments import MOST_IO_THREADS, Hex, Number, Parser, tell
+from nvmeemu.bounds import MAX_IO_QUEUES, MOST_NAMESPACES, OPTIONS
 
 _SERVE = """\
 Be an NVMe drive on a vfio-user socket, for one client (QEMU, ...) after another.
@@ -51,8 +52,9 @@ Talk to a running `nvmeemu serve --control PATH`.
 
 _FEATURES = [
     *("create", "read-only", "overlay", "direct", "block-size", "once", "pid-file", "ready-fd", "no-msix"),
-    *("engine", "io-threads", "doorbells", "trace", "faults", "control", "cap-to", "ocp"),
+    *("engine", "io-threads", "doorbells", "trace", "faults", "control", "ocp"),
     *("firmware", "subnqn", "cntlid", "nguid", "uuid", "eui64"),
+    *(option.name for option in OPTIONS.values()),
 ]
 
 
@@ -134,7 +136,6 @@ def _run(arguments: argparse.Namespace, words: list[str], command: list[str]) ->
 
 def capabilities() -> dict[str, object]:
     """What this build can do, for managers of VMs (the convention of QEMU's vhost-user back-ends)."""
-    from nvmeemu.namespace import Namespaces
     from nvmeemu.native.engine import EngineMissing
     from nvmeemu.native.engine import require as require_engine
     from nvmeemu.vfio import BindingMissing
@@ -158,7 +159,7 @@ def capabilities() -> dict[str, object]:
         "engines": engines,
         "backends": ["raw", "mem"],
         "features": _FEATURES,
-        "nvme": {"version": "1.4", "max_io_queues": 64, "max_namespaces": Namespaces.nn},
+        "nvme": {"version": "1.4", "max_io_queues": MAX_IO_QUEUES, "max_namespaces": MOST_NAMESPACES},
     }
 
 
@@ -179,6 +180,7 @@ def _parser() -> Parser:
     serve.add_argument("--socket", metavar="PATH", help="where to listen; made with mode 0600")
     _add_disk(serve.add_argument_group("disk"))
     _add_device(serve.add_argument_group("device"))
+    _add_limits(serve.add_argument_group("limits"))
     _add_process(process := serve.add_argument_group("process"))
     process.add_argument("--ready-fd", metavar="N", type=Number(0, 1 << 20), help="gets a line when it listens")
     _add_trace(serve.add_argument_group("trace"))
@@ -203,6 +205,7 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
     run.add_argument("--socket", metavar="PATH", help="where the drive listens (in a folder of its own in $TMPDIR)")
     _add_disk(run.add_argument_group("disk"))
     _add_device(run.add_argument_group("device"))
+    _add_limits(run.add_argument_group("limits"))
     _add_process(run.add_argument_group("process"), log_level="warning")
     _add_trace(run.add_argument_group("trace"))
     _add_faults(run.add_argument_group("faults and control"))
@@ -233,11 +236,13 @@ def _add_ctl(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     add = namespaces.add_parser("add", help="another disk")
     add.add_argument("disk", metavar="SPEC", help="as in --disk")
-    add.add_argument("--nsid", type=Number(1, 16), metavar="N", help="the namespace's number (the first free one)")
+    add.add_argument(
+        "--nsid", type=Number(1, MOST_NAMESPACES), metavar="N", help="the namespace's number (the first free one)"
+    )
     remove = namespaces.add_parser("rm", help="take a namespace away")
-    remove.add_argument("nsid", type=Number(1, 16), metavar="NSID")
+    remove.add_argument("nsid", type=Number(1, MOST_NAMESPACES), metavar="NSID")
     resize = namespaces.add_parser("resize", help="another size, up to that of its disk, which is looked at anew")
-    resize.add_argument("nsid", type=Number(1, 16), metavar="NSID")
+    resize.add_argument("nsid", type=Number(1, MOST_NAMESPACES), metavar="NSID")
     resize.add_argument("size", metavar="SIZE", nargs="?", help="for example 10G (all that its disk has now)")
 
 
@@ -270,10 +275,16 @@ def _add_device(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--nguid", metavar="HEX", type=Hex(16), action="append", help=f"16 bytes; {each}")
     group.add_argument("--uuid", metavar="UUID", type=Hex(16), action="append", help="likewise")
     group.add_argument("--eui64", metavar="HEX", type=Hex(8), action="append", help="8 bytes; likewise (none)")
-    group.add_argument("--queues", metavar="N", type=Number(1, 64), default=64, help="I/O queue pairs (64)")
     group.add_argument("--no-msix", action="store_true", help="no MSI-X capability: the interrupt pin only")
     group.add_argument("--vendor-id", metavar="ID", type=Number(0, 0xFFFF), help="PCI vendor id, for example 0x1234")
     group.add_argument("--device-id", metavar="ID", type=Number(0, 0xFFFF), help="PCI device id")
+
+
+def _add_limits(group: argparse._ArgumentGroup) -> None:
+    for option in OPTIONS.values():
+        number = Number(option.least, option.most)
+        about = f"{option.about} ({option.default})"
+        group.add_argument(f"--{option.name}", metavar="N", type=number, help=about)
 
 
 def _add_trace(group: argparse._ArgumentGroup) -> None:
@@ -287,13 +298,6 @@ def _add_faults(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--control", metavar="PATH", help="listen there for nvmeemu ctl; made with mode 0600")
     group.add_argument("--ocp", action="store_true", help="let the guest arm faults: nvme ocp set-error-injection")
-    group.add_argument(
-        "--cap-to",
-        metavar="N",
-        type=Number(1, 255),
-        default=60,
-        help="CAP.TO: how long a host waits for CSTS.RDY, in 500 ms (%(default)s)",
-    )
 
 
 def _add_process(group: argparse._ArgumentGroup, log_level: str = "info") -> None:

@@ -13,12 +13,13 @@ from collections.abc import Callable
 from functools import partial
 
 from nvmeemu import admin, io, regs
-from nvmeemu.device import Device, EntrySizes, Identity, Limits
+from nvmeemu.device import Device, EntrySizes, Identity
 from nvmeemu.engine import Engine
 from nvmeemu.events import Event
 from nvmeemu.executor import Executor
 from nvmeemu.features import report_warnings
 from nvmeemu.host import Clock, Host, PciState, Worker
+from nvmeemu.limits import Limits
 from nvmeemu.namespace import Namespaces, flush
 from nvmeemu.queues import CompletionQueue, DoorbellError, SubmissionQueue
 from nvmeemu.spec import (
@@ -62,7 +63,10 @@ class Controller:
     ) -> None:
         limits = limits or Limits()
         self.device = Device(host, clock, identity, namespaces, limits, admin.COMMANDS, io.COMMANDS, engine)
-        self.vectors = self.device.limits.vectors
+        self.vectors = limits.vectors
+        self._stride = limits.stride
+        if limits.dstrd and self.bar0_shared is not None:
+            raise ValueError(f"mapped doorbells lie side by side: dstrd is 0, not {limits.dstrd}")
         self.taps = Taps(self.device)
         self._worker = worker
         self._executor = Executor(self.device, worker, self.fail, self._settle, self._mapped_doorbell)
@@ -89,7 +93,8 @@ class Controller:
     @property
     def direct_doorbells(self) -> tuple[int, int] | None:
         """Who takes doorbells before ``write`` does, if it wants to: see ``Engine.direct_doorbells``."""
-        return None if self.device.engine is None else self.device.engine.direct_doorbells
+        engine = self.device.engine
+        return None if engine is None or self.device.limits.dstrd else engine.direct_doorbells  # for CAP.DSTRD = 0
 
     def read(self, offset: int, size: int) -> bytes:
         """A read of BAR0. Doorbells and everything reserved read as zero."""
@@ -100,7 +105,12 @@ class Controller:
         """A write to BAR0, of 4 or 8 bytes; others change the bytes that they cover."""
         if offset >= DOORBELLS:
             for start in range(0, len(data), 4):
-                self._on_doorbell(offset + start - DOORBELLS, int.from_bytes(data[start : start + 4], "little"))
+                number, rest = divmod(offset + start - DOORBELLS, self._stride)
+                part = data[start : start + 4]
+                if rest:
+                    self._on_write(offset + start, part)
+                else:
+                    self._on_doorbell(number, int.from_bytes(part, "little"))
             return
         self._on_write(offset, data)
 
@@ -213,7 +223,15 @@ class Controller:
         self._registers = regs.RegisterFile()
         self._is_ready = False
         self._registers[regs.CAP] = int(
-            Capabilities(mqes=limits.entries, cqr=True, to=limits.timeout, css=1, mpsmax=limits.max_page_shift)
+            Capabilities(
+                mqes=limits.entries,
+                cqr=True,
+                to=limits.timeout,
+                dstrd=limits.dstrd,
+                css=1,
+                mpsmin=limits.min_page_shift,
+                mpsmax=limits.max_page_shift,
+            )
         )
         self._registers[regs.VS] = VERSION
 
@@ -237,6 +255,8 @@ class Controller:
         self._is_ready = new.rdy
 
     def _write(self, offset: int, data: bytes) -> None:
+        if offset >= DOORBELLS:  # between two
+            self._doorbell_error(ErrorEvent.INVALID_DOORBELL_REGISTER, offset, int.from_bytes(data, "little"))
         for register, value in self._registers.written(offset, data):
             self._write_register(register, value)
 
@@ -278,14 +298,15 @@ class Controller:
     # --- the states ------------------------------------------------------------------------------------------------
 
     def _enable(self) -> None:
-        cc = self._cc
+        cc, limits = self._cc, self.device.limits
         aqa = AdminQueueAttributes.of(self._registers[regs.AQA])
         page_size = PAGE_MIN << cc.mps
         bases = (self._registers[regs.ASQ], self._registers[regs.ACQ])
         problems = (
             (cc.css != 0, f"CC.CSS {cc.css} is not offered"),
             (cc.ams != 0, f"CC.AMS {cc.ams} is not offered"),
-            (cc.mps > self.device.limits.max_page_shift, f"CC.MPS {cc.mps} is above CAP.MPSMAX"),
+            (cc.mps > limits.max_page_shift, f"CC.MPS {cc.mps} is above CAP.MPSMAX"),
+            (cc.mps < limits.min_page_shift, f"CC.MPS {cc.mps} is below CAP.MPSMIN"),
             (aqa.asqs < 2 or aqa.acqs < 2, "AQA gives a queue of one entry"),
             (any(base & page_size - 1 for base in bases), "ASQ or ACQ is not aligned to the page size"),
         )
@@ -363,15 +384,15 @@ class Controller:
 
     # --- doorbells ---------------------------------------------------------------------------------------------------
 
-    def _ring(self, offset: int, value: int) -> None:
-        """A doorbell at ``offset`` from the first one. Base 1.4, 3.1.24 and 3.1.25."""
-        device = self.device
+    def _ring(self, number: int, value: int) -> None:
+        """The doorbell of this number, from 0 on. Base 1.4, 3.1.24 and 3.1.25."""
+        device, offset = self.device, DOORBELLS + number * self._stride
         if not self._is_ready:
-            log.warning("the guest rang the doorbell at %#x before the controller was ready", DOORBELLS + offset)
+            log.warning("the guest rang the doorbell at %#x before the controller was ready", offset)
             return
-        qid, is_cq = offset >> 3, offset & 4
+        qid, is_cq = number >> 1, number & 1
         queue: CompletionQueue | SubmissionQueue | None = (device.cqs if is_cq else device.sqs).get(qid)
-        if queue is None or offset & 3:
+        if queue is None:
             self._doorbell_error(ErrorEvent.INVALID_DOORBELL_REGISTER, offset, value)
             return
         try:
@@ -389,10 +410,10 @@ class Controller:
     def _mapped_doorbell(self, number: int, value: int, is_good: bool) -> None:
         """One that came without a message."""
         if is_good:
-            self._on_doorbell(4 * number, value)
+            self._on_doorbell(number, value)
         else:
-            self._doorbell_error(ErrorEvent.INVALID_DOORBELL_VALUE, 4 * number, value)
+            self._doorbell_error(ErrorEvent.INVALID_DOORBELL_VALUE, DOORBELLS + number * self._stride, value)
 
     def _doorbell_error(self, what: ErrorEvent, offset: int, value: int) -> None:
-        log.warning("the guest wrote %#x to the doorbell at %#x: %s", value, DOORBELLS + offset, what.name.lower())
+        log.warning("the guest wrote %#x to the doorbell at %#x: %s", value, offset, what.name.lower())
         self.device.events.report(Event(EventType.ERROR, what, LogId.ERROR_INFORMATION), keep=False)

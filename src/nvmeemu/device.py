@@ -16,13 +16,12 @@ from nvmeemu.engine import Disk, Engine
 from nvmeemu.events import Events
 from nvmeemu.health import ErrorLog, Health
 from nvmeemu.host import Clock, Host, HostMemoryError
+from nvmeemu.limits import Limits
 from nvmeemu.namespace import Namespaces
 from nvmeemu.queues import CompletionQueue, CqTap, SubmissionQueue
 from nvmeemu.requests import CommandEntry
 from nvmeemu.spec import (
-    BAR0_LEAST,
     CQE_SIZE,
-    DOORBELLS,
     PAGE_MIN,
     SQE_SIZE,
     Command,
@@ -34,9 +33,7 @@ from nvmeemu.spec import (
 
 VENDOR_ID = 0x4E45  # ours: registered for nobody, so that no driver applies another device's quirks
 DEVICE_ID = 0x0001
-MAX_IO_QUEUES = 64
 LONGEST_NQN = 223  # bytes
-DOORBELL_SIZE = 4  # bytes from one to the next: CAP.DSTRD = 0
 
 
 @dataclass(frozen=True)
@@ -82,32 +79,6 @@ def serial_of(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What the controller can do; the defaults suit every driver known (the conformance tests say which needs what)."""
-
-    io_queues: int = MAX_IO_QUEUES
-    vectors: int = MAX_IO_QUEUES + 1  # MSI-X messages; 0: no MSI-X, the pin only
-    entries: int = 1024  # in an I/O queue at most: CAP.MQES
-    mdts: int = 9  # 2 ** mdts pages of 4 KiB in one transfer
-    aerl: int = 8
-    acl: int = 4
-    timeout: int = 60  # CAP.TO, 500 ms units
-    max_page_shift: int = 4  # CAP.MPSMAX
-    least_bar0: int = BAR0_LEAST  # bytes
-
-    @property
-    def transfer(self) -> int:
-        """The largest transfer in bytes."""
-        return PAGE_MIN << self.mdts
-
-    @property
-    def bar0_size(self) -> int:
-        """Bytes of BAR0: the registers and the doorbells of all queues in a power of two (Base 1.4, 3.1)."""
-        end = DOORBELLS + 2 * (self.io_queues + 1) * DOORBELL_SIZE
-        return max(self.least_bar0, 1 << (end - 1).bit_length())
-
-
-@dataclass(frozen=True)
 class EntrySizes:
     """CC.IOSQES and CC.IOCQES in bytes: anything, and changing, until I/O queues are made (Base 1.4, 3.1.5)."""
 
@@ -147,6 +118,8 @@ class Device:
     cqs: dict[int, CompletionQueue] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.namespaces.nn != self.limits.namespaces:
+            raise ValueError(f"NN is {self.namespaces.nn} or {self.limits.namespaces}")
         self.features: dict[tuple[int, int], int] = {}  # values that the host has set: (FID, which) -> value
         self._cq_tap: CqTap | None = None
         self.vendor_features: dict[int, VendorFeature] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from nvmeemu.host import Host
 
-_WIDTH = 4  # CAP.DSTRD = 0
+_WIDTH = 4
 
 
 class Slot:
@@ -40,13 +40,14 @@ class Slot:
 class ShadowDoorbells:
     """The Shadow Doorbell and EventIdx buffers of Doorbell Buffer Config."""
 
-    def __init__(self, host: Host, shadow: int, event: int) -> None:
+    def __init__(self, host: Host, shadow: int, event: int, stride: int = _WIDTH) -> None:
         self._host = host
         self._shadow = shadow
         self._event = event
+        self._stride = stride  # bytes from one to the next, as that of the real ones
 
     def _slot(self, index: int) -> Slot:
-        return Slot(self._host, self._shadow + index * _WIDTH, self._event + index * _WIDTH)
+        return Slot(self._host, self._shadow + index * self._stride, self._event + index * self._stride)
 
     def tail(self, sqid: int) -> Slot:
         return self._slot(2 * sqid)

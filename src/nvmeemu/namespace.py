@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from nvmeemu.backend import Backend
 from nvmeemu.errors import CommandFailed
+from nvmeemu.limits import Limits
 from nvmeemu.spec import BROADCAST, Status
 
 _UUID_ROOT = uuid.UUID("8a2f60ac-02c0-5d3c-9f16-2f61a3a4c0de")  # names of ours live below this one (RFC 9562, v5)
@@ -69,7 +70,7 @@ def flush(namespaces: Iterable[Namespace]) -> None:
 class Namespaces:
     """The active namespaces by NSID. ``nn`` bounds every NSID and never changes (Base 1.4, Figure 247, NN)."""
 
-    nn: int = 16
+    nn: int = Limits.namespaces
     active: dict[int, Namespace] = field(default_factory=dict)
 
     def add(self, namespace: Namespace) -> None:

@@ -32,12 +32,13 @@ from nvmeemu.backend import (
 from nvmeemu.control.methods import Methods
 from nvmeemu.control.server import ControlServer
 from nvmeemu.controller import Controller
-from nvmeemu.device import DEVICE_ID, VENDOR_ID, Identity, Limits, serial_of
+from nvmeemu.device import DEVICE_ID, VENDOR_ID, Identity, serial_of
 from nvmeemu.ending import Ending
 from nvmeemu.faults import FaultError, Faults
 from nvmeemu.faults.file import load
 from nvmeemu.faults.ocp import offer
 from nvmeemu.host import Mirrors
+from nvmeemu.limits import Limits
 from nvmeemu.namespace import Ids, Namespace, Namespaces
 from nvmeemu.native.engine import EngineMissing, NativeEngine, can_trace
 from nvmeemu.vfio import Loop, PciHost, PciIdentity, ServeError, Server, check
@@ -191,9 +192,16 @@ def usual_io_threads() -> int:
 def _controller(
     arguments: argparse.Namespace, host: PciHost, loop: Loop, backends: list[Backend], engine: NativeEngine | None
 ) -> Controller:
-    namespaces = Namespaces()
+    try:
+        limits = Limits.of(vars(arguments), has_msix=not arguments.no_msix)
+    except ValueError as error:
+        raise Failure(f"there is no such controller: {error}", 2) from None
+    if limits.dstrd and engine is not None and engine.doorbells_fd >= 0:
+        raise Failure("--doorbells mapped: they lie side by side: leave out --dstrd", 2)
+    namespaces = Namespaces(limits.namespaces)
     if len(backends) > namespaces.nn:
-        raise Failure(f"at most {namespaces.nn} disks", 2)
+        disks = "1 disk" if namespaces.nn == 1 else f"{namespaces.nn} disks"
+        raise Failure(f"at most {disks}, as --max-namespaces says", 2)
     names = [_identity(backend, arguments) for backend in backends]
     ids = _ids(arguments, len(backends))
     try:
@@ -210,8 +218,6 @@ def _controller(
         raise Failure(str(error), 2) from None
     for nsid, (backend, name, own) in enumerate(zip(backends, names, ids, strict=True), 1):
         namespaces.add(Namespace(nsid, backend, arguments.block_size, name, own))
-    vectors = 0 if arguments.no_msix else arguments.queues + 1
-    limits = Limits(io_queues=arguments.queues, vectors=vectors, timeout=arguments.cap_to)
     return Controller(host, loop, loop, namespaces, identity, limits, engine)
 
 

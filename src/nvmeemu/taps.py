@@ -58,8 +58,8 @@ class Observer:
     def register_written(self, offset: int, data: bytes) -> None:
         """The host has written BAR0, below the doorbells."""
 
-    def doorbell(self, offset: int, value: int) -> None:
-        """The host has rung; ``offset`` is from the first doorbell on."""
+    def doorbell(self, number: int, value: int) -> None:
+        """The host has rung that of SQ ``number // 2``, or of CQ ``number // 2`` if the number is odd."""
 
     def fetched(self, sq: SubmissionQueue, entry: bytes) -> None:
         """A submission queue entry has been copied; ``sq.head`` is behind it already."""
@@ -120,8 +120,8 @@ class Interceptor:
     def register_write(self, go: Callable[[int, bytes], None], offset: int, data: bytes) -> None:
         go(offset, data)
 
-    def doorbell(self, go: Callable[[int, int], None], offset: int, value: int) -> None:
-        go(offset, value)
+    def doorbell(self, go: Callable[[int, int], None], number: int, value: int) -> None:
+        go(number, value)
 
     def fetch(self, go: Callable[[bytes], None], sq: SubmissionQueue, entry: bytes) -> None:
         go(entry)
@@ -206,13 +206,13 @@ class Taps:
         else:
             self.interceptor.register_write(go, offset, data)
 
-    def doorbell(self, go: Callable[[int, int], None], offset: int, value: int) -> None:
+    def doorbell(self, go: Callable[[int, int], None], number: int, value: int) -> None:
         for observer in self.observers:
-            observer.doorbell(offset, value)
+            observer.doorbell(number, value)
         if self.interceptor is None:
-            go(offset, value)
+            go(number, value)
         else:
-            self.interceptor.doorbell(go, offset, value)
+            self.interceptor.doorbell(go, number, value)
 
     def fetch(self, go: Callable[[bytes], None], sq: SubmissionQueue, entry: bytes) -> None:
         for observer in self.observers:

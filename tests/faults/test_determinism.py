@@ -77,8 +77,8 @@ class Said(Observer):
     def register_read(self, offset: int, data: bytes) -> None:
         self.said.append(("read", offset, data))
 
-    def doorbell(self, offset: int, value: int) -> None:
-        self.said.append(("doorbell", offset, value))
+    def doorbell(self, number: int, value: int) -> None:
+        self.said.append(("doorbell", number, value))
 
     def fetched(self, sq: object, entry: bytes) -> None:
         self.said.append(("fetch", entry))

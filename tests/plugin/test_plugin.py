@@ -181,7 +181,7 @@ def test_options_that_there_are_not(pytester: pytest.Pytester) -> None:
     """)
     result = pytester.runpytest()
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*nvme takes no append=: there is size, block_size, faults"])
+    result.stdout.fnmatch_lines(["*nvme takes no append=: there is size, block_size, faults, queues, mqes, *"])
 
 
 @pytest.mark.parametrize(
@@ -192,6 +192,10 @@ def test_options_that_there_are_not(pytester: pytest.Pytester) -> None:
         ("nvme_server", "faults=[{'do': 'explode'}]", "faults: *'explode'*"),
         ("nvme", "size=64", "size=64 is no text*"),
         ("nvme", "block_size=777", "block_size=777 is neither 512 nor 4096"),
+        ("nvme", "mqes=1", "mqes=1 is not a number from 2 to 65536"),
+        ("nvme_server", "aerl='8'", "aerl='8' is not a number from 1 to 256"),
+        ("nvme", "mpsmin=2, mpsmax=1", "there is no such controller: mpsmin 2 is above mpsmax 1"),
+        ("nvme_guest", "mpsmin=1, mdts=9", "there is no such controller: mdts 9 is too large for pages of 8 KiB*"),
         ("nvme", "'64M'", "@pytest.mark.nvmeemu takes keywords, not '64M'*"),
         ("nvme_server", "serve='--ocp'", "serve='--ocp' is one text: give a list of words"),
         ("nvme_guest", "qemu='-s'", "qemu='-s' is one text: give a list of words"),

@@ -34,6 +34,14 @@ with VfioBus(os.environ["NVMEEMU_SOCKET"]) as bus:
 """
 
 
+IS_SMALL = """
+import os
+from nvmeemu.testing import Driver, VfioBus
+with VfioBus(os.environ["NVMEEMU_SOCKET"]) as bus:
+    assert Driver(bus).capabilities.mqes == 5
+"""
+
+
 def run(*words: str | Path, command: list[str] = RUN) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, "--", *map(str, words)], capture_output=True, text=True, timeout=PATIENCE)
 
@@ -261,3 +269,7 @@ def test_nothing_is_left(tmp_path: Path) -> None:
     ended = subprocess.run([*RUN, "--", "true"], env=environment, timeout=PATIENCE)
     assert ended.returncode == 0
     assert len(list(tmp_path.iterdir())) == 1  # that of the one that was killed
+
+
+def test_limits_are_the_drives() -> None:
+    assert run(sys.executable, "-c", IS_SMALL, command=[*RUN, "--mqes", "5"]).returncode == 0

@@ -12,7 +12,9 @@ from nvmeemu.faults.file import scenario
 from nvmeemu.faults.scenarios import SCENARIOS
 from nvmeemu.guest.serving import ServerEnded
 from nvmeemu.pytest_plugin import Expect, NvmeFaults, NvmeServer, Serve, Trace
-from nvmeemu.testing import CommandError
+from nvmeemu.spec import Cns
+from nvmeemu.structures import IdentifyController
+from nvmeemu.testing import CommandError, Driver
 from nvmeemu.trace import Note, open_trace
 
 
@@ -29,6 +31,35 @@ def test_a_remark_stands_behind_what_came_before(nvme_server: NvmeServer, trace:
         nvme_server.control.call("trace.note", text="x" * 1001)
     with pytest.raises(ControlError, match="at most 1000 characters"):
         nvme_server.control.call("trace.note", text=7)
+
+
+LIMITS = {"queues": 3, "mqes": 16, "mdts": 4, "aerl": 2, "cap_to": 5, "mpsmin": 1, "mpsmax": 1, "dstrd": 1}
+
+
+def found(driver: Driver) -> dict[str, int]:
+    """What a host finds of these limits."""
+    page, offered = IdentifyController(driver.identify(Cns.CONTROLLER)), driver.capabilities
+    return {
+        "queues": driver.io_queues(),
+        "mqes": offered.mqes,
+        "mdts": page.mdts,
+        "aerl": page.aerl,
+        "cap_to": offered.to,
+        "mpsmin": offered.mpsmin,
+        "mpsmax": offered.mpsmax,
+        "dstrd": offered.dstrd,
+        "max_namespaces": page.nn,
+    }
+
+
+@pytest.mark.nvmeemu(size="1M", max_namespaces=4, **LIMITS)
+def test_limits_are_those_of_the_drive(request: pytest.FixtureRequest) -> None:
+    for fixture in ("nvme", "nvme_server"):
+        driver = request.getfixturevalue(fixture).driver
+        assert found(driver) == {**LIMITS, "max_namespaces": 4}, fixture
+        driver.write(8, bytes(8 << 10))
+        with pytest.raises(CommandError, match="INVALID_QUEUE_SIZE"):
+            driver.create_queues(2, 17)
 
 
 @pytest.mark.nvmeemu(size="1M", serve=["--engine", "auto"])

@@ -185,7 +185,8 @@ def test_disks_are_given_once_and_not_too_many(path: str, disk: Path) -> None:
     result = run("--socket", path, "--disk", new, "--disk", f"raw:{new}", "--create", "--size", "1M")
     refused(result, 2, "give each disk once")
     disks = [word for number in range(17) for word in ("--disk", f"mem:{number + 1}M")]
-    refused(run("--socket", path, *disks), 2, "at most 16 disks")
+    refused(run("--socket", path, *disks), 2, "at most 16 disks, as --max-namespaces says")
+    refused(run("--socket", path, *disks[:4], "--max-namespaces", 1), 2, "at most 1 disk, as --max-namespaces says")
 
 
 def test_what_is_made_and_written_has_a_path_of_its_own(path: str, disk: Path, folder: Path) -> None:
@@ -260,6 +261,9 @@ def test_a_live_servers_socket_is_left_alone_and_a_stale_one_replaced(path: str,
         (["--read"], "unrecognized arguments"),  # an abbreviation today is two options tomorrow
         (["--queues", "65"], "not a number from 1 to 64"),
         (["--queues", "many"], "'many' is not a number"),
+        (["--mqes", "1"], "'1' is not a number from 2 to 65536"),
+        (["--max-namespaces", "256"], "'256' is not a number from 1 to 255"),
+        (["--dstrd", "16"], "'16' is not a number from 0 to 15"),
         (["--block-size", "513"], "invalid choice"),
         (["--vendor-id", "0x10000"], "not a number from 0 to 65535"),
         (["--log-level", "loud"], "invalid choice"),

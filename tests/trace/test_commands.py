@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from nvmeemu import trace
 from nvmeemu.cli import main
-from nvmeemu.device import Limits
 from nvmeemu.host import PciState
+from nvmeemu.limits import Limits
 from nvmeemu.spec import BROADCAST, AdminOpcode, Command, GetFeatures, Identify, NvmOpcode, ReadWrite
 from nvmeemu.testing import PAGE
 from nvmeemu.trace.align import align

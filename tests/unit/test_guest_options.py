@@ -32,12 +32,15 @@ def test_windows_gets_its_machine(disk: str) -> None:
     settings = cli.parse(["--os", "windows", "--boot-disk", disk])
     assert (settings.job, settings.firmware, settings.mem, settings.smp) == ("boot", "ovmf", "4G", 2)
     assert (settings.display, settings.expect, settings.write) == ("vnc", (), False)
+    assert settings.drive_args == ("--max-namespaces", "1")
 
 
 def test_what_was_asked_for_goes_before_the_systems_own(disk: str) -> None:
     words = ["--os", "windows", "--boot-disk", disk, "--firmware", "seabios", "--mem", "8G", "--display", "none"]
     settings = cli.parse(words)
     assert (settings.firmware, settings.mem, settings.display, settings.smp) == ("seabios", "8G", "none", 2)
+    settings = cli.parse([*words, "--nvme-arg=--max-namespaces", "--nvme-arg=4"])
+    assert settings.drive_args == ("--max-namespaces", "1", "--max-namespaces", "4")  # the last one counts
 
 
 def test_a_login_is_expected_of_freebsd_unless_it_is_attended(disk: str) -> None:

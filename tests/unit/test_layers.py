@@ -36,9 +36,9 @@ LAYERS = [
     ["events", "health", "namespace", "prp", "queues"],
     ["doorbells", "requests"],
     ["engine"],
-    ["backend", "errors", "host", "regs"],
+    ["backend", "errors", "host", "limits", "regs"],
     ["spec", "structures"],
-    ["arguments", "layout", "names", "signals"],
+    ["arguments", "bounds", "layout", "names", "signals"],
     ["__init__"],
 ]
 
@@ -184,7 +184,7 @@ def test_one_module_only_knows_what_is_compiled(compiled: str) -> None:
     assert {one.by for one in IMPORTS if one.of == compiled} == {COMPILED[compiled]}
 
 
-QUICK = {"__init__", "arguments"}
+QUICK = {"__init__", "arguments", "bounds"}
 
 
 def test_the_command_line_is_quick_to_help() -> None:

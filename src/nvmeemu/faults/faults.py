@@ -303,10 +303,10 @@ class Faults(Interceptor):
 
         return write
 
-    def doorbell(self, go: Callable[[int, int], None], offset: int, value: int) -> None:
+    def doorbell(self, go: Callable[[int, int], None], number: int, value: int) -> None:
         if not self._is_silent:
-            passage = Passage(At.DOORBELL, qid=offset >> 3, is_cq=bool(offset & 4), value=value)
-            self._pass(passage, go, offset, value)
+            passage = Passage(At.DOORBELL, qid=number >> 1, is_cq=bool(number & 1), value=value)
+            self._pass(passage, go, number, value)
 
     def fetch(self, go: Callable[[bytes], None], sq: SubmissionQueue, entry: bytes) -> None:
         if self._is_silent:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nvmeemu import inventory
+from nvmeemu.bounds import MOST_NAMESPACES
 from nvmeemu.events import Event
 from nvmeemu.faults.action import Action, Go
 from nvmeemu.faults.disk import FaultyBackend
@@ -176,7 +177,7 @@ class _OfNamespace(State):
     """The argument is the NSID."""
 
     def _take(self, argument: Any) -> None:
-        self.nsid = 1 if argument is True else number(argument, f"do.{self.name}", 1, 16)
+        self.nsid = 1 if argument is True else number(argument, f"do.{self.name}", 1, MOST_NAMESPACES)
 
 
 class Vanish(_OfNamespace):

@@ -37,7 +37,7 @@ class LastingDrive(ServedDrive):
     """A server that outlives its guests; as a context manager. With `late`, guests start without it."""
 
     def __init__(self, run: Run, *arguments: str, late: bool = False) -> None:
-        super().__init__(run.image, [*run.settings.nvme_args, *arguments], once=False)
+        super().__init__(run.image, [*run.settings.drive_args, *arguments], once=False)
         self._late = late
         self._arguments_for_qemu: list[str] = []
 

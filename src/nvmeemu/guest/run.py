@@ -13,6 +13,7 @@ from nvmeemu.guest.deadline import Deadline
 from nvmeemu.guest.drive import SERIAL, Drive, PeerDrive, ServedDrive
 from nvmeemu.guest.guest import COMPLAINTS, Guest
 from nvmeemu.guest.machine import Machine
+from nvmeemu.guest.systems import SYSTEMS
 
 DISK_SIZE = 256 << 20
 KERNEL_ARGUMENTS = "loglevel=5 panic=-1"  # warnings and worse; a panic ends QEMU
@@ -53,6 +54,11 @@ class Settings:
     qemu: Path | None = None
     result_json: Path | None = None
     options: str = ""  # all of the above as it was written, for the record
+
+    @property
+    def drive_args(self) -> tuple[str, ...]:
+        """For nvmeemu serve: what suits the system, and what was asked for."""
+        return (*(SYSTEMS[self.os].drive if self.os else ()), *self.nvme_args)
 
 
 class Run:
@@ -150,7 +156,7 @@ class Run:
         if settings.peer:
             form = "qcow2" if self._overlay and not disk else "raw"
             return PeerDrive(disk or self.image, bootable=bootable, serial=serial, form=form)
-        arguments = (*settings.nvme_args, *(("--serial", serial) if disk else ()))
+        arguments = (*settings.drive_args, *(("--serial", serial) if disk else ()))
         if self._overlay and not disk:
             arguments += ("--overlay",)
         return ServedDrive(disk or self.image, arguments, bootable=bootable)

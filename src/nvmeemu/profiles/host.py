@@ -9,10 +9,10 @@ from typing import Any
 from nvmeemu import regs, spec
 from nvmeemu.backend import BackendError
 from nvmeemu.backend.memory import MemoryBackend
-from nvmeemu.device import Limits
 from nvmeemu.faults import Faults
 from nvmeemu.faults.fault import Fault
 from nvmeemu.host import HostMemoryError
+from nvmeemu.limits import Limits
 from nvmeemu.namespace import Namespace
 from nvmeemu.profiles.buffers import Buffers
 from nvmeemu.profiles.interrupts import Interrupts

@@ -19,7 +19,8 @@ class NvmeBench(Bench):
     """A ``nvmeemu.testing.Bench`` whose driver is ready, with ``faults`` and ``trace``."""
 
     def __init__(self, folder: Path, options: DriveOptions) -> None:
-        super().__init__(MemoryBackend(parse_size(options.size)), block_size=options.block_size)
+        backend = MemoryBackend(parse_size(options.size))
+        super().__init__(backend, block_size=options.block_size, limits=options.limits)
         self.options = options
         self.faults = Faults(self.controller)
         self.records = Records(self.clock)

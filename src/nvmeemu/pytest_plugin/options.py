@@ -8,11 +8,22 @@ from pathlib import Path
 from typing import Any, Self
 
 from nvmeemu.backend import BackendError, parse_size
+from nvmeemu.bounds import OPTIONS
 from nvmeemu.faults import Fault, FaultError
+from nvmeemu.limits import Limits
 
 
 class BadOptions(Exception):
     """A keyword that there is not, for this fixture, or that cannot be so; one line for the user."""
+
+
+_LIMITS = {option.keyword: option for option in OPTIONS.values()}
+
+
+def _limit(keyword: str) -> Any:
+    option = _LIMITS[keyword]
+    default = None if keyword == "mdts" else option.default  # which follows mpsmin
+    return _option(default, f"{option.about} ({option.least} to {option.most})")
 
 
 def _option(default: Any, about: str) -> Any:
@@ -26,6 +37,15 @@ class DriveOptions:
     size: str = _option("64M", "of the disk, as for `nvmeemu serve --size`")
     block_size: int = _option(512, "512 or 4096")
     faults: Sequence[Fault | Mapping[str, Any]] = _option((), "faults that are there before the host is")
+    queues: int = _limit("queues")
+    mqes: int = _limit("mqes")
+    mdts: int | None = _limit("mdts")
+    aerl: int = _limit("aerl")
+    cap_to: int = _limit("cap_to")
+    mpsmin: int = _limit("mpsmin")
+    mpsmax: int = _limit("mpsmax")
+    dstrd: int = _limit("dstrd")
+    max_namespaces: int = _limit("max_namespaces")
 
     @classmethod
     def of(cls, values: Mapping[str, Any], what: str) -> Self:
@@ -48,6 +68,7 @@ class DriveOptions:
         if isinstance(self.faults, (str, Mapping, Fault)):
             raise BadOptions(f"faults={self.faults!r}: give a list of faults")
         self.new_faults()
+        self._check_limits()
 
     def new_faults(self) -> list[Fault]:
         """The faults, made anew: each is a drive's own, and several drives may have these options."""
@@ -55,6 +76,33 @@ class DriveOptions:
             return [Fault.of(fault.as_table() if isinstance(fault, Fault) else fault) for fault in self.faults]
         except FaultError as error:
             raise BadOptions(f"faults: {error}") from None
+
+    def _check_limits(self) -> None:
+        for keyword, option in _LIMITS.items():
+            value = getattr(self, keyword)
+            is_number = isinstance(value, int) and option.least <= value <= option.most
+            if not is_number and not (keyword == "mdts" and value is None):
+                raise BadOptions(f"{keyword}={value!r} is not a number from {option.least} to {option.most}")
+        try:
+            _ = self.limits
+        except ValueError as error:
+            raise BadOptions(f"there is no such controller: {error}") from None
+
+    @property
+    def limits(self) -> Limits:
+        """Of its controller."""
+        return Limits.of({keyword: getattr(self, keyword) for keyword in _LIMITS})
+
+    @property
+    def limit_words(self) -> list[str]:
+        """The same for ``nvmeemu serve``."""
+        given = [(option, getattr(self, keyword)) for keyword, option in _LIMITS.items()]
+        return [
+            word
+            for option, value in given
+            if value not in (None, option.default)
+            for word in (f"--{option.name}", str(value))
+        ]
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,11 @@ from nvmeemu import prp, regs, spec
 from nvmeemu.backend import Backend, BackendError
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.controller import Controller
-from nvmeemu.device import Identity, Limits
+from nvmeemu.device import Identity
 from nvmeemu.errors import CommandFailed
 from nvmeemu.events import Event
 from nvmeemu.host import HostMemoryError
+from nvmeemu.limits import Limits
 from nvmeemu.namespace import Ids, Namespace, Namespaces
 from nvmeemu.taps import Observer
 from nvmeemu.testing.ports import ManualWorker, Ram, VirtualClock
@@ -98,13 +99,14 @@ class _Player:
         self._clock = VirtualClock()
         self._worker = ManualWorker()
         try:
+            limits = Limits(**description.limits)
             self._controller = Controller(
                 self._ram,
                 self._clock,
                 self._worker,
-                _namespaces(description, backends),
+                _namespaces(description, backends, limits.namespaces),
                 Identity(**description.identity or {"serial": "REPLAY"}),
-                Limits(**description.limits),
+                limits,
             )
         except (TypeError, ValueError, BackendError) as error:
             raise TraceError(f"{name}: the device of this trace cannot be made: {error}") from None
@@ -203,7 +205,8 @@ class _Player:
         if queue is not None and queue.shadow is not None:
             with suppress(HostMemoryError):
                 self._ram.write(queue.shadow.shadow, value.to_bytes(4, "little"))
-        self._controller.write(spec.DOORBELLS + 8 * record.qid + 4 * record.is_cq, value.to_bytes(4, "little"))
+        place = spec.DOORBELLS + (2 * record.qid + record.is_cq) * device.limits.stride
+        self._controller.write(place, value.to_bytes(4, "little"))
 
     def _fill(self, qid: int, tail: int) -> int:
         """Put the entries into the queue that this tail gives away; the tail behind those that were ever fetched."""
@@ -293,9 +296,9 @@ class _Events(Observer):
         self.counts[int(event.type), event.info, int(event.log)] += 1
 
 
-def _namespaces(description: Description, backends: list[Backend]) -> Namespaces:
+def _namespaces(description: Description, backends: list[Backend], nn: int) -> Namespaces:
     """Those of the trace, with these disks in order, or empty ones. Raises TypeError, ValueError, BackendError."""
-    namespaces = Namespaces()
+    namespaces = Namespaces(nn)
     told: list[dict[str, Any]] = description.namespaces or [_DEFAULT]
     for number, one in enumerate(told):
         one = _DEFAULT | one

@@ -9,8 +9,9 @@ from typing import Self
 from nvmeemu.backend import Backend
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.controller import Controller
-from nvmeemu.device import Identity, Limits
+from nvmeemu.device import Identity
 from nvmeemu.host import Mirrors
+from nvmeemu.limits import Limits
 from nvmeemu.namespace import Namespace, Namespaces
 from nvmeemu.native.engine import NativeEngine
 from nvmeemu.spec import DOORBELLS
@@ -49,7 +50,8 @@ class Bench:
         self.worker = ManualWorker()
         self.is_manual = manual
         self.backend = backend or MemoryBackend(16 << 20)
-        self.namespaces = Namespaces()
+        limits = limits or Limits()
+        self.namespaces = Namespaces(limits.namespaces)
         self.namespaces.add(Namespace(1, self.backend, block_size))
         self.controller = Controller(
             self.ram, self.clock, self.worker, self.namespaces, Identity(serial="TEST0001"), limits, self.engine

@@ -39,6 +39,7 @@ from nvmeemu.testing.heap import Heap
 
 CAP, VS, INTMS, INTMC, CC, CSTS, AQA, ASQ, ACQ = 0x00, 0x08, 0x0C, 0x10, 0x14, 0x1C, 0x24, 0x28, 0x30
 PAGE = 4096
+USUAL_ENTRIES = 64  # of an I/O queue
 
 
 class Bus(Protocol):
@@ -125,6 +126,7 @@ class Driver:
         self._admin: QueuePair | None = None
         self.queues: dict[int, QueuePair] = _Queues()
         self.stride = 4
+        self._entries = USUAL_ENTRIES
         self.page = PAGE  # bytes, by CC.MPS
 
     def __repr__(self) -> str:
@@ -199,9 +201,17 @@ class Driver:
                 self.free(place)
 
     # life
-    def enable(self, *, asqs: int = 32, acqs: int = 32, mps: int = 0, iosqes: int = 6, iocqes: int = 4) -> None:
-        """Reset, then enable with new admin queues. Raises TimeoutError if RDY does not follow."""
+    def enable(
+        self, *, asqs: int = 32, acqs: int = 32, mps: int | None = None, iosqes: int = 6, iocqes: int = 4
+    ) -> None:
+        """Reset, then enable with new admin queues; without ``mps``, with the smallest pages. Raises TimeoutError if
+        RDY does not follow.
+        """
         self.disable()
+        offered = self.capabilities
+        self.stride = 4 << offered.dstrd
+        self._entries = min(USUAL_ENTRIES, offered.mqes)
+        mps = offered.mpsmin if mps is None else mps
         for place in self._queue_memory.values():
             self._heap.give_back(place)
         align = PAGE << mps
@@ -326,13 +336,15 @@ class Driver:
         command = SetFeatures(opcode=AdminOpcode.SET_FEATURES, nsid=nsid, fid=fid, cdw11=cdw11)
         return self.succeed(self.admin, command).dw0
 
-    def create_cq(self, qid: int, entries: int = 64, *, vector: int = 0, ien: bool = True) -> int:
-        """Create an I/O completion queue; its address."""
+    def create_cq(self, qid: int, entries: int | None = None, *, vector: int = 0, ien: bool = True) -> int:
+        """Create an I/O completion queue, of 64 entries if there may be as many; its address."""
+        entries = entries or self._entries
         command = CreateCq(opcode=AdminOpcode.CREATE_CQ, qid=qid, qsize=entries, pc=True, ien=ien, iv=vector)
         return self._create("cq", qid, command, entries * CQE_SIZE)
 
-    def create_sq(self, qid: int, entries: int = 64, *, cqid: int | None = None) -> int:
-        """Create an I/O submission queue; its address."""
+    def create_sq(self, qid: int, entries: int | None = None, *, cqid: int | None = None) -> int:
+        """Create an I/O submission queue, of 64 entries if there may be as many; its address."""
+        entries = entries or self._entries
         cqid = qid if cqid is None else cqid
         command = CreateSq(opcode=AdminOpcode.CREATE_SQ, qid=qid, qsize=entries, pc=True, cqid=cqid)
         return self._create("sq", qid, command, entries * SQE_SIZE)
@@ -347,8 +359,9 @@ class Driver:
         self._queue_memory[kind, qid] = place
         return place
 
-    def create_queues(self, qid: int = 1, entries: int = 64, *, vector: int = 0) -> QueuePair:
-        """Create an I/O queue pair, ``queues[qid]``."""
+    def create_queues(self, qid: int = 1, entries: int | None = None, *, vector: int = 0) -> QueuePair:
+        """Create an I/O queue pair, ``queues[qid]``, of 64 entries if there may be as many."""
+        entries = entries or self._entries
         cq = self.create_cq(qid, entries, vector=vector)
         self.queues[qid] = QueuePair(qid, self.create_sq(qid, entries), cq, entries, entries)
         return self.queues[qid]

@@ -14,7 +14,7 @@ from nvmeemu.errors import CommandFailed
 from nvmeemu.events import Event
 from nvmeemu.host import HostMemoryError, PciState
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
-from nvmeemu.spec import DOORBELLS, Command, NvmOpcode
+from nvmeemu.spec import Command, NvmOpcode
 from nvmeemu.trace.file import Description
 from nvmeemu.trace.records import (
     BIGGEST_PIECE,
@@ -102,11 +102,8 @@ class Recorder(taps.Observer):
     def register_written(self, offset: int, data: bytes) -> None:
         self._record(RegisterWrite, offset, data)
 
-    def doorbell(self, offset: int, value: int) -> None:
-        if offset & 3:
-            self._record(RegisterWrite, DOORBELLS + offset, value.to_bytes(4, "little"))
-        else:
-            self._record(Doorbell, offset >> 3, bool(offset & 4), False, value)
+    def doorbell(self, number: int, value: int) -> None:
+        self._record(Doorbell, number >> 1, bool(number & 1), False, value)
 
     def _look_at_shadow(self, queue: SubmissionQueue | CompletionQueue) -> None:
         """The host may have moved it without a word: then the device has found that out by now."""
