@@ -205,16 +205,20 @@ class Device:
             self.engine.forget_doorbell(number)
 
     def configure_engine(self, write_cache: bool) -> None:
-        """Tell the engine what the namespaces are. Without ``write_cache`` every write has to become durable, which
-        is Python's."""
+        """Tell the engine what the namespaces are. Without ``write_cache`` every write has to become durable."""
         if self.engine is None:
             return
         disks = {}
         for namespace in self.namespaces:
             backend = namespace.backend
-            if backend.direct is not None:
-                writable = not backend.read_only and (write_cache or not backend.volatile_cache)
-                disks[namespace.nsid] = Disk(backend.direct, namespace.block_size, namespace.blocks, writable)
+            disks[namespace.nsid] = Disk(
+                backend.direct,
+                namespace.block_size,
+                namespace.blocks,
+                writable=not backend.read_only,
+                is_volatile=backend.volatile_cache,
+                writes_through=not write_cache,
+            )
         self.engine.configure(self.page_size, self.limits.transfer, disks)
 
     def collect_counts(self) -> None:

@@ -1,4 +1,4 @@
-"""The port of a native engine: it serves the ordinary reads and writes of I/O queues, on threads of its own.
+"""The port of a native engine: it serves the ordinary commands of I/O queues, on threads of its own.
 
 A queue has one owner. Completion queues belong to the engine, if there is one, as long as they exist: it is their
 only writer, and Python's completions go through it. Submission queues belong to it unless something that only Python
@@ -110,21 +110,25 @@ class Counts(NamedTuple):
     writes: int
     bytes_read: int
     bytes_written: int
+    others: int  # Flush, Write Zeroes, Dataset Management: SMART does not count them
 
 
 @dataclass(frozen=True)
 class Disk:
-    """A namespace for the engine. Unless ``writable``, writes are Python's, to do or to refuse."""
+    """A namespace for the engine. Without ``direct`` the data is Python's. Unless ``writable``, writes are Python's, to
+    do or to refuse."""
 
-    direct: Direct
+    direct: Direct | None
     block_size: int
     blocks: int
     writable: bool
+    is_volatile: bool  # what is written may be lost until a sync
+    writes_through: bool  # the write cache is off: a write completes when it is durable
 
 
 class Engine(Protocol):
     def configure(self, page_size: int, transfer: int, disks: Mapping[int, Disk]) -> None:
-        """CC.MPS and the largest transfer in bytes, and the namespaces that it can serve by their NSIDs."""
+        """CC.MPS and the largest transfer in bytes, and all namespaces by their NSIDs."""
         ...
 
     def add_cq(self, cq: CompletionQueue) -> OwnedCq: ...

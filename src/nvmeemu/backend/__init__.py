@@ -6,8 +6,9 @@ import errno
 import os
 import re
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 SECTOR = 512
@@ -24,6 +25,29 @@ class BadRequest(BackendError):
     """What is asked for makes no sense, whatever disks there are: bad use, not bad luck."""
 
 
+class FailedSync:
+    """That a sync of a disk has failed, for Python and the engine together: the kernel says so once, drops what it could
+    not write, and the next sync "succeeds". ``word``: 0, the errno, or its negative until somebody was told of what the
+    engine has met."""
+
+    def __init__(self) -> None:
+        self.word = array("i", [0])
+
+    def note(self, error: OSError) -> None:
+        self.word[0] = self.word[0] or error.errno or errno.EIO
+
+    def check(self) -> None:
+        """Raises OSError from the first failure on."""
+        if self.word[0]:
+            number = self.word[0] = abs(self.word[0])
+            raise OSError(number, os.strerror(number))
+
+    def tell(self) -> None:
+        """Raises OSError if nobody was told yet."""
+        if self.word[0] < 0:
+            self.check()
+
+
 @dataclass(frozen=True)
 class Direct:
     """How the native engine reaches a disk itself: its memory, or its file with plain reads and writes at offsets."""
@@ -33,6 +57,7 @@ class Direct:
     never_waits: bool = False  # a file that lies in memory
     can_read_now: bool = False  # RWF_NOWAIT works for reads, and finds data in the page cache
     begins_now: bool = False  # io_uring can begin reads and writes without a thread that may block
+    failed_sync: FailedSync = field(default_factory=FailedSync)
 
 
 class Backend(ABC):

@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Sequence
 
-from nvmeemu.backend import Backend, BackendError, Direct, describe
+from nvmeemu.backend import Backend, BackendError, Direct, FailedSync, describe
 from nvmeemu.backend.claim import Claim, in_use
 
 _FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE, _FALLOC_ZERO_RANGE = 0x01, 0x02, 0x10  # linux/falloc.h
@@ -68,7 +68,7 @@ class RawBackend(Backend):
         self.read_only = read_only
         self.volatile_cache = not read_only
         self.identity = f"file:{os.path.realpath(path)}"
-        self._failed_sync: OSError | None = None
+        self._failed_sync = FailedSync()
         self._fd = _open(path, read_only, self.open_flags)
         try:
             self.size = os.lseek(self._fd, 0, os.SEEK_END)
@@ -89,6 +89,7 @@ class RawBackend(Backend):
             never_waits=self._reads_now and not self._now_flags,
             can_read_now=self._reads_now,
             begins_now=self._reads_now,
+            failed_sync=self._failed_sync,
         )
 
     def _beginning(self, size: int) -> bytes:
@@ -131,11 +132,12 @@ class RawBackend(Backend):
         if not fua:
             self._write(offset, views, 0)
             return
+        self._failed_sync.tell()
         try:
             self._write(offset, views, os.RWF_DSYNC)
         except OSError as error:
             self._write(offset, views, 0)  # raises where not the sync but the write itself cannot be done
-            self._failed_sync = self._failed_sync or error
+            self._failed_sync.note(error)
             raise
 
     def _write(self, offset: int, views: Sequence[memoryview], flags: int) -> None:
@@ -147,14 +149,13 @@ class RawBackend(Backend):
     def flush(self) -> None:
         # After a failed sync, of a Flush or of a FUA write, the kernel has dropped dirty pages of earlier writes
         # perhaps, and the next sync would "succeed": stay failed.
-        if self._failed_sync:
-            raise self._failed_sync
+        self._failed_sync.check()
         if self.read_only:
             return
         try:
             os.fdatasync(self._fd)
         except OSError as error:
-            self._failed_sync = error
+            self._failed_sync.note(error)
             raise
 
     def zero(self, offset: int, length: int, deallocate: bool) -> None:

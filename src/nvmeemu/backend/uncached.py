@@ -25,7 +25,8 @@ class UncachedBackend(RawBackend):
 
     def __init__(self, path: str, *, read_only: bool = False, any_content: bool = False) -> None:
         super().__init__(path, read_only=read_only, any_content=any_content)
-        self.direct = Direct(fd=self._fd, begins_now=takes_nowait(self._fd, _aligned(self.alignment)))
+        begins_now = takes_nowait(self._fd, _aligned(self.alignment))
+        self.direct = Direct(fd=self._fd, begins_now=begins_now, failed_sync=self._failed_sync)
 
     def _beginning(self, size: int) -> bytes:
         """The first thing that is read: to do so, the alignment has to be known."""

@@ -13,8 +13,11 @@ struct disk {
     bool can_read_now; /* RWF_NOWAIT works for reads */
     bool begins_now; /* io_uring can begin reads and writes without a thread that may block */
     bool writable; /* false: writes are Python's */
+    bool is_volatile; /* what is written may be lost until a sync */
+    bool writes_through; /* the write cache is off: a write is complete when it is durable */
+    int32_t *failed_sync; /* errno of the first sync that has failed, in the engine or in Python, or 0; with fd */
     uint32_t block_shift;
-    uint64_t blocks;
+    uint64_t blocks; /* 0: there is no namespace */
 };
 
 enum event_kind {
@@ -38,6 +41,7 @@ struct event {
 
 struct counts {
     uint64_t reads, writes, bytes_read, bytes_written;
+    uint64_t others; /* Flush, Write Zeroes, Dataset Management */
 };
 
 /* NULL: errno says why. */
@@ -54,6 +58,9 @@ bool engine_unmap(struct engine *engine, uint64_t iova);
 /* What the controller is: page size and largest transfer in bytes, namespaces, interrupts. */
 void engine_set_limits(struct engine *engine, uint64_t page_size, uint64_t transfer);
 bool engine_set_disk(struct engine *engine, uint32_t nsid, const struct disk *disk);
+/* The only namespace that a Flush of all of them has to sync; 0: there is none; another one than the engine knows: that
+   Flush is Python's. */
+void engine_set_flush_all(struct engine *engine, uint32_t nsid);
 /* Takes a copy of the eventfd; -1: main raises it. Completion queues with entries are signalled once. */
 bool engine_set_vector(struct engine *engine, uint32_t vector, int eventfd);
 void engine_signal_all(struct engine *engine);

@@ -1,4 +1,5 @@
-/* Reads and writes. What is not ordinary, does not map or fails goes to Python, which says why. */
+/* Reads and writes, and commands that wait for a disk. What is not ordinary, does not map or fails goes to Python, which
+   says why. */
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -9,39 +10,45 @@
 
 #define ALIGNMENT 4096 /* of private buffers, for O_DIRECT */
 
-/* The bits of dword 12 that an ordinary command may have: its length, and Limited Retry, which changes nothing. */
-#define CDW12_BITS(field) ((1u << NVME_READ_WRITE_##field##_WIDTH) - 1) << (NVME_READ_WRITE_##field##_BIT - 384)
-#define ORDINARY (CDW12_BITS(NLB) | CDW12_BITS(LR))
+/* The bits of dword 12 that an ordinary command may have. */
+#define ORDINARY (CDW_BITS(READ_WRITE, NLB, 12) | READ_WRITE_FUA | READ_WRITE_LR)
 
 /* --- commands that wait for a disk --------------------------------------------------------------------------------- */
+
+static bool changes_media(const struct op *op)
+{
+    return op->command.opcode != NVME_NVM_OPCODE_READ;
+}
 
 bool disk_is_busy(const struct lane *lane, uint32_t nsid)
 {
     return lane->at_disk[nsid].ops >= MAX_OPS || lane->at_disk[nsid].bytes >= MAX_OP_BYTES;
 }
 
-/* PENDING: here it is. */
-static enum verdict op_new(struct op **new_op, struct lane *lane, struct sq *sq, const struct nvme_read_write *command,
-                           const struct disk *disk, bool is_write, uint64_t offset, uint64_t length)
+enum verdict op_new(struct op **new_op, struct lane *lane, struct sq *sq, const struct nvme_read_write *command,
+                    uint32_t nsid, uint64_t size)
 {
-    void *buffer;
+    const struct disk *disk = &lane->engine->disks[nsid];
+    void *buffer = NULL;
 
-    if (disk_is_busy(lane, command->nsid)) {
-        sq->waits_for = command->nsid;
+    if (disk_is_busy(lane, nsid)) {
+        sq->waits_for = nsid;
         return WAIT;
     }
     struct op *op = lane->ring ? malloc(sizeof(*op)) : NULL;
-    if (!op || posix_memalign(&buffer, ALIGNMENT, length) != 0) {
+    if (!op || (size > 0 && posix_memalign(&buffer, ALIGNMENT, size) != 0)) {
         free(op);
         return PUNT;
     }
-    bool would_block = !disk->begins_now;
-    *op = (struct op){sq, *command, is_write, disk->fd, would_block, offset, (uint32_t)length, buffer, 0, NULL};
+    *op = (struct op){.sq = sq, .command = *command, .nsid = nsid, .fd = disk->fd, .failed_sync = disk->failed_sync};
+    op->would_block = !disk->begins_now;
+    op->size = (uint32_t)size;
+    op->buffer = buffer;
     lane->ops++;
-    lane->at_disk[command->nsid].ops++;
-    lane->at_disk[command->nsid].bytes += op->length;
+    lane->at_disk[nsid].ops++;
+    lane->at_disk[nsid].bytes += op->size;
     atomic_fetch_add(&sq->under_way, 1);
-    atomic_fetch_add(&lane->writing, is_write);
+    atomic_fetch_add(&lane->writing, changes_media(op));
     *new_op = op;
     return PENDING;
 }
@@ -52,12 +59,12 @@ static void op_free(struct lane *lane, struct op *op)
     struct sq *sq = op->sq;
 
     lane->ops--;
-    lane->at_disk[op->command.nsid].ops--;
-    lane->at_disk[op->command.nsid].bytes -= op->length;
-    atomic_fetch_sub(&lane->writing, op->is_write);
+    lane->at_disk[op->nsid].ops--;
+    lane->at_disk[op->nsid].bytes -= op->size;
+    atomic_fetch_sub(&lane->writing, changes_media(op));
     if (atomic_fetch_sub(&sq->under_way, 1) == 1 && sq->stopped)
         queue_tell(&sq->queue, NOTICE_IDLE);
-    if (lane->ops == 0 || (op->is_write && lane->writing == 0)) {
+    if (lane->ops == 0 || (changes_media(op) && lane->writing == 0)) {
         if (atomic_exchange(&engine->anxious, false)) {
             atomic_store(&engine->settled, true);
             engine_notify(engine);
@@ -71,14 +78,6 @@ static void op_free(struct lane *lane, struct op *op)
 static void add_to(_Atomic uint64_t *counter, uint64_t number)
 {
     atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + number, memory_order_relaxed);
-}
-
-static enum verdict op_start(struct lane *lane, struct op *op)
-{
-    if (ring_start(lane->ring, op))
-        return PENDING;
-    op_free(lane, op);
-    return PUNT;
 }
 
 static void list_add(struct op_list *list, struct op *op)
@@ -97,12 +96,32 @@ static struct op *list_take(struct op_list *list)
     return op;
 }
 
-static void count(struct lane *lane, bool is_write, uint64_t length)
+static void count(struct lane *lane, uint8_t opcode, uint64_t length)
 {
     struct counters *counters = &lane->counters;
+    bool is_write = opcode == NVME_NVM_OPCODE_WRITE;
 
+    if (!is_write && opcode != NVME_NVM_OPCODE_READ) {
+        add_to(&counters->others, 1);
+        return;
+    }
     add_to(is_write ? &counters->writes : &counters->reads, 1);
     add_to(is_write ? &counters->bytes_written : &counters->bytes_read, length);
+}
+
+static bool op_begin(struct lane *lane, struct op *op)
+{
+    if (op->suits_lane)
+        list_add(&lane->writes, op);
+    return op->suits_lane || ring_start(lane->ring, op);
+}
+
+enum verdict op_start(struct lane *lane, struct op *op)
+{
+    if (op_begin(lane, op))
+        return PENDING;
+    op_free(lane, op);
+    return PUNT;
 }
 
 /* The memory of a read may have moved, or be gone, since it was begun. */
@@ -110,7 +129,7 @@ static bool deliver(struct lane *lane, const struct op *op)
 {
     const struct nvme_read_write *command = &op->command;
 
-    if (!prp_walk(&lane->transfer, &lane->guest, command->prp1, command->prp2, op->length, lane->engine->page_size,
+    if (!prp_walk(&lane->transfer, &lane->guest, command->prp1, command->prp2, op->size, lane->engine->page_size,
                   true))
         return false;
     transfer_scatter(&lane->transfer, op->buffer);
@@ -119,23 +138,89 @@ static bool deliver(struct lane *lane, const struct op *op)
     return true;
 }
 
-/* Otherwise the write cache was switched off since the write was begun, and Python does it again, durably. (A namespace
-   that was taken away has ended as it was.) */
+bool has_failed(const int32_t *failed_sync)
+{
+    return __atomic_load_n(failed_sync, __ATOMIC_SEQ_CST) != 0;
+}
+
+/* Python tells the guest, with the command that it does again, and remembers it. */
+static void note_failed_sync(const struct op *op, int error)
+{
+    int32_t none = 0;
+
+    __atomic_compare_exchange_n(op->failed_sync, &none, -error, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+bool has_to_last(const struct disk *disk, const struct nvme_read_write *command)
+{
+    return disk->is_volatile && (disk->writes_through || (command->cdw12 & READ_WRITE_FUA));
+}
+
+/* Otherwise the write cache was switched off since it was begun, and Python does it again, durably. (A namespace that
+   was taken away has ended as it was.) A sync that succeeds after another one has failed means nothing. */
 static bool is_good_as_it_is(const struct lane *lane, const struct op *op)
 {
-    const struct disk *disk = &lane->engine->disks[op->command.nsid];
+    const struct disk *disk = &lane->engine->disks[op->nsid];
 
-    return disk->writable || disk->fd != op->fd;
+    if (op->work == WORK_SYNC)
+        return !has_failed(op->failed_sync);
+    return op->is_durable || disk->fd != op->fd || !has_to_last(disk, &op->command);
+}
+
+/* What it was asked for has not happened, but for these reasons: they say nothing of the disk. */
+static bool is_error(long result)
+{
+    return result < 0 && result != -EAGAIN && result != -EINTR && result != -ECANCELED;
+}
+
+/* After `result`, there is more work for the disk. */
+static bool op_goes_on(struct op *op, long result)
+{
+    if (op->work == WORK_WRITE && (op->flags & RWF_DSYNC) && is_error(result)) {
+        op->lost = (int)-result; /* unless the write itself cannot be done, which the same without a sync tells */
+        op->flags = 0;
+        return true;
+    }
+    if (result != 0 || op->work != WORK_ALLOCATE)
+        return false;
+    if (op->more_count > 0) {
+        op->extent = *op->more++;
+        op->more_count--;
+        return true;
+    }
+    op->work = op->syncs_last ? WORK_SYNC : op->work;
+    return op->syncs_last;
+}
+
+/* It has done all of it. */
+static bool is_done(const struct op *op, long result)
+{
+    return op->lost == 0 && result == (op->work == WORK_READ || op->work == WORK_WRITE ? (long)op->size : 0);
+}
+
+/* errno of a sync that has failed, or may have, or 0. */
+static int lost_by(const struct op *op, long result)
+{
+    if (op->work == WORK_SYNC)
+        return is_error(result) ? (int)-result : 0;
+    return result == (long)op->size || (result < 0 && !is_error(result)) ? op->lost : 0;
 }
 
 void op_finish(struct lane *lane, struct op *op, long result)
 {
     struct sq *sq = op->sq;
-    bool is_done = result == (long)op->length;
 
+    if (op_goes_on(op, result)) {
+        if (op_begin(lane, op))
+            return;
+        result = -EAGAIN;
+    }
+    if (lost_by(op, result))
+        note_failed_sync(op, lost_by(op, result));
+    bool is_good = is_done(op, result) && (changes_media(op) ? is_good_as_it_is(lane, op) : deliver(lane, op));
     if (!sq->dropped) {
-        if (is_done && (op->is_write ? is_good_as_it_is(lane, op) : deliver(lane, op))) {
-            count(lane, op->is_write, op->length);
+        if (is_good) {
+            count(lane, op->command.opcode, op->size);
             sq_complete(sq, op->command.cid);
         } else {
             engine_punt(lane->engine, sq, &op->command, true);
@@ -144,13 +229,39 @@ void op_finish(struct lane *lane, struct op *op, long result)
     op_free(lane, op);
 }
 
+static long op_call(const struct op *op)
+{
+    struct iovec piece = {op->buffer, op->size};
+    const struct extent *at = &op->extent;
+    long result = -1;
+
+    if (op->work == WORK_WRITE && op->flags == 0)
+        result = pwrite(op->fd, op->buffer, op->size, (off_t)at->offset);
+    else if (op->work == WORK_WRITE)
+        result = pwritev2(op->fd, &piece, 1, (off_t)at->offset, op->flags);
+    else if (op->work == WORK_ALLOCATE)
+        result = fallocate(op->fd, op->flags, (off_t)at->offset, (off_t)at->length);
+    else if (op->work == WORK_SYNC)
+        result = fdatasync(op->fd);
+    return result < 0 ? -errno : result;
+}
+
+/* Other commands than that of the op that the lane works on. */
+static bool has_others(struct lane *lane)
+{
+    for (uint32_t i = 0; i < lane->sqs.count; i++)
+        if (sq_is_runnable(as_sq(lane->sqs.items[i])))
+            return true;
+    return lane->ops > 1;
+}
+
 /* False: while it was written, the other thread has taken the lane over. */
 static bool write_now(struct lane *lane, struct op *op)
 {
     uint32_t shift = lane->shift;
 
     pthread_mutex_unlock(&lane->lock);
-    op->result = pwrite(op->fd, op->buffer, op->length, (off_t)op->offset);
+    op->result = op_call(op);
     lane_enter(lane);
     if (lane->shift != shift) {
         list_add(&lane->written, op);
@@ -161,6 +272,8 @@ static bool write_now(struct lane *lane, struct op *op)
     atomic_store(&lane->writes_now, false);
     atomic_fetch_sub(&lane->wanted, 1);
     lane_give_way(lane); /* it may have been paused meanwhile */
+    if (op->waits && has_others(lane))
+        lane_note_slow(lane);
     op_finish(lane, op, op->result);
     return true;
 }
@@ -170,11 +283,12 @@ bool lane_write(struct lane *lane)
     struct op *op;
 
     while ((op = list_take(&lane->writes)) != NULL) {
-        if (lane_begin_write(lane, op->command.nsid)) {
+        bool may_wait = !op->waits || !has_others(lane);
+        if (may_wait && lane_begin_write(lane, op->nsid, op->waits)) {
             if (!write_now(lane, op))
                 return false;
         } else if (!ring_start(lane->ring, op)) {
-            op_finish(lane, op, -1);
+            op_finish(lane, op, -EAGAIN);
         }
     }
     return true;
@@ -207,8 +321,12 @@ static enum verdict disk_read(struct lane *lane, struct sq *sq, const struct nvm
             return DONE;
     }
     struct op *op;
-    enum verdict verdict = op_new(&op, lane, sq, command, disk, false, offset, length);
-    return verdict == PENDING ? op_start(lane, op) : verdict;
+    enum verdict verdict = op_new(&op, lane, sq, command, command->nsid, length);
+    if (verdict != PENDING)
+        return verdict;
+    op->work = WORK_READ;
+    op->extent.offset = offset;
+    return op_start(lane, op);
 }
 
 static enum verdict disk_write(struct lane *lane, struct sq *sq, const struct nvme_read_write *command,
@@ -221,8 +339,11 @@ static enum verdict disk_write(struct lane *lane, struct sq *sq, const struct nv
         return DONE;
     }
     _Atomic bool *waits = &lane->engine->writes_wait[command->nsid];
+    bool lasts = has_to_last(disk, command);
+    if (lasts && has_failed(disk->failed_sync))
+        return PUNT;
     /* Where the first part was written and not the rest, the same data is written once more: no harm. */
-    if (disk->can_read_now && !atomic_load_explicit(waits, memory_order_relaxed)) {
+    if (disk->can_read_now && !lasts && !atomic_load_explicit(waits, memory_order_relaxed)) {
         int flags = disk->never_waits ? 0 : RWF_NOWAIT;
         if (pwritev2(disk->fd, transfer->pieces, (int)transfer->count, (off_t)offset, flags) == (ssize_t)length)
             return DONE;
@@ -230,29 +351,33 @@ static enum verdict disk_write(struct lane *lane, struct sq *sq, const struct nv
             atomic_store_explicit(waits, true, memory_order_relaxed);
     }
     struct op *op;
-    enum verdict verdict = op_new(&op, lane, sq, command, disk, true, offset, length);
+    enum verdict verdict = op_new(&op, lane, sq, command, command->nsid, length);
     if (verdict != PENDING)
         return verdict;
     transfer_gather(transfer, op->buffer);
-    if (!disk->can_read_now || !atomic_load_explicit(waits, memory_order_relaxed))
-        return op_start(lane, op);
-    list_add(&lane->writes, op);
-    return PENDING;
+    op->work = WORK_WRITE;
+    op->extent.offset = offset;
+    op->flags = lasts ? RWF_DSYNC : 0;
+    op->is_durable = op->waits = lasts;
+    op->would_block |= lasts && disk->can_read_now; /* the ring would sync at once, in the lane */
+    op->suits_lane = disk->can_read_now && (lasts || atomic_load_explicit(waits, memory_order_relaxed));
+    return op_start(lane, op);
 }
 
-enum verdict command_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command)
+static enum verdict transfer_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command)
 {
     const struct engine *engine = lane->engine;
     bool is_write = command->opcode == NVME_NVM_OPCODE_WRITE;
 
-    if ((!is_write && command->opcode != NVME_NVM_OPCODE_READ) || command->flags != 0 ||
-        (command->cdw12 & ~(ORDINARY)) != 0 || command->nsid > MAX_NSID)
+    if ((command->cdw12 & ~ORDINARY) != 0 || command->nsid > MAX_NSID)
         return PUNT;
     const struct disk *disk = &engine->disks[command->nsid];
     uint64_t blocks = nvme_read_write_nlb(command);
     if ((!disk->memory && disk->fd < 0) || (is_write && !disk->writable))
         return PUNT;
-    if (blocks > disk->blocks || command->slba > disk->blocks - blocks)
+    if (!is_write && (command->cdw12 & READ_WRITE_FUA) && disk->is_volatile)
+        return PUNT; /* what is read has to be made durable before */
+    if (!disk_has(disk, command->slba, blocks))
         return PUNT;
     uint64_t offset = command->slba << disk->block_shift, length = blocks << disk->block_shift;
     if (length > engine->transfer)
@@ -262,8 +387,35 @@ enum verdict command_run(struct lane *lane, struct sq *sq, const struct nvme_rea
     enum verdict verdict = is_write ? disk_write(lane, sq, command, disk, offset, length)
                                     : disk_read(lane, sq, command, disk, offset, length);
     if (verdict == DONE)
-        count(lane, is_write, length);
+        count(lane, command->opcode, length);
     if (lane->trace && (verdict == DONE || (verdict == PENDING && is_write)))
         trace_data(lane, sq, command, !is_write);
+    return verdict;
+}
+
+enum verdict command_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command)
+{
+    enum verdict verdict;
+
+    if (command->flags != 0)
+        return PUNT;
+    switch (command->opcode) {
+    case NVME_NVM_OPCODE_READ:
+    case NVME_NVM_OPCODE_WRITE:
+        return transfer_run(lane, sq, command);
+    case NVME_NVM_OPCODE_FLUSH:
+        verdict = flush_run(lane, sq, command);
+        break;
+    case NVME_NVM_OPCODE_WRITE_ZEROES:
+        verdict = zeroes_run(lane, sq, command);
+        break;
+    case NVME_NVM_OPCODE_DATASET_MANAGEMENT:
+        verdict = dataset_run(lane, sq, command);
+        break;
+    default:
+        return PUNT;
+    }
+    if (verdict == DONE)
+        count(lane, command->opcode, 0);
     return verdict;
 }

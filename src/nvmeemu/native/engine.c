@@ -230,6 +230,13 @@ bool engine_set_disk(struct engine *engine, uint32_t nsid, const struct disk *di
     return true;
 }
 
+void engine_set_flush_all(struct engine *engine, uint32_t nsid)
+{
+    enter_all(engine);
+    engine->flush_all = nsid;
+    leave_all(engine);
+}
+
 bool engine_set_vector(struct engine *engine, uint32_t vector, int eventfd)
 {
     if (vector >= MAX_VECTORS)

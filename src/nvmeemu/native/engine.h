@@ -1,6 +1,7 @@
-/* The native engine: serves ordinary reads and writes of the queues that it is given, on threads of its own.
+/* The native engine: serves the ordinary commands of the queues that it is given, on threads of its own: Read, Write,
+   Flush, Write Zeroes, Dataset Management.
 
-   It never decides a status. Whatever is not an ordinary Read or Write that succeeds is handed to Python ("punted"),
+   It never decides a status. Whatever is not ordinary, or does not succeed, is handed to Python ("punted"),
    as the entry that was copied, before anything has happened to the disk that doing it again would not do as well.
    It is the only writer of the completion queues that it has; Python completes commands through it.
 
@@ -190,15 +191,32 @@ bool sq_step(struct sq *sq);
 
 /* --- disks and commands ------------------------------------------------------------------------------------------ */
 
+/* What a disk can be asked for, each with one system call. */
+enum work { WORK_READ, WORK_WRITE, WORK_ALLOCATE, WORK_SYNC };
+
+struct extent {
+    uint64_t offset, length;
+};
+
 /* A command that waits for a disk. It has a copy of all it needs; nothing in it points into guest memory. */
 struct op {
     struct sq *sq;
     struct nvme_read_write command;
-    bool is_write;
+    uint32_t nsid; /* the disk's */
     int fd;
+    int32_t *failed_sync; /* of the disk */
+    enum work work; /* what the disk is to do now */
+    int flags; /* of pwritev2, or the mode of fallocate */
+    bool is_durable; /* when it has succeeded, or it need not be: the write cache may go off meanwhile */
+    bool syncs_last; /* a sync is still to come */
+    bool waits; /* for the medium, not only for the page cache */
+    bool suits_lane; /* it may do that itself */
     bool would_block; /* even if asked not to wait: only a thread may begin it */
-    uint64_t offset;
-    uint32_t length;
+    int lost; /* errno of a sync that has failed */
+    struct extent extent; /* for its present work */
+    const struct extent *more; /* where it has to do the same, in its buffer */
+    uint32_t more_count;
+    uint32_t size; /* bytes */
     uint8_t *buffer;
     long result; /* of lane_write */
     struct op *next;
@@ -210,15 +228,39 @@ struct op_list {
 
 enum verdict { DONE, PENDING, PUNT, WAIT };
 
+/* The bits of a field of a command, in its dword. */
+#define CDW_BITS(record, field, dword)                                                                                 \
+    (((1u << NVME_##record##_##field##_WIDTH) - 1) << (NVME_##record##_##field##_BIT - 32 * (dword)))
+#define READ_WRITE_FUA CDW_BITS(READ_WRITE, FUA, 12)
+#define READ_WRITE_LR CDW_BITS(READ_WRITE, LR, 12) /* Limited Retry, which changes nothing */
+
+static inline bool disk_has(const struct disk *disk, uint64_t slba, uint64_t blocks)
+{
+    return blocks <= disk->blocks && slba <= disk->blocks - blocks;
+}
+
 /* command.c: what can be done with the lane's lock */
 enum verdict command_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command);
-/* The disk has answered `result`, as pread does. */
+/* media.c: those that transfer no blocks. */
+enum verdict flush_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command);
+enum verdict zeroes_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command);
+enum verdict dataset_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command);
+/* PENDING: here is one, with a buffer of `size` bytes, for the work of which op_start has to be told. */
+enum verdict op_new(struct op **new_op, struct lane *lane, struct sq *sq, const struct nvme_read_write *command,
+                    uint32_t nsid, uint64_t size);
+enum verdict op_start(struct lane *lane, struct op *op);
+/* The disk has answered: what the system call returns, or a negative errno. */
 void op_finish(struct lane *lane, struct op *op, long result);
+/* A write, or zeroes, have to be on the medium before they are complete. */
+bool has_to_last(const struct disk *disk, const struct nvme_read_write *command);
+/* What a sync of this disk says can no longer be relied upon: a failure is told once, and the next one succeeds. */
+bool has_failed(const int32_t *failed_sync);
 /* It has so many of the lane's commands that more have to wait. */
 bool disk_is_busy(const struct lane *lane, uint32_t nsid);
 /* Buffered writes of file systems that cannot be asked not to wait. They hardly ever do, and the lane is much cheaper
    than a thread of the ring's. So it writes them itself, without its lock, until one takes long. False: by then another
-   thread has taken the lane over. */
+   thread has taken the lane over. What waits for the medium (syncs, for one) it does itself only as long as nothing else
+   is there to be done. */
 bool lane_write(struct lane *lane);
 /* Those that have ended after that. */
 bool lane_reap(struct lane *lane);
@@ -234,7 +276,7 @@ struct op *ring_reap(struct ring *ring, long *result);
 /* --- engine.c ------------------------------------------------------------------------------------------------------ */
 
 struct counters {
-    _Atomic uint64_t reads, writes, bytes_read, bytes_written;
+    _Atomic uint64_t reads, writes, bytes_read, bytes_written, others;
 };
 
 struct lane {
@@ -256,11 +298,12 @@ struct lane {
     _Atomic bool writes_now; /* the one that drives: in the system call, without the lock */
     _Atomic uint64_t write_begun; /* monotonic_time() */
     uint32_t write_nsid;
+    bool write_waits;
     struct queue_list sqs, cqs;
     struct guest guest;
     struct transfer transfer; /* of the command that is being run */
     uint32_t ops; /* that wait for a disk */
-    _Atomic uint32_t writing; /* writes among them */
+    _Atomic uint32_t writing; /* those among them that are no reads */
     struct {
         uint32_t ops, bytes;
     } at_disk[MAX_NSID + 1];
@@ -296,7 +339,9 @@ struct engine {
     uint64_t page_size, transfer; /* bytes */
     struct disk disks[MAX_NSID + 1];
     _Atomic bool writes_wait[MAX_NSID + 1]; /* RWF_NOWAIT does not work for writes: seen by trying */
-    _Atomic uint64_t slow_until[MAX_NSID + 1]; /* monotonic_time(): the ring has to wait for writes */
+    uint32_t flush_all; /* the namespace that a Flush of all of them is for; 0: none */
+    _Atomic uint64_t slow_until[2][MAX_NSID + 1]; /* monotonic_time(): the ring has to wait, for writes and for what
+                                                     op.waits says */
     struct vector vectors[MAX_VECTORS];
     _Atomic uint64_t coalesce_time; /* nanoseconds */
     _Atomic uint32_t coalesce_count; /* completions */
@@ -332,8 +377,10 @@ struct engine {
 /* lane.c */
 void *lane_main(void *lane);
 void *lane_relieve(void *lane);
-/* A write begins that may take long. False: nobody stands by for that. */
-bool lane_begin_write(struct lane *lane, uint32_t nsid);
+/* A call begins that may take long. False: nobody stands by for that, or they do take long. */
+bool lane_begin_write(struct lane *lane, uint32_t nsid, bool waits);
+/* It was long enough for more commands to come meanwhile: let the ring wait for a while. */
+void lane_note_slow(struct lane *lane);
 uint64_t monotonic_time(void); /* nanoseconds */
 /* There is nothing to do, as far as can be seen from outside. */
 bool lane_is_quiet(struct lane *lane);

@@ -7,9 +7,11 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from nvmeemu.backend import Direct
 from nvmeemu.doorbells import Slot
 from nvmeemu.engine import Counts, Disk, Listener
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
+from nvmeemu.spec import BROADCAST
 
 try:
     from nvmeemu.native._engine import ffi, lib
@@ -20,6 +22,7 @@ else:
     _missing = None
 
 EVENTS = 64  # taken at once
+_NO_DISK = Direct()
 MAX_NSID = 64
 
 
@@ -56,11 +59,12 @@ class NativeEngine:
         self._cqs: dict[int, _Cq] = {}
         self._sqs: dict[int, _Sq] = {}
         self._events = ffi.new("struct event[]", EVENTS)
-        self._counted = Counts(0, 0, 0, 0)
+        self._counted = Counts(0, 0, 0, 0, 0)
         self._sink: Callable[[bytes], None] | None = None
         self._batch: Any = None  # records that have been taken
         self._nsids: set[int] = set()
         self._is_paused = False
+        self._words: dict[int, Any] = {}  # of disks' FailedSync, as long as an old command may still need them
 
     def close(self) -> None:
         """End its threads, once the disks that they wait for have answered."""
@@ -104,7 +108,30 @@ class NativeEngine:
             lib.engine_set_disk(self._engine, nsid, ffi.new("struct disk *", {"fd": -1}))
         self._nsids = {nsid for nsid in disks if nsid <= MAX_NSID}
         for nsid in self._nsids:
-            lib.engine_set_disk(self._engine, nsid, _disk(disks[nsid]))
+            lib.engine_set_disk(self._engine, nsid, self._disk(disks[nsid]))
+        volatile = [nsid for nsid, disk in disks.items() if disk.is_volatile] or [0]
+        lib.engine_set_flush_all(self._engine, volatile[0] if len(volatile) == 1 else BROADCAST)
+
+    def _disk(self, disk: Disk) -> Any:
+        direct = disk.direct or _NO_DISK
+        word = direct.failed_sync.word
+        self._words[id(word)] = ffi.from_buffer("int32_t[]", word)
+        return ffi.new(
+            "struct disk *",
+            {
+                "memory": ffi.NULL if direct.memory is None else ffi.cast("uint8_t *", ffi.from_buffer(direct.memory)),
+                "fd": direct.fd,
+                "never_waits": direct.never_waits,
+                "can_read_now": direct.can_read_now,
+                "begins_now": direct.begins_now,
+                "writable": disk.writable,
+                "is_volatile": disk.is_volatile and not direct.never_waits,  # nothing outlives memory
+                "writes_through": disk.writes_through,
+                "failed_sync": self._words[id(word)],
+                "block_shift": disk.block_size.bit_length() - 1,
+                "blocks": disk.blocks,
+            },
+        )
 
     def set_vector(self, vector: int, eventfd: int) -> None:
         lib.engine_set_vector(self._engine, vector, eventfd)
@@ -126,7 +153,7 @@ class NativeEngine:
 
     def take_counts(self) -> Counts:
         counts = lib.engine_counts(self._engine)
-        now = Counts(counts.reads, counts.writes, counts.bytes_read, counts.bytes_written)
+        now = Counts(counts.reads, counts.writes, counts.bytes_read, counts.bytes_written, counts.others)
         before, self._counted = self._counted, now
         return Counts(*(new - old for new, old in zip(now, before, strict=True)))
 
@@ -351,20 +378,3 @@ class _Sq(_Queue):
         self.queue.disown()
         self._engine.forget(self)
         lib.engine_remove_sq(self._engine.raw, self.raw)
-
-
-def _disk(disk: Disk) -> Any:
-    direct = disk.direct
-    return ffi.new(
-        "struct disk *",
-        {
-            "memory": ffi.NULL if direct.memory is None else ffi.cast("uint8_t *", ffi.from_buffer(direct.memory)),
-            "fd": direct.fd,
-            "never_waits": direct.never_waits,
-            "can_read_now": direct.can_read_now,
-            "begins_now": direct.begins_now,
-            "writable": disk.writable,
-            "block_shift": disk.block_size.bit_length() - 1,
-            "blocks": disk.blocks,
-        },
-    )

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from nvmeemu import spec
 from nvmeemu.layout import Field, Number, Record
 
-CONSTANTS = ("SQE_SIZE", "CQE_SIZE", "PAGE_MIN", "DOORBELLS", "BAR0_LEAST")
+CONSTANTS = ("SQE_SIZE", "CQE_SIZE", "PAGE_MIN", "DOORBELLS", "BAR0_LEAST", "BROADCAST")
 ENUMS = (spec.NvmOpcode,)
-RECORDS: tuple[type[Record], ...] = (spec.ReadWrite, spec.Completion)
+RECORDS: tuple[type[Record], ...] = (spec.ReadWrite, spec.DatasetManagement, spec.DsmRange, spec.Completion)
 
 HEAD = """\
 /* Made from spec.py by generate.py: change it there. */

@@ -309,9 +309,14 @@ static void rest(struct lane *lane)
 
 /* --- the two threads ----------------------------------------------------------------------------------------------- */
 
+void lane_note_slow(struct lane *lane)
+{
+    atomic_store(&lane->engine->slow_until[lane->write_waits][lane->write_nsid], monotonic_time() + SLOW_TIME);
+}
+
 static void take_over(struct lane *lane)
 {
-    atomic_store(&lane->engine->slow_until[lane->write_nsid], monotonic_time() + SLOW_TIME);
+    lane_note_slow(lane);
     atomic_store(&lane->writes_now, false);
     atomic_store(&lane->has_relief, false);
     lane->shift++;
@@ -352,7 +357,7 @@ static bool stand_by(struct lane *lane)
     return false;
 }
 
-bool lane_begin_write(struct lane *lane, uint32_t nsid)
+bool lane_begin_write(struct lane *lane, uint32_t nsid, bool waits)
 {
     uint64_t time = monotonic_time();
 
@@ -360,10 +365,11 @@ bool lane_begin_write(struct lane *lane, uint32_t nsid)
         lane->relief_is_running = pthread_create(&lane->relief, NULL, lane_relieve, lane) == 0;
         atomic_store(&lane->has_relief, lane->relief_is_running);
     }
-    if (time < atomic_load_explicit(&lane->engine->slow_until[nsid], memory_order_relaxed) ||
+    if (time < atomic_load_explicit(&lane->engine->slow_until[waits][nsid], memory_order_relaxed) ||
         !atomic_load(&lane->has_relief))
         return false;
     lane->write_nsid = nsid;
+    lane->write_waits = waits;
     atomic_store(&lane->write_begun, time);
     atomic_store(&lane->writes_now, true);
     if (atomic_load(&lane->relief_sleeps) && atomic_exchange(&lane->relief_sleeps, false))

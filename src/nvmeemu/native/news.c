@@ -176,7 +176,7 @@ bool engine_can_wait(struct engine *engine)
 
 struct counts engine_counts(struct engine *engine)
 {
-    struct counts counts = {0, 0, 0, 0};
+    struct counts counts = {0};
 
     for (uint32_t i = 0; i < engine->lane_count; i++) {
         const struct counters *counters = &engine->lanes[i].counters;
@@ -184,6 +184,7 @@ struct counts engine_counts(struct engine *engine)
         counts.writes += atomic_load(&counters->writes);
         counts.bytes_read += atomic_load(&counters->bytes_read);
         counts.bytes_written += atomic_load(&counters->bytes_written);
+        counts.others += atomic_load(&counters->others);
     }
     return counts;
 }

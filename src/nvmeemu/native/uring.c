@@ -39,6 +39,27 @@ void ring_close(struct ring *ring)
     free(ring);
 }
 
+static void prepare(struct io_uring_sqe *entry, const struct op *op)
+{
+    const struct extent *at = &op->extent;
+
+    switch (op->work) {
+    case WORK_READ:
+        io_uring_prep_read(entry, op->fd, op->buffer, op->size, at->offset);
+        break;
+    case WORK_WRITE:
+        io_uring_prep_write(entry, op->fd, op->buffer, op->size, at->offset);
+        entry->rw_flags = op->flags;
+        break;
+    case WORK_ALLOCATE:
+        io_uring_prep_fallocate(entry, op->fd, op->flags, at->offset, at->length);
+        break;
+    case WORK_SYNC:
+        io_uring_prep_fsync(entry, op->fd, IORING_FSYNC_DATASYNC);
+        break;
+    }
+}
+
 bool ring_start(struct ring *ring, struct op *op)
 {
     struct io_uring_sqe *entry = io_uring_get_sqe(&ring->uring);
@@ -47,10 +68,7 @@ bool ring_start(struct ring *ring, struct op *op)
         entry = io_uring_get_sqe(&ring->uring);
     if (!entry)
         return false;
-    if (op->is_write)
-        io_uring_prep_write(entry, op->fd, op->buffer, op->length, op->offset);
-    else
-        io_uring_prep_read(entry, op->fd, op->buffer, op->length, op->offset);
+    prepare(entry, op);
     if (op->would_block)
         io_uring_sqe_set_flags(entry, IOSQE_ASYNC);
     io_uring_sqe_set_data(entry, op);
