@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from native.shadow import ShadowBus
-from nvmeemu.spec import DOORBELLS, NvmOpcode, ReadWrite, Status
+from nvmeemu.spec import BROADCAST, DOORBELLS, DatasetManagement, DsmRange, NvmOpcode, ReadWrite, Status
 from nvmeemu.testing import PAGE, Bus, Driver
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -26,6 +26,7 @@ SIZES = {QUEUES: 256 * KIB, DATA: SLOTS * SLOT_PAGES * PAGE}
 REGIONS = tuple(SIZES)
 READ_ONLY = 1 * MIB  # bytes of a disk that are not written: each block's page says its number; behind it, a slot each
 DISK = READ_ONLY + SLOTS * SLOT_PAGES * PAGE
+_CHANGES = (*[NvmOpcode.WRITE] * 3, NvmOpcode.WRITE_ZEROES, NvmOpcode.DATASET_MANAGEMENT)
 _GONE = b"\xbd"
 
 
@@ -165,18 +166,23 @@ class Arena(ABC):
     def _submit(self, qid: int) -> None:
         chance, queue = self.chance, self.driver.queues[qid]
         if chance.random() < 0.05:
-            cid = self.driver.submit(queue, ReadWrite(opcode=NvmOpcode.FLUSH, nsid=1), ring=False)
-            self.sent[cid] = Sent(qid, NvmOpcode.FLUSH)
+            flush = ReadWrite(opcode=NvmOpcode.FLUSH, nsid=chance.choice((1, 2, BROADCAST)))
+            self.sent[self.driver.submit(queue, flush, ring=False)] = Sent(qid, NvmOpcode.FLUSH)
             return
         free = self._free[qid]
         slot, pages = free.pop(chance.randrange(len(free))), chance.randrange(1, SLOT_PAGES + 1)
         place, nsid = _place(slot), chance.choice((1, 2))
         if chance.random() < 0.3:
-            opcode, slba = NvmOpcode.WRITE, READ_ONLY // BLOCK + slot * SLOT_PAGES * PER_PAGE
+            opcode, slba = chance.choice(_CHANGES), READ_ONLY // BLOCK + slot * SLOT_PAGES * PER_PAGE
             self._versions += 1
             self.bus.write_memory(place, content(self._versions << 32) * pages)
         else:
             opcode, slba = NvmOpcode.READ, chance.randrange(READ_ONLY // PAGE - SLOT_PAGES) * PER_PAGE
+        if opcode == NvmOpcode.DATASET_MANAGEMENT:
+            self.bus.write_memory(place, bytes(DsmRange(slba=slba, length=pages * PER_PAGE)))
+            dataset = DatasetManagement(opcode=opcode, nsid=nsid, prp1=place, nr=1, ad=True)
+            self.sent[self.driver.submit(queue, dataset, ring=False)] = Sent(qid, opcode, nsid, slot, slba, pages)
+            return
         command = ReadWrite(
             opcode=opcode,
             nsid=nsid,
@@ -184,7 +190,9 @@ class Arena(ABC):
             prp2=(0, place + PAGE, _list(slot))[min(pages, 3) - 1],
             slba=slba,
             nlb=pages * PER_PAGE,
-            fua=chance.random() < 0.15 and (nsid == 1 or opcode == NvmOpcode.READ),  # Python's; 2 may be a real disk
+            fua=chance.random() < (0.15 if nsid == 1 or opcode == NvmOpcode.READ else 0.05),  # 2 may be a real disk
+            deac=opcode == NvmOpcode.WRITE_ZEROES and chance.random() < 0.5,
+            prinfo=chance.random() < 0.1,  # Python's
         )
         self.sent[self.driver.submit(queue, command, ring=False)] = Sent(qid, opcode, nsid, slot, slba, pages)
 
@@ -210,7 +218,9 @@ class Arena(ABC):
 
     def _check_data(self, sent: Sent, slot: int) -> None:
         data = self.bus.read_memory(_place(slot), sent.pages * PAGE)
-        if sent.opcode == NvmOpcode.WRITE:
+        if sent.opcode in (NvmOpcode.WRITE_ZEROES, NvmOpcode.DATASET_MANAGEMENT):
+            assert os.pread(self._disks[sent.nsid], sent.pages * PAGE, sent.slba * BLOCK) == bytes(sent.pages * PAGE)
+        elif sent.opcode == NvmOpcode.WRITE:
             assert os.pread(self._disks[sent.nsid], len(data), sent.slba * BLOCK) == data
         else:
             assert data == b"".join(content(sent.slba + page * PER_PAGE) for page in range(sent.pages))

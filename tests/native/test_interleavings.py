@@ -92,7 +92,7 @@ def test_the_head_of_a_submission_queue_never_goes_back(monkeypatch: pytest.Monk
             return post(cq, *values, wrong_phase=wrong_phase)
 
         monkeypatch.setattr(_Cq, "post", post_late)
-        driver.submit(queue, Command(opcode=NvmOpcode.FLUSH, nsid=1))  # Python's
+        driver.submit(queue, Command(opcode=NvmOpcode.VERIFY, nsid=1))  # Python's
         assert [completion.sqhd for completion in driver.drain(queue)] == [2, 2]
 
 

@@ -69,8 +69,9 @@ class Load:
             data = self.chance.randbytes(16) * (PAGE // 16) if self.chance.random() < self.writes else None
             self.bench.write_memory(place, data or bytes(PAGE))
             opcode = NvmOpcode.READ if data is None else NvmOpcode.WRITE
-            fua = self.chance.random() < 0.1  # Python's
-            command = ReadWrite(opcode=opcode, nsid=1, prp1=place, slba=page * BLOCKS, nlb=BLOCKS, fua=fua)
+            command = ReadWrite(opcode=opcode, nsid=1, prp1=place, slba=page * BLOCKS, nlb=BLOCKS)
+            command.fua = self.chance.random() < 0.1
+            command.prinfo = self.chance.random() < 0.1  # Python's
             cid = self.bench.driver.submit(queue, command, ring=False)
             self.pending[queue.qid, cid] = page, place, data
         for queue in self.queues:

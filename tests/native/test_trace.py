@@ -98,7 +98,7 @@ def test_what_python_does_is_fetched_and_completed_by_the_engine(traced: Traced)
     driver = traced.bench.driver
     pair = driver.create_queues(1)
     traced.take()
-    driver.succeed(pair, ReadWrite(opcode=NvmOpcode.READ, nsid=1, prp1=driver.alloc(PAGE), nlb=8, fua=True))
+    driver.succeed(pair, ReadWrite(opcode=NvmOpcode.READ, nsid=1, prp1=driver.alloc(PAGE), nlb=8, prinfo=1))
     found = [record for record in traced.take() if not isinstance(record, Doorbell)]
     assert [type(record) for record in found] == [Fetch, Completion]
     assert isinstance(found[1], Completion)

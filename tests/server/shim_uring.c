@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #define ENTRIES 1024 /* at least as many as the engine has in flight */
 
@@ -27,6 +28,7 @@ struct call {
 
 ssize_t preadv64v2(int fd, const struct iovec *iov, int count, off_t offset, int flags);
 ssize_t pwritev64v2(int fd, const struct iovec *iov, int count, off_t offset, int flags);
+int fallocate64(int fd, int mode, off_t offset, off_t length);
 
 int io_uring_queue_init(unsigned entries, struct io_uring *ring, unsigned flags)
 {
@@ -75,17 +77,34 @@ int __io_uring_get_cqe(struct io_uring *ring, struct io_uring_cqe **cqe, unsigne
     return -EAGAIN; /* asked only when there is none */
 }
 
+static ssize_t do_call(const struct io_uring_sqe *sqe)
+{
+    struct iovec piece = {(void *)(uintptr_t)sqe->addr, sqe->len};
+
+    switch (sqe->opcode) {
+    case IORING_OP_READ:
+        return preadv64v2(sqe->fd, &piece, 1, (off_t)sqe->off, 0);
+    case IORING_OP_WRITE:
+        return pwritev64v2(sqe->fd, &piece, 1, (off_t)sqe->off, (int)sqe->rw_flags);
+    case IORING_OP_FSYNC:
+        return fdatasync(sqe->fd);
+    case IORING_OP_FALLOCATE:
+        return fallocate64(sqe->fd, (int)sqe->len, (off_t)sqe->off, (off_t)sqe->addr);
+    default:
+        errno = ENOSYS;
+        return -1;
+    }
+}
+
 static void *run(void *argument)
 {
     struct call *call = argument;
     struct fake *fake = call->fake;
-    const struct io_uring_sqe *sqe = &call->sqe;
-    struct iovec piece = {(void *)(uintptr_t)sqe->addr, sqe->len};
-    ssize_t done = (sqe->opcode == IORING_OP_WRITE ? pwritev64v2 : preadv64v2)(sqe->fd, &piece, 1, (off_t)sqe->off, 0);
+    ssize_t done = do_call(&call->sqe);
 
     pthread_mutex_lock(&fake->lock);
     fake->cqes[fake->cq_tail % ENTRIES] =
-        (struct io_uring_cqe){.user_data = sqe->user_data, .res = done < 0 ? -errno : (int)done};
+        (struct io_uring_cqe){.user_data = call->sqe.user_data, .res = done < 0 ? -errno : (int)done};
     __atomic_store_n(&fake->cq_tail, fake->cq_tail + 1, __ATOMIC_RELEASE);
     pthread_mutex_unlock(&fake->lock);
     eventfd_write(fake->eventfd, 1);

@@ -26,9 +26,11 @@ class BadRequest(BackendError):
 
 
 class FailedSync:
-    """That a sync of a disk has failed, for Python and the engine together: the kernel says so once, drops what it could
-    not write, and the next sync "succeeds". ``word``: 0, the errno, or its negative until somebody was told of what the
-    engine has met."""
+    """Whether a sync of a disk has failed, for Python and the engine together: the kernel says so once, drops what it
+    could not write, and the next sync "succeeds".
+
+    ``word``: 0, the errno, or its negative until somebody was told of what the engine has met.
+    """
 
     def __init__(self) -> None:
         self.word = array("i", [0])

@@ -3,6 +3,7 @@
 
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -138,9 +139,14 @@ static bool deliver(struct lane *lane, const struct op *op)
     return true;
 }
 
-bool has_failed(const int32_t *failed_sync)
+static bool has_failed(const int32_t *failed_sync)
 {
     return __atomic_load_n(failed_sync, __ATOMIC_SEQ_CST) != 0;
+}
+
+bool can_sync(const struct disk *disk)
+{
+    return disk->fd >= 0 && !has_failed(disk->failed_sync);
 }
 
 /* Python tells the guest, with the command that it does again, and remembers it. */
@@ -217,9 +223,8 @@ void op_finish(struct lane *lane, struct op *op, long result)
     }
     if (lost_by(op, result))
         note_failed_sync(op, lost_by(op, result));
-    bool is_good = is_done(op, result) && (changes_media(op) ? is_good_as_it_is(lane, op) : deliver(lane, op));
     if (!sq->dropped) {
-        if (is_good) {
+        if (is_done(op, result) && (changes_media(op) ? is_good_as_it_is(lane, op) : deliver(lane, op))) {
             count(lane, op->command.opcode, op->size);
             sq_complete(sq, op->command.cid);
         } else {
@@ -334,14 +339,14 @@ static enum verdict disk_write(struct lane *lane, struct sq *sq, const struct nv
 {
     struct transfer *transfer = &lane->transfer;
 
+    bool lasts = has_to_last(disk, command);
+    if (lasts && !can_sync(disk))
+        return PUNT;
     if (disk->memory) {
         transfer_gather(transfer, disk->memory + offset);
         return DONE;
     }
     _Atomic bool *waits = &lane->engine->writes_wait[command->nsid];
-    bool lasts = has_to_last(disk, command);
-    if (lasts && has_failed(disk->failed_sync))
-        return PUNT;
     /* Where the first part was written and not the rest, the same data is written once more: no harm. */
     if (disk->can_read_now && !lasts && !atomic_load_explicit(waits, memory_order_relaxed)) {
         int flags = disk->never_waits ? 0 : RWF_NOWAIT;
@@ -362,6 +367,11 @@ static enum verdict disk_write(struct lane *lane, struct sq *sq, const struct nv
     op->would_block |= lasts && disk->can_read_now; /* the ring would sync at once, in the lane */
     op->suits_lane = disk->can_read_now && (lasts || atomic_load_explicit(waits, memory_order_relaxed));
     return op_start(lane, op);
+}
+
+bool disk_has(const struct disk *disk, uint64_t slba, uint64_t blocks)
+{
+    return blocks <= disk->blocks && slba <= disk->blocks - blocks;
 }
 
 static enum verdict transfer_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command)

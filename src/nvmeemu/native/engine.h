@@ -234,10 +234,7 @@ enum verdict { DONE, PENDING, PUNT, WAIT };
 #define READ_WRITE_FUA CDW_BITS(READ_WRITE, FUA, 12)
 #define READ_WRITE_LR CDW_BITS(READ_WRITE, LR, 12) /* Limited Retry, which changes nothing */
 
-static inline bool disk_has(const struct disk *disk, uint64_t slba, uint64_t blocks)
-{
-    return blocks <= disk->blocks && slba <= disk->blocks - blocks;
-}
+bool disk_has(const struct disk *disk, uint64_t slba, uint64_t blocks);
 
 /* command.c: what can be done with the lane's lock */
 enum verdict command_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command);
@@ -253,8 +250,8 @@ enum verdict op_start(struct lane *lane, struct op *op);
 void op_finish(struct lane *lane, struct op *op, long result);
 /* A write, or zeroes, have to be on the medium before they are complete. */
 bool has_to_last(const struct disk *disk, const struct nvme_read_write *command);
-/* What a sync of this disk says can no longer be relied upon: a failure is told once, and the next one succeeds. */
-bool has_failed(const int32_t *failed_sync);
+/* By the engine. What a sync says can no longer be relied upon once one has failed: the kernel tells that once. */
+bool can_sync(const struct disk *disk);
 /* It has so many of the lane's commands that more have to wait. */
 bool disk_is_busy(const struct lane *lane, uint32_t nsid);
 /* Buffered writes of file systems that cannot be asked not to wait. They hardly ever do, and the lane is much cheaper

@@ -36,7 +36,7 @@ enum verdict flush_run(struct lane *lane, struct sq *sq, const struct nvme_read_
         return PUNT;
     if (!disk->is_volatile)
         return DONE;
-    if (disk->fd < 0 || has_failed(disk->failed_sync))
+    if (!can_sync(disk))
         return PUNT;
     struct op *op;
     enum verdict verdict = op_new(&op, lane, sq, command, nsid, 0);
@@ -71,15 +71,15 @@ enum verdict zeroes_run(struct lane *lane, struct sq *sq, const struct nvme_read
     if ((command->cdw12 & ~ORDINARY) != 0 || !disk || !disk->writable || !disk_has(disk, command->slba, blocks))
         return PUNT;
     struct extent extent = {command->slba << disk->block_shift, blocks << disk->block_shift};
+    bool lasts = has_to_last(disk, command);
+    if ((!disk->memory && disk->fd < 0) || (lasts && !can_sync(disk)))
+        return PUNT;
     if (disk->memory) {
         if (extent.length > MOST_ZEROED)
             return PUNT;
         zero_memory(disk->memory + extent.offset, extent.length);
         return DONE;
     }
-    bool lasts = has_to_last(disk, command);
-    if (disk->fd < 0 || (lasts && has_failed(disk->failed_sync)))
-        return PUNT;
     struct op *op;
     enum verdict verdict = op_new(&op, lane, sq, command, command->nsid, 0);
     if (verdict != PENDING)
