@@ -136,13 +136,23 @@ static bool is_stamped(const uint8_t *data, uint64_t place, uint32_t pages)
     return true;
 }
 
+/* To be deallocated. */
+static void set_range(uint8_t *data, uint64_t place, uint32_t pages)
+{
+    struct nvme_dsm_range range = {.length = pages * (PAGE / 512), .slba = place * (PAGE / 512)};
+
+    memcpy(data, &range, sizeof(range));
+}
+
 static void submit(struct state *state, uint32_t slot, uint64_t time)
 {
     struct queue *queue = state->queue;
     struct load *load = state->load;
     uint64_t place = next_place(load), prp1 = queue->data_iova + (uint64_t)slot * load->pages * PAGE;
 
-    if (load->opcode == NVME_NVM_OPCODE_WRITE)
+    if (load->opcode == NVME_NVM_OPCODE_DATASET_MANAGEMENT)
+        set_range(buffer_of(state, slot), place, load->pages);
+    else if (load->opcode == NVME_NVM_OPCODE_WRITE)
         stamp(buffer_of(state, slot), place, load->pages);
     else if (load->check)
         stamp(buffer_of(state, slot), ~place, load->pages);
@@ -153,8 +163,10 @@ static void submit(struct state *state, uint32_t slot, uint64_t time)
         .prp1 = prp1,
         .prp2 = second_prp(state, slot, prp1),
         .slba = place * (PAGE / 512),
-        .cdw12 = load->pages * (PAGE / 512) - 1,
+        .cdw12 = (load->pages * (PAGE / 512) - 1) | load->cdw12,
     };
+    if (load->opcode == NVME_NVM_OPCODE_DATASET_MANAGEMENT)
+        queue->sq[queue->tail].slba = 1ull << (NVME_DATASET_MANAGEMENT_AD_BIT - 320); /* in its place: one range */
     queue->tail = queue->tail + 1 == queue->entries ? 0 : queue->tail + 1;
     state->submitted[slot] = time;
     state->place[slot] = place;

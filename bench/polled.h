@@ -35,6 +35,8 @@ struct load {
     uint32_t opcode, pages; /* of each command */
     uint32_t depth; /* commands at once in each queue */
     uint32_t check; /* look at what was read: each page begins with its place on the disk */
+    uint32_t cdw12; /* bits of each command's dword 12: Force Unit Access, ... */
+    uint32_t reserved;
     uint64_t done, failed, wrong, elapsed, messages;
     uint32_t *samples; /* latencies, of the first `room` commands */
     uint64_t room;

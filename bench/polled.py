@@ -66,6 +66,8 @@ class Load(Structure):
         ("pages", c_uint32),
         ("depth", c_uint32),
         ("check", c_uint32),
+        ("cdw12", c_uint32),
+        ("reserved", c_uint32),
         ("done", c_uint64),
         ("failed", c_uint64),
         ("wrong", c_uint64),

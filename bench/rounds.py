@@ -38,6 +38,7 @@ class Case:
     pages: int = 1  # of each command
     is_random: bool = True
     queues: int = 1
+    cdw12: int = 0  # bits of each command's: Force Unit Access, ...
 
     def load(self, pages: int, seconds: float) -> Load:
         """For a disk of so many pages."""
@@ -49,6 +50,7 @@ class Case:
             opcode=self.opcode,
             pages=self.pages,
             depth=self.depth,
+            cdw12=self.cdw12,
             time=int(seconds * 1e9),
             room=SAMPLES,
         )

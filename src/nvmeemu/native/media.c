@@ -11,6 +11,7 @@
 #include "engine.h"
 
 #define MOST_ZEROED (2u << 20) /* bytes of memory in one command: more takes long, and the lane has its lock */
+#define LEAST_GIVEN_BACK (64u << 10)
 #define HOLE (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
 #define ZEROES (FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE)
 #define DEAC CDW_BITS(READ_WRITE, DEAC, 12)
@@ -48,14 +49,15 @@ enum verdict flush_run(struct lane *lane, struct sq *sq, const struct nvme_read_
     return op_start(lane, op);
 }
 
-/* Whole pages are given back to the system, which makes them zero; the edges are overwritten. */
+/* Whole pages are given back to the system, which makes them zero; the edges are overwritten. So are a few pages: that is
+   quicker, and so is writing them again. */
 static void zero_memory(uint8_t *start, uint64_t length)
 {
     uint8_t *end = start + length;
     uint8_t *first = (uint8_t *)(((uintptr_t)start + NVME_PAGE_MIN - 1) & ~(uintptr_t)(NVME_PAGE_MIN - 1));
     uint8_t *last = (uint8_t *)((uintptr_t)end & ~(uintptr_t)(NVME_PAGE_MIN - 1));
 
-    if (first >= last || madvise(first, (size_t)(last - first), MADV_DONTNEED) != 0) {
+    if (length < LEAST_GIVEN_BACK || first >= last || madvise(first, (size_t)(last - first), MADV_DONTNEED) != 0) {
         memset(start, 0, length);
         return;
     }
