@@ -39,13 +39,15 @@ static uint64_t list_of(uint8_t page, uint8_t choice)
 
 static struct nvme_read_write entry_of(const uint8_t *args)
 {
-    static const uint8_t opcodes[] = {NVME_NVM_OPCODE_READ, NVME_NVM_OPCODE_WRITE, NVME_NVM_OPCODE_READ,
-                                      NVME_NVM_OPCODE_FLUSH};
+    static const uint8_t opcodes[] = {NVME_NVM_OPCODE_READ,         NVME_NVM_OPCODE_WRITE,
+                                      NVME_NVM_OPCODE_READ,         NVME_NVM_OPCODE_FLUSH,
+                                      NVME_NVM_OPCODE_READ,         NVME_NVM_OPCODE_WRITE,
+                                      NVME_NVM_OPCODE_WRITE_ZEROES, NVME_NVM_OPCODE_DATASET_MANAGEMENT};
     struct nvme_read_write entry;
     uint64_t slba = args[9];
 
     memset(&entry, 0, sizeof(entry));
-    entry.opcode = args[1] < 0xF0 ? opcodes[args[1] % 4] : args[2];
+    entry.opcode = args[1] < 0xF0 ? opcodes[args[1] % 8] : args[2];
     entry.flags = args[1] == 0xEF ? args[2] : 0;
     entry.nsid = args[3] < 0xF0 ? args[3] % 8u : args[3] == 0xFF ? 0xFFFFFFFFu : args[3];
     entry.prp1 = page_of(args[4]) + (args[5] & 1 ? 16u * args[6] : args[5] & 2 ? args[6] : 0);
@@ -68,10 +70,27 @@ static void write_list(struct host *host, const uint8_t *args)
     }
 }
 
+/* Of a Dataset Management, where its data is: mostly on the disk, the first one so long as a byte says. */
+static void write_ranges(struct host *host, const struct nvme_read_write *entry, const uint8_t *args)
+{
+    if (entry->prp1 >= 0x3FF000 && entry->prp1 < 0x402000)
+        return; /* read-only memory must stay as it is */
+    for (unsigned i = 0; i < 16; i++) {
+        struct nvme_dsm_range range = {args[i % 13], args[i % 13 + 1] % 16u, args[i % 13 + 2] % 112u};
+        range.length |= i == 0 && args[13] & 1 ? (uint32_t)args[13] << 24 : 0;
+        range.slba = args[13] & 2 ? ~range.slba : range.slba;
+        host_write(host, entry->prp1 + i * sizeof(range), &range, sizeof(range));
+    }
+}
+
 static void submit(struct host *host, unsigned queue, const uint8_t *args)
 {
     struct nvme_read_write entry = entry_of(args);
 
+    if (entry.opcode == NVME_NVM_OPCODE_DATASET_MANAGEMENT && args[14] & 2) {
+        entry.slba = args[10] % 16u | (uint64_t)(args[10] >> 4) << 32;
+        write_ranges(host, &entry, args);
+    }
     host_submit(host, queue, &entry);
     if (args[14] & 1)
         host_ring_sq(host, queue, host->sqs[queue].tail);

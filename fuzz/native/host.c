@@ -49,6 +49,9 @@ static int memory_file(size_t size)
     return fd;
 }
 
+/* A disk with a cache that a sync empties. */
+#define DURABLE(number) .is_volatile = true, .failed_sync = &host->failed_syncs[number]
+
 void host_start(struct host *host, bool is_mapped)
 {
     uint64_t blocks = DISK_SIZE >> 9;
@@ -66,11 +69,13 @@ void host_start(struct host *host, bool is_mapped)
         /* at once */
         {.fd = file, .never_waits = true, .can_read_now = true, .writable = true, .block_shift = 9, .blocks = blocks},
         /* through io_uring */
-        {.fd = file, .begins_now = true, .writable = true, .block_shift = 12, .blocks = blocks >> 3},
+        {.fd = file, .begins_now = true, .writable = true, .block_shift = 12, .blocks = blocks >> 3, DURABLE(0)},
         /* fails; the lane writes it: memory files have no RWF_NOWAIT */
-        {.fd = shorter, .can_read_now = true, .begins_now = true, .writable = true, .block_shift = 9, .blocks = blocks},
+        {.fd = shorter, .can_read_now = true, .begins_now = true, .writable = true, .block_shift = 9, .blocks = blocks,
+         DURABLE(1)},
         /* maybe at once; its writes fail */
-        {.fd = unwritable, .can_read_now = true, .writable = true, .block_shift = 9, .blocks = blocks},
+        {.fd = unwritable, .can_read_now = true, .writable = true, .block_shift = 9, .blocks = blocks, DURABLE(2),
+         .writes_through = true},
         {.fd = -1, .writable = true, .block_shift = 9, .blocks = blocks}, /* Python's */
     };
     if (!host->engine)
@@ -352,6 +357,7 @@ void host_begin(struct host *host, uint64_t page_size)
 {
     engine_set_limits(host->engine, page_size, DISK_SIZE);
     engine_take_doorbells(host->engine, true);
+    memset(host->failed_syncs, 0, sizeof(host->failed_syncs));
     host_watch(host, false);
     host_pause(host, true);
     for (unsigned i = 0; i < REGIONS; i++) {

@@ -11,7 +11,7 @@ from pathlib import Path
 
 MAPPED = 0x10  # in the first byte: doorbells are mapped
 SUBMIT, LIST, DOORBELL = 0, 6, 0x29
-READ, WRITE = 0, 1
+READ, WRITE, FLUSH, ZEROES, DATASET = 0, 1, 3, 6, 7
 REGION_END = 0xD0  # page_of's choice
 KIB = 2  # blocks
 
@@ -26,6 +26,11 @@ def transfer(opcode: int, kib: int, first: int, second: int = 0, has_list: bool 
     return instruction(SUBMIT, opcode, 0, 1, first, 4 * has_list, 0, second, 0, *slba, kib * KIB - 1, 0, 0, 1)
 
 
+def other(opcode: int, nsid: int, first: int = 0, bits: int = 0) -> bytes:
+    """Of a namespace: one that transfers no blocks; ``bits`` are of the highest byte of dword 12."""
+    return instruction(SUBMIT, opcode, 0, nsid, 0, 0, 0, 0, 0, 3, first, 7, bool(bits), bits, 3)
+
+
 def programs() -> dict[str, list[bytes]]:
     found = {}
     for name, opcode in (("read", READ), ("write", WRITE)):
@@ -36,6 +41,12 @@ def programs() -> dict[str, list[bytes]]:
             instruction(LIST, 0, 0, *[REGION_END] * 10),
             transfer(opcode, 12, 0, 0, has_list=True),
         ]
+    for nsid in (1, 4, 5):
+        for kind, bits in (("", 0), ("-fua", 0x40), ("-deac", 0x02)):
+            found[f"zeroes-{nsid}{kind}"] = [other(ZEROES, nsid, bits=bits)]
+        found[f"flush-{nsid}"] = [other(FLUSH, nsid)]
+        for many in (0, 15):
+            found[f"ranges-{nsid}-{many}"] = [other(DATASET, nsid, first=many | 0x40)]
     for number in (0, 1, 6, 7):
         found[f"main-{number}"] = [instruction(DOORBELL, number, 0, 4, 3)]
     for place in (7, 8):  # the last one of the page, and the first one behind it
