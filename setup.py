@@ -5,7 +5,8 @@ many disks at once) and libisal (checksums for traces) where they are installed;
 slower.
 
 nvmeemu.vfio._libvfio_user is libvfio-user and our binding; nvmeemu.vfio.library tells where the library comes from.
-With none, the package is built without the binding; `nvmeemu serve` then says what is missing.
+With none, the build says so and ends; with LIBVFIO_USER_SRC=none the package is built without the binding, and
+`nvmeemu serve` says what is missing.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class BuildModules(build_ext):
     def run(self) -> None:
         self.library = library.find()
         if self.library is None:
-            print("nvmeemu: no libvfio-user found (LIBVFIO_USER_SRC=DIR): built without its binding", file=sys.stderr)
+            print("nvmeemu: built without libvfio-user, as LIBVFIO_USER_SRC=none wants it", file=sys.stderr)
             self.extensions = [ext for ext in self.extensions if ext.name != MODULE]
         super().run()
 

@@ -86,8 +86,7 @@ def build_without_hooks(folder: Path) -> Path:
     if not hooks:
         raise BenchError("the engine's sources do not say 'if (lane->trace' any more: bench/trace.py has to follow")
     options = [f"--build-lib={copy / 'src'}", f"--build-temp={copy / 'build'}"]
-    environment = {key: value for key, value in os.environ.items() if key != "LIBVFIO_USER_SRC"}
-    environment["XDG_CACHE_HOME"] = str(copy)  # no libvfio-user there: only the engine is built anew
+    environment = os.environ | {"LIBVFIO_USER_SRC": "none"}  # only the engine is built anew
     command = [sys.executable, "setup.py", "-q", "build_ext", *options]
     subprocess.run(command, cwd=copy, env=environment, check=True, capture_output=True)
     return copy / "src"

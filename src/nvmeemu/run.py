@@ -24,7 +24,7 @@ from types import FrameType
 from typing import NoReturn
 
 from nvmeemu.backend import describe
-from nvmeemu.guest import process, serving
+from nvmeemu.guest import cache, machine, process, serving
 from nvmeemu.guest.errors import GuestError
 from nvmeemu.signals import MEANINGLESS, WISHES
 
@@ -33,6 +33,7 @@ NOT_FOUND, NOT_RUN = 127, 126  # as env(1) and the shells have them
 PATIENCE = 10.0  # seconds that a command may take to end when its drive is lost
 LOOK_AGAIN, FOREVER = 0.1, 1e6  # seconds
 PLACEHOLDER = re.compile(r"\{(nvme|socket|memory:[1-9][0-9]*[MG])\}")
+QEMU = re.compile(r"[^\s'\"=]*qemu-system-\w+")
 LIKELY_MISTAKE = re.compile(r"\{memory(:[^{}]*)?\}")
 
 
@@ -178,9 +179,26 @@ def _attend(program: str, words: Sequence[str], socket: Path, server: subprocess
         print(f"nvmeemu run: nvmeemu serve ended with status {server.returncode}", file=sys.stderr)
         return 1
     status = command.returncode
+    if status > 0:
+        _explain(words)
     if status == 0 and server.returncode != 0:
         return 1  # not synced; it has said so
     return status if status >= 0 else 128 - status
+
+
+def _explain(words: Sequence[str]) -> None:
+    """QEMU says "not a valid device model name" where it has no vfio-user-pci: say which QEMU has."""
+    for match in QEMU.finditer(" ".join(words)):
+        program = shutil.which(match[0])
+        if program is None:
+            continue
+        try:
+            machine.require_vfio_user(Path(program))
+        except GuestError as error:
+            ours = cache.root() / "bin"
+            where = f"put {ours} first in PATH" if (ours / Path(program).name).exists() else "scripts/setup.sh has one"
+            print(f"nvmeemu run: {error}: {where}", file=sys.stderr)
+        return
 
 
 def _wait(child: subprocess.Popen[bytes], watched: set[int], beside: subprocess.Popen[bytes] | None = None) -> bool:

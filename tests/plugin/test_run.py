@@ -117,6 +117,37 @@ def test_bad_use_is_one_line() -> None:
         one_line(subprocess.run([NVMEEMU, *words], capture_output=True, text=True, timeout=PATIENCE), 2, text)
 
 
+@pytest.mark.parametrize(
+    "words", [("{qemu}",), ("sh", "-c", "exec '{qemu}' -M q35")], ids=["the command", "in a script"]
+)
+def test_a_qemu_that_is_too_old_is_explained(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says only: 'vfio-user-pci' is not a valid device model name."""
+    qemu = tmp_path / "qemu-system-x86_64"
+    old = (
+        "case $1 in --version) echo QEMU emulator version 9.2.1;; *) echo no valid device model name >&2; exit 1;; esac"
+    )
+    qemu.write_text(f"#!/bin/sh\n{old}\n")
+    qemu.chmod(0o755)
+    cache = tmp_path / "nvmeemu/bin"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for cure in ("scripts/setup.sh has one", f"put {cache} first in PATH"):
+        ended = run(*(word.format(qemu=qemu) for word in words))
+        assert ended.returncode == 1
+        _, told = ended.stderr.splitlines()
+        assert told == (
+            f"nvmeemu run: {qemu} is version 9.2.1 without vfio-user-pci: QEMU 10.1 or newer is needed: {cure}"
+        )
+        cache.mkdir(parents=True, exist_ok=True)
+        (cache / qemu.name).touch()
+    new = qemu.read_text().replace(
+        "case $1 in", 'case "$2" in vfio-user-pci,help) echo "vfio-user-pci options:"; exit;; esac; case $1 in'
+    )
+    qemu.write_text(new)
+    assert run(*(word.format(qemu=qemu) for word in words)).stderr == "no valid device model name\n"  # another reason
+
+
 def test_what_cannot_be_run_is_one_line(tmp_path: Path) -> None:
     one_line(run("no-such-command"), 127, "nvmeemu run: no-such-command: no such command")
     plain = tmp_path / "file"

@@ -57,6 +57,52 @@ class PollingHost:
         self.client.read(BAR0, 0, 8)
 
 
+TRAPPED = "serve with --doorbells mapped"
+ONE_FILE = "for SPDK and DPDK: -g (--single-file-segments), or --no-huge -s 256"
+
+
+@pytest.mark.parametrize(
+    ("doorbells", "then", "told"),
+    [("trapped", "leave", True), ("trapped", "look", False), ("trapped", "reset", False), ("mapped", "leave", False)],
+)
+def test_a_host_that_cannot_map_the_doorbells_finds_the_cure_in_the_log(
+    folder: Path, disk: Path, serve: Serve, doorbells: str, then: str, told: bool
+) -> None:
+    """SPDK: version, device and region information, all memory; then it gives up without a word."""
+    served = serve("--disk", disk, "--doorbells", doorbells, at=str(folder / "cntrl"))
+    memory = SharedMemory(RAM)
+    for _ in range(2):  # the second client has forgotten nothing of what the first one did
+        with VfioClient(str(folder / "cntrl")) as client:
+            client.device_info()
+            assert (client.map_region(BAR0) is None) == (doorbells == "trapped")
+            client.map(0, RAM, memory.fd)
+            if then == "look":
+                client.enable_bus_master()
+            elif then == "reset":
+                client.reset()
+    served.expect("detached", 2)
+    assert served.log.count(TRAPPED) == 2 * told
+    memory.close()
+
+
+def test_a_host_whose_memory_lies_in_many_files_finds_the_cure_in_the_log(
+    folder: Path, disk: Path, serve: Serve
+) -> None:
+    """SPDK without -g has a file for each huge page, and maps them as one range with the first one's file."""
+    served = serve("--disk", disk, at=str(folder / "cntrl"))
+    memory = SharedMemory(RAM)
+    with VfioClient(str(folder / "cntrl")) as client:
+        for code in range(2):
+            with pytest.raises(OSError, match="Invalid argument"):
+                client.map(code * RAM * 4, RAM * 2, memory.fd)
+    served.expect("detached")
+    (line,) = [line for line in served.log.splitlines() if "refused" in line]
+    assert f"{RAM * 2:#x} bytes: its file ends before" in line
+    assert line.endswith(ONE_FILE)
+    assert TRAPPED not in served.log
+    memory.close()
+
+
 @pytest.fixture
 def host(folder: Path, serve: Serve) -> Iterator[PollingHost]:
     disk = folder / "disk.raw"
@@ -77,6 +123,7 @@ def test_the_doorbells_are_one_sparse_area(host: PollingHost) -> None:
 
 def test_what_is_written_without_a_message_is_read_and_on_the_disk(host: PollingHost, folder: Path) -> None:
     driver = Driver(host, heap=host.base)
+    driver.patience = 1 << 20  # polls: a flush of a busy disk takes longer than a thousand
     driver.enable()
     driver.create_queues(1)
     data = os.urandom(TRANSFER)

@@ -26,6 +26,10 @@ NOT_SHARED = (
     "no memory of the guest is shared with this process, so no command can work; for QEMU: "
     "-object memory-backend-memfd,id=ram,size=SIZE,share=on -machine memory-backend=ram"
 )
+NOT_MAPPED = (
+    "the client has mapped its memory and left without a look at any register: if it wants doorbells that it can map "
+    '(SPDK: "Error to get device BAR0"), serve with --doorbells mapped'
+)
 
 
 class Function(Protocol):
@@ -160,7 +164,8 @@ class PciFunction:
         self._memory_checked = False
         self._most_regions = most_regions()
         host.set_reachable(self.config.is_master)
-        self._told: set[int] = set()  # the errors that were answered to this client and have been logged
+        self._told: set[tuple[int, str]] = set()  # what was answered to this client, and has been logged
+        self._has_mapped = self._has_looked = False  # this client: memory; at a register or the configuration space
 
     def settle(self) -> None:
         """After each message, outside of the library: tell the function what has changed before it is asked again."""
@@ -171,6 +176,7 @@ class PciFunction:
     # --- called by the library
 
     def bar0_read(self, offset: int, size: int) -> bytes:
+        self._has_looked = True
         return self.function.read(offset, size)
 
     def bar0_write(self, offset: int, data: bytes) -> None:
@@ -179,6 +185,7 @@ class PciFunction:
         self.function.write(offset, data)
 
     def config_read(self, offset: int, size: int) -> bytes:
+        self._has_looked = True
         return self.config.read(offset, size)
 
     def config_write(self, offset: int, data: bytes) -> None:
@@ -212,8 +219,9 @@ class PciFunction:
 
     def reset(self, kind: Reset) -> None:
         if kind is Reset.LOST_CONNECTION:
+            self._tell_why_it_left()
             self.lost = True
-            self._memory_checked = False
+            self._memory_checked = self._has_mapped = self._has_looked = False
             self._told.clear()
         else:
             log.info("reset by the VMM")
@@ -240,7 +248,14 @@ class PciFunction:
             if self.host.all_private:
                 log.warning(NOT_SHARED)
 
+    def _tell_why_it_left(self) -> None:
+        """SPDK's host driver maps its memory, then looks whether it can map the doorbells, before all else."""
+        is_over = self._has_looked or self._memory_checked or bool(self._told)
+        if self._has_mapped and not is_over and self.function.bar0_shared is None:
+            log.warning(NOT_MAPPED)
+
     def dma_added(self, region: DmaRegion) -> None:
+        self._has_mapped = True
         log.debug("memory %#x, %#x bytes%s", region.iova, region.size, "" if region.memory else ": not shared")
         self.host.add(region)
         self._map_changed = True
@@ -264,9 +279,12 @@ class PciFunction:
 
     def refuses(self, message: Message) -> Refusal | None:
         refusal = judge(message) or self._has_no_place(message)
-        if refusal is not None and refusal.error not in self._told:
-            self._told.add(refusal.error)
-            log.warning("refused what the VMM asked for: %s (%s)", refusal.reason, errno.errorcode[refusal.error])
+        if refusal is not None and (kind := (refusal.error, refusal.cure)) not in self._told:
+            self._told.add(kind)
+            cure = f"; {refusal.cure}" if refusal.cure else ""
+            log.warning(
+                "refused what the VMM asked for: %s (%s)%s", refusal.reason, errno.errorcode[refusal.error], cure
+            )
         return refusal
 
     def _has_no_place(self, message: Message) -> Refusal | None:

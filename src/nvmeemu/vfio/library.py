@@ -2,7 +2,7 @@
 
 The library comes from, in this order:
 
-1. LIBVFIO_USER_SRC, an unpacked source tree;
+1. LIBVFIO_USER_SRC, an unpacked source tree, or "none": a package without ``nvmeemu serve`` is wanted;
 2. an installed library that pkg-config knows and that passes a check;
 3. the source tree in the cache, which scripts/setup.sh fetches.
 
@@ -29,6 +29,11 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 OUR_WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 PACKAGES = ("libvfio-user", "vfio-user")  # upstream has no .pc file: names that distributions may choose
+MISSING = """\
+nvmeemu needs libvfio-user for "nvmeemu serve", and there is none that can be used. Do one of these:
+  scripts/setup.sh libvfio-user      fetches its sources, once, to where this build finds them
+  LIBVFIO_USER_SRC=DIR pip install . with DIR: subprojects/libvfio-user of Debian's source package of QEMU
+  LIBVFIO_USER_SRC=none pip install . without "nvmeemu serve" (traces, profiles, drives in a test's process)"""
 CHECK_TIME = 60  # seconds; it takes about one
 
 PATCHES = sorted((HERE / "patches").glob("*.patch"))
@@ -47,15 +52,18 @@ class Installed:
 
 
 def find() -> Installed | Path | None:
-    """An installed library or a source tree, if there is one. Exits if LIBVFIO_USER_SRC names something else."""
+    """An installed library or a source tree; None if none is wanted. Exits if there is none, or if LIBVFIO_USER_SRC
+    names something else."""
     if named := os.environ.get("LIBVFIO_USER_SRC"):
+        if named == "none":
+            return None
         if _is_tree(Path(named)):
             return Path(named).resolve()
         sys.exit(f"LIBVFIO_USER_SRC={named}: not a libvfio-user tree (no lib/libvfio-user.c)")
     if installed := installed_library():
         return installed
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nvmeemu" / "libvfio-user"
-    return cache if _is_tree(cache) else None
+    return cache if _is_tree(cache) else sys.exit(MISSING)
 
 
 def _is_tree(place: Path) -> bool:

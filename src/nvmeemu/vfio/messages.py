@@ -19,6 +19,7 @@ TRIGGER = 1 << 5  # of SET_IRQS
 INTX = 0  # interrupt index
 
 PAGE = 4096
+ONE_FILE = "a range must lie in one file; for SPDK and DPDK: -g (--single-file-segments), or --no-huge -s 256"
 HEADER = struct.Struct("<HHIII")  # id, command, size, flags, error
 MAP = struct.Struct("<IIQQQ")  # argsz, flags, offset, address, size
 UNMAP = struct.Struct("<IIQQ")  # argsz, flags, address, size
@@ -57,10 +58,11 @@ class Message:
 
 @dataclass(frozen=True)
 class Refusal:
-    """The answer to a message that the library must not see. ``reason`` is for the log."""
+    """The answer to a message that the library must not see. ``reason`` and ``cure`` are for the log."""
 
     error: int
     reason: str
+    cure: str = ""
 
 
 def judge(message: Message) -> Refusal | None:
@@ -95,7 +97,7 @@ def _judge_mapping(address: int, size: int, offset: int, file_size: int) -> Refu
     if offset % PAGE:
         return Refusal(errno.EINVAL, f"{where}: its file offset {offset:#x} is not a multiple of {PAGE}")
     if file_size >= 0 and offset + size > file_size + -file_size % PAGE:
-        return Refusal(errno.EINVAL, f"{where}: its file ends before {offset + size:#x}")
+        return Refusal(errno.EINVAL, f"{where}: its file ends before {offset + size:#x}", ONE_FILE)
     return None
 
 
