@@ -361,7 +361,7 @@ class Controller:
         if self._flushing is not None:
             return
         token = self._flushing = object()
-        namespaces = list(self.device.namespaces)
+        backends = [namespace.backend for namespace in self.device.namespaces]
 
         def done(_: object, error: BaseException | None) -> None:
             if error is not None:
@@ -373,7 +373,7 @@ class Controller:
                 self._set_status(shst=SHST_COMPLETE)
                 log.info("shutdown complete")
 
-        self._worker.submit(partial(flush, namespaces), done)
+        self._worker.submit(partial(flush, backends), done)
 
     def fail(self, reason: str) -> None:
         """Controller Fatal Status: nothing is served until a reset (Base 1.4, 9.5)."""

@@ -128,10 +128,10 @@ def write_zeroes(device: Device, command: ReadWrite) -> Result:
 
 def flush(device: Device, command: Command) -> Result:
     """Base 1.4, 6.8. NSID FFFFFFFFh: every namespace (Identify Controller, VWC bits 2:1)."""
-    namespaces = device.namespaces.addressed(command.nsid)
-    if not any(namespace.backend.volatile_cache for namespace in namespaces):
+    backends = [namespace.backend for namespace in device.namespaces.addressed(command.nsid)]
+    if not any(backend.volatile_cache for backend in backends):
         return 0
-    return Background(partial(flush_all, namespaces), failure=Status.WRITE_FAULT)
+    return Background(partial(flush_all, backends), failure=Status.WRITE_FAULT)
 
 
 def dataset_management(device: Device, command: DatasetManagement) -> Result:

@@ -56,13 +56,13 @@ class Namespace:
             raise CommandFailed(Status.NAMESPACE_WRITE_PROTECTED)
 
 
-def flush(namespaces: Iterable[Namespace]) -> None:
+def flush(backends: Iterable[Backend]) -> None:
     """Make what was written to all of them durable. Blocks. OSError, whose ``filename`` is the disk that failed."""
-    for namespace in namespaces:
+    for backend in backends:
         try:
-            namespace.backend.flush()
+            backend.flush()
         except OSError as error:
-            error.filename = namespace.backend.identity
+            error.filename = backend.identity
             raise
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nvmeemu.backend import Backend
 from nvmeemu.faults import Fault, Faults
 from nvmeemu.spec import Abort, AdminOpcode, Command, Completion, FeatureId, NvmOpcode, ReadWrite
 from nvmeemu.testing import Bench, QueuePair
@@ -15,8 +16,10 @@ BLOCK = 512
 class Rig:
     """Block 0 and 1 hold OLD, and a buffer of two blocks for commands is at ``place``; I/O queues 1 and 2."""
 
-    def __init__(self, engine: str = "python", seed: int = 1) -> None:
-        self.bench = Bench(engine=engine)
+    def __init__(
+        self, engine: str = "python", seed: int = 1, backend: Backend | None = None, block_size: int = BLOCK
+    ) -> None:
+        self.bench = Bench(backend, engine=engine, block_size=block_size)
         self.driver = self.bench.driver
         self.driver.enable()
         self.queue = self.driver.create_queues(1, vector=1)

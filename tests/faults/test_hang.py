@@ -12,7 +12,10 @@ from nvmeemu.spec import AdminOpcode, Command, NvmOpcode, Status
 
 WRITES = {"opcode": "write"}
 READS = {"opcode": "read"}
-FLUSH = Command(opcode=NvmOpcode.FLUSH, nsid=1)
+
+
+def flush() -> Command:
+    return Command(opcode=NvmOpcode.FLUSH, nsid=1)
 
 
 def cids(completions: list[Any]) -> list[int]:
@@ -103,7 +106,7 @@ def test_of_two_hangs_the_later_end_counts(rig: Rig) -> None:
 def test_a_reset_drops_what_waits(rig: Rig) -> None:
     """What is not fetched, what has begun, and a completion."""
     rig.add({"delay": 1}, "completion", {"opcode": "flush"})
-    rig.submit(FLUSH)
+    rig.submit(flush())
     rig.add({"hang": True, "seconds": 5}, "execute", WRITES, nth=1)
     for _ in range(3):
         rig.submit(rig.write())
@@ -119,7 +122,7 @@ def test_a_reset_drops_what_waits(rig: Rig) -> None:
 
 def test_a_delay_that_ends_meanwhile_is_told_afterwards(rig: Rig) -> None:
     rig.add({"delay": 1}, "completion", {"opcode": "flush"})
-    cid = rig.submit(FLUSH)
+    cid = rig.submit(flush())
     rig.add({"hang": True, "seconds": 5})
     assert rig.later(4) == []
     assert cids(rig.later(1)) == [cid]
@@ -128,7 +131,7 @@ def test_a_delay_that_ends_meanwhile_is_told_afterwards(rig: Rig) -> None:
 def test_a_full_queue_that_waits_goes_on(rig: Rig) -> None:
     """More than the queue holds, half of it before the hang."""
     rig.add({"hang": True, "seconds": 5}, "execute", {"opcode": "flush"}, nth=30)
-    sent = [rig.driver.submit(rig.queue, FLUSH, ring=False) for _ in range(60)]
+    sent = [rig.driver.submit(rig.queue, flush(), ring=False) for _ in range(60)]
     rig.driver.ring_sq(rig.queue)
     rig.bench.settle()
     got = cids(rig.completions())

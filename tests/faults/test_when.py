@@ -194,7 +194,7 @@ def test_register_accesses_are_matched(rig: Rig) -> None:
         ({"do": {"drop": 1}}, "do.drop: takes no argument"),
         ({"do": {"drop": True, "dnr": True}}, "do.dnr: no option of drop: it has none"),
         ({"do": {"error": "EWHAT"}}, "do.error: 'EWHAT' is no errno"),
-        ({"do": {"corrupt": "stale"}, "at": "backend"}, "do.corrupt: only at dma"),
+        ({"do": {"corrupt": "stale"}, "at": "fetch"}, "do.corrupt: only at backend (a disk) and dma (a buffer)"),
         ({"do": {"corrupt": "zeros", "bits": 3}}, "do.bits: how many to flip"),
         ({"do": {"set": {"nonsense": 1}}, "at": "fetch"}, "do.set: 'nonsense' is no field"),
         ({"do": {"set": {"opcode": 256}}, "at": "fetch"}, "do.set: 256 does not fit opcode"),

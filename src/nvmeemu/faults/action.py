@@ -10,10 +10,12 @@ from nvmeemu.faults.places import At
 from nvmeemu.faults.words import FaultError
 
 if TYPE_CHECKING:
+    from nvmeemu.faults.disk import History
     from nvmeemu.faults.faults import Faults
     from nvmeemu.faults.plan import Plan
 
 Go = Callable[..., None]
+_MOVES_DATA = 0b11  # Base 1.4, Figure 105: Data Transfer
 
 NOTHING_PASSES = 'nothing passes when it is "now"'
 ANSWERED = "a register that is read must be answered at once, or the VMM gives up"
@@ -32,6 +34,10 @@ class Action:
     ends = False
     """Whether a command goes no further than where it is executed."""
     options: ClassVar[tuple[str, ...]] = ()
+    nothing: ClassVar[str] = "moves data"
+    """What none of the commands does that it could do nothing to."""
+    history: History | None = None
+    """Hears of all that is written to disks."""
     example: ClassVar[str] = ""
     """Its argument, as it may be written; nothing: it takes none, or can do without."""
 
@@ -42,6 +48,10 @@ class Action:
 
     def check(self, at: At, matched: Mapping[str, Any]) -> None:
         """Raise FaultError for what it cannot do there, with what ``match`` says."""
+
+    def concerns(self, at: At, opcode: int) -> bool:
+        """Whether it can do anything to commands with this opcode; at backend they are I/O commands."""
+        return at != At.DMA or bool(opcode & _MOVES_DATA)
 
     def applies(self, passage: Passage) -> bool:
         """Whether there is anything that it could do to this; otherwise its fault does not meet it."""

@@ -9,18 +9,23 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from nvmeemu.faults import data, registers
 from nvmeemu.faults.action import NOTHING_PASSES, Action, Go
 from nvmeemu.faults.completion import with_head
+from nvmeemu.faults.disk import History
 from nvmeemu.faults.match import LAST_VALUE
 from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import At
 from nvmeemu.faults.words import FaultError, choice, number, table
 from nvmeemu.layout import Record
-from nvmeemu.spec import Command
+from nvmeemu.spec import Command, NvmOpcode, ReadWrite
 
 if TYPE_CHECKING:
     from nvmeemu.faults.faults import Faults
     from nvmeemu.faults.plan import Plan
 
 R = TypeVar("R", bound=Record)
+
+_WRITING = frozenset({NvmOpcode.WRITE, NvmOpcode.WRITE_ZEROES, NvmOpcode.DATASET_MANAGEMENT})
+_GIVEN = frozenset({NvmOpcode.READ, NvmOpcode.COMPARE})  # whose data the disk gives, and the host sees
+_TO_HOST = 0b10  # Base 1.4, Figure 105: Data Transfer
 
 
 class Fail(Action):
@@ -44,20 +49,28 @@ class Lose(Action):
 
     name = "lose"
     places = (At.BACKEND,)
+    nothing = "writes to a disk or flushes it"
+
+    def concerns(self, at: At, opcode: int) -> bool:
+        return opcode in _WRITING or opcode == NvmOpcode.FLUSH
 
     def plan(self, faults: Faults, plan: Plan) -> None:
-        plan.disk.kept = 0
+        plan.disk.loses = True
 
 
 class Tear(Action):
     """Only the first bytes are written, or transferred, and the command succeeds."""
 
     name = "torn"
+    nothing = "writes to a disk, or moves data"
     example = "512"
     places = (At.BACKEND, At.DMA)
 
     def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
         self.bytes = number(argument, "do.torn", 0, 1 << 32)
+
+    def concerns(self, at: At, opcode: int) -> bool:
+        return super().concerns(at, opcode) if at == At.DMA else opcode in _WRITING
 
     def plan(self, faults: Faults, plan: Plan) -> None:
         if plan.at == At.DMA:
@@ -67,7 +80,8 @@ class Tear(Action):
 
 
 class Corrupt(Action):
-    """Some of it is wrong: "flip" (``bits`` of it, 1), "zeros", "ones" or, at dma, "stale": what was there before."""
+    """Some of it is wrong: "flip" (``bits`` of it, 1), "zeros", "ones" or "stale": what was there before, on the disk
+    (backend) or in the host's memory (dma)."""
 
     name = "corrupt"
     places = (At.BACKEND, At.DMA, At.FETCH, At.COMPLETION, At.DOORBELL, At.REGISTER)
@@ -86,6 +100,18 @@ class Corrupt(Action):
         self.bits = number(options.get("bits", 1), "do.bits", 1, 1 << 16)
         if "bits" in options and self.kind != "flip":
             raise FaultError("do.bits: how many to flip: leave it out with " + self.kind)
+
+    def concerns(self, at: At, opcode: int) -> bool:
+        if at == At.BACKEND:
+            return opcode in _GIVEN or opcode == NvmOpcode.WRITE
+        is_stale_only = at == At.DMA and self.kind == "stale"
+        return bool(opcode & _TO_HOST) if is_stale_only else super().concerns(at, opcode)
+
+    def applies(self, passage: Passage) -> bool:
+        command = passage.command
+        if self.history is None or not isinstance(command, ReadWrite) or command.opcode == NvmOpcode.WRITE:
+            return True
+        return self.history.knows(command.nsid, command.slba, command.nlb)
 
     def _spoil(self, faults: Faults, value: bytes) -> bytes:
         return data.spoil(self.kind, self.bits, faults.random, value)
@@ -108,7 +134,11 @@ class Corrupt(Action):
         return self._spoil(faults, value)
 
     def plan(self, faults: Faults, plan: Plan) -> None:
-        if self.kind == "stale" and plan.at == At.DMA:
+        if self.history is not None and plan.command.opcode == NvmOpcode.WRITE:
+            plan.disk.loses = True
+        elif self.history is not None:
+            plan.disk.recalls = self.history
+        elif self.kind == "stale":
             plan.spoil_transfer(data.lose)
         elif plan.at == At.DMA:
             plan.spoil_transfer(lambda old, new: self._spoil(faults, new))
@@ -117,8 +147,10 @@ class Corrupt(Action):
             plan.disk.spoil = lambda value: data.spoil(self.kind, self.bits, data.random_of(seed), value)
 
     def check(self, at: At, matched: Mapping[str, Any]) -> None:
-        if self.kind == "stale" and at != At.DMA:
-            raise FaultError("do.corrupt: only at dma is there something stale: what the buffer held before")
+        if self.kind == "stale" and at not in (At.BACKEND, At.DMA):
+            raise FaultError("do.corrupt: only at backend (a disk) and dma (a buffer) is there something stale")
+        if self.kind == "stale" and at == At.BACKEND:
+            self.history = History()
 
 
 class Set(Action):

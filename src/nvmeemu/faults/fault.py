@@ -9,7 +9,7 @@ from nvmeemu.faults.action import ANSWERED, Action
 from nvmeemu.faults.actions import ACTIONS
 from nvmeemu.faults.match import Match
 from nvmeemu.faults.passage import Passage
-from nvmeemu.faults.places import PLACES, At
+from nvmeemu.faults.places import OF_COMMANDS, PLACES, At
 from nvmeemu.faults.when import Trigger, When
 from nvmeemu.faults.words import FaultError, choice, plain, table
 
@@ -50,6 +50,10 @@ class Fault:
         if self.at == At.REGISTER:
             matched = _access(matched, self.actions)
         self.match = Match(self.at, matched)
+        if self.at in OF_COMMANDS:
+            self._check_commands()
+        if any(action.history for action in self.actions):
+            self.match.queues = None  # whatever is written has to be seen
         self.when = When.of(table(when or {}, "when"))
         if self.at == At.NOW and set(self.when.as_table()) - {"after_seconds", "probability", "seed"}:
             raise FaultError('when: "now" comes once: there are only after_seconds and probability')
@@ -60,6 +64,12 @@ class Fault:
         """What it does, in a line: ``status=write_fault dnr=true, hang``."""
         self.id = 0  # given when it is added
         self.trigger: Trigger | None = None
+
+    def _check_commands(self) -> None:
+        """Raise FaultError if it could do nothing to any command that it is about."""
+        for action in self.actions:
+            if not any(action.concerns(self.at, opcode) for _, opcode in self.match.commands):
+                raise FaultError(f"{action.name} at {self.at}: no command that match asks for {action.nothing}")
 
     @classmethod
     def of(cls, value: Mapping[str, Any]) -> Self:
@@ -77,7 +87,12 @@ class Fault:
 
     def meets(self, passage: Passage) -> bool:
         """Whether it is about this, and all that it does can be done there."""
-        return passage in self.match and all(action.applies(passage) for action in self.actions)
+        if passage not in self.match:
+            return False
+        command = passage.command
+        if command is not None and not all(action.concerns(self.at, command.opcode) for action in self.actions):
+            return False
+        return all(action.applies(passage) for action in self.actions)
 
     @property
     def seen(self) -> int:

@@ -14,6 +14,7 @@ from nvmeemu.controller import Controller
 from nvmeemu.events import Event
 from nvmeemu.executor import UNKNOWN
 from nvmeemu.faults.action import Action
+from nvmeemu.faults.disk import History
 from nvmeemu.faults.fault import Fault
 from nvmeemu.faults.layers import Layers
 from nvmeemu.faults.passage import PIN, Passage
@@ -56,6 +57,7 @@ class Faults(Interceptor):
         self.layers = Layers()
         self.on_reset: Callable[[], None] = lambda: None  # the function was reset
         self._faults: dict[int, Fault] = {}
+        self._histories: tuple[History, ...] = ()  # of disks, that faults want to be kept
         self._places: frozenset[At] = frozenset()  # where there are faults: nowhere else is anything asked
         self._ids, self._numbers = itertools.count(1), itertools.count()
         self._is_fatal = False  # CSTS.CFS: nothing is completed until a reset
@@ -129,6 +131,8 @@ class Faults(Interceptor):
 
     def _settle(self) -> None:
         self._places = frozenset(fault.at for fault in self._faults.values())
+        actions = (action for fault in self._faults.values() for action in fault.actions)
+        self._histories = tuple(action.history for action in actions if action.history is not None)
         self.controller.intercept(self if self._faults else None)
         self.controller.serve_in_python(self.needs)
         if not self._faults:  # from here on nothing is heard of resets
@@ -340,7 +344,8 @@ class Faults(Interceptor):
         of_disk: list[Action] = []
         if is_executed and sq.qid and plan.uses_disk:
             of_disk = self._actions(Passage(At.BACKEND, qid=sq.qid, command=command))
-        if of_disk:
+        plan.disk.histories = self._histories
+        if of_disk or self._histories:
             plan.with_disk()
         plan.with_transfer()
         self._plan(plan, At.BACKEND, of_disk)  # what waits there waits with what the disk has said

@@ -28,18 +28,18 @@ Test = Callable[[Passage], bool]
 
 class Match:
     """All that is given must be so; FaultError for what never can. ``queues``: those whose commands it can meet; None:
-    any."""
+    any. ``commands``: those that it can be about (of the admin queue?, opcode)."""
 
     def __init__(self, at: At, table: Mapping[str, Any]) -> None:
         self.table = dict(table)
         self.queues: Numbers | None = None if at in OF_QUEUES else Numbers()
         self._at = at
         self._register: tuple[int, int] | None = None  # the one that is meant: offset and size
-        self._commands = _EVERY  # that can be meant (of the admin queue?, opcode): fewer with each test
+        self.commands = _EVERY  # fewer with each test
         first = [key for key in ("queue", "opcode", "register") if key in table]  # they say best what else there can be
         keys = [*first, *(key for key in table if key not in first)]
         self._tests: list[Test] = [self._test(key, table[key]) for key in keys]
-        is_of_admin = at in OF_COMMANDS and all(is_admin for is_admin, _ in self._commands)
+        is_of_admin = at in OF_COMMANDS and all(is_admin for is_admin, _ in self.commands)
         if is_of_admin:
             self.queues = _ADMIN
         if at == At.BACKEND and is_of_admin:
@@ -96,7 +96,7 @@ class Match:
             found = numbers(0 if value == "admin" else value, "match.queue", most=LAST_QUEUE)
         self.queues = found
         has_admin, has_io = 0 in found, found.overlaps(1, LAST_QUEUE)
-        self._commands = frozenset(one for one in _EVERY if (has_admin if one[0] else has_io))
+        self.commands = frozenset(one for one in _EVERY if (has_admin if one[0] else has_io))
         return lambda passage: passage.qid in found
 
     def _of_command(self, key: str, value: Any, what: str) -> Test:
@@ -113,17 +113,17 @@ class Match:
                 f"{what}: no command has such a field: opcode, queue, nsid, cid, lba, the specification's names"
                 " (slba, nlb, fid, lid, cns, ...) or cdw10 to cdw15"
             )
-        kinds = tuple(_kinds(self._commands) & fields.keys())
+        kinds = tuple(_kinds(self.commands) & fields.keys())
         if not kinds:
             raise FaultError(f"{what}: no command that the rest of match asks for has such a field")
-        self._commands = frozenset(one for one in self._commands if _kind(one) in kinds)
+        self.commands = frozenset(one for one in self.commands if _kind(one) in kinds)
         least, most = _limits(fields[kind] for kind in kinds)
         wanted = numbers(value, what, least=least, most=most)
         return lambda passage: isinstance(passage.command, kinds) and int(getattr(passage.command, key)) in wanted
 
     def _lba(self, value: Any, what: str) -> Test:
-        self._commands = frozenset(one for one in self._commands if issubclass(_kind(one), ReadWrite))
-        if not self._commands:
+        self.commands = frozenset(one for one in self.commands if issubclass(_kind(one), ReadWrite))
+        if not self.commands:
             raise FaultError(f"{what}: no command that the rest of match asks for names a range of blocks")
         blocks = numbers(value, what)
         if blocks.mask:
@@ -132,8 +132,8 @@ class Match:
 
     def _opcode(self, value: Any, what: str) -> Test:
         wanted = _opcodes(value, what)
-        self._commands &= wanted
-        if not self._commands:
+        self.commands &= wanted
+        if not self.commands:
             raise FaultError(f"{what}: no queue that match.queue asks for has {value!r}")
         return lambda passage: passage.command is not None and (not passage.qid, passage.command.opcode) in wanted
 

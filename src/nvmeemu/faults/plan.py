@@ -107,8 +107,8 @@ class Plan:
     @contextmanager
     def _faulty(self) -> Iterator[None]:
         found = [(namespace, namespace.backend) for namespace in self._addressed()]
-        for namespace, backend in found:
-            namespace.backend = FaultyBackend(backend, self.disk)
+        for namespace, _ in found:
+            namespace.backend = FaultyBackend(namespace, self.disk)
         try:
             yield
         finally:
