@@ -58,21 +58,24 @@ def command_of(sqid: int, sqe: bytes) -> spec.Command:
     return entry.kind(sqe) if entry is not None else spec.Command(sqe)
 
 
-def command(sqid: int, sqe: bytes) -> str:
-    """``Identify Controller``, ``Read nsid=1 slba=2048 nlb=8``: the name, and the fields that this command has."""
+def command(sqid: int, sqe: bytes, *, is_whole: bool = False) -> str:
+    """``Identify Controller``, ``Read nsid=1 slba=2048 nlb=8``: the name, and the fields that this command has; those
+    that are 0 only if ``is_whole``."""
     found = command_of(sqid, sqe)
     parts = [opcode(sqid, sqe[0])]
     kind: Any = type(found)
     fields = _own_fields(kind)
     values = [(name, field.get(sqe), is_number) for name, field, is_number in fields]
     parts += [named(name, value) for name, value, _ in values if name in NAMED_FIELDS]
-    if found.nsid:
+    if found.nsid or is_whole:
         parts.append("nsid=all" if found.nsid == spec.BROADCAST else f"nsid={found.nsid}")
     for name, value, is_number in values:
-        if name not in NAMED_FIELDS and (value or (is_number and name in _ALWAYS)):
+        if name not in NAMED_FIELDS and (value or (is_number and (is_whole or name in _ALWAYS))):
             parts.append(f"{name}={value:d}" if is_number else name)
     if sqe[1]:
         parts += [f"fuse={found.fuse}", f"psdt={found.psdt}"]
+    if is_whole and isinstance(found, spec.SetFeatures) and not found.cdw11:
+        parts.append("cdw11=0x0")  # the value of most features
     return " ".join([*parts, *_rest(found)])
 
 
@@ -117,10 +120,10 @@ def _rest(found: spec.Command) -> Iterator[str]:
             yield f"cdw{number}={value:#x}"
 
 
-def pointers(sqe: bytes) -> str:
-    """PRP1 and PRP2 of a command, if it has any."""
+def pointers(sqe: bytes, *, is_whole: bool = False) -> str:
+    """PRP1 and PRP2 of a command, if it has any, or if ``is_whole``."""
     entry = spec.Command(sqe)
-    return " ".join(f"{name}={value:#x}" for name in ("prp1", "prp2") if (value := getattr(entry, name)))
+    return " ".join(f"{name}={value:#x}" for name in ("prp1", "prp2") if (value := getattr(entry, name)) or is_whole)
 
 
 def completion(entry: spec.Completion) -> str:

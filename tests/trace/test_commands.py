@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import lzma
 import os
 import pty
 import re
@@ -28,7 +29,9 @@ from nvmeemu.trace.difference import Difference
 from nvmeemu.trace.filters import Filter
 from nvmeemu.trace.phases import Name, phases
 from nvmeemu.trace.records import encode
+from nvmeemu.trace.sink import TraceFile
 from nvmeemu.trace.stats import percentile
+from nvmeemu.trace.words import describe as words_of
 from tracing import Traced, ready
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +90,130 @@ def test_show_tells_every_record_in_words(run: Run) -> None:
     ):
         assert part in text
     assert re.search(r"CQ 0   #0000 Set Features: Success, dw0=0x3f003f, [\d.]+ µs\n", text)
+
+
+def test_show_tells_polls_once(run: Run, saved: Save) -> None:
+    """The first and the last, and how many there were between them."""
+    bench = Traced()
+    for times, value in ((1, 0), (2, 1), (60, 0)):
+        bench.controller.write(0x14, (0x460000 | value).to_bytes(4, "little"))
+        for _ in range(times):
+            bench.clock.advance(1)
+            bench.read_bar(0x14, 4)
+    path = saved(bench)
+
+    def said(*words: str) -> list[str]:
+        return [line.partition("BAR0   ")[2] for line in run("trace", "show", path, *words)[1] if "BAR0" in line]
+
+    off, on = "read CC = 0x460000 (iosqes=6 iocqes=4)", "read CC = 0x460001 (en iosqes=6 iocqes=4)"
+    reads = [line for line in said() if line.startswith("read")]
+    assert reads == [off, on, on, off, f"{off}, and 58 times more in between"]
+    assert sum(line.startswith("read") for line in said("-v")) == 63
+    assert said("--no-registers") == []
+    assert len(run("trace", "show", path, "--no-registers")[1]) > 1
+    assert said("--from", "63")[-1] == off, "the last of them only"
+
+
+def test_show_tells_lists_and_what_is_0_if_asked_to(run: Run, saved: Save) -> None:
+    bench = ready()
+    driver = bench.driver
+    driver.write(slba=0, data=bytes(3 * PAGE))
+    driver.set_feature(8, 0)
+    path = saved(bench)
+
+    def said(*words: str) -> str:
+        return "\n".join(run("trace", "show", path, *words)[1])
+
+    (prp,) = bench.of(trace.Prp)
+    listed = f"PRP list: 12 KiB in 1 run: {prp.runs[0][0]:#x} 12 KiB"
+    assert listed in said("-v")
+    assert listed not in said()
+    assert "Set Features Interrupt Coalescing nsid=0 cdw11=0x0 prp1=0x0 prp2=0x0" in said("-v")
+    assert re.search(r"Create SQ nsid=0 qid=1 qsize=64 pc qprio=0 cqid=1 prp1=\w+ prp2=0x0", said("-v"))
+    assert "cdw11" not in said()
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "told"),
+    [
+        (0x1000 + 8 * 40, 7, "Invalid Doorbell Register, log Error Information: SQ 40 tail 7, there is no such queue"),
+        (0x1008, 1000, "Invalid Doorbell Value, log Error Information: SQ 1 tail 1000, it has 64 entries"),
+        (0x100C, 2, "Invalid Doorbell Value, log Error Information: CQ 1 head 2, nothing was posted"),
+        (0x1008, 1, "Invalid Doorbell Value, log Error Information: SQ 1 tail 1, it was there before"),
+        (0x1004, 30, "Invalid Doorbell Value, log Error Information: CQ 0 head 30, 1 were posted"),
+    ],
+)
+def test_show_tells_why_a_doorbell_was_refused(run: Run, saved: Save, offset: int, value: int, told: str) -> None:
+    bench = ready()
+    driver = bench.driver
+    driver.read(slba=0, blocks=1)
+    driver.submit(driver.admin, GetFeatures(opcode=AdminOpcode.GET_FEATURES, fid=1))
+    driver.set_reg(offset, value)
+    (line,) = (line for line in run("trace", "show", saved(bench))[1] if " event " in line)
+    assert line.partition("event  ")[2] == f"Error, {told}"
+
+
+def test_events_have_names() -> None:
+    def said(*fields: int) -> str:
+        return words_of(trace.AsyncEvent(0, 0, *fields))[1]
+
+    assert said(1, 1, 2) == "SMART, Temperature, log SMART"
+    assert said(2, 0, 4) == "Notice, Namespace Attribute Changed, log Changed Namespace List"
+    assert said(1, 9, 2) == "SMART, information 0x9, log SMART"
+    assert said(6, 1, 0xC1) == "type 6, information 0x1, log lid=C1h"
+
+
+def test_a_trace_may_come_from_stdin() -> None:
+    with open(U_BOOT, "rb") as file:
+        read = subprocess.run([NVMEEMU, "trace", "show", "-"], stdin=file, capture_output=True, text=True, check=True)
+    command = f"xz -dc {U_BOOT} | {NVMEEMU} trace show - | tail -n +2"
+    piped = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    whole = read.stdout.splitlines()
+    assert whole[0].startswith("# stdin: ")
+    assert whole[1:] == piped.stdout.splitlines()
+    assert len(whole) > 100
+    nothing = subprocess.run([NVMEEMU, "trace", "stats", "-"], input="", capture_output=True, text=True, check=False)
+    assert (nothing.returncode, nothing.stderr) == (1, "nvmeemu trace: stdin: not a trace\n")
+
+
+def test_show_follows_a_trace_until_its_writer_ends_it(tmp_path: Path) -> None:
+    path = str(tmp_path / "t")
+    writing = TraceFile(path, trace.Description(comment="being written"))
+    command = [NVMEEMU, "trace", "show", path, "--follow"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reading:
+        assert reading.stdout is not None
+        assert "being written" in reading.stdout.readline()
+        for number in range(3):
+            writing.note(f"number {number}")
+            assert reading.stdout.readline().endswith(f"note   number {number}\n")
+        assert reading.poll() is None
+        writing.note("the last one")
+        writing.close()
+        assert reading.stdout.read().endswith("note   the last one\n")
+        assert reading.wait(60) == 0
+
+
+def test_what_cannot_be_followed_is_told(run: Run, tmp_path: Path) -> None:
+    status, _, err = run("trace", "show", U_BOOT, "--follow")
+    assert (status, err) == (2, f"nvmeemu trace: {U_BOOT}: compressed: nobody goes on writing it\n")
+    plain = tmp_path / "t"
+    plain.write_bytes(lzma.decompress(Path(U_BOOT).read_bytes()))
+    assert run("trace", "show", str(plain), "--follow")[1] == run("trace", "show", str(plain))[1]
+
+
+def test_another_trace_that_is_begun_ends_following(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    first = TraceFile(str(path), trace.Description())
+    command = [NVMEEMU, "trace", "show", str(path), "--follow"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as reading:
+        assert reading.stdout is not None
+        first.note("x")
+        assert "began" in reading.stdout.readline()
+        assert reading.stdout.readline().endswith("note   x\n")
+        os.truncate(path, 0)
+        _, err = reading.communicate(timeout=60)
+    assert (reading.returncode, err) == (1, f"nvmeemu trace: {path}: another trace was begun there\n")
+    first.close()
 
 
 def test_show_of_one_command_is_its_story(run: Run, saved: Save) -> None:

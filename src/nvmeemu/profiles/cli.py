@@ -53,7 +53,7 @@ def profile(words: Sequence[str]) -> int:
     run.add_argument("--output", metavar="FILE", help="the trace of the run (of one profile)")
     run.set_defaults(run=_run)
     add = parsers.add_parser("add", help="make a profile of a trace", description=_ADD)
-    add.add_argument("trace", metavar="TRACE", help="a trace, compressed or not")
+    add.add_argument("trace", metavar="TRACE", help="a trace, compressed or not; -: stdin")
     add.add_argument("--output", metavar="FILE", help="where to (stdout); ends in .toml, and must not exist")
     add.add_argument("--title", metavar="TEXT", default="", help="how it is called")
     add.set_defaults(run=_add)

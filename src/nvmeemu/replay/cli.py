@@ -27,7 +27,7 @@ unless the trace was recorded with --trace-payload. Exit status: 0 all as record
 def replay(words: Sequence[str]) -> int:
     """Parse and run; the exit status."""
     parser = Parser(prog="nvmeemu replay", description=_REPLAY)
-    parser.add_argument("file", metavar="FILE", help="a trace, compressed or not")
+    parser.add_argument("file", metavar="FILE", help="a trace, compressed or not; -: stdin")
     parser.add_argument(
         "--disk", metavar="SPEC", action="append", default=[], help="instead of an empty disk, in order"
     )

@@ -24,7 +24,7 @@ statuses it has met; and what there is that it has never used.
 def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     parser.description = _CHECK
-    parser.add_argument("--coverage", metavar="FILE", required=True, help="a trace, compressed or not")
+    parser.add_argument("--coverage", metavar="FILE", required=True, help="a trace, compressed or not; -: stdin")
     parser.set_defaults(run=run)
 
 

@@ -29,7 +29,7 @@ _MARKS = {"-": "bad", "+": "CQ", "!": "BAR0"}
 def add(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The parser."""
     parser = parsers.add_parser("diff", help="what two hosts did differently", description=_DIFF)
-    parser.add_argument("a", metavar="A", help="a trace")
+    parser.add_argument("a", metavar="A", help="a trace; -: stdin")
     parser.add_argument("b", metavar="B", help="another one")
     parser.add_argument(
         "--context", metavar="N", type=Number(0, 1 << 30), default=3, help="steps shown around a difference (3)"

@@ -35,7 +35,9 @@ _ORDER = ("phases", "faults", "controller", "registers", "interrupts", "memory m
 def add(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The parser."""
     parser = parsers.add_parser("export", help="for the trace viewer Perfetto", description=_EXPORT)
-    parser.add_argument("--perfetto", metavar="FILE", dest="file", required=True, help="a trace, compressed or not")
+    parser.add_argument(
+        "--perfetto", metavar="FILE", dest="file", required=True, help="a trace, compressed or not; -: stdin"
+    )
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the file to write")
     parser.set_defaults(run=run)
 

@@ -7,10 +7,13 @@ record before. Files compressed with gzip, bzip2 or xz are read as they are.
 from __future__ import annotations
 
 import bz2
+import fcntl
 import gzip
 import json
 import lzma
 import os
+import stat
+import time
 import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
@@ -30,6 +33,8 @@ _MOST_DESCRIPTION = 1 << 20
 _CHUNK = 1 << 20
 _TIME = itemgetter(0)
 _LATEST = 1_000_000_000  # ns that a lane's records may come after later ones of others
+_LOOK_AGAIN = 0.05  # seconds between two looks at a file that is followed
+STDIN = "-"
 _COMPRESSED: tuple[tuple[bytes, Callable[..., Any]], ...] = (
     (b"\x1f\x8b", gzip.open),
     (b"BZh", bz2.open),
@@ -120,12 +125,14 @@ class Reader:
     """The records of a trace, in the order of their times. Raises TraceError for what is not a trace.
 
     Iterate once. Then ``is_cut`` tells whether the file ends in the middle of a record, and ``position`` how many
-    (uncompressed) bytes have been read; ``raw_position`` is the place in the file itself, for progress.
+    (uncompressed) bytes have been read; ``raw_position`` is the place in the file itself, for progress. With ``follow``
+    it goes on at the end of the file until nobody writes there any more; the last second comes when there is no more.
     """
 
-    def __init__(self, file: Source, name: str = "trace", raw: Source | None = None) -> None:
+    def __init__(self, file: Source, name: str = "trace", raw: Source | None = None, *, follow: bool = False) -> None:
         self._file = file
         self._raw = raw or file
+        self._follows = follow
         self.name = name
         self.is_cut = False
         self.position = 0
@@ -176,6 +183,10 @@ class Reader:
         damaged, after all that comes before."""
         waiting: list[Record] = []
         for batch in self._batches():
+            if not batch:  # no more is coming for now
+                yield from waiting
+                waiting.clear()
+                continue
             waiting += batch
             waiting.sort(key=_TIME)
             bound = waiting[-1][0] - _LATEST
@@ -188,9 +199,19 @@ class Reader:
             raise self._damage
 
     def _batches(self) -> Iterator[list[Record]]:
-        """The records as they stand in the file, many at a time, up to its end or to ``_damage``."""
+        """The records as they stand in the file, many at a time, up to its end or to ``_damage``. An empty batch: a
+        file that is followed has had nothing new for longer than a lane's records may be late."""
         rest = b""
-        while data := self._read(_CHUNK):
+        quiet = 0
+        while (data := self._read(_CHUNK)) or self._is_being_written():
+            if not data:
+                quiet += 1
+                if quiet * _LOOK_AGAIN * 1_000_000_000 > _LATEST:
+                    quiet = 0
+                    yield []
+                time.sleep(_LOOK_AGAIN)
+                continue
+            quiet = 0
             data = rest + data
             batch, good = [], 0
             try:
@@ -209,6 +230,20 @@ class Reader:
                 return
             rest = data[good:]
         self.is_cut = self.is_cut or bool(rest)
+
+    def _is_being_written(self) -> bool:
+        """Whether more may come of a file that is followed: its writer holds a lock (``sink``)."""
+        if not self._follows or self.is_cut or self._damage is not None:
+            return False
+        if self.raw_size < self.raw_position:
+            self._damage = TraceError(f"{self.name}: another trace was begun there")
+            return False
+        try:
+            fcntl.flock(self._raw.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:  # the writer has it, or there are no locks there: until the reader is ended
+            return True
+        fcntl.flock(self._raw.fileno(), fcntl.LOCK_UN)
+        return self._raw.tell() < self.raw_size  # what it wrote before it let go
 
     def _read(self, size: int) -> bytes:
         """Some bytes, at most ``size``; none at the end, or at ``_damage``."""
@@ -233,11 +268,12 @@ class Reader:
         return found
 
 
-def open_trace(path: str | Path) -> Reader:
-    """Open a trace, compressed or not. Raises TraceError, also for a file that is not there."""
+def open_trace(path: str | Path, *, follow: bool = False) -> Reader:
+    """Open a trace, compressed or not; "-" is stdin. With ``follow`` it is read on while somebody writes it. Raises
+    TraceError, also for a file that is not there."""
     name = str(path)
     try:
-        return _open(name)
+        return _open(name, follow)
     except TraceError as error:
         if name.endswith(".toml"):
             raise TraceError(
@@ -246,17 +282,22 @@ def open_trace(path: str | Path) -> Reader:
         raise
 
 
-def _open(name: str) -> Reader:
+def _open(name: str, follow: bool) -> Reader:
     try:
-        raw = open(name, "rb")  # noqa: SIM115  # the Reader's
+        if name == STDIN:
+            name, raw = "stdin", open(0, "rb", closefd=False)  # noqa: SIM115  # the Reader's
+        else:
+            raw = open(name, "rb")  # noqa: SIM115  # the Reader's
     except OSError as error:
         raise TraceError(f"{name}: {error.strerror}") from None
     try:
         beginning = raw.peek(8)  # a pipe has no way back
         for magic, opener in _COMPRESSED:
             if beginning.startswith(magic):
+                if follow:
+                    raise BadUse(f"{name}: compressed: nobody goes on writing it")
                 return Reader(opener(raw), name, raw)
-        return Reader(raw, name)
+        return Reader(raw, name, follow=follow and stat.S_ISREG(os.fstat(raw.fileno()).st_mode))  # a pipe ends itself
     except OSError as error:
         raw.close()
         raise TraceError(f"{name}: {error.strerror or error}") from None

@@ -24,7 +24,7 @@ _FORMATS = (".png", ".svg")
 def add(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The parser."""
     parser = parsers.add_parser("plot", help="a picture, PNG or SVG", description=_PLOT)
-    parser.add_argument("file", metavar="FILE", help="a trace, compressed or not")
+    parser.add_argument("file", metavar="FILE", help="a trace, compressed or not; -: stdin")
     parser.add_argument("-o", "--output", metavar="OUT", type=_output, required=True, help="a name in .png or .svg")
     parser.add_argument(
         "--nsid",

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable
 
-from nvmeemu.spec import Status
+from nvmeemu.spec import EventType, Status
 from nvmeemu.trace import words
 from nvmeemu.trace.commands import Matcher, TracedCommand, commands
 from nvmeemu.trace.file import open_trace
 from nvmeemu.trace.filters import Filter, add_options
-from nvmeemu.trace.records import Completion, Injection, Record
+from nvmeemu.trace.records import AsyncEvent, Completion, Injection, Record, RegisterRead, RegisterWrite
+from nvmeemu.trace.rings import Rings
 from nvmeemu.trace.terminal import Output, at, heading, with_progress
 
 _SHOW = """\
-Everything in a trace, a line for each record, in order of time (seconds since the trace began). With a filter by
-queue, opcode, NSID or status: only the records of the commands that match, those of one command together.
+Everything in a trace, a line for each record, in order of time (seconds since the trace began); reads of a register
+that give the same again and again are told once, with how often it was. With a filter by queue, opcode, NSID or status:
+only the records of the commands that match, those of one command together.
 """
 _GREP = """\
 The commands of a trace, a line for each, with status and latency, in the order in which they ended. PATTERN is a
@@ -27,11 +30,16 @@ regular expression that the line has to contain, without regard to case.
 def add(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The two parsers."""
     show = parsers.add_parser("show", help="every record in words", description=_SHOW)
-    show.add_argument("file", metavar="FILE", help="a trace, compressed or not")
+    show.add_argument("file", metavar="FILE", help="a trace, compressed or not; -: stdin")
+    show.add_argument(
+        "-v", "--verbose", action="store_true", help="PRP lists, fields that are 0, and each read of a register"
+    )
+    show.add_argument("--no-registers", action="store_true", help="leave out reads and writes of registers")
+    show.add_argument("--follow", action="store_true", help="go on until whoever writes the trace ends it, or until ^C")
     add_options(show)
     show.set_defaults(run=run_show)
     grep = parsers.add_parser("grep", help="every command in a line", description=_GREP)
-    grep.add_argument("file", metavar="FILE", help="a trace, compressed or not")
+    grep.add_argument("file", metavar="FILE", help="a trace, compressed or not; -: stdin")
     grep.add_argument("pattern", metavar="PATTERN", nargs="?", type=_pattern, help="what the line has to contain")
     add_options(grep)
     grep.set_defaults(run=run_grep)
@@ -45,50 +53,91 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 def run_show(arguments: argparse.Namespace) -> int:
-    output = Output()
     wanted = Filter.of(arguments)
-    with open_trace(arguments.file) as reader:
-        output.line(output.styled("dim", f"# {heading(reader)}"))
+    with open_trace(arguments.file, follow=arguments.follow) as reader:
+        show = _Show(Output(), arguments)
+        show.say(show.output.styled("dim", f"# {heading(reader)}"))
         records = with_progress(reader)
         if wanted.tests:
             for command in commands(records):
                 if wanted.matches(command):
-                    for line in _story(output, command):
-                        output.line(line)
+                    show.story(command)
         else:
-            _show_all(output, records, wanted)
+            show.everything(records, wanted)
     return 0
 
 
-def _show_all(output: Output, records: Iterator[Record], wanted: Filter) -> None:
-    matcher = Matcher()
-    for record in records:
-        ended = matcher.feed(record)
-        if wanted.is_in_time(record.time):
-            command = ended[0] if isinstance(record, Completion) and ended else None
-            output.line(_line(output, record, command))
+class _Show:
+    """Prints lines; a line of a trace that is followed is seen at once."""
 
+    def __init__(self, output: Output, arguments: argparse.Namespace) -> None:
+        self.output = output
+        self._is_whole: bool = arguments.verbose
+        self._has_registers = not arguments.no_registers
+        self._follows: bool = arguments.follow
+        self._poll: RegisterRead | None = None  # the last record, if it was one
+        self._times = 0  # that it came again, and was not told
 
-def _story(output: Output, command: TracedCommand) -> Iterator[str]:
-    """All of a command, from fetch to completion."""
-    parts = (command.fetch, *command.injections, command.prp, *command.digests, *command.data, command.completion)
-    for record in sorted((part for part in parts if part is not None), key=lambda part: part.time):
-        yield _line(output, record, command)
+    def say(self, line: str) -> None:
+        self.output.line(line)
+        if self._follows:
+            sys.stdout.flush()
 
+    def everything(self, records: Iterable[Record], wanted: Filter) -> None:
+        matcher, rings = Matcher(), Rings()
+        for record in records:
+            ended = matcher.feed(record)
+            rings.feed(record)
+            why = rings.explain() if isinstance(record, AsyncEvent) and record.type == EventType.ERROR else ""
+            is_left_out = isinstance(record, RegisterRead | RegisterWrite) and not self._has_registers
+            if wanted.is_in_time(record.time) and not is_left_out and not self._is_same(record):
+                command = ended[0] if isinstance(record, Completion) and ended else None
+                self._tell(record, command, why)
+        self._end_polls()
 
-def _line(output: Output, record: Record, command: TracedCommand | None) -> str:
-    where, what = words.describe(record)
-    style = where.split()[0]
-    if isinstance(record, Injection):
-        what = output.styled("bad", what)
-    elif isinstance(record, Completion):
-        if command is not None:
-            fetch = command.fetch
-            name = words.opcode(fetch.sqid, fetch.opcode)
-            what = f"#{record.cid:04x} {name}: {what.partition(' ')[2]}, {words.duration(record.time - fetch.time)}"
-        if record.status != Status.SUCCESS:
-            what = output.styled("bad", what)
-    return f"{at(record.time)}  {output.styled(style, f'{where:<6}')} {what}"
+    def _is_same(self, record: Record) -> bool:
+        """Whether this reads what was read just before. If not, it tells how often that was."""
+        poll = self._poll
+        if isinstance(record, RegisterRead) and not self._is_whole:
+            if poll is not None and (record.offset, record.data) == (poll.offset, poll.data):
+                self._poll = record
+                self._times += 1
+                return True
+            self._end_polls()
+            self._poll = record
+        else:
+            self._end_polls()
+        return False
+
+    def _end_polls(self) -> None:
+        if self._poll is not None and self._times:
+            again = f", and {self._times - 1} times more in between" if self._times > 1 else ""
+            self._tell(self._poll, None, again)
+        self._poll, self._times = None, 0
+
+    def story(self, command: TracedCommand) -> None:
+        """All of a command, from fetch to completion."""
+        parts = (command.fetch, *command.injections, command.prp, *command.digests, *command.data, command.completion)
+        for record in sorted((part for part in parts if part is not None), key=lambda part: part.time):
+            self._tell(record, command)
+
+    def _tell(self, record: Record, command: TracedCommand | None, why: str = "") -> None:
+        where, what = words.describe(record, is_whole=self._is_whole)
+        style = where.split()[0]
+        if isinstance(record, Injection):
+            what = self.output.styled("bad", what)
+        elif isinstance(record, Completion):
+            if command is not None:
+                fetch = command.fetch
+                name = words.opcode(fetch.sqid, fetch.opcode)
+                what = f"#{record.cid:04x} {name}: {what.partition(' ')[2]}, {words.duration(record.time - fetch.time)}"
+            if record.status != Status.SUCCESS:
+                what = self.output.styled("bad", what)
+        elif isinstance(record, AsyncEvent):
+            what += f": {why}" * bool(why)
+        else:
+            what += why
+        self.say(f"{at(record.time)}  {self.output.styled(style, f'{where:<6}')} {what}")
 
 
 def run_grep(arguments: argparse.Namespace) -> int:

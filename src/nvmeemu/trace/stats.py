@@ -42,7 +42,7 @@ PERCENTILES = (50, 90, 99)
 def add(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The parser."""
     parser = parsers.add_parser("stats", help="counts and latencies, doorbells and interrupts", description=_STATS)
-    parser.add_argument("file", metavar="FILE", help="a trace, compressed or not")
+    parser.add_argument("file", metavar="FILE", help="a trace, compressed or not; -: stdin")
     add_times(parser)
     parser.set_defaults(run=run)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from enum import IntEnum
 from typing import Any
 
 from nvmeemu import spec
@@ -43,8 +44,10 @@ __all__ = [
 _Line = tuple[str, str]  # where, what
 
 
-def describe(record: Record) -> _Line:
-    """Where (``SQ 1``, ``BAR0``, ...) and what."""
+def describe(record: Record, *, is_whole: bool = False) -> _Line:
+    """Where (``SQ 1``, ``BAR0``, ...) and what; with all that is known of it if ``is_whole``."""
+    if is_whole and isinstance(record, kinds.Fetch | kinds.Prp):
+        return _fetch(record, True) if isinstance(record, kinds.Fetch) else _prp(record, True)
     return _DESCRIBE[type(record)](record)
 
 
@@ -53,13 +56,16 @@ def _doorbell(one: kinds.Doorbell) -> _Line:
     return f"{'CQ' if one.is_cq else 'SQ'} {one.qid}", f"{'shadow ' if one.is_shadow else ''}{name} {one.value}"
 
 
-def _fetch(one: kinds.Fetch) -> _Line:
-    return f"SQ {one.sqid}", f"#{one.cid:04x} {command(one.sqid, one.sqe)} {pointers(one.sqe)}".rstrip()
+def _fetch(one: kinds.Fetch, is_whole: bool = False) -> _Line:
+    said = f"{command(one.sqid, one.sqe, is_whole=is_whole)} {pointers(one.sqe, is_whole=is_whole)}"
+    return f"SQ {one.sqid}", f"#{one.cid:04x} {said}".rstrip()
 
 
-def _prp(one: kinds.Prp) -> _Line:
+def _prp(one: kinds.Prp, is_whole: bool = False) -> _Line:
     runs = len(one.runs)
-    return f"SQ {one.sqid}", f"#{one.cid:04x} PRP list: {size(one.length)} in {runs} run{'s' * (runs != 1)}"
+    listed = ", ".join(f"{iova:#x} {size(length)}" for iova, length in one.runs)
+    said = f"PRP list: {size(one.length)} in {runs} run{'s' * (runs != 1)}{f': {listed}' * is_whole}"
+    return f"SQ {one.sqid}", f"#{one.cid:04x} {said}"
 
 
 def _digest(one: kinds.Digest) -> _Line:
@@ -87,9 +93,21 @@ def _map(one: kinds.DmaMap) -> _Line:
     return "DMA", f"map {one.iova:#x}, {size(one.size)}{'' if one.writable else ', read-only'}"
 
 
+_EVENTS: dict[int, type[IntEnum]] = {
+    spec.EventType.ERROR: spec.ErrorEvent,
+    spec.EventType.SMART: spec.SmartEvent,
+    spec.EventType.NOTICE: spec.NoticeEvent,
+}
+
+
 def _event(one: kinds.AsyncEvent) -> _Line:
-    kind = words(spec.EventType(one.type)) if one.type in frozenset(spec.EventType) else f"type {one.type}"
-    return "event", f"{kind}, information {one.info:#x}, log {named('lid', one.log)}"
+    known = _EVENTS.get(one.type)
+    kind = words(spec.EventType(one.type)) if known is not None else f"type {one.type}"
+    if known is not None and one.info in frozenset(known):
+        info = words(known(one.info))
+    else:
+        info = f"information {one.info:#x}"
+    return "event", f"{kind}, {info}, log {named('lid', one.log)}"
 
 
 def injection(one: kinds.Injection) -> str:
