@@ -320,7 +320,7 @@ class Machine:
         elif is_enabled and not status.cfs and status.shst != SHST_COMPLETE and (lost := self.judge.unfinished()):
             raise Violation("; ".join(lost))
         inside = self.controller._executor
-        if inside._running or inside._gaps._held or inside._background_bytes:
+        if inside._running or inside._gaps._held or inside._media.is_used:
             raise Violation("the executor keeps what has ended")
 
 

@@ -15,10 +15,11 @@ from typing import Any
 
 from nvmeemu.device import Device
 from nvmeemu.errors import CommandFailed
-from nvmeemu.gaps import Gaps, Stage
+from nvmeemu.gaps import Gaps
 from nvmeemu.host import HostMemoryError, Job, Worker
+from nvmeemu.media import DiskFull, Media, most_of_each
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
-from nvmeemu.requests import Background, CommandEntry, Request, Result
+from nvmeemu.requests import Background, CommandEntry, Request, Result, Stage
 from nvmeemu.spec import MORE, Command, Status
 from nvmeemu.structures import CommandEffect
 from nvmeemu.taps import Taps
@@ -28,7 +29,6 @@ log = logging.getLogger(__name__)
 BURST = 32  # commands that one queue may run before the next has its turn
 MOST_OUTSTANDING = 1024  # commands of one queue that have begun: a host may take no notice of its queues' depth
 BATCH_BYTES = 8 << 20  # moved before the bus has its turn again: a few milliseconds
-MOST_BACKGROUND = 64 << 20  # bytes that workers may hold; I/O queues wait when there is more
 _LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # another attempt fails as well
 _NO_LBA = 0
 _NO_LOCATION = 0xFFFF
@@ -58,7 +58,7 @@ class Executor:
         self._posted: defaultdict[CompletionQueue, int] = defaultdict(int)  # and how many completions
         self._due: set[CompletionQueue] = set()  # whose interrupt the engine wants raised
         self._running: set[_Running] = set()
-        self._background_bytes = 0
+        self._media = Media(most_of_each(device.namespaces.nn))
         self._gaps = Gaps(device.clock, self._late, partial(on_fatal, "the memory of a queue is gone"), on_settled)
         self._pin = False
         self._had_msix = False
@@ -129,20 +129,33 @@ class Executor:
 
     def run(self) -> bool:
         """Do a batch; True if more is waiting that can be done now."""
-        if self._engine is not None and self._engine.has_news and self._background_bytes < MOST_BACKGROUND:
+        if self._engine is not None and self._engine.has_news:
             self._engine.deliver(self)
             if self.is_paused:
                 self._on_settled()
+        health = self._device.health
+        enough = health.bytes_read + health.bytes_written + BATCH_BYTES
+        if self._media.is_waited_for:
+            self._resume_waiting(enough)
         if not self.is_paused:
-            self._serve_ready()
+            self._serve_ready(enough)
         self.signal()
+        if self._media.is_waited_for and self._media.has_ready(self._device.namespaces.active.values()):
+            return True
         return bool(self._ready) and not self.is_paused
 
-    def _serve_ready(self) -> None:
+    def _resume_waiting(self, enough: int) -> None:
+        """Begin commands whose disks have room now, until so many bytes have been moved in all."""
+        health = self._device.health
+        for request, stage in self._media.ready(self._device.namespaces.active.values()):
+            self._proceed(request.sq, request.command, request, stage)
+            if health.bytes_read + health.bytes_written >= enough:
+                return
+
+    def _serve_ready(self, enough: int) -> None:
         """Give each queue its turn, the admin queue first, until enough has been moved: then the bus has its turn, and
         the next batch goes on where this one has stopped."""
         health = self._device.health
-        enough = health.bytes_read + health.bytes_written + BATCH_BYTES
         for sq in sorted(self._ready, key=_is_io):
             if sq not in self._ready:
                 continue  # dropped by what went before
@@ -158,7 +171,7 @@ class Executor:
         engine = self._engine
         if engine is not None and (engine.has_news or engine.is_busy):
             return True
-        return bool(self._running) or self._gaps.holds_commands
+        return bool(self._running) or self._gaps.holds_commands or self._media.is_waited_for
 
     @property
     def is_changing_media(self) -> bool:
@@ -180,6 +193,7 @@ class Executor:
         for sq in {*self._device.sqs.values(), *(running.request.sq for running in self._running)}:
             for request in tuple(sq.outstanding):
                 request.drop()
+        self._media.drop()
         for running in tuple(self._running):
             running.cancel()
         if self._engine is not None:
@@ -246,7 +260,7 @@ class Executor:
         for _ in range(BURST):
             if len(sq.outstanding) >= self._most_begun:
                 return False
-            if cq.waiting or cq.is_full or (sq.qid and self._background_bytes >= MOST_BACKGROUND):
+            if cq.waiting or cq.is_full:
                 return False
             try:
                 if sq.head == sq.tail and not sq.refresh():
@@ -270,9 +284,17 @@ class Executor:
             found = UNSERVED
         command = found.kind(entry)
         stage: Stage = partial(found.run, self._device, command)
+        if sq.qid:
+            stage = partial(self._enter, command, stage)
         if self._taps is not None:
             stage = self._taps.execute(self._go_on, sq, command, stage)
         self._proceed(sq, command, None, stage)
+
+    def _enter(self, command: Command, stage: Stage) -> Result:
+        """A stage that may need the command's disk."""
+        if self._media.is_used:
+            self._media.enter(self._device.namespaces.active.get(command.nsid))
+        return stage()
 
     def _proceed(self, sq: SubmissionQueue, command: Command, request: Request | None, stage: Stage) -> None:
         """Run one stage of a command; it ends, waits for memory, or goes to a worker."""
@@ -283,6 +305,9 @@ class Executor:
             field = self._failed(sq, command, failure)
         except HostMemoryError as gap:
             self._gaps.hold(request or self._request(sq, command), stage, gap)
+            return
+        except DiskFull as full:
+            self._media.wait(request or self._request(sq, command), stage, full.disk)
             return
         except Exception:
             log.exception("internal error in %r of queue %d", command, sq.qid)
@@ -343,24 +368,17 @@ class Executor:
     def started(self, running: _Running) -> None:
         """A worker gets a command."""
         self._running.add(running)
-        self._background_bytes += running.background.size
+        self._media.take(running.background.disk, running.background.size)
 
     def ended(self, running: _Running) -> None:
         """A worker has finished with a command."""
         self._running.discard(running)
-        size = running.background.size
+        give_back = partial(self._media.give_back, running.background.disk, running.background.size)
         if running.request.live:  # what the worker has read waits for guest memory
-            running.request.on_end = partial(self._give_back, size)
+            running.request.on_end = give_back
         else:
-            self._give_back(size)
+            give_back()
         self._on_settled()
-
-    def _give_back(self, size: int) -> None:
-        """Memory for workers is free again."""
-        was_full = self._background_bytes >= MOST_BACKGROUND
-        self._background_bytes -= size
-        if was_full and self._background_bytes < MOST_BACKGROUND:
-            self._wake_all()
 
     def conclude(self, running: _Running, value: Any, error: BaseException | None) -> None:
         """Take a command on from where its worker has brought it."""
@@ -439,7 +457,7 @@ class _Running:
         request.is_abortable = background.is_abortable
         request.deadline = None
         executor.started(self)
-        self._job: Job = executor.worker.submit(background.work, self._done)
+        self._job: Job = executor.worker.submit(background.work, self._done, background.disk)
 
     def _done(self, value: Any, error: BaseException | None) -> None:
         self.request.job = None

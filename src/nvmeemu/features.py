@@ -154,7 +154,7 @@ def _set_write_cache(device: Device, cdw11: int) -> Result:
     put(cdw11)
     if cdw11 & 1:
         return 0
-    return Background(work, failure=Status.WRITE_FAULT, is_abortable=False, undo=lambda: put(before))
+    return Background(None, work, failure=Status.WRITE_FAULT, is_abortable=False, undo=lambda: put(before))
 
 
 def critical_warnings(device: Device) -> CriticalWarning:

@@ -11,14 +11,12 @@ from collections.abc import Callable, Iterator
 
 from nvmeemu.host import Clock, HostMemoryError, Timer
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
-from nvmeemu.requests import Request, Result
+from nvmeemu.requests import Request, Stage
 
 log = logging.getLogger(__name__)
 
 COMMAND_PATIENCE = 0.1  # seconds that a command waits for its memory to come back
 QUEUE_PATIENCE = 1.0  # seconds that a queue does
-
-Stage = Callable[[], Result]
 
 
 class Gaps:

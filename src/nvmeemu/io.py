@@ -38,7 +38,7 @@ def read(device: Device, command: ReadWrite) -> Result:
         return 0
 
     work = _reading(backend, offset, length, fua)
-    return Background(work, then, Status.UNRECOVERED_READ_ERROR, size=length, droppable=True)
+    return Background(namespace, work, then, Status.UNRECOVERED_READ_ERROR, size=length, droppable=True)
 
 
 def _reading(backend: Backend, offset: int, length: int, fua: bool) -> Callable[[], bytearray]:
@@ -72,7 +72,7 @@ def write(device: Device, command: ReadWrite) -> Result:
         if not fua and _is_durable(device, command, backend):  # the write cache was switched off meanwhile
             backend.flush()
 
-    return Background(work, failure=Status.WRITE_FAULT, size=length)
+    return Background(namespace, work, failure=Status.WRITE_FAULT, size=length)
 
 
 def compare(device: Device, command: ReadWrite) -> Result:
@@ -89,7 +89,7 @@ def compare(device: Device, command: ReadWrite) -> Result:
         return 0
 
     work = _reading(backend, offset, length, _is_from_media(command, backend))
-    return Background(work, then, Status.UNRECOVERED_READ_ERROR, size=length, droppable=True)
+    return Background(namespace, work, then, Status.UNRECOVERED_READ_ERROR, size=length, droppable=True)
 
 
 def verify(device: Device, command: ReadWrite) -> Result:
@@ -107,7 +107,7 @@ def verify(device: Device, command: ReadWrite) -> Result:
         for start in range(0, length, len(buffer)):
             backend.read(offset + start, [buffer[: length - start]])
 
-    return Background(work, failure=Status.UNRECOVERED_READ_ERROR, size=min(length, 1 << 20), droppable=True)
+    return Background(namespace, work, failure=Status.UNRECOVERED_READ_ERROR, size=min(length, 1 << 20), droppable=True)
 
 
 def write_zeroes(device: Device, command: ReadWrite) -> Result:
@@ -123,15 +123,17 @@ def write_zeroes(device: Device, command: ReadWrite) -> Result:
         if _is_durable(device, command, backend):
             backend.flush()
 
-    return Background(work, failure=Status.WRITE_FAULT)
+    return Background(namespace, work, failure=Status.WRITE_FAULT)
 
 
 def flush(device: Device, command: Command) -> Result:
     """Base 1.4, 6.8. NSID FFFFFFFFh: every namespace (Identify Controller, VWC bits 2:1)."""
-    backends = [namespace.backend for namespace in device.namespaces.addressed(command.nsid)]
+    namespaces = device.namespaces.addressed(command.nsid)
+    backends = [namespace.backend for namespace in namespaces]
     if not any(backend.volatile_cache for backend in backends):
         return 0
-    return Background(partial(flush_all, backends), failure=Status.WRITE_FAULT)
+    disk = namespaces[0] if len(namespaces) == 1 else None
+    return Background(disk, partial(flush_all, backends), failure=Status.WRITE_FAULT)
 
 
 def dataset_management(device: Device, command: DatasetManagement) -> Result:
@@ -151,7 +153,7 @@ def dataset_management(device: Device, command: DatasetManagement) -> Result:
             if length:
                 backend.deallocate(offset, length)
 
-    return Background(work, failure=Status.WRITE_FAULT, size=_EXTENT * len(extents))
+    return Background(namespace, work, failure=Status.WRITE_FAULT, size=_EXTENT * len(extents))
 
 
 def _transfer(device: Device, command: ReadWrite) -> tuple[Namespace, int, int, int, int]:

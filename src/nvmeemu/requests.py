@@ -62,11 +62,13 @@ class Request:
 class Background:
     """Run ``work`` on a worker thread, then ``then(result)`` on the controller's thread, which answers like a handler.
 
-    ``failure`` is the status for an OSError of ``work``, after which ``undo`` is called. ``size``: bytes of memory
-    that the command holds until it ends. ``droppable``: nothing outside is changed by ``work``, so an abort or a reset
-    need not wait for it. What has changed the controller already is not ``is_abortable``.
+    ``disk``: the one that it may have to wait for; None: several. ``failure`` is the status for an OSError of ``work``,
+    after which ``undo`` is called. ``size``: bytes of memory that the command holds until it ends. ``droppable``:
+    nothing outside is changed by ``work``, so an abort or a reset need not wait for it. What has changed the controller
+    already is not ``is_abortable``.
     """
 
+    disk: object
     work: Callable[[], Any]
     then: Callable[[Any], Result] = lambda _: 0
     failure: Status = Status.INTERNAL_ERROR
@@ -85,6 +87,7 @@ class Parked:
 
 
 Result = int | Background | Parked
+Stage = Callable[[], Result]
 
 
 @dataclass(frozen=True)

@@ -282,7 +282,7 @@ def _methods(
             leaving.remove(backend)
             del ending.backends[name]
 
-        loop.submit(backend.flush, done)
+        loop.submit(backend.flush, done, backend)
 
     return Methods(controller, faults, open_disk, close_disk, None if trace is None else trace.note)
 

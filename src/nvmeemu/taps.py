@@ -21,7 +21,7 @@ from nvmeemu import prp
 from nvmeemu.events import Event
 from nvmeemu.host import Host, PciState
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
-from nvmeemu.requests import Background, Request, Result
+from nvmeemu.requests import Background, Request, Result, Stage
 from nvmeemu.spec import Command
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-Stage = Callable[[], Result]
 GoOn = Callable[[Request, Stage], None]
 Post = Callable[[SubmissionQueue, int, int, int], None]
 """Write a completion: the queue whose head it says, CID, DW0, and the 15-bit Status Field."""

@@ -40,6 +40,7 @@ RINGING = (
     "reset",
     "shadow",
     "shutdown",
+    "stalls",
 )
 HERE = Path(__file__).parent
 

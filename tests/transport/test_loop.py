@@ -161,6 +161,32 @@ def test_work_that_has_not_begun_can_be_cancelled(loop: Loop) -> None:
     assert sorted(finished) == ["blocker", "blocker", "last"]
 
 
+def test_work_that_waits_at_one_place_holds_up_none_at_another(loop: Loop) -> None:
+    """Two threads for each; what is cancelled leaves its place in the line."""
+    gate = threading.Event()
+    finished: list[str] = []
+    waiting: list[Any] = []
+
+    def note(name: str) -> Callable[[Any, BaseException | None], None]:
+        def done(value: Any, error: BaseException | None) -> None:
+            finished.append(name)
+            if finished.count("elsewhere") == 20 and not gate.is_set():
+                assert finished == ["elsewhere"] * 20
+                waiting[:] = [job for job in waiting if not job.cancel()]
+                loop.submit(loop.request_stop, note("last"), "stalled")
+                gate.set()
+
+        return done
+
+    waiting += [loop.submit(gate.wait, note("stalled"), "stalled") for _ in range(50)]
+    for _ in range(10):
+        loop.submit(lambda: None, note("elsewhere"), "other")
+        loop.submit(lambda: None, note("elsewhere"))
+    loop.run(idle)
+    assert len(waiting) == 2
+    assert "stalled" in finished
+
+
 def test_a_stop_may_come_from_a_signal_handler_or_from_another_thread(loop: Loop) -> None:
     before = signal.signal(signal.SIGUSR1, lambda *_: loop.request_stop())
     try:

@@ -27,7 +27,7 @@ LAYERS = [
     ["executor"],
     ["taps"],
     ["words"],
-    ["admin", "gaps", "io"],
+    ["admin", "gaps", "io", "media"],
     ["identify", "log_pages"],
     ["inventory"],
     ["features"],

@@ -26,8 +26,9 @@ from nvmeemu.faults.when import Trigger
 from nvmeemu.faults.words import FaultError
 from nvmeemu.host import Timer
 from nvmeemu.queues import SubmissionQueue
+from nvmeemu.requests import Stage
 from nvmeemu.spec import Command, Configuration, ControllerStatus
-from nvmeemu.taps import GoOn, Injection, Interceptor, Post, Stage
+from nvmeemu.taps import GoOn, Injection, Interceptor, Post
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from nvmeemu.faults.disk import Disk, FaultyBackend
 from nvmeemu.faults.places import At
 from nvmeemu.namespace import Namespace, Namespaces
 from nvmeemu.prp import scatter
-from nvmeemu.requests import Background, Parked, Request, Result
+from nvmeemu.requests import Background, Parked, Request, Result, Stage
 from nvmeemu.spec import BROADCAST, Command
-from nvmeemu.taps import GoOn, Stage
+from nvmeemu.taps import GoOn
 
 Take = Callable[[Request, Callable[[], None]], None]
 HoldBack = Callable[[Callable[[], None]], None]

@@ -128,6 +128,7 @@ uint32_t engine_take_trace(struct engine *engine, uint8_t *data);
 int engine_fd(struct engine *engine);
 void engine_drain_fd(struct engine *engine);
 bool engine_has_news(struct engine *engine);
+/* At most so many, 8 or more. */
 uint32_t engine_events(struct engine *engine, struct event *events, uint32_t most);
 /* Commands that wait for a disk, or the writes among them. EVENT_SETTLED follows if there are any. */
 uint32_t engine_in_flight(struct engine *engine, bool only_writes);

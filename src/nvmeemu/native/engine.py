@@ -21,7 +21,7 @@ except ImportError as error:
 else:
     _missing = None
 
-EVENTS = 64  # taken at once
+EVENTS = 512  # taken at once: 64 commands, and all else that so many queues can have to tell
 _NO_DISK = Direct()
 MAX_NSID = 64
 

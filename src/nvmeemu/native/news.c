@@ -5,6 +5,8 @@
 
 #include "engine.h"
 
+#define COMMANDS_PART 8 /* an eighth of the events that are taken at once may be commands */
+
 static void wake_all(struct engine *engine)
 {
     for (uint32_t i = 0; i < engine->lane_count; i++)
@@ -49,8 +51,8 @@ static bool take_punt(struct engine *engine, struct event *event)
     pthread_mutex_unlock(&engine->punt_lock);
     if (was_full)
         wake_all(engine);
-    if (sq && atomic_fetch_sub(&sq->under_way, 1) == 1)
-        atomic_fetch_or(&sq->queue.notices, NOTICE_IDLE); /* looked at if it is stopped */
+    if (sq && atomic_fetch_sub(&sq->under_way, 1) == 1 && sq->stopped)
+        queue_tell(&sq->queue, NOTICE_IDLE);
     return sq != NULL;
 }
 
@@ -115,27 +117,30 @@ static void free_dropped(struct engine *engine)
 
 uint32_t engine_events(struct engine *engine, struct event *events, uint32_t most)
 {
-    uint32_t number = 0;
+    /* Commands come last, and the rest has a part of its own: nothing waits for it, however many commands there are. */
+    uint32_t number = 0, others = most - most / COMMANDS_PART;
 
     if (!atomic_load(&engine->notified))
         return 0;
     engine_drain_fd(engine);
     atomic_store(&engine->notified, false); /* what comes from now on notifies again */
-    while (number < most && take_punt(engine, &events[number]))
-        number++;
     for (uint32_t i = 0; i < engine->sqs.count; i++)
-        while (number < most && !as_sq(engine->sqs.items[i])->dropped &&
+        while (number < others && !as_sq(engine->sqs.items[i])->dropped &&
                queue_event(engine->sqs.items[i], &events[number]))
             number++;
     for (uint32_t i = 0; i < engine->cqs.count; i++)
-        while (number < most && queue_event(engine->cqs.items[i], &events[number]))
+        while (number < others && queue_event(engine->cqs.items[i], &events[number]))
             number++;
-    while (number < most && doorbells_next(engine, &events[number]))
-        number++;
-    if (number < most && atomic_exchange(&engine->settled, false))
+    if (number < others && atomic_exchange(&engine->settled, false))
         events[number++] = (struct event){.kind = EVENT_SETTLED};
+    while (number < others && doorbells_next(engine, &events[number]))
+        number++;
+    bool has_more = number == others;
+    uint32_t end = number + most / COMMANDS_PART;
+    while (number < end && take_punt(engine, &events[number]))
+        number++;
     free_dropped(engine);
-    if (number == most)
+    if (has_more || number == end)
         engine_notify(engine); /* there may be more */
     return number;
 }

@@ -195,7 +195,9 @@ class ManualWorker:
     def __init__(self) -> None:
         self.tasks: list[Task] = []
 
-    def submit(self, work: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> Task:
+    def submit(
+        self, work: Callable[[], Any], done: Callable[[Any, BaseException | None], None], at: object = None
+    ) -> Task:
         task = Task(self, work, done)
         self.tasks.append(task)
         return task

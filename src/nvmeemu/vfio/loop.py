@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
@@ -39,7 +39,7 @@ NO_DESCRIPTORS_TIME = 0.5  # so many seconds, until we try again
 
 
 class Loop:
-    """Provides the ports Clock and Worker. ``threads`` bounds how much work may block at the same time."""
+    """Provides the ports Clock and Worker. ``threads`` bounds how much work may block at one thing at the same time."""
 
     def __init__(self, threads: int = 8) -> None:
         self._epoll = select.epoll()
@@ -103,8 +103,8 @@ class Loop:
 
     # --- Worker
 
-    def submit(self, work: Work, done: Done) -> _Job:
-        return self._pool.submit(work, done)
+    def submit(self, work: Work, done: Done, at: object = None) -> _Job:
+        return self._pool.submit(work, done, at)
 
     # --- running
 
@@ -205,10 +205,11 @@ def _nothing(*_: Any) -> None: ...
 class _Job:
     """Work on its way through the pool. ``begun`` and ``cancelled`` are changed under the pool's lock."""
 
-    def __init__(self, pool: _Pool, work: Work, done: Done) -> None:
+    def __init__(self, pool: _Pool, work: Work, done: Done, at: object) -> None:
         self._pool = pool
         self.work = work
         self.done = done
+        self.at = at
         self.begun = False
         self.cancelled = False
 
@@ -217,7 +218,7 @@ class _Job:
 
 
 class _Pool:
-    """Threads for what may block, started when first needed.
+    """Threads for what may block, started when first needed: ``limit`` for each thing that work may have to wait at.
 
     They are daemons: a disk that never answers must not keep the process from ending.
     """
@@ -225,21 +226,28 @@ class _Pool:
     def __init__(self, limit: int, wake: Callable[[], None]) -> None:
         self._limit = limit
         self._wake = wake
-        self._todo: SimpleQueue[_Job | None] = SimpleQueue()
+        self._todo: SimpleQueue[_Job | None] = SimpleQueue()  # there is a thread for each
         self._finished: deque[tuple[Done, Any, BaseException | None]] = deque()
         self._threads = 0
         self._lock = threading.Lock()
-        self._unfinished = 0  # jobs that wait, or that a thread still has to do with
+        self._admitted: Counter[object] = Counter()  # in ``_todo`` and at threads, by where they may have to wait
+        self._waiting: dict[object, dict[_Job, None]] = {}  # the others, in order
 
-    def submit(self, work: Work, done: Done) -> _Job:
-        job = _Job(self, work, done)
+    def submit(self, work: Work, done: Done, at: object) -> _Job:
+        job = _Job(self, work, done, at)
         with self._lock:
-            self._unfinished += 1
-            if self._threads < min(self._unfinished, self._limit):
-                self._threads += 1
-                threading.Thread(target=self._serve, name=f"nvmeemu-{self._threads}", daemon=True).start()
-        self._todo.put(job)
+            if self._admitted[at] >= self._limit:
+                self._waiting.setdefault(at, {})[job] = None
+            else:
+                self._admit(job)
         return job
+
+    def _admit(self, job: _Job) -> None:
+        self._admitted[job.at] += 1
+        if self._threads < self._admitted.total():
+            self._threads += 1
+            threading.Thread(target=self._serve, name=f"nvmeemu-{self._threads}", daemon=True).start()
+        self._todo.put(job)
 
     def cancel(self, job: _Job) -> bool:
         with self._lock:
@@ -247,25 +255,44 @@ class _Pool:
                 return False
             if not job.cancelled:
                 job.cancelled = True
-                job.work = job.done = _nothing  # it stays in the queue, without the memory that it was for
-                self._unfinished -= 1
+                job.work = job.done = _nothing  # if it stays in the queue, then without the memory that it was for
+                self._forget(job)
             return True
+
+    def _forget(self, job: _Job) -> None:
+        if job in (waiting := self._waiting.get(job.at, {})):
+            del waiting[job]
+            if not waiting:
+                del self._waiting[job.at]
 
     def _serve(self) -> None:
         while (job := self._todo.get()) is not None:
             with self._lock:
-                if job.cancelled:
-                    continue
-                job.begun = True
-            try:
-                value, error = job.work(), None
-            except BaseException as failure:  # whatever it is, the loop's thread has to hear of it
-                value, error = None, failure
-            self._finished.append((job.done, value, error))
-            self._wake()
-            del job, value, error
+                job.begun = not job.cancelled
+            if job.begun:
+                self._run(job)
+            at = job.at
+            del job
             with self._lock:
-                self._unfinished -= 1
+                self._ended(at)
+
+    def _run(self, job: _Job) -> None:
+        try:
+            value, error = job.work(), None
+        except BaseException as failure:  # whatever it is, the loop's thread has to hear of it
+            value, error = None, failure
+        self._finished.append((job.done, value, error))
+        self._wake()
+
+    def _ended(self, at: object) -> None:
+        """A thread is done with a job there: the next one has its place."""
+        self._admitted[at] -= 1
+        if not self._admitted[at]:
+            del self._admitted[at]
+        if at in self._waiting:
+            job = next(iter(self._waiting[at]))
+            self._forget(job)
+            self._admit(job)
 
     def finish(self) -> None:
         """Report the work that has finished by now."""
