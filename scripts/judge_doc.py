@@ -28,40 +28,54 @@ INTRODUCTION = """\
 memory and disks of some size (and time that passes) against QEMU's own NVMe controller, over qtest (no guest, no KVM;
 `tests/conformance/judge.py`). What passes on both was judged by somebody who did not write it. What QEMU does
 otherwise is listed here, with who is right by the specification; anything else that fails there fails our CI. So do a
-difference that is none any more and a test that is neither judged nor listed below. Made by `scripts/judge_doc.py` from
+difference that is none any more, a test that is neither judged nor listed below, and one that skips itself, because
+QEMU's controller lacks what it is about, and is not listed. Made by `scripts/judge_doc.py` from
 the tests and `tests/conformance/judge.toml`.
 
 """
 
 
 class _Names:
-    """A pytest plugin: the tests that are collected, file::test, those of one parametrized test together."""
+    """A pytest plugin: the tests that are collected, file::test, those of one parametrized test together; and all
+    ``cases``."""
 
     def __init__(self, *options: str) -> None:
-        self.found: set[str] = set()
+        self.cases: set[str] = set()
         collect(self, *options)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        self.found = {f"{item.path.name}::{item.name.partition('[')[0]}" for item in session.items}
+        self.cases = {f"{item.path.name}::{item.name}" for item in session.items}
+
+    @property
+    def found(self) -> set[str]:
+        return {_test(case) for case in self.cases}
+
+
+def _test(case: str) -> str:
+    return case.partition("[")[0]
 
 
 def page(source: dict[str, Any]) -> str:
     """The page, in Markdown. Raises SystemExit if a test that is not judged has no kind, or two."""
-    judged = _Names("--judge").found
-    left = sorted(_Names().found - judged)
-    return (
-        INTRODUCTION
-        + "\n".join([*_differences(source["difference"], judged, left), "", *_unjudged(source, left)])
-        + "\n"
+    taken = _Names("--judge")
+    left = sorted(_Names().found - taken.found)
+    absent = {case for entry in source["absent"] for case in entry["tests"]}
+    judged = {_test(case) for case in taken.cases - absent}
+    parts = (
+        _differences(source["difference"], judged, {_test(case) for case in absent}, len(taken.found) + len(left)),
+        _absent(source["absent"]),
+        _unjudged(source, left),
     )
+    return INTRODUCTION + "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
-def _differences(differences: list[dict[str, str]], judged: set[str], left: list[str]) -> list[str]:
+def _differences(differences: list[dict[str, str]], judged: set[str], lacking: set[str], tests: int) -> list[str]:
     who = Counter(entry["who"] for entry in differences)
-    other = {entry["test"].partition("[")[0] for entry in differences}
+    other = {_test(entry["test"]) for entry in differences}
+    passed = judged - other - lacking
     return [
-        f"{len(judged)} of {len(judged) + len(left)} tests are judged; {len(judged - other)} of them pass on QEMU's "
-        f"controller as on ours, {len(other)} do not, or not in every case.",
+        f"{len(judged)} of {tests} tests are judged; {len(passed)} of them pass on QEMU's controller as on ours, "
+        f"{len(judged - passed)} do not, or not in every case.",
         "",
         "## Differences",
         "",
@@ -73,6 +87,21 @@ def _differences(differences: list[dict[str, str]], judged: set[str], left: list
         *(
             row(f"`{entry['test']}`", entry["who"], entry["clause"], entry["why"])
             for entry in sorted(differences, key=lambda entry: entry["test"])
+        ),
+    ]
+
+
+def _absent(absent: list[dict[str, Any]]) -> list[str]:
+    return [
+        "## What QEMU's controller does not have",
+        "",
+        "These cases skip themselves there: they are not judged.",
+        "",
+        "| what | cases | tests |",
+        "|---|---|---|",
+        *(
+            row(entry["what"], str(len(entry["tests"])), ", ".join(f"`{name}`" for name in entry["tests"]))
+            for entry in absent
         ),
     ]
 

@@ -1,7 +1,8 @@
 """The controller under test, reached through BAR0 and guest memory only.
 
 ``pytest tests/conformance --judge`` runs the tests that need nothing else against QEMU's own controller: it judges
-our tests. What it does otherwise is in judge.toml, each with who is right; anything else that fails there is news.
+our tests. What it does otherwise is in judge.toml, each with who is right; anything else that fails there is news. A
+test skips itself, with the reason, where a controller lacks what it is about: what QEMU's lacks is in judge.toml, too.
 
 Every other run has all tests of our controller on both data paths: the parameter ``engine`` of ``new_bench``, of which
 the other fixtures are made. Where a test looks at the disk's work or holds it up, the disk is one that the engine does
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +44,7 @@ RINGING = (
     "stalls",
 )
 HERE = Path(__file__).parent
+ABSENT = pytest.StashKey[set[str]]()  # the cases that are about what QEMU's controller does not have
 
 
 class OnePath(NamedTuple):
@@ -77,7 +79,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("--judge", default=False):
         return
-    differences = {entry["test"]: entry for entry in tomllib.loads((HERE / "judge.toml").read_text())["difference"]}
+    listed = tomllib.loads((HERE / "judge.toml").read_text())
+    differences = {entry["test"]: entry for entry in listed["difference"]}
+    config.stash[ABSENT] = {name for entry in listed["absent"] for name in entry["tests"]}
     kept = []
     for item in items:
         if not isinstance(item, pytest.Function) or not is_judged(item):
@@ -88,13 +92,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.xfail(reason=entry["why"], strict=True))
         kept.append(item)
     files = {item.path.name for item in items}
-    here = {name for name in differences if name.partition("::")[0] in files}
+    here = {name for name in (*differences, *config.stash[ABSENT]) if name.partition("::")[0] in files}
     names = {f"{item.path.name}::{item.name}" for item in kept}
     missing = here - names - {name.partition("[")[0] for name in names}
     if missing and not any("::" in argument for argument in config.args):
         raise pytest.UsageError(f"judge.toml names tests that are not there: {', '.join(sorted(missing))}")
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What QEMU's controller lacks is as listed: no other test skips itself there, and none that is listed passes."""
+    report = yield
+    absent = item.config.stash.get(ABSENT, None)
+    if absent is not None and report.when == "call":
+        is_skipped = report.skipped and not hasattr(report, "wasxfail")
+        if is_skipped != (f"{item.path.name}::{item.name}" in absent):
+            why = f"skipped ({report.longrepr})" if is_skipped else "judged"
+            report.outcome, report.longrepr = "failed", f"it was {why}, and judge.toml says otherwise ([[absent]])"
+    return report
 
 
 def is_judged(item: pytest.Function) -> bool:
