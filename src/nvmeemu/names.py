@@ -20,6 +20,11 @@ def member(kind: type[E], name: str) -> E | None:
     return next((one for one in kind if bare(one.name) == bare(name)), None)
 
 
+def is_number(text: str) -> bool:
+    """Whether it is meant for a number: no name begins with a digit."""
+    return text[:1].isdigit()
+
+
 def choice(choices: Iterable[str], name: str) -> str | None:
     """The one of these names that is meant."""
     return next((one for one in choices if bare(one) == bare(name)), None)

@@ -248,13 +248,13 @@ def test_a_fault_can_be_written_down_and_read_again() -> None:
 
 def test_what_is_written_in_python_can_be_sent_as_json() -> None:
     fault = Fault(
-        {"opcode": {NvmOpcode.WRITE, AdminOpcode.IDENTIFY}, "nsid": frozenset({2, 1}), "lba": (7, 5)},
+        {"opcode": {NvmOpcode.WRITE, AdminOpcode.IDENTIFY}, "nsid": frozenset({2, 1}), "lba": (7, 5, 6)},
         At.EXECUTE,
         ({"status": Status.WRITE_FAULT},),
     )
     sent = json.loads(json.dumps(fault.as_table()))
     assert sent == {
-        "match": {"opcode": ["identify", "write"], "nsid": [1, 2], "lba": [7, 5]},
+        "match": {"opcode": ["identify", "write"], "nsid": [1, 2], "lba": [7, 5, 6]},
         "at": "execute",
         "do": {"status": 0x280},
         "when": {},

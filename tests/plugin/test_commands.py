@@ -157,3 +157,42 @@ def test_what_comes_in_time_is_found(growing: tuple[Path, bytes]) -> None:
     with pytest.raises(AssertionError, match=r"no verify in 0\.1 s"):
         trace.expect(op="verify", timeout=0.1)
     assert time.monotonic() - began >= 0.1
+
+
+@pytest.mark.parametrize(
+    "status", ["invalid_field", "Invalid Field", Status.INVALID_FIELD, "error", ["invalid-field", 6]]
+)
+def test_how_a_command_ended(drive: NvmeBench, status: object) -> None:
+    drive.driver.read(slba=0, blocks=1)
+    with pytest.raises(CommandError):
+        drive.driver.identify(0x7F)
+    found = drive.trace.expect(op="Identify", status=status)
+    assert (found.cns, found.status) == (0x7F, Status.INVALID_FIELD)
+    drive.trace.restart()
+    drive.driver.read(slba=0, blocks=1)
+    assert drive.trace.commands(status=status) == []
+    assert [command.slba for command in drive.trace.commands(status="ok")] == [0]
+    with pytest.raises(AssertionError, match="the host has sent no read with status="):
+        drive.trace.expect("read", status=status)
+
+
+def test_a_command_that_has_not_ended_is_awaited(drive: NvmeBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And others that come meanwhile do not make it pass unseen."""
+    drive.faults.add(Fault({"opcode": "write"}, do={"delay": 1}))
+    with pytest.raises(TimeoutError):
+        drive.driver.write(0, bytes(512))
+    drive.driver.read(slba=0, blocks=1)
+
+    def sleep(_: float) -> None:
+        drive.clock.advance(1)
+        drive.settle()
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    found = drive.trace.expect("write", status="ok", timeout=20)
+    assert found.status == Status.SUCCESS
+    assert drive.trace.expect("read", status="success").slba == 0
+
+
+def test_a_pair_is_refused(drive: NvmeBench) -> None:
+    with pytest.raises(FaultError, match=r'match\.lba: \(0, 7\): write "0-7" for the range'):
+        drive.trace.expect("read", lba=(0, 7))

@@ -36,7 +36,8 @@ class Fail(Action):
     places = (At.BACKEND,)
 
     def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
-        self.errno: int = getattr(errno, argument, 0) if isinstance(argument, str) and argument[:1] == "E" else 0
+        name = argument.strip().upper() if isinstance(argument, str) else ""
+        self.errno: int = getattr(errno, name, 0) if name.startswith("E") else 0
         if not self.errno:
             raise FaultError(f"do.error: {argument!r} is no errno: EIO, ENOSPC, ETIMEDOUT, ...")
 

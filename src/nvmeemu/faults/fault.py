@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
+from nvmeemu import names
 from nvmeemu.faults.action import ANSWERED, Action
 from nvmeemu.faults.actions import ACTIONS
 from nvmeemu.faults.match import Match
 from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import OF_COMMANDS, PLACES, At
 from nvmeemu.faults.when import Trigger, When
-from nvmeemu.faults.words import FaultError, choice, plain, table
+from nvmeemu.faults.words import FaultError, check_pairs, choice, plain, table
 
 LONGEST_NAME = 200  # characters
 _LONGEST_WORDS = 1000  # likewise, of what a list of actions says
@@ -36,6 +37,7 @@ class Fault:
         when: Mapping[str, Any] | None = None,
         name: str = "",
     ) -> None:
+        check_pairs(table(match or {}, "match"))
         matched = table(plain(match or {}), "match")
         actions = plain(do)
         written = actions if isinstance(actions, list) else [actions]
@@ -123,16 +125,15 @@ def _cut(text: str) -> str:
 
 def _action(written: Do) -> Action:
     if isinstance(written, str):
-        choice(written, "do", tuple(ACTIONS))
-        written = {written: True}
-    words = table(written, "do")
-    names = [key for key in words if key in ACTIONS]
-    if len(names) > 1:
-        raise FaultError(f"do: {' and '.join(names)} are {len(names)} actions: make a list of them")
-    if not names:
+        written = {choice(written, "do", tuple(ACTIONS)): True}
+    words = {names.choice(ACTIONS, key) or key: value for key, value in table(written, "do").items()}
+    named = [key for key in words if key in ACTIONS]
+    if len(named) > 1:
+        raise FaultError(f"do: {' and '.join(named)} are {len(named)} actions: make a list of them")
+    if not named:
         raise FaultError(f"do: none of {', '.join(map(repr, words))} is an action: {', '.join(ACTIONS)}")
-    kind = ACTIONS[names[0]]
-    argument = words.pop(names[0])
+    kind = ACTIONS[named[0]]
+    argument = words.pop(named[0])
     for key in words:
         if key not in kind.options:
             options = f"it has {', '.join(kind.options)}" if kind.options else "it has none"

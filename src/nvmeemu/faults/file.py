@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nvmeemu import names
 from nvmeemu.faults.fault import Fault
 from nvmeemu.faults.scenarios import SCENARIOS
 from nvmeemu.faults.words import FaultError, number
@@ -46,9 +47,10 @@ def load(spec: str) -> FaultSet:
 
 def scenario(name: str) -> list[Fault]:
     """Fresh faults of a scenario. Raises FaultError."""
-    if name not in SCENARIOS:
+    found = names.choice(SCENARIOS, name)
+    if found is None:
         raise FaultError(f"no scenario {name!r}: there are {', '.join(SCENARIOS)}")
-    return SCENARIOS[name]()
+    return SCENARIOS[found]()
 
 
 def parse(text: str, where: str = "faults") -> FaultSet:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
+from enum import IntEnum
 from typing import Any
 
-from nvmeemu import admin, io, regs
+from nvmeemu import admin, io, names, regs, words
 from nvmeemu.faults.passage import PIN, Passage
 from nvmeemu.faults.places import OF_COMMANDS, OF_QUEUES, At
-from nvmeemu.faults.words import FaultError, Numbers, choice, number, numbers
+from nvmeemu.faults.words import RANGE, FaultError, Numbers, choice, number, numbers
 from nvmeemu.layout import Field, Number
 from nvmeemu.spec import AdminOpcode, Command, Completion, EventType, NvmOpcode, ReadWrite, Status
 
@@ -33,7 +33,7 @@ class Match:
     def __init__(self, at: At, table: Mapping[str, Any]) -> None:
         self.table = dict(table)
         self.queues: Numbers | None = None if at in OF_QUEUES else Numbers()
-        self._at = at
+        self.at = at
         self._register: tuple[int, int] | None = None  # the one that is meant: offset and size
         self.commands = _EVERY  # fewer with each test
         first = [key for key in ("queue", "opcode", "register") if key in table]  # they say best what else there can be
@@ -46,7 +46,7 @@ class Match:
             raise FaultError("match: no admin command comes to a disk: give another at, such as dma or execute")
 
     def __contains__(self, passage: Passage) -> bool:
-        return passage.at == self._at and all(test(passage) for test in self._tests)
+        return passage.at == self.at and all(test(passage) for test in self._tests)
 
     def part(self, offset: int, size: int) -> slice:
         """Which bytes of a register access of ``size`` bytes at ``offset`` are meant."""
@@ -57,7 +57,7 @@ class Match:
         return slice(start, max(start, min(size, first + length - offset)))
 
     def _test(self, key: str, value: Any) -> Test:
-        at, what = self._at, f"match.{key}"
+        at, what = self.at, f"match.{key}"
         if at == At.NOW:
             reason = "there is nothing to match: it happens when the fault is added; give another at, such as execute"
             raise FaultError(f'{what}: at "now" {reason}')
@@ -74,7 +74,7 @@ class Match:
             is_cq = choice(value, what, ("sq", "cq")) == "cq"
             return lambda passage: passage.is_cq == is_cq
         if at == At.INTERRUPT and key == "vector":
-            vectors = Numbers(frozenset({PIN})) if value == "pin" else numbers(value, what, most=LAST_VECTOR)
+            vectors = Numbers(frozenset({PIN})) if _is(value, "pin") else numbers(value, what, most=LAST_VECTOR)
             return lambda passage: passage.vector in vectors
         if at == At.EVENT and key == "type":
             types = numbers(value, what, EventType, most=LAST_EVENT_TYPE)
@@ -87,13 +87,13 @@ class Match:
             At.DOORBELL: ["queue", "doorbell", "value"],
             At.INTERRUPT: ["vector"],
             At.EVENT: ["type"],
-        }.get(self._at, [])
+        }.get(self.at, [])
 
     def _queue(self, value: Any) -> Test:
-        if value == "io":
+        if _is(value, "io"):
             found = _IO
         else:
-            found = numbers(0 if value == "admin" else value, "match.queue", most=LAST_QUEUE)
+            found = numbers(0 if _is(value, "admin") else value, "match.queue", most=LAST_QUEUE)
         self.queues = found
         has_admin, has_io = 0 in found, found.overlaps(1, LAST_QUEUE)
         self.commands = frozenset(one for one in _EVERY if (has_admin if one[0] else has_io))
@@ -104,7 +104,11 @@ class Match:
             return self._opcode(value, what)
         if key == "lba":
             return self._lba(value, what)
-        if key == "status" and self._at == At.COMPLETION:
+        if key == "status" and self.at == At.COMPLETION:
+            if _is(value, "ok"):
+                return lambda passage: passage.status == Status.SUCCESS
+            if _is(value, "error"):
+                return lambda passage: passage.status != Status.SUCCESS
             statuses = numbers(value, what, Status, most=_limits([Completion.status])[1])
             return lambda passage: passage.status in statuses
         fields = {kind: found for kind in _kinds(_EVERY) if isinstance(found := _field(kind, key), Field)}
@@ -118,7 +122,7 @@ class Match:
             raise FaultError(f"{what}: no command that the rest of match asks for has such a field")
         self.commands = frozenset(one for one in self.commands if _kind(one) in kinds)
         least, most = _limits(fields[kind] for kind in kinds)
-        wanted = numbers(value, what, least=least, most=most)
+        wanted = numbers(value, what, words.NAMED_FIELDS.get(key), least, most)
         return lambda passage: isinstance(passage.command, kinds) and int(getattr(passage.command, key)) in wanted
 
     def _lba(self, value: Any, what: str) -> Test:
@@ -163,12 +167,12 @@ class Match:
 def _opcodes(value: Any, what: str) -> frozenset[tuple[bool, int]]:
     """Whether it is an admin command, and the opcode, of all that can be meant. A name says the former, a number does
     not."""
-    if isinstance(value, Mapping) or (isinstance(value, str) and re.fullmatch(r"\d\w*-\w+", value)):
+    if isinstance(value, Mapping) or (isinstance(value, str) and RANGE.fullmatch(value)):
         some = numbers(value, what, most=0xFF)
         return frozenset(one for one in _EVERY if one[1] in some)
     found: set[tuple[bool, int]] = set()
     for one in value if isinstance(value, list | tuple | set | frozenset) else [value]:
-        if isinstance(one, str) and not one[:1].isdigit():
+        if isinstance(one, str) and not names.is_number(one):
             found |= _named(one, what)
         else:
             found |= {(is_admin, number(one, what, 0, 0xFF)) for is_admin in (True, False)}
@@ -178,12 +182,15 @@ def _opcodes(value: Any, what: str) -> frozenset[tuple[bool, int]]:
 
 
 def _named(name: str, what: str) -> set[tuple[bool, int]]:
-    kinds = ((True, AdminOpcode), (False, NvmOpcode))
-    found = {(is_admin, int(names[name.upper()])) for is_admin, names in kinds if name.upper() in names.__members__}
+    kinds: tuple[tuple[bool, type[IntEnum]], ...] = ((True, AdminOpcode), (False, NvmOpcode))
+    found = {(is_admin, int(one)) for is_admin, kind in kinds if (one := names.member(kind, name)) is not None}
     if not found:
-        known = sorted({*AdminOpcode.__members__, *NvmOpcode.__members__})
-        raise FaultError(f"{what}: {name!r} is none of {', '.join(known).lower()}, nor a number")
+        raise FaultError(f"{what}: {name!r} is none of {names.known(AdminOpcode, NvmOpcode)}, nor a number")
     return found
+
+
+def _is(value: Any, name: str) -> bool:
+    return isinstance(value, str) and names.bare(value) == name
 
 
 def _kinds(commands: Iterable[tuple[bool, int]]) -> set[type[Command]]:
@@ -218,8 +225,8 @@ def _meets(command: Command | None, blocks: Numbers) -> bool:
 
 def register_place(value: Any, what: str) -> tuple[int, int]:
     """Offset and size of a register, by name or by offset."""
-    if isinstance(value, str) and not value[:1].isdigit():
-        register = _REGISTERS.get(value.lower())
+    if isinstance(value, str) and not names.is_number(value):
+        register = _REGISTERS.get(names.bare(value))
         if register is None:
             raise FaultError(f"{what}: {value!r} is none of {', '.join(_REGISTERS)}, nor an offset")
         return register.offset, register.size

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Any
 
+from nvmeemu import names
 from nvmeemu.spec import AdminOpcode, NvmOpcode
 
+RANGE = re.compile(r"\s*(\d\w*)\s*-\s*(\d\w*)\s*")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}
 
 
@@ -30,6 +32,14 @@ def plain(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return sorted((plain(one) for one in value), key=str)
     return [plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def check_pairs(match: Mapping[str, Any]) -> None:
+    """(0, 7) may be meant for two numbers, or for all from the one to the other: FaultError."""
+    for key, value in match.items():
+        if isinstance(value, tuple) and len(value) == 2 and all(type(one) is int for one in value):
+            low, high = value
+            raise FaultError(f'match.{key}: {value!r}: write "{low}-{high}" for the range, [{low}, {high}] for the two')
 
 
 def number(value: Any, what: str, least: int = 0, most: int = (1 << 64) - 1) -> int:
@@ -67,21 +77,21 @@ def flag(value: Any, what: str) -> bool:
     return value
 
 
-def named(value: Any, what: str, names: type[IntEnum], most: int) -> int:
-    """A number, or a name of these, in small or large letters."""
-    if isinstance(value, str) and not value[:1].isdigit():
-        try:
-            return names[value.upper()]
-        except KeyError:
-            known = ", ".join(name.name.lower() for name in names)
-            raise FaultError(f"{what}: {value!r} is none of {known}") from None
+def named(value: Any, what: str, kind: type[IntEnum], most: int) -> int:
+    """A number, or a name of these, however it is spelled (``names``)."""
+    if isinstance(value, str) and not names.is_number(value):
+        found = names.member(kind, value)
+        if found is None:
+            raise FaultError(f"{what}: {value!r} is none of {names.known(kind)}")
+        return found
     return number(value, what, 0, most)
 
 
 def choice(value: Any, what: str, choices: Sequence[str]) -> str:
-    if value not in choices:
+    found = names.choice(choices, value) if isinstance(value, str) else None
+    if found is None:
         raise FaultError(f"{what}: {value!r} is none of {', '.join(choices)}")
-    return str(value)
+    return found
 
 
 def table(value: Any, what: str) -> dict[str, Any]:
@@ -115,26 +125,26 @@ class Numbers:
 
 
 def numbers(
-    value: Any, what: str, names: type[IntEnum] | None = None, least: int = 0, most: int = (1 << 64) - 1
+    value: Any, what: str, kind: type[IntEnum] | None = None, least: int = 0, most: int = (1 << 64) - 1
 ) -> Numbers:
     """One number (or name), a list of them, a range "8-15", or ``{mask = 0xff, value = 7}``: none outside of what there
     can be, ``least`` to ``most``."""
     if isinstance(value, Mapping):
         return _masked(value, what, (1 << most.bit_length()) - 1)
-    if isinstance(value, str) and (match := re.fullmatch(r"(\w+)-(\w+)", value)):
+    if isinstance(value, str) and (match := RANGE.fullmatch(value)):
         low, high = (number(one, what, least, most) for one in match.groups())
         if low > high:
             raise FaultError(f"{what}: {value!r} ends before it begins")
         return Numbers(low=low, high=high)
     if isinstance(value, list | tuple | set | frozenset):
-        found = [numbers(one, what, names, least, most) for one in value]
+        found = [numbers(one, what, kind, least, most) for one in value]
         if not found or any(one.mask or one.low <= one.high for one in found):
             raise FaultError(f"{what}: {value!r}: a list has single numbers")
         return Numbers(frozenset().union(*(one.some for one in found)))
     if isinstance(value, bool):
         value = int(value)
-    if names is not None:
-        return Numbers(frozenset({named(value, what, names, most)}))
+    if kind is not None:
+        return Numbers(frozenset({named(value, what, kind, most)}))
     return Numbers(frozenset({number(value, what, least, most)}))
 
 

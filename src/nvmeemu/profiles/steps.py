@@ -17,10 +17,10 @@ from nvmeemu.faults.match import register_place
 from nvmeemu.faults.words import FaultError, named, number, seconds
 from nvmeemu.layout import Field, Record
 from nvmeemu.structures import IdentifyController, IdentifyNamespace
+from nvmeemu.words import NAMED_FIELDS
 
 MODES = ("polling", "msix", "pin")
 _MOST_TIMES = 1024
-_ENUMS = {"cns": spec.Cns, "fid": spec.FeatureId, "lid": spec.LogId}
 _STRUCTURES: dict[int, type[Record]] = {
     spec.Cns.CONTROLLER: IdentifyController,
     spec.Cns.NAMESPACE: IdentifyNamespace,
@@ -254,8 +254,8 @@ def _submit(line: int, text: str, qid: int, words: list[str], is_joined: bool) -
 def _set(command: spec.Command, name: str, given: str) -> None:
     if not any(isinstance(vars(kind).get(name), Field) for kind in type(command).__mro__):
         raise StepError(f"{name}: this command has no such field: use the specification's names, or cdw10 to cdw15")
-    if name in _ENUMS:
-        value = int(named(given, name, _ENUMS[name], 0xFF))
+    if name in NAMED_FIELDS:
+        value = int(named(given, name, NAMED_FIELDS[name], 0xFF))
     else:
         value = spec.BROADCAST if (name, given) == ("nsid", "all") else number(given, name)
     try:

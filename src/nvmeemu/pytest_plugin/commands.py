@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from nvmeemu import spec
 from nvmeemu.faults.match import Match
 from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import At
+from nvmeemu.faults.words import check_pairs
 from nvmeemu.trace import commands, file, records, words
 
 LOOK_AGAIN = 0.02  # seconds; the server writes its trace every 50 ms
@@ -161,7 +161,8 @@ class Trace:
         """The next command with this ``op`` (``"write"``, ``"Get Log Page"``, ``NvmOpcode.READ``) and these fields.
 
         Fields and values are those of a fault's ``match``: ``queue``, ``nsid``, ``lba="0-7"``, ``fid=[7, 11]``,
-        ``cdw10={"mask": 0xff, "value": 2}``, ... The search goes on behind the command that was found before, so that
+        ``cdw10={"mask": 0xff, "value": 2}``, ...; ``status="invalid_field"`` (or ``"ok"``, ``"error"``) asks how it has
+        ended. The search goes on behind the command that was found before, so that
         several calls check an order. Raises AssertionError if there is none yet and none comes in ``timeout`` seconds.
         """
         wanted = _match(op, fields)
@@ -169,13 +170,19 @@ class Trace:
         end = time.monotonic() + patience
         self._catch_up()
         place = self._next
+        open_ones: list[tuple[int, HostCommand]] = []  # have not ended when they were looked at
         while True:
             place = max(place, self._oldest)
-            for command in self._since(place):
-                place += 1
-                if _fits(command, wanted):
-                    self._next = place
+            new = list(enumerate(self._since(place), place + 1))
+            place += len(new)
+            looked_at, open_ones = [*open_ones, *new], []
+            for behind, command in looked_at:
+                fits = _fits(command, wanted)
+                if fits:
+                    self._next = behind
                     return command
+                if fits is None:
+                    open_ones.append((behind, command))
             if time.monotonic() >= end:
                 raise NothingSent(_missing(wanted, patience, self.words()), self)
             time.sleep(LOOK_AGAIN)
@@ -236,12 +243,16 @@ def _match(op: Op | None, fields: dict[str, Any]) -> Match:
     """The same words as in a fault's ``match``. Raises FaultError for what no command can ever be."""
     table = dict(fields)
     if op is not None:
-        table["opcode"] = re.sub(r"[\s-]+", "_", op if isinstance(op, str) else op.name)
-    return Match(At.FETCH, table)
+        table["opcode"] = op if isinstance(op, str) else op.name
+    check_pairs(table)
+    return Match(At.COMPLETION if "status" in table else At.FETCH, table)
 
 
-def _fits(command: HostCommand, match: Match) -> bool:
-    return Passage(At.FETCH, command.sqid, command.command) in match
+def _fits(command: HostCommand, match: Match) -> bool | None:
+    """None: it has not ended, and how it ends is asked for."""
+    if match.at == At.COMPLETION and command.status is None:
+        return None
+    return Passage(match.at, command.sqid, command.command, command.status) in match
 
 
 def _missing(match: Match, seconds: float, words: str) -> str:

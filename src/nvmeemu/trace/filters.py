@@ -10,9 +10,9 @@ from enum import IntEnum
 
 from nvmeemu import spec
 from nvmeemu.arguments import Number
+from nvmeemu.names import bare, is_number, known, member
 from nvmeemu.trace.commands import TracedCommand
 from nvmeemu.trace.file import TraceError
-from nvmeemu.trace.words import words
 
 SECOND = 1_000_000_000  # ns
 _UNITS = {"": SECOND, "s": SECOND, "ms": 1_000_000, "us": 1_000, "µs": 1_000, "ns": 1}
@@ -32,7 +32,7 @@ def add_command_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
     """Those that look at what a host has said, and not at what it was answered."""
     group = parser.add_argument_group("filters", "Each may be given several times; a command must match one of each.")
     group.add_argument(
-        "--queue", metavar="QID", action="append", type=Number(0, 0xFFFF), help="of this submission queue; 0: admin"
+        "--queue", metavar="QID", action="append", type=queue, help="of this submission queue, of admin (0), of all io"
     )
     group.add_argument("--opcode", metavar="NAME", action="append", type=opcode, help="read, get-log-page, 0x7c, ...")
     group.add_argument("--nsid", metavar="N", action="append", type=_nsid, help="of this namespace; all: FFFFFFFFh")
@@ -63,7 +63,7 @@ class Filter:
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> Filter:
         groups = (
-            tuple(_is_of_queue(qid) for qid in arguments.queue or ()),
+            tuple(arguments.queue or ()),
             tuple(arguments.opcode or ()),
             tuple(_is_for(nsid) for nsid in arguments.nsid or ()),
             tuple(getattr(arguments, "status", None) or ()),
@@ -77,21 +77,8 @@ class Filter:
         return self.is_in_time(command.fetch.time) and all(any(test(command) for test in group) for group in self.tests)
 
 
-def _is_of_queue(qid: int) -> Test:
-    return lambda command: command.fetch.sqid == qid
-
-
 def _is_for(nsid: int) -> Test:
     return lambda command: command.fetch.command.nsid == nsid
-
-
-def _plain(text: str) -> str:
-    """A name, however it is written."""
-    return re.sub(r"[^a-z0-9]", "", text.lower())
-
-
-def _find(kind: type[IntEnum], text: str) -> int | None:
-    return next((int(member) for member in kind if _plain(member.name) == _plain(text)), None)
 
 
 def _number(text: str) -> int:
@@ -102,28 +89,37 @@ def _number(text: str) -> int:
 
 
 def _nsid(text: str) -> int:
-    return spec.BROADCAST if text == "all" else Number(0, spec.BROADCAST)(text)
+    return spec.BROADCAST if bare(text) == "all" else Number(0, spec.BROADCAST)(text)
+
+
+def queue(text: str) -> Test:
+    """A test of the submission queue: a number, ``admin`` or ``io``. Raises ArgumentTypeError."""
+    if bare(text) == "io":
+        return lambda command: command.fetch.sqid != 0
+    qid = 0 if bare(text) == "admin" else Number(0, 0xFFFF)(text)
+    return lambda command: command.fetch.sqid == qid
 
 
 def opcode(text: str) -> Test:
     """A test of a name, or of a number in any queue. Raises ArgumentTypeError."""
-    if text[:1].isdigit():
+    if is_number(text):
         number = _number(text)
         return lambda command: command.fetch.opcode == number
-    found = [_find(kind, text) for kind in (spec.AdminOpcode, spec.NvmOpcode)]
+    kinds: tuple[type[IntEnum], ...] = (spec.AdminOpcode, spec.NvmOpcode)
+    found = [member(kind, text) for kind in kinds]
     if found == [None, None]:
-        names = ", ".join(words(one).lower().replace(" ", "-") for one in (*spec.NvmOpcode, *spec.AdminOpcode))
-        raise argparse.ArgumentTypeError(f"no opcode {text!r}: give a number or one of {names}")
+        raise argparse.ArgumentTypeError(f"no opcode {text!r}: give a number or one of {known(*kinds)}")
     return lambda command: command.fetch.opcode == found[bool(command.fetch.sqid)]
 
 
 def status(text: str) -> Test:
     """A test of the status by name or number, or of ``ok``, ``error``, ``none``. Raises ArgumentTypeError."""
-    if text == "none":
+    word = bare(text)
+    if word == "none":
         return lambda command: command.completion is None
-    if text == "error":
+    if word == "error":
         return lambda command: command.completion is not None and command.completion.status != spec.Status.SUCCESS
-    number = spec.Status.SUCCESS if text == "ok" else _number(text) if text[:1].isdigit() else _find(spec.Status, text)
+    number = spec.Status.SUCCESS if word == "ok" else _number(text) if is_number(text) else member(spec.Status, text)
     if number is None:
         raise argparse.ArgumentTypeError(
             f"no status {text!r}: give ok, error, none, a name as in the trace, or a number"
