@@ -105,12 +105,11 @@ class Controller:
         """A write to BAR0, of 4 or 8 bytes; others change the bytes that they cover."""
         if offset >= DOORBELLS:
             for start in range(0, len(data), 4):
-                number, rest = divmod(offset + start - DOORBELLS, self._stride)
-                part = data[start : start + 4]
-                if rest:
-                    self._on_write(offset + start, part)
+                place = offset + start - DOORBELLS
+                if place & self._stride - 1:
+                    self._on_write(offset + start, data[start : start + 4])
                 else:
-                    self._on_doorbell(number, int.from_bytes(part, "little"))
+                    self._on_doorbell(place // self._stride, int.from_bytes(data[start : start + 4], "little"))
             return
         self._on_write(offset, data)
 
@@ -386,14 +385,14 @@ class Controller:
 
     def _ring(self, number: int, value: int) -> None:
         """The doorbell of this number, from 0 on. Base 1.4, 3.1.24 and 3.1.25."""
-        device, offset = self.device, DOORBELLS + number * self._stride
+        device = self.device
         if not self._is_ready:
-            log.warning("the guest rang the doorbell at %#x before the controller was ready", offset)
+            log.warning("the guest rang the doorbell at %#x before the controller was ready", self._place(number))
             return
         qid, is_cq = number >> 1, number & 1
         queue: CompletionQueue | SubmissionQueue | None = (device.cqs if is_cq else device.sqs).get(qid)
         if queue is None:
-            self._doorbell_error(ErrorEvent.INVALID_DOORBELL_REGISTER, offset, value)
+            self._doorbell_error(ErrorEvent.INVALID_DOORBELL_REGISTER, self._place(number), value)
             return
         try:
             if isinstance(queue, CompletionQueue):
@@ -403,7 +402,7 @@ class Controller:
                 queue.ring_tail(value)
                 self._executor.wake(queue)
         except DoorbellError:
-            self._doorbell_error(ErrorEvent.INVALID_DOORBELL_VALUE, offset, value)
+            self._doorbell_error(ErrorEvent.INVALID_DOORBELL_VALUE, self._place(number), value)
         if qid == 0 and device.shadow is not None:
             device.echo_admin_doorbells()
 
@@ -412,7 +411,11 @@ class Controller:
         if is_good:
             self._on_doorbell(number, value)
         else:
-            self._doorbell_error(ErrorEvent.INVALID_DOORBELL_VALUE, DOORBELLS + number * self._stride, value)
+            self._doorbell_error(ErrorEvent.INVALID_DOORBELL_VALUE, self._place(number), value)
+
+    def _place(self, number: int) -> int:
+        """Of a doorbell in BAR0."""
+        return DOORBELLS + number * self._stride
 
     def _doorbell_error(self, what: ErrorEvent, offset: int, value: int) -> None:
         log.warning("the guest wrote %#x to the doorbell at %#x: %s", value, offset, what.name.lower())
