@@ -10,6 +10,7 @@ import pytest
 from faults.rig import BLOCK, NEW, OLD, Rig
 from nvmeemu.faults import Fault, FaultError
 from nvmeemu.faults.places import At
+from nvmeemu.faults.words import numbers
 from nvmeemu.spec import AdminOpcode, FeatureId, NvmOpcode, Status
 from nvmeemu.testing import INTMS
 
@@ -349,3 +350,11 @@ POSSIBLE: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("at", "match"), POSSIBLE)
 def test_what_can_be_is_not_refused(at: str, match: dict[str, Any]) -> None:
     assert Fault(match, at, "drop").as_table()["match"] == match
+
+
+def test_a_number_is_no_range_that_begins_with_0() -> None:
+    """A fault at block 8000 fired at block 0, too."""
+    wanted = numbers(8000, "lba")
+    assert [wanted.overlaps(*blocks) for blocks in ((0, 3), (0, 0), (7999, 8001), (8001, 9000))] == [0, 0, 1, 0]
+    assert numbers("0-3", "lba").overlaps(3, 5)
+    assert not numbers("0-3", "lba").overlaps(4, 5)

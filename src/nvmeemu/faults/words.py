@@ -121,7 +121,8 @@ class Numbers:
         """Whether any number from ``first`` to ``last`` is in it."""
         if self.mask:
             return any(number in self for number in range(first, last + 1))
-        return (self.low <= last and first <= self.high) or any(first <= number <= last for number in self.some)
+        is_in_range = self.low <= self.high and self.low <= last and first <= self.high
+        return is_in_range or any(first <= number <= last for number in self.some)
 
 
 def numbers(
