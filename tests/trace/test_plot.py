@@ -18,6 +18,8 @@ from matplotlib.colors import to_hex
 
 from nvmeemu import trace
 from nvmeemu.cli import main
+from nvmeemu.faults import Fault, Faults
+from nvmeemu.host import PciState
 from nvmeemu.spec import AdminOpcode, Command, NvmOpcode, ReadWrite
 from nvmeemu.testing import PAGE
 from nvmeemu.trace import picture
@@ -168,6 +170,85 @@ def test_blocks_that_are_not_there_are_not_on_the_map() -> None:
         bench.driver.execute(bench.driver.queues[1], ReadWrite(opcode=NvmOpcode.READ, nsid=1, slba=slba, nlb=1))
     found = seen(bench)
     assert (list(found.slba), list(found.outcome)[-1]) == ([5], Outcome.ERROR)
+
+
+def test_what_failed_is_red_on_the_map() -> None:
+    """A read, and a write that is never completed; what succeeds in the same cells is there, too."""
+    bench = ready()
+    failing = Faults(bench.controller, seed=1)
+    failing.add(Fault(match={"opcode": "read", "lba": 4000}, do={"status": "unrecovered_read_error"}))
+    failing.add(Fault(match={"opcode": "write", "lba": 8000}, do="drop"))
+    place = bench.driver.alloc(PAGE)
+    for opcode, slba in ((NvmOpcode.WRITE, 0), (NvmOpcode.WRITE, 4000), (NvmOpcode.READ, 4000)):
+        bench.driver.execute(bench.driver.queues[1], ReadWrite(opcode=opcode, nsid=1, prp1=place, slba=slba, nlb=4))
+        bench.clock.advance(0.1)
+    bench.driver.submit(bench.driver.queues[1], ReadWrite(opcode=NvmOpcode.WRITE, nsid=1, prp1=place, slba=8000, nlb=2))
+    found = seen(bench)
+    assert list(found.block_outcome) == [Outcome.SUCCESS, Outcome.SUCCESS, Outcome.ERROR, Outcome.NO_ANSWER]
+    made = picture.Picture(found, (0, 4))
+    made.blocks({}, 1)
+    (marks,) = made.map.collections
+    colours: Any = marks.get_edgecolor()
+    assert to_hex(colours[0]) == picture._FAILED
+    offsets: Any = marks.get_offsets()
+    assert [tuple(each) for each in offsets] == [(pytest.approx(0.2), 4002), (pytest.approx(0.3), 8001)]
+    assert "failed" in made.map.get_title(loc="left")
+    assert [label for _, label in made._images] == ["Read", "Write"]
+
+
+def test_a_full_completion_queue_is_seen() -> None:
+    """While commands wait for it; a queue of two entries is full after each, and holds up nobody."""
+    bench = Traced()
+    driver = bench.driver
+    driver.enable()
+    driver.create_cq(1, 3)
+    sq = driver.create_sq(1, 16)
+    for number in range(4):
+        entry = bytes(Command(opcode=NvmOpcode.FLUSH, nsid=1, cid=number))
+        bench.write_memory(sq + 64 * number, entry)
+    bench.clock.advance(1)
+    driver.set_reg(0x1008, 2)
+    bench.clock.advance(1)
+    assert seen(bench).held_up == []
+    driver.set_reg(0x1008, 4)
+    bench.clock.advance(2)
+    driver.set_reg(0x100C, 2)
+    bench.clock.advance(1)
+    assert seen(bench).held_up == [(2, 4)]
+    made = picture.Picture(seen(bench), (0, 5))
+    assert [(lane[0], list(lane[1]), list(lane[2])) for lane in made.lanes if lane[3] == picture._FAILED] == [
+        ("CQ full", [2], [4])
+    ]
+    made.heading("")
+    assert "CQ full: 2 s" in made.summary.texts[0].get_text()
+
+
+def test_a_host_without_bus_master_enable_is_seen() -> None:
+    bench = Traced()
+    for bus_master, seconds in ((False, 1), (True, 2), (False, 3), (True, 1)):
+        bench.controller.pci_changed(PciState(bus_master, True))
+        bench.clock.advance(seconds)
+        if seconds > 1:
+            bench.driver.set_reg(0x1000, 1)
+    found = seen(bench)
+    assert found.barred == [(3, 6)], "not the first second, in which nobody wanted anything"
+    made = picture.Picture(found, (0, 7))
+    assert [lane[0] for lane in made.lanes] == ["doorbells", "interrupts", "registers", "no bus master"]
+    assert list(made.lanes[0][1]) == [3, 6]
+
+
+def test_the_time_begins_with_the_first_access(tmp_path: Path) -> None:
+    bench = ready()
+    bench.driver.read(slba=0, blocks=1)
+    late = [one._replace(time=one.time + (7_000_000_000 if number else 0)) for number, one in enumerate(bench.records)]
+    assert isinstance(late[0], trace.InterruptMode | trace.DmaMap)
+    spans: list[tuple[float, float]] = []
+    source = save(tmp_path / "t", late)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(picture, "draw", lambda found, title, span, *rest: spans.append(span))
+        for words in ([], ["--from", "1"], ["--to", "8"]):
+            assert main(["trace", "plot", source, "-o", str(tmp_path / "x.png"), *words]) == 0
+    assert [start for start, _ in spans] == [7, 1, 7]
 
 
 def test_only_the_phases_of_its_time_are_drawn() -> None:

@@ -13,7 +13,21 @@ from nvmeemu.trace import words
 from nvmeemu.trace.commands import Matcher, TracedCommand
 from nvmeemu.trace.filters import SECOND
 from nvmeemu.trace.phases import Phase, Phases
-from nvmeemu.trace.records import Fetch, Injection, Interrupt, Record, RegisterRead, RegisterWrite, Reset, Signal
+from nvmeemu.trace.records import (
+    ClientLeft,
+    Completion,
+    Doorbell,
+    Fetch,
+    Injection,
+    Interrupt,
+    PciChange,
+    Record,
+    RegisterRead,
+    RegisterWrite,
+    Reset,
+    Signal,
+)
+from nvmeemu.trace.rings import Rings
 
 
 class Kind(IntEnum):
@@ -34,6 +48,9 @@ class Outcome(IntEnum):
 
 
 _KINDS: dict[int, Kind] = {NvmOpcode.READ: Kind.READ, NvmOpcode.WRITE: Kind.WRITE}
+
+
+Span = tuple[float, float]  # from, to
 
 
 def _floats() -> array[float]:
@@ -64,18 +81,24 @@ class Activity:
     nsid: array[int] = field(default_factory=_numbers)
     slba: array[float] = field(default_factory=_floats)
     nlb: array[float] = field(default_factory=_floats)
+    block_outcome: array[int] = field(default_factory=_small)
 
+    doorbells: array[float] = field(default_factory=_floats)
     interrupts: array[float] = field(default_factory=_floats)
     registers: array[float] = field(default_factory=_floats)
     resets: array[float] = field(default_factory=_floats)
     faults: array[float] = field(default_factory=_floats)  # on purpose
+    held_up: list[Span] = field(default_factory=list)  # commands waited for room in a completion queue
+    barred: list[Span] = field(default_factory=list)  # doorbells were rung, but the function reached no memory (PCI)
     phases: list[Phase] = field(default_factory=list)
+    first: int | None = None  # the time of the host's first access in that time, in nanoseconds
     last: int = 0  # the time of the last record of all, in nanoseconds
 
 
 def activity(records: Iterable[Record], start: int = 0, end: int | None = None) -> Activity:
     """What happened between two times (ns); commands count if they were fetched there."""
     found, matcher, phases, last = Activity(), Matcher(), Phases(), 0
+    states = _States(found)
 
     def keep(command: TracedCommand, ended: int) -> None:
         if start <= command.fetch.time and (end is None or command.fetch.time <= end):
@@ -84,20 +107,67 @@ def activity(records: Iterable[Record], start: int = 0, end: int | None = None) 
     for record in records:
         last = record.time
         phases.feed(record)
+        states.feed(record)
         for command in matcher.feed(record):
             keep(command, last)
         if start <= last and (end is None or last <= end):
             _add_event(found, record)
     for command in matcher.end():
         keep(command, last)
+    states.end(last)
     found.last = last
     found.phases = phases.end(last)
     return found
 
 
+class _States:
+    """What lasts, and is not a command's."""
+
+    def __init__(self, found: Activity) -> None:
+        self._found = found
+        self._rings = Rings()
+        self._held_since: float | None = None
+        self._barred_since: float | None = None
+        self._has_rung = False
+
+    def feed(self, record: Record) -> None:
+        time = record.time / SECOND
+        self._rings.feed(record)
+        if isinstance(record, Doorbell | Fetch | Completion | RegisterWrite | Reset | ClientLeft):
+            self._held_since = _follow(self._found.held_up, self._held_since, self._rings.is_held_up(), time)
+        if isinstance(record, PciChange):
+            self._bar(not record.state.reaches_memory, time)
+        elif isinstance(record, ClientLeft):
+            self._bar(False, time)
+        self._has_rung |= isinstance(record, Doorbell)
+
+    def _bar(self, is_barred: bool, time: float) -> None:
+        if self._barred_since is None:
+            self._has_rung = False
+        spans = self._found.barred if self._has_rung else []
+        self._barred_since = _follow(spans, self._barred_since, is_barred, time)
+
+    def end(self, last: int) -> None:
+        _follow(self._found.held_up, self._held_since, False, last / SECOND)
+        self._bar(False, last / SECOND)
+
+
+def _follow(spans: list[Span], since: float | None, is_so: bool, time: float) -> float | None:
+    """Since when it is so, from that time on; when it ceases to be a span is added."""
+    if is_so:
+        return time if since is None else since
+    if since is not None:
+        spans.append((since, time))
+    return None
+
+
 def _add_event(found: Activity, record: Record) -> None:
     time = record.time / SECOND
-    if isinstance(record, Interrupt):
+    if found.first is None and isinstance(record, (RegisterRead, RegisterWrite, Doorbell, Fetch)):
+        found.first = record.time
+    if isinstance(record, Doorbell):
+        found.doorbells.append(time)
+    elif isinstance(record, Interrupt):
         if record.signal != Signal.PIN_DOWN:
             found.interrupts.append(time)
     elif isinstance(record, (RegisterRead, RegisterWrite)):
@@ -131,6 +201,7 @@ def _add(found: Activity, command: TracedCommand, ended: int) -> None:
         found.nsid.append(entry.nsid)
         found.slba.append(entry.slba)
         found.nlb.append(entry.nlb)
+        found.block_outcome.append(found.outcome[-1])
 
 
 def _kind(fetch: Fetch) -> Kind:

@@ -31,6 +31,7 @@ _PHASE_COLOURS = {
 }
 _BOTH = "#a0148c"  # cells of the map that were read and written
 _FAILED = "#c8102e"
+_DARK = "#444444"
 _RESET: dict[str, Any] = {"color": "black", "linewidth": 0.8, "linestyle": (0, (2, 3))}
 _COLUMNS = 400  # cells of a row over the whole time; nothing is drawn narrower
 _LINES = 80  # cells of a column
@@ -63,6 +64,7 @@ def draw(
         made.scales()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a character in a comment that the font has not
+            made.settle()
             metadata = {"Date": None} if output.lower().endswith(".svg") else None
             made.figure.savefig(output, dpi=_DOTS, metadata=metadata)
 
@@ -87,7 +89,8 @@ class Picture:
         counts = Counter(activity.sqid)
         self.queues = sorted(sqid for sqid, _ in counts.most_common(_QUEUES))
         self.hidden = len(counts) - len(self.queues)
-        timeline = 0.9 + 0.27 * (len(self.queues) + 3 + bool(activity.faults))
+        self.lanes = self._lanes()
+        timeline = 0.9 + 0.27 * (len(self.queues) + 1 + len(self.lanes))
         self.figure = Figure(figsize=(_WIDTH, timeline + 5.2), layout="constrained")
         grid = self.figure.add_gridspec(3, 2, width_ratios=(5.2, 1), height_ratios=(timeline, 2.3, 2.3))
         self.top = self.figure.add_subplot(grid[0, 0])
@@ -102,8 +105,31 @@ class Picture:
         for axes in (self.top, self.map):
             axes.tick_params(labelbottom=False)
 
+    def _lanes(self) -> list[tuple[str, Array, Array, str]]:
+        """The rows below the queues: name, from when to when, colour. What need not be has a row if it was."""
+        activity = self.activity
+        points = {name: self._times(getattr(activity, name)) for name in ("doorbells", "interrupts", "registers")}
+        found = [(name, at, at, _DARK) for name, at in points.items()]
+        for name, spans in (("CQ full", activity.held_up), ("no bus master", activity.barred)):
+            seen = [(start, end) for start, end in spans if end / self.unit >= self.start]
+            if seen:
+                starts, ends = (self._times(each) for each in zip(*seen, strict=True))
+                found.append((name, np.maximum(starts, self.start), ends, _FAILED))
+        if activity.faults:
+            at = self._times(activity.faults)
+            found.append(("faults", at, at, _FAILED))
+        return found
+
     def _times(self, seconds: Any) -> Array:
         return np.asarray(seconds, dtype=float) / self.unit
+
+    def settle(self) -> None:
+        """Where everything is, to a tenth of a thousandth: the layout's solver differs from run to run beyond that."""
+        self.figure.draw_without_rendering()
+        self.figure.set_layout_engine("none")
+        for axes in self.figure.axes:
+            x, y, width, height = axes.get_position().bounds
+            axes.set_position((round(x, 4), round(y, 4), round(width, 4), round(height, 4)))
 
     def heading(self, title: str) -> None:
         """What was traced, and what it comes to."""
@@ -114,7 +140,11 @@ class Picture:
                 lines.append(f"  {number} {label}")
         for outcome, label in ((Outcome.ERROR, "with an error"), (Outcome.NO_ANSWER, "not completed")):
             lines.append(f"{int(np.sum(self.outcome == outcome))} {label}")
+        lines.append(f"{len(self.activity.doorbells)} doorbells")
         lines.append(f"{len(self.activity.interrupts)} interrupts")
+        for name, starts, ends, _ in self.lanes:
+            if name in ("CQ full", "no bus master"):
+                lines.append(f"{name}: {_duration(float(np.sum(ends - starts)) * self.unit)}")
         if self.activity.faults:
             lines.append(f"{len(self.activity.faults)} faults on purpose")
         if len(self.latency):
@@ -124,9 +154,8 @@ class Picture:
         self.summary.text(0, 1, "\n".join(lines), va="top", linespacing=1.35, transform=self.summary.transAxes)
 
     def timeline(self) -> None:
-        """A row for the phases, each queue, interrupts, registers, faults; resets are lines through all."""
-        rows = ["phase", *(f"SQ {sqid}" for sqid in self.queues), "interrupts", "registers"]
-        rows += ["faults"] * bool(self.activity.faults)
+        """A row for the phases, each queue and each lane; resets are lines through all."""
+        rows = ["phase", *(f"SQ {sqid}" for sqid in self.queues), *(lane[0] for lane in self.lanes)]
         axes = self.top
         axes.set_title(
             "Timeline" + (f" (without the {self.hidden} queues least used)" if self.hidden else ""), loc="left"
@@ -137,12 +166,8 @@ class Picture:
         for number, sqid in enumerate(self.queues, 1):
             axes.axhline(number, color="#eeeeee", linewidth=0.6, zorder=0)
             self._queue(number, sqid)
-        for name, times in (("interrupts", self.activity.interrupts), ("registers", self.activity.registers)):
-            at = self._times(times)
-            self._bars(rows.index(name), 0.6, at, at, "#444444")
-        if self.activity.faults:
-            at = self._times(self.activity.faults)
-            self._bars(rows.index("faults"), 0.6, at, at, _FAILED)
+        for row, (_, starts, ends, colour) in enumerate(self.lanes, len(self.queues) + 1):
+            self._bars(row, 0.6, starts, ends, colour)
         seen = {phase.name for phase in self.activity.phases if self._phase(phase)}
         for axes in (self.top, self.map, self.scatter):
             for at in np.unique(self._columns(self._times(self.activity.resets))):
@@ -217,8 +242,12 @@ class Picture:
         if nsid is None and len(activity.nsid):
             nsid = Counter(activity.nsid).most_common(1)[0][0]
         mine = np.asarray(activity.nsid) == nsid
-        times, kinds, first, count = (
-            np.asarray(each)[mine] for each in (activity.block_time, activity.block_kind, activity.slba, activity.nlb)
+        times, kinds, first, count, outcome = (
+            np.asarray(each)[mine]
+            for each in (
+                *(activity.block_time, activity.block_kind, activity.slba, activity.nlb),
+                activity.block_outcome,
+            )
         )
         size = 0 if nsid is None else block_sizes.get(nsid, 0)
         axes = self.map
@@ -252,6 +281,11 @@ class Picture:
                 aspect="auto", interpolation="nearest", zorder=2,
             )  # fmt: skip
             self._images.append((image, label))
+        is_bad = outcome != Outcome.SUCCESS
+        if is_bad.any():  # larger than a cell: it must not be overlooked
+            middle = (first + count / 2)[is_bad] / scale
+            axes.scatter(times[is_bad] / self.unit, middle, s=22, c=_FAILED, marker="x", linewidths=1.2, zorder=3)
+            axes.set_title(f"{axes.get_title(loc='left')} (x: failed, or never completed)", loc="left")
         margin = 0.03 * step * _LINES / scale
         axes.set_ylim(extent[2] - margin, extent[3] + margin)
 

@@ -62,6 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
         title, sizes = heading(reader), _block_sizes(reader.description)
     check_times(arguments.file, start, end, found.last)
     last = found.last if end is None else min(found.last, end)
+    if not start and found.first is not None:
+        start = found.first  # before it there is nothing to be seen
     with writing(arguments.output):
         picture.draw(found, title, (start / SECOND, last / SECOND), sizes, arguments.nsid, arguments.output)
     return 0

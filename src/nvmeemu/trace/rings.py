@@ -32,12 +32,13 @@ class Ring:
 
 
 class Rings:
-    """Give it all records in order. ``sqs`` and ``cqs`` by queue; ``refused``: the last doorbell that the device cannot
-    have taken, in words, or nothing."""
+    """Give it all records in order. ``sqs`` and ``cqs`` by queue identifier; ``refused``: the last doorbell that the
+    device cannot have taken, in words, or nothing."""
 
     def __init__(self) -> None:
         self.sqs: dict[int, Ring] = {}
         self.cqs: dict[int, Ring] = {}
+        self.cq_of: dict[int, int] = {}  # CQID by SQID
         self.refused = ""
         self._aqa = AdminQueueAttributes()
         self._is_enabled = False
@@ -60,6 +61,7 @@ class Rings:
     def _reset(self, record: Record) -> None:
         self.sqs.clear()
         self.cqs.clear()
+        self.cq_of.clear()
         self._asked.clear()
         self._is_enabled, self.refused = False, ""
 
@@ -71,6 +73,7 @@ class Rings:
             self._is_enabled = True
             self.sqs = {0: Ring(self._aqa.asqs)}
             self.cqs = {0: Ring(self._aqa.acqs)}
+            self.cq_of = {0: 0}
         elif is_reset(record):
             self._reset(record)
 
@@ -93,6 +96,7 @@ class Rings:
             self.cqs[command.qid] = Ring(command.qsize)
         elif isinstance(command, CreateSq):
             self.sqs[command.qid] = Ring(command.qsize)
+            self.cq_of[command.qid] = command.cqid
         elif isinstance(command, DeleteQueue):
             of = self.sqs if command.opcode == AdminOpcode.DELETE_SQ else self.cqs
             of.pop(command.qid, None)
@@ -108,6 +112,13 @@ class Rings:
             ring.head = record.value
         else:
             ring.tail = record.value
+
+    def is_held_up(self) -> bool:
+        """Whether commands wait because the completion queue that they would end in is full."""
+        return any(
+            ring.filled and (cq := self.cqs.get(self.cq_of.get(sqid, -1))) is not None and cq.is_full
+            for sqid, ring in self.sqs.items()
+        )
 
     def explain(self) -> str:
         """What the device has refused; told once."""
