@@ -18,6 +18,7 @@
 #define CIDS 1024
 #define MOST_PUNTS 1024
 #define DISK_SIZE (64u << 10)
+#define MOST_HELD (8u << 10) /* of one disk, so that commands wait */
 #define DOORBELLS (PAGE / sizeof(uint32_t))
 #define NOT_RUNG UINT32_MAX /* what the engine leaves in the page where it has looked */
 

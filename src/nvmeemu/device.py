@@ -219,7 +219,7 @@ class Device:
                 is_volatile=backend.volatile_cache,
                 writes_through=not write_cache,
             )
-        self.engine.configure(self.page_size, self.limits.transfer, disks)
+        self.engine.configure(self.page_size, self.limits.transfer, self.namespaces.most_held, disks)
 
     def collect_counts(self) -> None:
         """Add what the engine has done to the SMART counters."""

@@ -127,8 +127,9 @@ class Disk:
 
 
 class Engine(Protocol):
-    def configure(self, page_size: int, transfer: int, disks: Mapping[int, Disk]) -> None:
-        """CC.MPS and the largest transfer in bytes, and all namespaces by their NSIDs."""
+    def configure(self, page_size: int, transfer: int, most_held: int, disks: Mapping[int, Disk]) -> None:
+        """CC.MPS, the largest transfer, what the commands at one disk may hold, all in bytes, and
+        all namespaces by their NSIDs."""
         ...
 
     def add_cq(self, cq: CompletionQueue) -> OwnedCq: ...

@@ -17,7 +17,7 @@ from nvmeemu.device import Device
 from nvmeemu.errors import CommandFailed
 from nvmeemu.gaps import Gaps
 from nvmeemu.host import HostMemoryError, Job, Worker
-from nvmeemu.media import DiskFull, Media, most_of_each
+from nvmeemu.media import DiskFull, Media
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.requests import Background, CommandEntry, Request, Result, Stage
 from nvmeemu.spec import MORE, Command, Status
@@ -58,7 +58,7 @@ class Executor:
         self._posted: defaultdict[CompletionQueue, int] = defaultdict(int)  # and how many completions
         self._due: set[CompletionQueue] = set()  # whose interrupt the engine wants raised
         self._running: set[_Running] = set()
-        self._media = Media(most_of_each(device.namespaces.nn))
+        self._media = Media(device.namespaces.most_held)
         self._gaps = Gaps(device.clock, self._late, partial(on_fatal, "the memory of a queue is gone"), on_settled)
         self._pin = False
         self._had_msix = False

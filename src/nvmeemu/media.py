@@ -11,15 +11,6 @@ from collections.abc import Collection, Iterator
 
 from nvmeemu.requests import Request, Stage
 
-MOST_OF_DISK = 64 << 20  # bytes
-MOST_OF_ALL = 1 << 30  # of as many disks as there can be
-
-
-def most_of_each(disks: int) -> int:
-    """Bytes that the commands at each of so many disks may hold. As long as it is less, one more may begin: they are
-    exceeded by one command at the most."""
-    return min(MOST_OF_DISK, MOST_OF_ALL // disks)
-
 
 class DiskFull(Exception):
     """The disk has enough to do: the stage that raises it is to be run again when there is room."""

@@ -12,6 +12,8 @@ from nvmeemu.errors import CommandFailed
 from nvmeemu.limits import Limits
 from nvmeemu.spec import BROADCAST, Status
 
+MOST_HELD = 64 << 20  # bytes that the commands at one disk may hold,
+MOST_HELD_OF_ALL = 1 << 30  # and those at as many disks as there can be
 _UUID_ROOT = uuid.UUID("8a2f60ac-02c0-5d3c-9f16-2f61a3a4c0de")  # names of ours live below this one (RFC 9562, v5)
 
 
@@ -77,6 +79,12 @@ class Namespaces:
         if not 1 <= namespace.nsid <= self.nn or namespace.nsid in self.active:
             raise ValueError(f"NSID {namespace.nsid} is taken or outside 1..{self.nn}")
         self.active[namespace.nsid] = namespace
+
+    @property
+    def most_held(self) -> int:
+        """Bytes that the commands at each disk may hold while it works on them. As long as it is less, one more may
+        begin, so that it is exceeded by one transfer at the most."""
+        return min(MOST_HELD, MOST_HELD_OF_ALL // self.nn)
 
     def __getitem__(self, nsid: int) -> Namespace:
         """The active namespace. Raises CommandFailed: INVALID_NAMESPACE for 0, FFFFFFFFh and what is above NN,

@@ -8,14 +8,13 @@ import pytest
 from conformance.tools import NewBench, TellingBackend, read_command, write_command
 from nvmeemu import inventory
 from nvmeemu.backend.memory import MemoryBackend
-from nvmeemu.media import MOST_OF_DISK
-from nvmeemu.namespace import Namespace
+from nvmeemu.namespace import MOST_HELD, Namespace
 from nvmeemu.spec import Abort, AdminOpcode, DeleteQueue, NvmOpcode, ReadWrite, Status
 from nvmeemu.testing import Bench, Driver, QueuePair
 
 MIB = 1 << 20
 LENGTH = 2 * MIB
-FIT = MOST_OF_DISK // LENGTH  # commands that a disk has at once
+FIT = MOST_HELD // LENGTH  # commands that a disk has at once
 WAITING = 8  # and more
 STALLED, MEMORY, OTHER = 1, 2, 3  # namespaces
 

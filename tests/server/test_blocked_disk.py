@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from nvmeemu.spec import Command, Completion, DatasetManagement, DsmRange, NvmOpcode, Status
+from nvmeemu.namespace import MOST_HELD
+from nvmeemu.spec import Command, Completion, DatasetManagement, DsmRange, NvmOpcode, ReadWrite, Status
 from nvmeemu.testing import CC, CSTS, PAGE, VS
-from server.conftest import Attach
+from server.conftest import MIB, PATHS, Attach
 from server.guest import Guest
 from server.load import run_batch, transfer
 from server.process import Serve
@@ -19,6 +20,7 @@ from server.shim import Op, Shim
 MORE_THAN_THREADS = 24
 ACCESSES = 2000
 LIMIT = 0.1  # seconds, the longest that a register access may take
+LARGE = 2 * MIB  # the largest transfer
 ROUNDS = 3  # one of which must be free of the machine's own hiccups
 
 Make = Callable[[Guest], Command]
@@ -133,32 +135,63 @@ def test_a_disk_that_blocks_one_command_serves_the_others(disk: Path, serve: Ser
     assert (completion.cid, completion.status) == (slow, Status.SUCCESS)
 
 
-@pytest.mark.parametrize("shim", ["io_uring", "lane"], indirect=True)
+@pytest.mark.parametrize(
+    ("shim", "doorbells"), [*((path, "trapped") for path in PATHS), ("io_uring", "mapped")], indirect=["shim"]
+)
 @pytest.mark.parametrize(("make", "op"), [(reading, Op.READ), (writing, Op.WRITE)])
 def test_commands_that_wait_for_one_disk_hold_up_no_other_disk(
-    disk: Path, serve: Serve, attach: Attach, shim: Shim, make: Make, op: Op
+    disk: Path, serve: Serve, attach: Attach, shim: Shim, make: Make, op: Op, doorbells: str
 ) -> None:
-    """More than the engine's lane gives to a disk at once, and one lane for both queues."""
-    serve("--disk", disk, "--disk", "mem:1M", "--io-threads", 1, *shim.engine, environment=shim.environment)
+    """More than a disk is given at once, one lane for both queues, and commands for the other disk behind them in their
+    own queue, too. The other disk has work for threads (Verify)."""
+    lanes = () if shim.path == "python" else ("--io-threads", 1, "--doorbells", doorbells)
+    serve("--disk", disk, "--disk", "mem:1M", *lanes, *shim.engine, environment=shim.environment)
     guest = attach(entries=512)
     guest.create_queues(2)
     shim.hold(op)
-    command, waiting = make(guest), 300
+    command, waiting = make(guest), 400
     for _ in range(waiting):
         guest.submit(guest.queues[1], command, ring=False)
     guest.ring_sq(guest.queues[1])
-    shim.wait_for_held(op, 16)
-    for block in range(100):
-        guest.write(block, bytes([block]) * 512, nsid=2, qid=2, block_size=512)
-        assert guest.read(block, 1, nsid=2, qid=2, block_size=512) == bytes([block]) * 512
-    assert shim.held(op) >= 16
-    assert guest.poll(guest.queues[1]) is None
+    shim.wait_for_held(op, 4)
+    for block in range(50):
+        for qid in (1, 2):
+            guest.write(block, bytes([block]) * 512, nsid=2, qid=qid, block_size=512)
+            assert guest.read(block, 1, nsid=2, qid=qid, block_size=512) == bytes([block]) * 512
+            guest.succeed(guest.queues[qid], ReadWrite(opcode=NvmOpcode.VERIFY, nsid=2, slba=block, nlb=1))
+    assert guest.identify(1)[:2]  # the admin queue is served, too
+    assert shim.held(op) >= 4
     shim.release()
     completions: list[Completion] = []
     while len(completions) < waiting:
         guest.bus.settle()
         completions += guest.drain(guest.queues[1])
     assert {completion.status for completion in completions} == {Status.SUCCESS}
+
+
+@pytest.mark.parametrize("shim", ["io_uring"], indirect=True)
+def test_all_lanes_together_give_a_disk_a_bounded_amount(disk: Path, serve: Serve, attach: Attach, shim: Shim) -> None:
+    """Four lanes, each with more than the disk is given. When it answers, each of them gets its part."""
+    serve("--disk", disk, "--io-threads", 4, *shim.engine, environment=shim.environment)
+    guest = attach()
+    queues = [guest.queues[1], *(guest.create_queues(qid, 64) for qid in (2, 3, 4))]
+    prp1, prp2 = guest.prps(guest.alloc(LARGE), LARGE)
+    shim.hold(Op.READ)
+    for queue in queues:
+        for _ in range(60):
+            read = ReadWrite(opcode=NvmOpcode.READ, nsid=1, prp1=prp1, prp2=prp2, nlb=LARGE // 512)
+            guest.submit(queue, read, ring=False)
+        guest.ring_sq(queue)
+    shim.wait_for_held(Op.READ, MOST_HELD // LARGE)
+    time.sleep(0.2)  # for more to come, if they do
+    assert shim.held(Op.READ) == MOST_HELD // LARGE
+    shim.release()
+    for queue in queues:
+        completions: list[Completion] = []
+        while len(completions) < 60:
+            guest.bus.settle()
+            completions += guest.drain(queue)
+        assert {completion.status for completion in completions} == {Status.SUCCESS}
 
 
 @pytest.mark.parametrize("shim", ["lane"], indirect=True)

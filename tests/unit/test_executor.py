@@ -6,7 +6,7 @@ import pytest
 
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.executor import BATCH_BYTES
-from nvmeemu.media import MOST_OF_DISK
+from nvmeemu.namespace import MOST_HELD
 from nvmeemu.spec import Abort, AdminOpcode, DeleteQueue, FeatureId, NvmOpcode, ReadWrite, Status
 from nvmeemu.testing import Bench, CommandError, Driver, QueuePair
 
@@ -47,12 +47,12 @@ def test_workers_hold_a_bounded_amount_of_memory_and_the_queue_goes_on_when_ther
     place = driver.alloc(LENGTH)
     for _ in range(60):
         driver.submit(queue, transfer(driver, NvmOpcode.WRITE, place))
-    assert len(bench.worker.tasks) == MOST_OF_DISK // LENGTH
+    assert len(bench.worker.tasks) == MOST_HELD // LENGTH
     done = 0
     while bench.worker.tasks:
         bench.worker.tasks[0].finish()
         bench.settle()
-        assert len(bench.worker.tasks) <= MOST_OF_DISK // LENGTH
+        assert len(bench.worker.tasks) <= MOST_HELD // LENGTH
         done += len(driver.drain(queue))
     assert done == 60
 
@@ -67,7 +67,7 @@ def test_what_was_read_and_waits_for_guest_memory_counts_as_held() -> None:
     begun = len(bench.worker.tasks)
     bench.worker.finish_all()
     bench.settle()
-    assert begun == MOST_OF_DISK // LENGTH
+    assert begun == MOST_HELD // LENGTH
     assert not bench.worker.tasks  # nothing more was begun
     bench.clock.advance(1.0)
     bench.settle()

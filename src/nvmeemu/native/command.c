@@ -21,48 +21,52 @@ static bool changes_media(const struct op *op)
     return op->command.opcode != NVME_NVM_OPCODE_READ;
 }
 
-bool disk_is_busy(const struct lane *lane, uint32_t nsid)
-{
-    return lane->at_disk[nsid].ops >= MAX_OPS || lane->at_disk[nsid].bytes >= MAX_OP_BYTES;
-}
-
 enum verdict op_new(struct op **new_op, struct lane *lane, struct sq *sq, const struct nvme_read_write *command,
                     uint32_t nsid, uint64_t size)
 {
-    const struct disk *disk = &lane->engine->disks[nsid];
+    struct engine *engine = lane->engine;
+    const struct disk *disk = &engine->disks[nsid];
+    struct load *load = engine->loads[nsid];
     void *buffer = NULL;
 
-    if (disk_is_busy(lane, nsid)) {
-        sq->waits_for = nsid;
+    if (!lane->ring)
+        return PUNT;
+    if (!load_take(lane, load, (uint32_t)size)) {
+        lane->waits_for = nsid;
         return WAIT;
     }
-    struct op *op = lane->ring ? malloc(sizeof(*op)) : NULL;
+    /* Main must have room for what fails: of disks that are gone, there may be more than have a namespace. */
+    bool has_room = atomic_load(&engine->ops) < MAX_REPORTS - MAX_PUNTS - engine->lane_count;
+    struct op *op = has_room ? malloc(sizeof(*op)) : NULL;
     if (!op || (size > 0 && posix_memalign(&buffer, ALIGNMENT, size) != 0)) {
+        load_give(lane, load, (uint32_t)size);
         free(op);
         return PUNT;
     }
     *op = (struct op){.sq = sq, .command = *command, .nsid = nsid, .fd = disk->fd, .failed_sync = disk->failed_sync};
+    op->load = load;
     op->would_block = !disk->begins_now;
     op->size = (uint32_t)size;
     op->buffer = buffer;
     lane->ops++;
-    lane->at_disk[nsid].ops++;
-    lane->at_disk[nsid].bytes += op->size;
+    atomic_fetch_add(&engine->ops, 1);
     atomic_fetch_add(&sq->under_way, 1);
     atomic_fetch_add(&lane->writing, changes_media(op));
     *new_op = op;
     return PENDING;
 }
 
-static void op_free(struct lane *lane, struct op *op)
+void op_free(struct lane *lane, struct op *op)
 {
     struct engine *engine = lane->engine;
     struct sq *sq = op->sq;
 
     lane->ops--;
-    lane->at_disk[op->nsid].ops--;
-    lane->at_disk[op->nsid].bytes -= op->size;
-    atomic_fetch_sub(&lane->writing, changes_media(op));
+    if (op->load) {
+        load_give(lane, op->load, op->size);
+        atomic_fetch_sub(&engine->ops, 1);
+        atomic_fetch_sub(&lane->writing, changes_media(op));
+    }
     if (atomic_fetch_sub(&sq->under_way, 1) == 1 && sq->stopped)
         queue_tell(&sq->queue, NOTICE_IDLE);
     if (lane->ops == 0 || (changes_media(op) && lane->writing == 0)) {
@@ -81,14 +85,14 @@ static void add_to(_Atomic uint64_t *counter, uint64_t number)
     atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + number, memory_order_relaxed);
 }
 
-static void list_add(struct op_list *list, struct op *op)
+void op_list_add(struct op_list *list, struct op *op)
 {
     op->next = NULL;
     *list->end = op;
     list->end = &op->next;
 }
 
-static struct op *list_take(struct op_list *list)
+struct op *op_list_take(struct op_list *list)
 {
     struct op *op = list->first;
 
@@ -113,7 +117,7 @@ static void count(struct lane *lane, uint8_t opcode, uint64_t length)
 static bool op_begin(struct lane *lane, struct op *op)
 {
     if (op->suits_lane)
-        list_add(&lane->writes, op);
+        op_list_add(&lane->writes, op);
     return op->suits_lane || ring_start(lane->ring, op);
 }
 
@@ -269,7 +273,7 @@ static bool write_now(struct lane *lane, struct op *op)
     op->result = op_call(op);
     lane_enter(lane);
     if (lane->shift != shift) {
-        list_add(&lane->written, op);
+        op_list_add(&lane->written, op);
         lane_leave(lane);
         lane_wake(lane);
         return false;
@@ -287,7 +291,7 @@ bool lane_write(struct lane *lane)
 {
     struct op *op;
 
-    while ((op = list_take(&lane->writes)) != NULL) {
+    while ((op = op_list_take(&lane->writes)) != NULL) {
         bool may_wait = !op->waits || !has_others(lane);
         if (may_wait && lane_begin_write(lane, op->nsid, op->waits)) {
             if (!write_now(lane, op))
@@ -304,7 +308,7 @@ bool lane_reap(struct lane *lane)
     struct op *op;
     bool any = false;
 
-    for (; (op = list_take(&lane->written)) != NULL; any = true)
+    for (; (op = op_list_take(&lane->written)) != NULL; any = true)
         op_finish(lane, op, op->result);
     return any;
 }
@@ -427,5 +431,29 @@ enum verdict command_run(struct lane *lane, struct sq *sq, const struct nvme_rea
     }
     if (verdict == DONE)
         count(lane, command->opcode, 0);
+    return verdict;
+}
+
+bool command_wait(struct lane *lane, struct sq *sq, const struct nvme_read_write *command)
+{
+    struct op *op = malloc(sizeof(*op));
+
+    if (!op)
+        return false;
+    *op = (struct op){.sq = sq, .command = *command};
+    lane->ops++;
+    atomic_fetch_add(&sq->under_way, 1);
+    load_wait(lane, lane->waits_for, op);
+    return true;
+}
+
+enum verdict op_resume(struct lane *lane, const struct op *op)
+{
+    enum verdict verdict = command_run(lane, op->sq, &op->command);
+
+    if (verdict == DONE)
+        sq_complete(op->sq, op->command.cid);
+    if (verdict == PUNT && engine_punt(lane->engine, op->sq, &op->command, false))
+        verdict = PENDING;
     return verdict;
 }

@@ -155,6 +155,7 @@ void engine_drop(struct engine *engine)
         struct lane *lane = &engine->lanes[i];
         lane_enter(lane);
         lane->sqs.count = lane->cqs.count = 0;
+        load_drop(lane);
         for (uint32_t j = 0; j < engine->sqs.count; j++) {
             struct sq *sq = as_sq(engine->sqs.items[j]);
             if (sq->queue.lane == lane)

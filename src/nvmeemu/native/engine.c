@@ -16,7 +16,6 @@
 #define MOST_WATCH 1000000
 #define LONG_NAP 8000000
 #define WAKE_TIME 1000000 /* idle lanes wake less often than once in this time, all together */
-#define MAX_REPORTS(lanes) (MAX_PUNTS + (lanes) * (MAX_NSID + 1) * MAX_OPS) /* commands that may wait for main at the most */
 
 static void enter_all(struct engine *engine)
 {
@@ -100,6 +99,7 @@ struct engine *engine_new(uint32_t lanes)
         return NULL;
     pthread_mutex_init(&engine->punt_lock, NULL);
     engine->page_size = NVME_PAGE_MIN;
+    engine->most_held = UINT32_MAX;
     if (sysconf(_SC_NPROCESSORS_ONLN) > 1) { /* the host may run on another one, though this process may not */
         engine->most_patience = MOST_PATIENCE;
         engine->most_watch = MOST_WATCH;
@@ -111,9 +111,9 @@ struct engine *engine_new(uint32_t lanes)
         engine->vectors[i].fd = -1;
     engine->eventfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     engine->lanes = calloc(lanes, sizeof(*engine->lanes));
-    engine->punt_room = MAX_REPORTS(lanes);
+    engine->punt_room = MAX_REPORTS;
     engine->punts = calloc(engine->punt_room, sizeof(*engine->punts));
-    bool is_good = engine->eventfd >= 0 && engine->lanes && engine->punts;
+    bool is_good = engine->eventfd >= 0 && engine->lanes && engine->punts && loads_new(engine, lanes);
     for (uint32_t i = 0; is_good && i < lanes; i++) {
         engine->lane_count++;
         engine->lanes[i].eventfd = engine->lanes[i].relief_eventfd = -1;
@@ -145,6 +145,7 @@ void engine_free(struct engine *engine)
     free(engine->sqs.items);
     free(engine->cqs.items);
     free(engine->memory.regions);
+    loads_free(engine);
     free(engine->punts);
     free(engine->lanes);
     free(engine);
@@ -211,11 +212,12 @@ bool engine_unmap(struct engine *engine, uint64_t iova)
 
 /* --- what the controller is ------------------------------------------------------------------------------------------ */
 
-void engine_set_limits(struct engine *engine, uint64_t page_size, uint64_t transfer)
+void engine_set_limits(struct engine *engine, uint64_t page_size, uint64_t transfer, uint32_t most_held)
 {
     enter_all(engine);
     engine->page_size = page_size;
     engine->transfer = transfer;
+    engine->most_held = most_held;
     leave_all(engine);
 }
 
@@ -224,10 +226,16 @@ bool engine_set_disk(struct engine *engine, uint32_t nsid, const struct disk *di
     if (nsid == 0 || nsid > MAX_NSID)
         return false;
     enter_all(engine);
-    engine->disks[nsid] = *disk;
+    struct disk *old = &engine->disks[nsid];
+    bool is_same = old->memory == disk->memory && old->fd == disk->fd && old->failed_sync == disk->failed_sync;
+    struct load *load = is_same ? NULL : load_new(engine->lane_count);
+    if (load)
+        load_replace(engine, nsid, load);
+    *old = *disk;
     atomic_store(&engine->writes_wait[nsid], false);
     leave_all(engine);
-    return true;
+    kick_all(engine);
+    return is_same || load;
 }
 
 void engine_set_flush_all(struct engine *engine, uint32_t nsid)

@@ -32,8 +32,8 @@
 #define MAX_VECTORS 128
 #define MAX_PIECES 1024 /* IOV_MAX: what one system call takes */
 #define MAX_PUNTS 256 /* fetched commands that may wait for main before lanes stop fetching */
-#define MAX_OPS 128 /* commands of a lane that may wait for one disk */
-#define MAX_OP_BYTES (64u << 20)
+#define MAX_OPS 256 /* commands that one disk may have at once */
+#define MAX_WAITING 1024 /* of a queue, fetched, until a disk has room: a host may take no notice of its depth */
 
 /* --- memory.c: guest memory ------------------------------------------------------------------------------------ */
 
@@ -149,8 +149,8 @@ struct sq {
     struct queue queue;
     struct cq *cq;
     bool held; /* main has enough of it at the moment */
-    bool is_again; /* the next command was fetched before, and had to wait for main or a disk */
-    uint32_t waits_for; /* the namespace whose disk has enough to do already, or 0 */
+    bool is_again; /* the next command was fetched before, and had to wait for main */
+    uint32_t waiting; /* commands that wait until their disks have room */
     bool stopped; /* fetches nothing more */
     bool dropped; /* its commands' completions go nowhere: a reset */
     _Atomic uint32_t under_way; /* commands that wait for a disk, or for main to take them */
@@ -201,6 +201,7 @@ struct extent {
 /* A command that waits for a disk. It has a copy of all it needs; nothing in it points into guest memory. */
 struct op {
     struct sq *sq;
+    struct load *load; /* NULL: it waits until there is room */
     struct nvme_read_write command;
     uint32_t nsid; /* the disk's */
     int fd;
@@ -238,6 +239,8 @@ bool disk_has(const struct disk *disk, uint64_t slba, uint64_t blocks);
 
 /* command.c: what can be done with the lane's lock */
 enum verdict command_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command);
+/* After the verdict WAIT: until its disk has room. False: no memory. */
+bool command_wait(struct lane *lane, struct sq *sq, const struct nvme_read_write *command);
 /* media.c: those that transfer no blocks. */
 enum verdict flush_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command);
 enum verdict zeroes_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command);
@@ -252,8 +255,11 @@ void op_finish(struct lane *lane, struct op *op, long result);
 bool has_to_last(const struct disk *disk, const struct nvme_read_write *command);
 /* By the engine. What a sync says can no longer be relied upon once one has failed: the kernel tells that once. */
 bool can_sync(const struct disk *disk);
-/* It has so many of the lane's commands that more have to wait. */
-bool disk_is_busy(const struct lane *lane, uint32_t nsid);
+/* A command that waits until there is room has its turn. WAIT, PUNT: it cannot begin yet. */
+enum verdict op_resume(struct lane *lane, const struct op *op);
+void op_free(struct lane *lane, struct op *op);
+void op_list_add(struct op_list *list, struct op *op);
+struct op *op_list_take(struct op_list *list);
 /* Buffered writes of file systems that cannot be asked not to wait. They hardly ever do, and the lane is much cheaper
    than a thread of the ring's. So it writes them itself, without its lock, until one takes long. False: by then another
    thread has taken the lane over. What waits for the medium (syncs, for one) it does itself only as long as nothing else
@@ -261,6 +267,39 @@ bool disk_is_busy(const struct lane *lane, uint32_t nsid);
 bool lane_write(struct lane *lane);
 /* Those that have ended after that. */
 bool lane_reap(struct lane *lane);
+
+/* load.c: what commands have at a disk; all with the lane's lock. */
+struct part {
+    uint32_t ops, bytes;
+    uint32_t used; /* ops, and commands that wait */
+    struct op_list waiting; /* the lane's, under its lock */
+};
+
+struct load {
+    pthread_mutex_t lock;
+    uint32_t ops, bytes; /* of all lanes */
+    uint32_t lanes; /* that use it */
+    bool has_waited; /* a command has had to wait */
+    bool is_gone; /* its disk is no namespace any more */
+    struct part of_lane[];
+};
+
+struct load *load_new(uint32_t lanes);
+/* One command more, with so many bytes. False: it has to wait. */
+bool load_take(struct lane *lane, struct load *load, uint32_t size);
+void load_give(struct lane *lane, struct load *load, uint32_t size);
+void load_wait(struct lane *lane, uint32_t nsid, struct op *op);
+/* A command that waits may begin. */
+bool load_has_ready(struct lane *lane);
+/* Begin those that may. False: there were none. */
+bool load_resume(struct lane *lane);
+/* Nothing of the lane's waits any more. */
+void load_drop(struct lane *lane);
+/* The namespace has another disk, or none; with all locks. */
+void load_replace(struct engine *engine, uint32_t nsid, struct load *load);
+/* One for each namespace that there can be. */
+bool loads_new(struct engine *engine, uint32_t lanes);
+void loads_free(struct engine *engine);
 
 /* uring.c: waiting for many disks at once. False: it cannot be done here. */
 struct ring;
@@ -271,6 +310,8 @@ bool ring_submit(struct ring *ring);
 struct op *ring_reap(struct ring *ring, long *result);
 
 /* --- engine.c ------------------------------------------------------------------------------------------------------ */
+
+#define MAX_REPORTS (MAX_PUNTS + (MAX_NSID + 1) * MAX_OPS) /* commands that may wait for main at the most */
 
 struct counters {
     _Atomic uint64_t reads, writes, bytes_read, bytes_written, others;
@@ -300,10 +341,10 @@ struct lane {
     struct guest guest;
     struct transfer transfer; /* of the command that is being run */
     uint32_t ops; /* that wait for a disk */
-    _Atomic uint32_t writing; /* those among them that are no reads */
-    struct {
-        uint32_t ops, bytes;
-    } at_disk[MAX_NSID + 1];
+    uint32_t waiting; /* those among them that have not begun */
+    uint32_t waits_for; /* the namespace, after the verdict WAIT */
+    bool resumes; /* it begins one of those that wait */
+    _Atomic uint32_t writing; /* those that have begun and are no reads */
     struct ring *ring;
     struct op_list writes, written; /* for lane_write, and what comes back late from it */
     uint64_t deadline; /* when it must wake by itself; 0: never */
@@ -334,7 +375,10 @@ struct engine {
     uint32_t lane_count;
     struct memory memory;
     uint64_t page_size, transfer; /* bytes */
+    uint32_t most_held; /* bytes of one disk's commands; exceeded by one transfer at the most */
     struct disk disks[MAX_NSID + 1];
+    struct load *loads[MAX_NSID + 1];
+    _Atomic uint32_t ops; /* that have begun */
     _Atomic bool writes_wait[MAX_NSID + 1]; /* RWF_NOWAIT does not work for writes: seen by trying */
     uint32_t flush_all; /* the namespace that a Flush of all of them is for; 0: none */
     _Atomic uint64_t slow_until[2][MAX_NSID + 1]; /* monotonic_time(): the ring has to wait, for writes and for what

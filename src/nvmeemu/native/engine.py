@@ -102,8 +102,8 @@ class NativeEngine:
 
     # --- the controller
 
-    def configure(self, page_size: int, transfer: int, disks: Mapping[int, Disk]) -> None:
-        lib.engine_set_limits(self._engine, page_size, transfer)
+    def configure(self, page_size: int, transfer: int, most_held: int, disks: Mapping[int, Disk]) -> None:
+        lib.engine_set_limits(self._engine, page_size, transfer, most_held)
         for nsid in self._nsids - disks.keys():
             lib.engine_set_disk(self._engine, nsid, ffi.new("struct disk *", {"fd": -1}))
         self._nsids = {nsid for nsid in disks if nsid <= MAX_NSID}

@@ -158,6 +158,7 @@ static bool work(struct lane *lane)
     long result;
 
     busy |= lane_reap(lane);
+    busy |= load_resume(lane);
     while (lane->ring && (op = ring_reap(lane->ring, &result)) != NULL) {
         op_finish(lane, op, result);
         busy = true;
@@ -193,7 +194,7 @@ static void look_at_all_doorbells(struct lane *lane, uint64_t time)
 
 static bool has_work(struct lane *lane)
 {
-    if (lane->written.first)
+    if (lane->written.first || load_has_ready(lane))
         return true;
     if (watches(lane) && doorbells_are_rung(lane->engine, lane->engine->watched))
         engine_notify(lane->engine);

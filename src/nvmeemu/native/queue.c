@@ -231,7 +231,7 @@ bool sq_is_runnable(struct sq *sq)
     struct queue *queue = &sq->queue;
     struct lane *lane = queue->lane;
 
-    if (queue->gap || sq->held || sq->stopped || (sq->waits_for && disk_is_busy(lane, sq->waits_for)))
+    if (queue->gap || sq->held || sq->stopped || sq->waiting >= MAX_WAITING)
         return false;
     if (atomic_load_explicit(&lane->engine->held, memory_order_relaxed) ||
         atomic_load_explicit(&lane->engine->punts_full, memory_order_relaxed))
@@ -260,9 +260,10 @@ bool sq_step(struct sq *sq)
     memcpy(&command, entry, sizeof(command)); /* once: the host may change it at any moment */
     if (lane->trace && !sq->is_again)
         trace_fetch(lane, sq, head, &command);
-    sq->waits_for = 0;
     enum verdict verdict = command_run(lane, sq, &command);
-    sq->is_again = verdict == WAIT || (verdict == PUNT && !engine_punt(lane->engine, sq, &command, false));
+    if (verdict == WAIT)
+        verdict = command_wait(lane, sq, &command) ? PENDING : PUNT;
+    sq->is_again = verdict == PUNT && !engine_punt(lane->engine, sq, &command, false);
     if (sq->is_again)
         return false; /* nothing was done */
     atomic_store_explicit(&queue->ours, head + 1 == queue->entries ? 0 : head + 1, memory_order_release);
