@@ -30,6 +30,8 @@ from nvmeemu.spec import (
 )
 from nvmeemu.structures import CommandEffect
 
+_NO_QUEUE = "there is no such I/O queue"
+
 
 def create_cq(device: Device, command: CreateCq) -> int:
     """Create I/O Completion Queue. Base 1.4, 5.3."""
@@ -38,7 +40,7 @@ def create_cq(device: Device, command: CreateCq) -> int:
     # Without MSI-X (or before the host enables it) there is one vector only.
     vectors = device.limits.vectors if device.host.msix_enabled else 1
     if command.iv >= vectors:
-        raise CommandFailed(Status.INVALID_INTERRUPT_VECTOR, location=(46, 0))
+        raise CommandFailed(Status.INVALID_INTERRUPT_VECTOR, location=(46, 0), why=f"vectors now: {vectors}")
     cq = CompletionQueue(device.host, command.qid, command.prp1, command.qsize, command.iv, command.ien)
     device.add_cq(cq)
     return 0
@@ -49,7 +51,7 @@ def create_sq(device: Device, command: CreateSq) -> int:
     if not 1 <= command.cqid <= device.limits.io_queues:
         raise CommandFailed(Status.INVALID_QUEUE_ID, location=(46, 0))
     if command.cqid not in device.cqs:
-        raise CommandFailed(Status.INVALID_CQ, location=(46, 0))
+        raise CommandFailed(Status.INVALID_CQ, location=(46, 0), why=_NO_QUEUE)
     used = set(device.sqs).union(*(cq.sqs for cq in device.cqs.values()))  # the latter: also while a deletion waits
     _check_new_queue(device, command.qid, command.qsize, used, device.entry_sizes.sq == SQE_SIZE)
     _check_memory(device, command)
@@ -60,16 +62,19 @@ def create_sq(device: Device, command: CreateSq) -> int:
 
 def _check_new_queue(device: Device, qid: int, qsize: int, existing: Collection[int], fits: bool) -> None:
     if not 1 <= qid <= device.limits.io_queues or qid in existing:
-        raise CommandFailed(Status.INVALID_QUEUE_ID, location=(40, 0))
+        why = "there is one already" if qid in existing else f"outside of 1 to {device.limits.io_queues}"
+        raise CommandFailed(Status.INVALID_QUEUE_ID, location=(40, 0), why=why)
     if not 2 <= qsize <= device.limits.entries or not fits:
-        raise CommandFailed(Status.INVALID_QUEUE_SIZE, location=(42, 0))
+        why = f"outside of 2 to {device.limits.entries} entries" if fits else "the size of entries in CC does not fit"
+        raise CommandFailed(Status.INVALID_QUEUE_SIZE, location=(42, 0), why=why)
 
 
 def _check_memory(device: Device, command: CreateCq | CreateSq) -> None:
     if not command.pc:  # CAP.CQR: queues are physically contiguous
-        raise CommandFailed(Status.INVALID_FIELD, location=(44, 0))
+        raise CommandFailed(Status.INVALID_FIELD, location=(44, 0), why="PC is 0, and CAP.CQR 1")
     if command.prp1 & device.page_size - 1:
-        raise CommandFailed(Status.INVALID_PRP_OFFSET, location=(24, 0))
+        why = f"no multiple of the page size, {device.page_size:#x}"
+        raise CommandFailed(Status.INVALID_PRP_OFFSET, location=(24, 0), why=why)
 
 
 def delete_sq(device: Device, command: DeleteQueue) -> Result:
@@ -77,7 +82,7 @@ def delete_sq(device: Device, command: DeleteQueue) -> Result:
     change; every completion of the queue comes before this command's."""
     sq = device.sqs.get(command.qid) if command.qid else None
     if sq is None:
-        raise CommandFailed(Status.INVALID_QUEUE_ID, location=(40, 0))
+        raise CommandFailed(Status.INVALID_QUEUE_ID, location=(40, 0), why=_NO_QUEUE)
     device.remove_sq(command.qid)
     for request in tuple(sq.outstanding):
         request.abort(Status.ABORTED_SQ_DELETION)
@@ -88,9 +93,10 @@ def delete_cq(device: Device, command: DeleteQueue) -> int:
     """Delete I/O Completion Queue. Base 1.4, 5.5."""
     cq = device.cqs.get(command.qid) if command.qid else None
     if cq is None:
-        raise CommandFailed(Status.INVALID_QUEUE_ID, location=(40, 0))
+        raise CommandFailed(Status.INVALID_QUEUE_ID, location=(40, 0), why=_NO_QUEUE)
     if cq.sqs:
-        raise CommandFailed(Status.INVALID_QUEUE_DELETION, location=(40, 0))
+        why = f"submission queues that use it: {sorted(cq.sqs)}"
+        raise CommandFailed(Status.INVALID_QUEUE_DELETION, location=(40, 0), why=why)
     device.remove_cq(command.qid)
     return 0
 
@@ -111,7 +117,7 @@ def async_event_request(device: Device, command: Command) -> Result:
         device.events.park(request)
 
     if device.events.outstanding >= device.limits.aerl:
-        raise CommandFailed(Status.AER_LIMIT_EXCEEDED)
+        raise CommandFailed(Status.AER_LIMIT_EXCEEDED, why=f"{device.limits.aerl} are outstanding")
     return Parked(take)
 
 
@@ -119,7 +125,8 @@ def doorbell_buffer_config(device: Device, command: DoorbellBufferConfig) -> int
     """Base 1.4, 5.7. Queues that exist begin with the values that their doorbells have."""
     shadow, event = command.prp1, command.prp2
     if (shadow | event) & device.page_size - 1 or shadow == event:
-        raise CommandFailed(Status.INVALID_FIELD, location=(24, 0))
+        why = f"no multiple of the page size, {device.page_size:#x}, or both buffers are one"
+        raise CommandFailed(Status.INVALID_FIELD, location=(24, 0), why=why)
     buffers = ShadowDoorbells(device.host, shadow, event, device.limits.stride)
     for qid, sq in device.sqs.items():
         sq.look()

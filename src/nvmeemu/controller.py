@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from nvmeemu import admin, io, regs
+from nvmeemu import admin, io, regs, words
 from nvmeemu.device import Device, EntrySizes, Identity
 from nvmeemu.engine import Engine
 from nvmeemu.events import Event
@@ -387,7 +387,7 @@ class Controller:
         """The doorbell of this number, from 0 on. Base 1.4, 3.1.24 and 3.1.25."""
         device = self.device
         if not self._is_ready:
-            log.warning("the guest rang the doorbell at %#x before the controller was ready", self._place(number))
+            log.warning("the guest rang %s before the controller was ready", words.doorbell(number))
             return
         qid, is_cq = number >> 1, number & 1
         queue: CompletionQueue | SubmissionQueue | None = (device.cqs if is_cq else device.sqs).get(qid)
@@ -418,5 +418,17 @@ class Controller:
         return DOORBELLS + number * self._stride
 
     def _doorbell_error(self, what: ErrorEvent, offset: int, value: int) -> None:
-        log.warning("the guest wrote %#x to the doorbell at %#x: %s", value, offset, what.name.lower())
+        number, rest = divmod(offset - DOORBELLS, self._stride)
+        wrong = "no doorbell is there" if rest else self._what_is_wrong(number, value)
+        log.warning("the guest rang %s (at %#x) with %d: %s", words.doorbell(number), offset, value, wrong)
         self.device.events.report(Event(EventType.ERROR, what, LogId.ERROR_INFORMATION), keep=False)
+
+    def _what_is_wrong(self, number: int, value: int) -> str:
+        """With the value for a doorbell, for the log."""
+        qid, is_cq = number >> 1, number & 1
+        queue: CompletionQueue | SubmissionQueue | None = (self.device.cqs if is_cq else self.device.sqs).get(qid)
+        if queue is None:
+            return "there is no such queue"
+        if value >= queue.entries:
+            return f"the queue has {queue.entries} entries"
+        return "nothing was posted there" if is_cq else "the queue would be more than full"

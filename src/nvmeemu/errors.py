@@ -10,7 +10,7 @@ class CommandFailed(Exception):
 
     ``dnr``: Do Not Retry; by default set for each status that another attempt would meet again.
     ``location``: Parameter Error Location of the Error Information log, (byte, bit) in the command.
-    ``lba``: the first LBA that met the error.
+    ``lba``: the first LBA that met the error. ``why``: the rest of the line in the log that names command and field.
     """
 
     def __init__(
@@ -20,12 +20,14 @@ class CommandFailed(Exception):
         dnr: bool | None = None,
         location: tuple[int, int] | None = None,
         lba: int | None = None,
+        why: str = "",
     ) -> None:
         super().__init__(status.name)
         self.status = status
         self.dnr = status not in RETRYABLE if dnr is None else dnr
         self.location = location
         self.lba = lba
+        self.why = why
 
     @property
     def field(self) -> int:

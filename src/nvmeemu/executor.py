@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from nvmeemu import words
 from nvmeemu.device import Device
 from nvmeemu.errors import CommandFailed
 from nvmeemu.gaps import Gaps
@@ -20,7 +21,7 @@ from nvmeemu.host import HostMemoryError, Job, Worker
 from nvmeemu.media import DiskFull, Media
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.requests import Background, CommandEntry, Request, Result, Stage
-from nvmeemu.spec import MORE, Command, Status
+from nvmeemu.spec import DRIVER_ERRORS, MORE, Command, Status
 from nvmeemu.structures import CommandEffect
 from nvmeemu.taps import Taps
 
@@ -59,7 +60,8 @@ class Executor:
         self._due: set[CompletionQueue] = set()  # whose interrupt the engine wants raised
         self._running: set[_Running] = set()
         self._media = Media(device.namespaces.most_held)
-        self._gaps = Gaps(device.clock, self._late, partial(on_fatal, "the memory of a queue is gone"), on_settled)
+        self._on_fatal = on_fatal
+        self._gaps = Gaps(device.clock, lambda: device.host, self._late, self._lost, on_settled)
         self._pin = False
         self._had_msix = False
         self.tap(None)
@@ -362,7 +364,12 @@ class Executor:
             location=_NO_LOCATION if failure.location is None else byte | bit << 8,
             lba=_NO_LBA if failure.lba is None else failure.lba,
         )
-        log.debug("queue %d: %s for %r", sq.qid, failure.status.name, command)
+        level = logging.WARNING if failure.status in DRIVER_ERRORS else logging.DEBUG
+        if log.isEnabledFor(level):
+            where = words.field(command, failure.location) if failure.location else ""
+            text = words.entry(sq.qid, bytes(command))
+            why = ": ".join(filter(None, (where, failure.why)))
+            log.log(level, f"{words.status(failure.status)}: SQ %d %s%s", sq.qid, text, f": {why}" if why else "")
         return field
 
     def started(self, running: _Running) -> None:
@@ -397,9 +404,15 @@ class Executor:
             raise error
         return background.then(value)
 
-    def _late(self, request: Request) -> None:
+    def _late(self, request: Request, gap: HostMemoryError) -> None:
         """It has waited for guest memory for too long."""
-        request.complete(0, self._failed(request.sq, request.command, CommandFailed(Status.DATA_TRANSFER_ERROR)))
+        failure = CommandFailed(Status.DATA_TRANSFER_ERROR, why=str(gap))
+        request.complete(0, self._failed(request.sq, request.command, failure))
+
+    def _lost(self) -> None:
+        """So has a queue, which the controller cannot go on without."""
+        obstacle = self._device.host.obstacle
+        self._on_fatal("the memory of a queue is gone" + (f": the guest {obstacle}" if obstacle else ""))
 
     def _complain(self, status: Status, nsid: int, error: OSError) -> None:
         """Tell the user, once for each disk and kind of failure."""

@@ -62,6 +62,11 @@ class Host(Protocol):
         ...
 
     @property
+    def obstacle(self) -> str:
+        """Why no memory at all can be reached at this moment, for the log; empty: it can."""
+        ...
+
+    @property
     def msix_enabled(self) -> bool:
         """MSI-X Enable in the function's MSI-X capability (PCI Express Base, 7.7.2.2 Message Control)."""
         ...

@@ -162,7 +162,8 @@ def _transfer(device: Device, command: ReadWrite) -> tuple[Namespace, int, int, 
     namespace = device.namespaces[nsid]
     offset, length = namespace.extent(slba, command.nlb)
     if length > device.limits.transfer:
-        raise CommandFailed(Status.INVALID_FIELD, location=(48, 0))
+        why = f"{length:#x} bytes, more than MDTS, {device.limits.transfer:#x}"
+        raise CommandFailed(Status.INVALID_FIELD, location=(48, 0), why=why)
     return namespace, offset, length, prp1, prp2
 
 

@@ -49,13 +49,14 @@ class Namespace:
     def extent(self, slba: int, blocks: int) -> tuple[int, int]:
         """(offset, length) in bytes of a range of blocks. Raises CommandFailed(LBA_OUT_OF_RANGE)."""
         if slba + blocks > self.blocks:
-            raise CommandFailed(Status.LBA_OUT_OF_RANGE, location=(40, 0), lba=slba)
+            why = f"up to block {slba + blocks - 1:#x} of {self.blocks:#x}"
+            raise CommandFailed(Status.LBA_OUT_OF_RANGE, location=(40, 0), lba=slba, why=why)
         return slba * self.block_size, blocks * self.block_size
 
     def check_writable(self) -> None:
         """Raises CommandFailed(NAMESPACE_WRITE_PROTECTED) for a read-only disk."""
         if self.backend.read_only:
-            raise CommandFailed(Status.NAMESPACE_WRITE_PROTECTED)
+            raise CommandFailed(Status.NAMESPACE_WRITE_PROTECTED, why="the disk is read-only")
 
 
 def flush(backends: Iterable[Backend]) -> None:
@@ -92,7 +93,8 @@ class Namespaces:
         namespace = self.active.get(nsid)
         if namespace is None:
             status = Status.INVALID_FIELD if self.is_valid(nsid) else Status.INVALID_NAMESPACE
-            raise CommandFailed(status, location=(4, 0))
+            why = "no such namespace at this time" if self.is_valid(nsid) else f"outside of 1 to NN, {self.nn}"
+            raise CommandFailed(status, location=(4, 0), why=why)
         return namespace
 
     def __iter__(self) -> Iterator[Namespace]:

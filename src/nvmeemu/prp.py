@@ -18,7 +18,7 @@ def views(host: Host, prp1: int, prp2: int, length: int, page_size: int, writabl
     Raises CommandFailed(INVALID_PRP_OFFSET), and HostMemoryError where no memory is.
     """
     if prp1 & 3:
-        raise CommandFailed(Status.INVALID_PRP_OFFSET, location=(24, 0))
+        raise CommandFailed(Status.INVALID_PRP_OFFSET, location=(24, 0), why="no multiple of 4")
     if length <= page_size - (prp1 & page_size - 1):
         try:
             return [host.view(prp1, length)]
@@ -38,7 +38,8 @@ def runs(host: Host, prp1: int, prp2: int, length: int, page_size: int) -> Itera
     pages: Iterable[int]
     if left <= page_size:
         if prp2 & page_size - 1:
-            raise CommandFailed(Status.INVALID_PRP_OFFSET, location=(32, 0))
+            why = f"no multiple of the page size, {page_size:#x}"
+            raise CommandFailed(Status.INVALID_PRP_OFFSET, location=(32, 0), why=why)
         pages = (prp2,)
     else:
         pages = _list(host, prp2, -(-left // page_size), page_size)
@@ -57,15 +58,18 @@ def _list(host: Host, pointer: int, pages: int, page_size: int) -> Iterator[int]
     """The ``pages`` entries of a PRP list. It may start anywhere in a page; only the last entry *of the page* is a
     pointer to more, and only if more than one page is still to come."""
     if pointer & _ENTRY - 1:
-        raise CommandFailed(Status.INVALID_PRP_OFFSET, location=(32, 0))
+        why = f"the PRP list at {pointer:#x}: no multiple of 8"
+        raise CommandFailed(Status.INVALID_PRP_OFFSET, location=(32, 0), why=why)
     while pages:
         room = (page_size - (pointer & page_size - 1)) // _ENTRY
         number = min(room, pages)
         data = b"".join(host.views(pointer, number * _ENTRY, False))
         entries = struct.unpack(f"<{number}Q", data)
-        for entry in entries:
+        for index, entry in enumerate(entries):
             if entry & page_size - 1:
-                raise CommandFailed(Status.INVALID_PRP_OFFSET, location=(32, 0))
+                where = f"the PRP list's entry at {pointer + index * _ENTRY:#x} is {entry:#x}"
+                why = f"{where}: no multiple of the page size, {page_size:#x}"
+                raise CommandFailed(Status.INVALID_PRP_OFFSET, location=(32, 0), why=why)
         if pages > room:
             pointer = entries[-1]
             entries = entries[:-1]

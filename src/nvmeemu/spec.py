@@ -102,6 +102,21 @@ RETRYABLE = frozenset(
 )
 """Statuses that another attempt may not meet; all others carry Do Not Retry (Base 1.4, Figure 124, DNR)."""
 
+DRIVER_ERRORS = frozenset(
+    {
+        Status.DATA_TRANSFER_ERROR,
+        Status.INVALID_PRP_OFFSET,
+        Status.LBA_OUT_OF_RANGE,
+        Status.INVALID_CQ,
+        Status.INVALID_QUEUE_ID,
+        Status.INVALID_QUEUE_SIZE,
+        Status.INVALID_QUEUE_DELETION,
+        Status.INVALID_INTERRUPT_VECTOR,
+        Status.AER_LIMIT_EXCEEDED,
+    }
+)
+"""Statuses that no driver means to get: none of them tells what a controller can do."""
+
 DNR = 1 << 14  # in the 15-bit Status Field, that is without the phase tag
 MORE = 1 << 13  # more about this in the Error Information log
 

@@ -398,5 +398,9 @@ class _TappedHost:
         return -1 if wanted else self._host.interrupt_fd(vector)
 
     @property
+    def obstacle(self) -> str:
+        return self._host.obstacle
+
+    @property
     def msix_enabled(self) -> bool:
         return self._host.msix_enabled

@@ -120,6 +120,26 @@ def _rest(found: spec.Command) -> Iterator[str]:
             yield f"cdw{number}={value:#x}"
 
 
+def entry(sqid: int, sqe: bytes, *, is_whole: bool = False) -> str:
+    """``#0005 Read nsid=1 slba=0 nlb=8 prp1=0x1000``: a submission queue entry."""
+    said = f"{command(sqid, sqe, is_whole=is_whole)} {pointers(sqe, is_whole=is_whole)}"
+    return f"#{spec.Command(sqe).cid:04x} {said}".rstrip()
+
+
+def doorbell(number: int) -> str:
+    """``the tail doorbell of SQ 1``: the one of this number, from 0 on."""
+    return f"the head doorbell of CQ {number >> 1}" if number & 1 else f"the tail doorbell of SQ {number >> 1}"
+
+
+def field(found: spec.Command, location: tuple[int, int]) -> str:
+    """``prp1=0x1003``: the field at this byte and bit (Parameter Error Location), not a dword of all."""
+    kind: Any = type(found)
+    place = location[0] * 8 + location[1]
+    names = [name for name, one in kind.fields() if isinstance(one, Number) and one.offset * 8 + one.low == place]
+    names.sort(key=lambda name: hasattr(spec.Command, name))
+    return f"{names[0]}={getattr(found, names[0]):#x}" if names else f"byte {location[0]}"
+
+
 def pointers(sqe: bytes, *, is_whole: bool = False) -> str:
     """PRP1 and PRP2 of a command, if it has any, or if ``is_whole``."""
     entry = spec.Command(sqe)

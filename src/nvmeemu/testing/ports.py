@@ -39,6 +39,7 @@ class Ram:
         self._starts: list[int] = []
         self._regions: dict[int, _Region] = {}
         self.msix_enabled = True
+        self.obstacle = ""
         self.interrupts: list[int] = []
         self.pin_level = False
         self.on_barrier: Callable[[], None] | None = None  # what the host does at that very moment

@@ -14,6 +14,7 @@ from nvmeemu.words import (
     command_of,
     completion,
     duration,
+    entry,
     named,
     opcode,
     plain,
@@ -57,8 +58,7 @@ def _doorbell(one: kinds.Doorbell) -> _Line:
 
 
 def _fetch(one: kinds.Fetch, is_whole: bool = False) -> _Line:
-    said = f"{command(one.sqid, one.sqe, is_whole=is_whole)} {pointers(one.sqe, is_whole=is_whole)}"
-    return f"SQ {one.sqid}", f"#{one.cid:04x} {said}".rstrip()
+    return f"SQ {one.sqid}", entry(one.sqid, one.sqe, is_whole=is_whole)
 
 
 def _prp(one: kinds.Prp, is_whole: bool = False) -> _Line:

@@ -112,6 +112,13 @@ class PciHost(GuestMemory):
     def barrier(self) -> None:
         barrier()
 
+    @property
+    def obstacle(self) -> str:
+        state = self._config.state if self._config is not None else PciState(bus_master=True)
+        if not state.bus_master:
+            return "has not set Bus Master Enable (bit 2 of the PCI Command register)"
+        return "" if state.reaches_memory else f"has put it into power state D{state.power_state}"
+
     # --- MSI-X
 
     @property

@@ -41,7 +41,6 @@ class GuestMemory:
         self._is_reachable = True
         self._forget()
         self._told = False
-        self._needs_telling = True  # the guest does not seem to know how it lets us reach its memory
 
     def _forget(self) -> None:
         # The writable region used last. A size of -1 holds nothing, not even 0 bytes.
@@ -69,7 +68,6 @@ class GuestMemory:
             region.memory.release()
         if not self._regions:
             self._told = False
-            self._needs_telling = True
 
     def set_reachable(self, reachable: bool) -> None:
         """Whether the function may access memory at all. To be called as if all of it was mapped, or unmapped."""
@@ -78,7 +76,6 @@ class GuestMemory:
         for region in self._regions.values() if not reachable else ():
             self._hide(region)
         self._is_reachable = reachable
-        self._needs_telling &= not reachable
         self._forget()
         for region in self._regions.values() if reachable else ():
             self._show(region)
@@ -127,7 +124,6 @@ class GuestMemory:
 
     def _find(self, iova: int, size: int, writable: bool) -> tuple[DmaRegion, memoryview]:
         if not self._is_reachable:
-            self._tell_unreachable()
             raise HostMemoryError(iova, size)
         index = bisect_right(self._starts, iova) - 1
         if index < 0 or size < 0:
@@ -163,12 +159,4 @@ class GuestMemory:
                 "every memory backend of the VM must be shared (QEMU: share=on)",
                 region.iova,
                 region.size >> 10,
-            )
-
-    def _tell_unreachable(self) -> None:
-        if self._needs_telling:
-            self._needs_telling = False
-            log.warning(
-                "the guest uses the drive, but has never set Bus Master Enable (bit 2 of the PCI Command register): "
-                "no command can work"
             )
