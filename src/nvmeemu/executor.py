@@ -404,9 +404,9 @@ class Executor:
             raise error
         return background.then(value)
 
-    def _late(self, request: Request, gap: HostMemoryError) -> None:
+    def _late(self, request: Request, gap: str) -> None:
         """It has waited for guest memory for too long."""
-        failure = CommandFailed(Status.DATA_TRANSFER_ERROR, why=str(gap))
+        failure = CommandFailed(Status.DATA_TRANSFER_ERROR, why=gap)
         request.complete(0, self._failed(request.sq, request.command, failure))
 
     def _lost(self) -> None:

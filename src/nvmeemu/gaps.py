@@ -30,7 +30,7 @@ class Gaps:
         self,
         clock: Clock,
         host: Callable[[], Host],
-        on_late: Callable[[Request, HostMemoryError], None],
+        on_late: Callable[[Request, str], None],
         on_lost: Callable[[], None],
         on_look: Callable[[], None],
     ) -> None:
@@ -39,7 +39,7 @@ class Gaps:
         self._on_late = on_late
         self._on_lost = on_lost
         self._on_look = on_look
-        self._held: list[tuple[Request, Stage, HostMemoryError]] = []
+        self._held: list[tuple[Request, Stage, str]] = []  # and what is missing; an exception would keep views alive
         self._queues: dict[SubmissionQueue | CompletionQueue, float] = {}  # and when they are lost
         self._timer: Timer | None = None
         self._is_told = False
@@ -54,7 +54,7 @@ class Gaps:
         log.debug("SQ %d #%04x waits: %s", request.sq.qid, request.command.cid, gap)
         if request.deadline is None:  # otherwise it has waited before: its patience does not begin anew
             request.deadline = self._clock.now() + COMMAND_PATIENCE
-        self._held.append((request, stage, gap))
+        self._held.append((request, stage, str(gap)))
         self._watch()
 
     def miss(self, queue: SubmissionQueue | CompletionQueue) -> None:
