@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterable
@@ -9,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from native.arena import DATA, READ_ONLY, REGIONS, SIZES, Arena, check_spoilt, create_disk, spoil
-from nvmeemu.testing import PAGE, VfioBus
+from nvmeemu.testing import PAGE, Refused, VfioBus
 from nvmeemu.testing.client import MSIX
 from transport.served import ServedDisk
 
@@ -74,7 +75,14 @@ class ServerArena(Arena):
         super().close()
 
     def _attach(self) -> Vmm:
-        return Vmm(self._served.path)
+        """As soon as the drive is not another's any more."""
+        while True:
+            try:
+                return Vmm(self._served.path)
+            except Refused as refused:
+                if refused.errno != errno.EBUSY:
+                    raise
+                time.sleep(0.001)
 
     @property
     def host(self) -> Vmm:
@@ -118,7 +126,7 @@ class ServerArena(Arena):
             self.start()
 
     def replace_host(self) -> None:
-        """Maybe by one that has been waiting at the socket."""
+        """Maybe by one that tries all the time."""
         old = self._vmm
         waiting = self._pool.submit(self._attach) if self.chance.random() < 0.5 else None
         if waiting:

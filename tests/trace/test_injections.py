@@ -127,7 +127,7 @@ def test_the_report_of_a_failed_test_says_it(tmp_path: Path) -> None:
     drive.faults.add(Fault({"register": "cap"}, do={"set": {"to": 7}}))
     drive.driver.write(0, bytes(512))
     drive.driver.reg(CAP)
-    sections = drive.sections()
+    sections = drive.trace.sections(AssertionError())
     assert f"Success after 0 ns [{SAID}]" in sections["the last commands"].splitlines()[-1]
     assert [line.partition("fault ")[2] for line in sections["the last faults that fired"].splitlines()] == [
         f'1 "no disk": lose at backend: SQ 1 #{drive.trace.commands("write")[0].cid:04x} Write nsid=1 slba=0 nlb=1',
