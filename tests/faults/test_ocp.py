@@ -74,6 +74,7 @@ def test_the_uuid_list_has_ocp_first(rig: Armed) -> None:
     assert page[64:] == bytes(4096 - 64)
 
 
+@pytest.mark.kills("single-is-ignored")
 def test_an_injection_is_armed_fires_once_and_is_told(rig: Armed) -> None:
     assert rig.set(entry(NAND_CORRUPTION)).status == Status.SUCCESS
     place = rig.driver.alloc(4096)
@@ -83,6 +84,7 @@ def test_an_injection_is_armed_fires_once_and_is_told(rig: Armed) -> None:
     assert rig.run(rig.read()).status == Status.SUCCESS
 
 
+@pytest.mark.kills("reads-to-panic-are-one-off")
 def test_reads_are_counted_until_it_panics(rig: Armed) -> None:
     rig.set(entry(HANG, reads=3))
     assert [rig.run(rig.read()).status for _ in range(2)] == [0, 0]
@@ -143,6 +145,7 @@ def test_default_and_capabilities(rig: Armed) -> None:
     assert rig.get(select=3).dw0 == 1 << 2  # changeable
 
 
+@pytest.mark.kills("a-reset-keeps-injections")
 def test_a_reset_of_the_function_ends_all(rig: Armed) -> None:
     rig.set(entry(HANG))
     rig.bench.controller.reset()

@@ -57,6 +57,8 @@ def pairs(do: str, *places: str) -> Callable[[CheckAt], CheckAt]:
 
 
 @pytest.mark.parametrize(("do", "at"), [(name, at) for name in ACTIONS for at in ACTIONS[name].places])
+@pytest.mark.kills("a-pulled-drive-answers", "errors-are-swallowed", "one-bit-is-flipped", "duplicates-come-once")
+@pytest.mark.kills("a-dropped-transfer-arrives", "drop-at-backend-can-be-aborted", "wrong-phase-stays")
 def test_it_does_what_it_says(do: str, at: str, rig: Rig) -> None:
     if issubclass(ACTIONS[do], State):
         sets_off(rig, at, do)
@@ -260,6 +262,7 @@ def reordered_command(at: str, rig: Rig) -> None:
     assert [completion.cid for completion in rig.completions()] == [cids[1], cids[0], cids[2]]
 
 
+@pytest.mark.kills("reordered-for-ever")
 def test_what_nothing_overtakes_goes_on_after_a_while(rig: Rig) -> None:
     rig.add({"reorder": True, "within": 0.5}, "completion", WRITES)
     rig.submit(rig.write())
@@ -476,6 +479,7 @@ def wrong_sqhd(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("at", ["fetch", "execute", "completion"])
+@pytest.mark.kills("late-entries-of-a-deleted-queue")
 def test_what_is_late_does_not_outlive_its_queue(rig: Rig, at: str) -> None:
     """Neither is it executed, nor is its completion written to memory that is the host's again."""
     rig.add({"delay": 1}, at, WRITES)
@@ -487,6 +491,7 @@ def test_what_is_late_does_not_outlive_its_queue(rig: Rig, at: str) -> None:
     assert rig.driver.bus.read_memory(rig.queue.cq, 1024) == bytes(1024)
 
 
+@pytest.mark.kills("fatal-for-ever")
 def test_a_fault_after_a_fatal_one_finds_a_controller_that_answers(rig: Rig) -> None:
     rig.add("cfs")
     rig.faults.clear()

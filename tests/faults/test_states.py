@@ -10,6 +10,7 @@ import pytest
 from faults.rig import Rig
 from nvmeemu import inventory
 from nvmeemu.spec import Status
+from nvmeemu.testing import INTMS
 
 OVERLAPPING: list[list[Any]] = [
     [{"smart": {"temperature": 360}}, {"smart": {"temperature": 350, "spare": 5}}, {"smart": {"degraded": True}}],
@@ -28,6 +29,7 @@ def state(rig: Rig) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))
 @pytest.mark.parametrize("actions", OVERLAPPING)
+@pytest.mark.kills("a-removed-fault-leaves-its-state")
 def test_the_drive_is_as_before_in_the_end(rig: Rig, actions: list[Any], order: tuple[int, ...]) -> None:
     before = state(rig)
     faults = [rig.add(action) for action in actions]
@@ -38,10 +40,12 @@ def test_the_drive_is_as_before_in_the_end(rig: Rig, actions: list[Any], order: 
     assert state(rig) == before
 
 
+@pytest.mark.kills("the-oldest-temperature-counts", "layers-end-in-reverse-order")
 def test_the_ones_that_are_left_still_work(rig: Rig) -> None:
     health = rig.bench.controller.device.health
     hot = rig.add({"smart": {"temperature": 360}})
     rig.add({"smart": {"temperature": 350}})
+    assert health.temperature == 350  # the newest counts
     rig.faults.remove(hot)
     assert health.temperature == 350
     one = rig.add({"read_only": 1})
@@ -58,6 +62,7 @@ def test_the_ones_that_are_left_still_work(rig: Rig) -> None:
     assert rig.run(rig.read(3)).status == Status.LBA_OUT_OF_RANGE
 
 
+@pytest.mark.kills("layers-undo-what-a-user-did")
 def test_what_a_user_changes_meanwhile_stays(rig: Rig) -> None:
     device = rig.bench.controller.device
     fault = rig.add({"shrink": 1, "blocks": 8})
@@ -77,6 +82,7 @@ def test_read_only_is_about_the_disk_also_while_a_fault_stands_before_it(rig: Ri
 
 
 @pytest.mark.parametrize("actions", [["remove", "cfs"], ["cfs", "remove"]])
+@pytest.mark.kills("a-pulled-drive-remembers")
 def test_a_drive_that_was_pulled_comes_back_as_after_power_on(rig: Rig, actions: list[str]) -> None:
     rig.add(actions, "execute", {"queue": "io"})
     rig.submit(rig.write())
@@ -85,3 +91,14 @@ def test_a_drive_that_was_pulled_comes_back_as_after_power_on(rig: Rig, actions:
     rig.driver.enable()
     rig.driver.create_queues(1)
     rig.driver.write(0, bytes(512))
+
+
+@pytest.mark.kills("a-pulled-drive-hears")
+def test_nothing_reaches_a_drive_that_was_pulled(rig: Rig) -> None:
+    rig.add("remove")
+    others = [rig.add("drop", at) for at in ("register", "doorbell", "interrupt")]
+    rig.driver.set_reg(INTMS, 1)
+    rig.driver.set_reg(0x1008, 1)
+    rig.bench.settle()
+    assert [fault.seen for fault in others] == [0, 0, 0]
+    assert rig.driver.reg(INTMS) == 0xFFFFFFFF

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from faults.rig import Rig
+from faults.rig import NEW, Rig
 from nvmeemu.queues import CompletionQueue
 from nvmeemu.spec import AdminOpcode, Command
 from nvmeemu.taps import Interceptor, Observer
+from nvmeemu.testing import INTMS
 
 CONFORMANCE = Path(__file__).parents[1] / "conformance"
 TAPS_BENCH = Path(__file__).parents[2] / "bench" / "taps.py"
@@ -39,6 +40,7 @@ def test_the_bench_of_what_they_cost_runs() -> None:
     assert found["set_and_removed_over_now"] > 0
 
 
+@pytest.mark.kills("an-observer-that-leaves-takes-all")
 def test_several_observers_see_the_same_and_one_can_leave(rig: Rig) -> None:
     class Counter(Observer):
         def __init__(self) -> None:
@@ -58,6 +60,7 @@ def test_several_observers_see_the_same_and_one_can_leave(rig: Rig) -> None:
     assert (first.commands, second.commands) == (1, 2)
 
 
+@pytest.mark.kills("observers-see-reads-before-the-fault")
 def test_an_observer_sees_what_the_host_gets_and_an_interceptor_what_it_says(rig: Rig) -> None:
     seen: list[object] = []
 
@@ -109,6 +112,7 @@ def test_an_observer_is_told_before_the_host_can_answer(rig: Rig) -> None:
     assert seen[2:] == [("pin", True, False), ("pin", False, True)]
 
 
+@pytest.mark.kills("a-late-observer-knows-no-memory")
 def test_an_observer_that_comes_late_is_told_of_the_memory(rig: Rig) -> None:
     maps: list[tuple[int, int, bool]] = []
 
@@ -124,3 +128,73 @@ def test_an_observer_that_comes_late_is_told_of_the_memory(rig: Rig) -> None:
     rig.bench.map(1 << 32, bytearray(4096), writable=False)
     rig.bench.unmap(1 << 32)
     assert maps[1:] == [(1 << 32, 4096, False), (1 << 32, 0, False)]
+
+
+@pytest.mark.kills("observers-see-what-never-came")
+def test_what_a_fault_keeps_from_the_host_no_observer_sees(rig: Rig) -> None:
+    seen: list[str] = []
+
+    class All(Observer):
+        def completed(self, sq: object, cid: int, dw0: int, field: int) -> None:
+            seen.append("completion")
+
+        def interrupt(self, vector: int) -> None:
+            seen.append("interrupt")
+
+        def event(self, event: object) -> None:
+            seen.append("event")
+
+    rig.await_events()
+    rig.bench.controller.observe(All())
+    rig.add("drop", "completion", {"opcode": "write"})
+    rig.add("drop", "interrupt")
+    rig.add("drop", "event")
+    rig.submit(rig.write())
+    rig.bench.controller.device.host.interrupt(1)
+    rig.heat()
+    assert seen == []
+    rig.faults.clear()
+    rig.bench.controller.device.host.interrupt(1)
+    assert seen == ["interrupt"]
+
+
+@pytest.mark.kills("data-that-does-not-arrive-is-told")
+def test_data_is_told_when_it_has_moved(rig: Rig) -> None:
+    """Not when it should have: here the device hangs before it."""
+    moved: list[int] = []
+
+    class Mover(Observer):
+        def transferred(self, sq: object, command: object, views: list[memoryview], to_host: bool) -> None:
+            moved.append(sum(map(len, views)))
+
+    rig.bench.controller.observe(Mover())
+    rig.add({"hang": True, "seconds": 5}, "dma", {"opcode": "read"})
+    rig.submit(rig.read())
+    assert rig.later(4) == []
+    assert moved == []
+    assert len(rig.later(1)) == 1
+    assert moved == [512]
+
+
+@pytest.mark.kills("more-is-kept-back-than-there-is-room-for")
+def test_what_a_fault_keeps_back_is_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest may ring without end: what comes beyond that is not delayed."""
+    monkeypatch.setattr("nvmeemu.faults.faults.MOST_PENDING", 3)
+    fault = rig.add({"delay": 1}, "register", {"register": "intms"})
+    for number in range(8):
+        rig.driver.set_reg(INTMS, 1 << number)
+    assert rig.driver.reg(INTMS) == 0b11111000
+    assert fault.hits == 8
+    rig.later()
+    assert rig.driver.reg(INTMS) == 0xFF
+    rig.driver.set_reg(INTMS, 1 << 8)
+    assert rig.driver.reg(INTMS) == 0xFF, "there is room again"
+
+
+@pytest.mark.kills("a-delayed-disk-has-nothing-yet")
+def test_a_disk_that_takes_its_time_has_the_data_already(rig: Rig) -> None:
+    rig.add({"delay": 1}, "backend", {"opcode": "write"})
+    rig.submit(rig.write())
+    rig.driver.bus.write_memory(rig.place, b"x" * 512)
+    assert len(rig.later()) == 1
+    assert rig.disk() == NEW * 512

@@ -35,12 +35,14 @@ def failed(rig: Rig, number: int) -> list[int]:
         ({"probability": 1.0, "seed": 5}, [1, 2, 3, 4, 5, 6, 7, 8]),
     ],
 )
+@pytest.mark.kills("every-is-one-off", "after-is-one-off", "times-is-one-off", "nth-and-all-later", "chance-is-ignored")
 def test_matches_are_counted(rig: Rig, when: Any, expected: list[int]) -> None:
     fault = rig.add(FAILS, match={"opcode": "write"}, **when)
     assert failed(rig, 8) == expected
     assert (fault.seen, fault.hits) == (8, len(expected))
 
 
+@pytest.mark.kills("chance-without-seed")
 def test_chance_comes_from_the_seed() -> None:
     def pattern(all_seed: int, **when: Any) -> list[int]:
         rig = Rig(seed=all_seed)
@@ -53,6 +55,7 @@ def test_chance_comes_from_the_seed() -> None:
     assert 8 < len(pattern(1)) < 32
 
 
+@pytest.mark.kills("chance-goes-on-after-clear")
 def test_chance_does_not_depend_on_faults_that_were_cleared(rig: Rig) -> None:
     """So a test with a seed does the same alone as behind others."""
 
@@ -76,6 +79,7 @@ def test_chance_does_not_depend_on_faults_that_were_cleared(rig: Rig) -> None:
     assert chance() == alone
 
 
+@pytest.mark.kills("after-seconds-is-ignored", "seconds-is-ignored")
 def test_it_begins_after_a_time_and_lasts_for_a_time(rig: Rig) -> None:
     rig.add(FAILS, match={"opcode": "write"}, after_seconds=10, seconds="5s")
     assert failed(rig, 2) == []
@@ -85,6 +89,7 @@ def test_it_begins_after_a_time_and_lasts_for_a_time(rig: Rig) -> None:
     assert failed(rig, 2) == []
 
 
+@pytest.mark.kills("now-is-always-now")
 def test_now_may_come_later(rig: Rig) -> None:
     rig.add({"rdy": 0}, after_seconds=3)
     assert rig.driver.status.rdy
@@ -92,6 +97,7 @@ def test_now_may_come_later(rig: Rig) -> None:
     assert not rig.driver.status.rdy
 
 
+@pytest.mark.kills("a-state-lasts-for-ever")
 def test_a_state_ends_by_itself(rig: Rig) -> None:
     rig.add({"vanish": 1, "seconds": 3})
     assert rig.run(rig.write()).status == Status.INVALID_FIELD
@@ -99,6 +105,7 @@ def test_a_state_ends_by_itself(rig: Rig) -> None:
     assert failed(rig, 1) == []
 
 
+@pytest.mark.kills("the-last-fault-first")
 def test_faults_combine(rig: Rig) -> None:
     """In the order in which they were added; a list of actions is one fault."""
     rig.add({"delay": 1}, match={"opcode": "write"})
@@ -109,6 +116,11 @@ def test_faults_combine(rig: Rig) -> None:
     first, second = rig.later()
     assert (first.status, first.dw0) == (Status.WRITE_FAULT, 1)
     assert bytes(first)[:14] == bytes(second)[:14]
+    rig.faults.clear()
+    rig.add([{"set": {"dw0": 1}}, {"set": {"dw0": 2}}], "completion", {"opcode": "write"})
+    assert rig.run(rig.write()).dw0 == 2
+    rig.add({"set": {"dw0": 3}}, "completion", {"opcode": "write"})
+    assert rig.run(rig.write()).dw0 == 3
 
 
 @pytest.mark.parametrize(
@@ -140,6 +152,7 @@ def test_faults_combine(rig: Rig) -> None:
         ({"lba": [1, 2]}, False),
         ({"nlb": 2}, True),
         ({"slba": {"mask": 0xF, "value": 8}}, True),
+        ({"slba": {"mask": 7, "value": 0}}, True),
         ({"slba": {"mask": 0xF, "value": 9}}, False),
         ({"fua": True}, False),
         ({"cdw12": {"mask": 0xFFFF, "value": 1}}, True),
@@ -148,6 +161,7 @@ def test_faults_combine(rig: Rig) -> None:
     ],
 )
 @pytest.mark.parametrize("at", ["fetch", "execute", "completion"])
+@pytest.mark.kills("lba-is-the-first-block", "a-name-is-for-both-queues", "a-mask-is-ignored")
 def test_commands_are_matched(rig: Rig, match: Any, is_met: bool, at: str) -> None:
     fault = rig.add("drop", at, match)
     rig.submit(rig.write(NEW * 2 * BLOCK, slba=8))
@@ -269,6 +283,7 @@ def test_a_fault_is_added_once(rig: Rig) -> None:
         rig.faults.add(fault)
 
 
+@pytest.mark.kills("taps-stay-for-ever")
 def test_without_faults_nothing_stands_between(rig: Rig) -> None:
     fault = rig.add("drop", match={"opcode": "flush"})
     assert rig.bench.controller.device.views.__name__ == "_views"
