@@ -31,6 +31,10 @@ BURST = 32  # commands that one queue may run before the next has its turn
 MOST_OUTSTANDING = 1024  # commands of one queue that have begun: a host may take no notice of its queues' depth
 BATCH_BYTES = 8 << 20  # moved before the bus has its turn again: a few milliseconds
 _LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # another attempt fails as well
+BLANK = (
+    "an admin command is 64 zero bytes: what the guest writes is perhaps not seen here. Its VMM must share its memory "
+    "with this process: for QEMU, give each memory backend share=on"
+)
 _NO_LBA = 0
 _NO_LOCATION = 0xFFFF
 
@@ -364,6 +368,8 @@ class Executor:
             location=_NO_LOCATION if failure.location is None else byte | bit << 8,
             lba=_NO_LBA if failure.lba is None else failure.lba,
         )
+        if not sq.qid and not any(bytes(command)):
+            log.warning(BLANK)
         level = logging.WARNING if failure.status in DRIVER_ERRORS else logging.DEBUG
         if log.isEnabledFor(level):
             where = words.field(command, failure.location) if failure.location else ""

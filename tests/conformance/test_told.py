@@ -143,6 +143,17 @@ def test_a_bad_doorbell_is_named(
     assert [record.getMessage() for record in caplog.records] == [f"the guest rang {line}"]
 
 
+def test_a_command_of_zeros_is_named_with_its_likely_cause(told: Told, caplog: pytest.LogCaptureFixture) -> None:
+    """Guest memory that has a file but is not shared: what the driver writes into its queue is not there."""
+    caplog.clear()
+    tail = told.driver.admin.sq_tail
+    told.bench.ram.view(told.driver.admin.sq + 64 * tail, 64)[:] = bytes(64)
+    told.bench.write_bar(0x1000, struct.pack("<I", tail + 1))
+    told.bench.settle()
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert any("is 64 zero bytes" in line and "share=on" in line for line in lines)
+
+
 def test_a_driver_that_does_nothing_else_fills_no_log(told: Told, caplog: pytest.LogCaptureFixture) -> None:
     """However its commands differ; and another error is told all the same."""
     flood = NoFlood()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
+import os
 import struct
+import tempfile
 
 import pytest
 
@@ -96,6 +100,33 @@ def test_read_only_memory_is_read_and_not_written(fake: ServedFake, client: Vfio
     assert client.read(BAR0, DATA, DATA_SIZE) == PATTERN
     client.write(BAR0, STORE, number(0x100))
     assert fake.wait_for("no memory") == ["no memory", 0x100]
+
+
+@pytest.mark.parametrize("kind", ["memfd", "file"])
+def test_memory_that_is_not_shared_is_refused_with_its_cure(fake: ServedFake, client: VfioClient, kind: str) -> None:
+    """QEMU without share=on: what its guest writes never gets into the file."""
+    size = 0x10000
+    with tempfile.TemporaryFile() as file:
+        fd = os.memfd_create("private") if kind == "memfd" else file.fileno()
+        os.ftruncate(fd, size)
+        client.map(0x10_0000, size, fd)  # nobody has it mapped: nothing is known
+        with mmap.mmap(fd, size, flags=mmap.MAP_PRIVATE):
+            with pytest.raises(Refused) as refused:
+                client.map(0x20_0000, size, fd)
+            assert refused.value.errno == errno.EINVAL
+            with pytest.raises(Refused):
+                client.map(0x20_0000, 0x1000, fd, offset=0x4000)
+            client.map(0x20_0000, size, fd, flags=READABLE)  # a ROM
+            with mmap.mmap(fd, size // 2):
+                client.map(0x30_0000, size // 2, fd)
+                client.map(0x40_0000, 0x1000, fd, offset=0x1000)
+                with pytest.raises(Refused):
+                    client.map(0x50_0000, 0x1000, fd, offset=size // 2)
+        if kind == "memfd":
+            os.close(fd)
+    log = fake.read_log()
+    assert log.count("it has mapped its file for itself alone (MAP_PRIVATE)") == 1
+    assert "give each of its memory backends share=on" in log
 
 
 def test_memory_without_a_file_is_ignored_and_named_in_the_log(fake: ServedFake, client: VfioClient) -> None:

@@ -98,6 +98,7 @@ struct nvmeemu_message {
     uint32_t size, flags, error;
     uint8_t body[32];
     int64_t file_size;
+    uint64_t file_device, file_inode;
     bool descriptors_lost;
 };
 

@@ -34,6 +34,7 @@ from typing import Any, Protocol, TypeVar
 from nvmeemu.vfio import messages
 from nvmeemu.vfio.errors import BindingMissing, ProtocolError
 from nvmeemu.vfio.messages import Message, Refusal
+from nvmeemu.vfio.sharing import File
 
 try:
     from nvmeemu.vfio._libvfio_user import ffi, lib
@@ -228,7 +229,8 @@ class Context:
     def _copy(self) -> Message:
         look = self._message
         body = bytes(ffi.buffer(look.body))
-        return Message(look.id, look.command, look.size, look.flags, body, look.file_size, look.descriptors_lost)
+        file = File(look.file_device, look.file_inode)
+        return Message(look.id, look.command, look.size, look.flags, body, look.file_size, file, look.descriptors_lost)
 
     def hang_up(self) -> None:
         """End the client's connection, if there is one; ``run`` will find its end."""

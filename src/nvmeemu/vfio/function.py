@@ -11,6 +11,7 @@ from nvmeemu.vfio.binding import LOG_ERR, Context, DmaRegion, Reset, barrier
 from nvmeemu.vfio.memory import GuestMemory, most_regions
 from nvmeemu.vfio.messages import INTX, Message, Refusal, judge
 from nvmeemu.vfio.pci import ConfigSpace, PciIdentity
+from nvmeemu.vfio.sharing import Sharing
 
 log = logging.getLogger(__name__)
 library_log = logging.getLogger("nvmeemu.vfio.library")
@@ -30,6 +31,9 @@ NOT_MAPPED = (
     "the client has mapped its memory and left without a look at any register: if it wants doorbells that it can map "
     '(SPDK: "Error to get device BAR0"), serve with --doorbells mapped'
 )
+
+
+NOT_ALONE = "what the guest writes there is not seen here: give each of its memory backends share=on"
 
 
 class Function(Protocol):
@@ -165,6 +169,7 @@ class PciFunction:
         self.function = function
         self.host = host
         self.config = ConfigSpace(identity, function.bar0_size, function.vectors, self._function_level_reset)
+        self.sharing = Sharing()  # the client's
         self.lost = False  # the library has dropped the client; set back by whoever acts on it
         self._told_state = self.config.state
         self._map_changed = False
@@ -285,7 +290,7 @@ class PciFunction:
             self.function.pin_unmasked()
 
     def refuses(self, message: Message) -> Refusal | None:
-        refusal = judge(message) or self._has_no_place(message)
+        refusal = judge(message) or self._has_no_place(message) or self._is_not_shared(message)
         if refusal is not None and (kind := (refusal.error, refusal.cure)) not in self._told:
             self._told.add(kind)
             cure = f"; {refusal.cure}" if refusal.cure else ""
@@ -293,6 +298,15 @@ class PciFunction:
                 "refused what the VMM asked for: %s (%s)%s", refusal.reason, errno.errorcode[refusal.error], cure
             )
         return refusal
+
+    def _is_not_shared(self, message: Message) -> Refusal | None:
+        if message.mapping is None or message.file_size < 0 or not message.is_writable:
+            return None
+        address, size, offset = message.mapping
+        if not self.sharing.is_refused(message.file, offset, offset + size):
+            return None
+        where = f"memory at {address:#x}, {size:#x} bytes"
+        return Refusal(errno.EINVAL, f"{where}: it has mapped its file for itself alone (MAP_PRIVATE)", NOT_ALONE)
 
     def _has_no_place(self, message: Message) -> Refusal | None:
         if message.mapping is None:

@@ -32,6 +32,7 @@ struct nvmeemu_message {
     uint8_t body[32];
     /* What came with it: */
     int64_t file_size;     /* of its first descriptor, if that is of a regular file, else -1 */
+    uint64_t file_device, file_inode;
     bool descriptors_lost; /* this process cannot have as many */
 };
 
@@ -49,7 +50,8 @@ static void nvmeemu_look_at_descriptors(struct msghdr *header, struct nvmeemu_me
             int fd;
             memcpy(&fd, CMSG_DATA(part) + i * sizeof(int), sizeof(int));
             if (i == 0 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode))
-                message->file_size = status.st_size;
+                message->file_size = status.st_size, message->file_device = status.st_dev,
+                message->file_inode = status.st_ino;
             close(fd);
         }
     }

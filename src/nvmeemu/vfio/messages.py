@@ -13,9 +13,12 @@ import struct
 from contextlib import suppress
 from dataclasses import dataclass
 
+from nvmeemu.vfio.sharing import File
+
 DMA_MAP, DMA_UNMAP, SET_IRQS = 2, 3, 8  # commands
 NO_REPLY, ERROR_REPLY = 1 << 4, 1 << 5 | 1  # header flags
 TRIGGER = 1 << 5  # of SET_IRQS
+WRITABLE = 1 << 1  # of DMA_MAP
 INTX = 0  # interrupt index
 
 PAGE = 4096
@@ -37,6 +40,7 @@ class Message:
     flags: int
     body: bytes
     file_size: int  # of its first descriptor's regular file, or -1
+    file: File  # which that is, if it is one
     descriptors_lost: bool
 
     @property
@@ -46,6 +50,11 @@ class Message:
             return None
         _, _, offset, address, size = MAP.unpack_from(self.body)
         return address, size, offset
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether what DMA_MAP maps may be written to."""
+        return bool(MAP.unpack_from(self.body)[1] & WRITABLE)
 
     @property
     def routes(self) -> int | None:

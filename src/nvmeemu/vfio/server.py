@@ -21,6 +21,7 @@ from nvmeemu.vfio.errors import ProtocolError, SocketUnusable
 from nvmeemu.vfio.function import Function, PciFunction, PciHost, library_log
 from nvmeemu.vfio.loop import NO_DESCRIPTORS, NO_DESCRIPTORS_TIME, Loop
 from nvmeemu.vfio.pci import PciIdentity, msix_bar_size
+from nvmeemu.vfio.sharing import Sharing
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +121,7 @@ class Server:
         finally:
             guard.cancel()
         self._client = _peer(self._context.poll_fd())
+        self._pci.sharing = Sharing(_pid(self._context.poll_fd()))
         log.info("attached: %s", self._client)
         self.on_attach(self._client)
         self._pci.tell_state(always=True)
@@ -235,11 +237,16 @@ def _connection(fd: int) -> Iterator[socket.socket]:
         connection.detach()
 
 
-def _peer(fd: int) -> str:
-    """Who is at the other end, for the log."""
+def _pid(fd: int) -> int:
+    """The process at the other end; 0 if it is none that we see from here."""
     with _connection(fd) as connection:
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    pid = struct.unpack("3i", credentials)[0]
+    return int(struct.unpack("3i", credentials)[0])
+
+
+def _peer(fd: int) -> str:
+    """Who is at the other end, for the log."""
+    pid = _pid(fd)
     try:
         with open(f"/proc/{pid}/comm") as comm:
             return f"{comm.read().strip()}, pid {pid}"
