@@ -10,7 +10,7 @@ import pytest
 
 from faults.rig import Rig
 from nvmeemu.faults import Fault
-from nvmeemu.spec import Status
+from nvmeemu.spec import Command, Status
 
 ALL = {1, 2}
 FIRST = {"queue": 1}
@@ -103,3 +103,19 @@ def test_a_controller_that_does_nothing_needs_all_queues_until_it_is_reset(rig: 
     for qid in ALL:
         rig.driver.create_queues(qid)
     assert owned(rig) == ALL
+
+
+@pytest.mark.parametrize(("do", "then"), [("cfs", 0), ({"hang": True, "seconds": 5}, 3)])
+def test_what_the_engine_has_fetched_before_is_served_like_the_rest(rig: Rig, do: Any, then: int) -> None:
+    """Three commands are with Python already when the first of them stops the device."""
+    assert rig.bench.engine is not None
+    for _ in range(3):
+        rig.driver.submit(rig.queue, Command(opcode=0x7C, nsid=1), ring=False)
+    rig.bench.write_bar(0x1008, rig.queue.sq_tail.to_bytes(4, "little"))  # the driver would have it served, too
+    rig.bench.engine.settle()
+    fault = rig.add(do, "execute", {"opcode": 0x7C}, nth=1)
+    rig.bench.settle()
+    assert rig.completions() == []
+    assert fault.hits == 1
+    assert rig.driver.status.cfs == (do == "cfs")
+    assert [one.status for one in rig.later(5)] == [Status.INVALID_OPCODE] * then

@@ -236,7 +236,7 @@ def duplicated_register_write(rig: Rig) -> None:
     """Seen by what a bit that toggles would not show: a delay of both is a delay of two."""
     rig.add(["duplicate", {"delay": 1}], "register", {"register": "intms"})
     rig.driver.set_reg(INTMS, 2)
-    assert len(rig.faults._pending) == 2
+    assert len(rig.faults.kept) == 2
     rig.later()
     assert rig.driver.reg(INTMS) == 2
 

@@ -102,3 +102,13 @@ def test_nothing_reaches_a_drive_that_was_pulled(rig: Rig) -> None:
     rig.bench.settle()
     assert [fault.seen for fault in others] == [0, 0, 0]
     assert rig.driver.reg(INTMS) == 0xFFFFFFFF
+
+
+@pytest.mark.parametrize("actions", [["cfs", {"status": "internal_error"}], [{"status": "internal_error"}, "cfs"]])
+@pytest.mark.kills("a-fatal-controller-completes")
+def test_a_fatal_controller_completes_nothing(rig: Rig, actions: list[Any]) -> None:
+    """Not even the command that would have failed for another reason."""
+    rig.add(actions, "execute", {"queue": "io"})
+    rig.submit(rig.write())
+    assert rig.completions() == []
+    assert rig.driver.status.cfs

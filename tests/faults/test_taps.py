@@ -179,7 +179,7 @@ def test_data_is_told_when_it_has_moved(rig: Rig) -> None:
 @pytest.mark.kills("more-is-kept-back-than-there-is-room-for")
 def test_what_a_fault_keeps_back_is_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A guest may ring without end: what comes beyond that is not delayed."""
-    monkeypatch.setattr("nvmeemu.faults.faults.MOST_PENDING", 3)
+    monkeypatch.setattr("nvmeemu.faults.kept.MOST_PENDING", 3)
     fault = rig.add({"delay": 1}, "register", {"register": "intms"})
     for number in range(8):
         rig.driver.set_reg(INTMS, 1 << number)

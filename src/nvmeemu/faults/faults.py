@@ -16,6 +16,7 @@ from nvmeemu.executor import UNKNOWN
 from nvmeemu.faults.action import Action
 from nvmeemu.faults.disk import History
 from nvmeemu.faults.fault import Fault
+from nvmeemu.faults.kept import Kept
 from nvmeemu.faults.layers import Layers
 from nvmeemu.faults.passage import PIN, Passage
 from nvmeemu.faults.places import At
@@ -24,7 +25,6 @@ from nvmeemu.faults.registers import only
 from nvmeemu.faults.states import State
 from nvmeemu.faults.when import Trigger
 from nvmeemu.faults.words import FaultError
-from nvmeemu.host import Timer
 from nvmeemu.queues import SubmissionQueue
 from nvmeemu.requests import Stage
 from nvmeemu.spec import Command, Configuration, ControllerStatus
@@ -32,12 +32,10 @@ from nvmeemu.taps import GoOn, Injection, Interceptor, Post
 
 log = logging.getLogger(__name__)
 
-MOST_PENDING = 1 << 16
 Go = Callable[..., None]
 _EN = int(Configuration(en=True))
 _STAGES = frozenset({At.EXECUTE, At.DMA, At.BACKEND})
 _AT_COMPLETION = frozenset({At.EXECUTE, At.COMPLETION})  # reordered commands wait for completions
-_VOID_AFTER_DROP = (At.DOORBELL, At.FETCH, At.EXECUTE, At.COMPLETION, At.EVENT)
 
 
 class Faults(Interceptor):
@@ -56,17 +54,15 @@ class Faults(Interceptor):
         self.seed = seed
         self._begin_chance()
         self.layers = Layers()
+        self.kept = Kept(self.clock)
         self.on_reset: Callable[[], None] = lambda: None  # the function was reset
         self._faults: dict[int, Fault] = {}
         self._histories: tuple[History, ...] = ()  # of disks, that faults want to be kept
         self._places: frozenset[At] = frozenset()  # where there are faults: nowhere else is anything asked
-        self._ids, self._numbers = itertools.count(1), itertools.count()
+        self._ids = itertools.count(1)
         self._is_fatal = False  # CSTS.CFS: nothing is completed until a reset
         self._states: dict[State, Callable[[], None]] = {}  # what lasts, and how to end it
         self._plans: dict[int, Plan] = {}  # of the commands that have begun, by the command's id()
-        self._held: list[Callable[[], None]] = []  # what goes on when a hang ends
-        self._pending: dict[int, tuple[Timer, At]] = {}  # what is kept back, and at which place
-        self._behind: dict[At, list[Callable[[], None]]] = {}
 
     # --- for users
 
@@ -146,33 +142,6 @@ class Faults(Interceptor):
 
     # --- for actions
 
-    def later(self, wait: float, at: At, what: Callable[[], None]) -> None:
-        """Do it after so many seconds, or at once if there is too much of that. A command, completion, doorbell or
-        event is void if all are dropped before."""
-        if len(self._pending) >= MOST_PENDING:  # a guest may send without end what a fault keeps back
-            what()
-            return
-        number = next(self._numbers)
-
-        def run() -> None:
-            del self._pending[number]
-            what()
-
-        self._pending[number] = self.clock.call_later(wait, run), at
-
-    def behind_next(self, at: At, within: float, what: Callable[[], None]) -> None:
-        """Do it when the next one has passed this place, or when none has for so long."""
-        is_done = False
-
-        def once() -> None:
-            nonlocal is_done
-            if not is_done:
-                is_done = True
-                what()
-
-        self._behind.setdefault(at, []).append(once)
-        self.later(within, at, once)
-
     def begin(self, state: State) -> None:
         """A state of the device begins, unless it lasts."""
         if state in self._states:
@@ -205,13 +174,7 @@ class Faults(Interceptor):
             self.controller.serve_in_python(self.needs)
             if state.holds and not self._is_hung:
                 self.controller.hang(False)
-                held, self._held = self._held, []
-                for go_on in held:
-                    go_on()
-
-    def hold_back(self, what: Callable[[], None]) -> None:
-        """Do it when the device goes on; a reset makes it void."""
-        self._held.append(what)
+                self.kept.go_on()
 
     @property
     def _is_hung(self) -> bool:
@@ -249,7 +212,7 @@ class Faults(Interceptor):
 
     def _pass(self, passage: Passage, go: Go, *payload: Any, sole: Fault | None = None) -> None:
         """Have it go through the faults that fire, the first one first."""
-        behind = self._behind.pop(passage.at, [])
+        behind = self.kept.take_behind(passage.at)
         for fault in reversed(self._fired(passage, sole)):
             for action in reversed(fault.actions):
                 if passage.at == At.REGISTER:
@@ -317,7 +280,7 @@ class Faults(Interceptor):
         if self._is_silent:
             return
         if self._is_hung:  # the native engine has fetched it before
-            self.hold_back(partial(self.fetch, go, sq, entry))
+            self.kept.hold(partial(self.fetch, go, sq, entry))
             return
         if At.FETCH not in self._places:
             go(entry)
@@ -325,7 +288,7 @@ class Faults(Interceptor):
 
         def begin(entry: bytes) -> None:
             if self._is_hung:
-                self.hold_back(partial(begin, entry))
+                self.kept.hold(partial(begin, entry))
             elif self.controller.device.sqs.get(sq.qid) is sq:  # not deleted since
                 go(entry)
 
@@ -338,7 +301,7 @@ class Faults(Interceptor):
         return commands.get(entry[0], UNKNOWN).kind
 
     def execute(self, go_on: GoOn, sq: SubmissionQueue, command: Command, stage: Stage) -> Stage:
-        plan = Plan(self.controller.device.namespaces, command, stage, go_on, self.hold_back)
+        plan = Plan(self.controller.device.namespaces, command, stage, go_on, self.kept.hold)
         self._plans[id(command)] = plan
         first = self._actions(Passage(At.EXECUTE, qid=sq.qid, command=command))
         is_executed = not any(action.ends for action in first)
@@ -373,24 +336,24 @@ class Faults(Interceptor):
 
     def complete(self, go: Post, sq: SubmissionQueue, command: Command, dw0: int, field: int) -> None:
         if self._is_hung:
-            self.hold_back(partial(self.complete, go, sq, command, dw0, field))
+            self.kept.hold(partial(self.complete, go, sq, command, dw0, field))
             return
         self._plans.pop(id(command), None)
         if self._is_fatal or self._is_silent:
             return
         cid = command.cid
-        if not self._places & _AT_COMPLETION and not self._behind:
+        if not self._places & _AT_COMPLETION and not self.kept.has_behind:
             go(sq, cid, dw0, field)
             return
 
         def post(shown: SubmissionQueue, cid: int, dw0: int, field: int) -> None:
             if self._is_hung:
-                self.hold_back(partial(post, shown, cid, dw0, field))
+                self.kept.hold(partial(post, shown, cid, dw0, field))
             elif sq.is_closing or self.controller.device.sqs.get(sq.qid) is sq:  # nothing of a deleted queue may follow
                 go(shown, cid, dw0, field)
 
         self._pass(Passage(At.COMPLETION, qid=sq.qid, command=command, status=field & 0x7FF), post, sq, cid, dw0, field)
-        for release in self._behind.pop(At.EXECUTE, []):
+        for release in self.kept.take_behind(At.EXECUTE):
             release()
 
     def event(self, go: Callable[[Event], None], event: Event) -> None:
@@ -415,13 +378,8 @@ class Faults(Interceptor):
 
     def dropped(self) -> None:
         self._is_fatal = False
-        self._held.clear()
+        self.kept.drop()
         for state in tuple(self._states):
             if state.holds:
                 self.end(state)
         self._plans.clear()
-        self._behind = {at: held for at, held in self._behind.items() if at not in _VOID_AFTER_DROP}
-        for number, (timer, at) in tuple(self._pending.items()):
-            if at in _VOID_AFTER_DROP:
-                timer.cancel()
-                del self._pending[number]

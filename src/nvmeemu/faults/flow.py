@@ -36,11 +36,11 @@ class Delay(Action):
         return self.seconds + (faults.random.uniform(0, self.jitter) if self.jitter else 0)
 
     def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
-        faults.later(self._choose(faults), passage.at, lambda: go(*payload))
+        faults.kept.later(self._choose(faults), passage.at, lambda: go(*payload))
 
     def plan(self, faults: Faults, plan: Plan) -> None:
         wait = self._choose(faults)
-        plan.park(lambda request, resume: faults.later(wait, At.EXECUTE, resume))
+        plan.park(lambda request, resume: faults.kept.later(wait, At.EXECUTE, resume))
 
 
 class Drop(Action):
@@ -98,8 +98,8 @@ class Reorder(Action):
         self.within = seconds(options.get("within", 1.0), "do.within")
 
     def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
-        faults.behind_next(passage.at, self.within, lambda: go(*payload))
+        faults.kept.behind_next(passage.at, self.within, lambda: go(*payload))
 
     def plan(self, faults: Faults, plan: Plan) -> None:
         # behind the completion of another one: what has only begun may still come later than this
-        plan.park(lambda request, resume: faults.behind_next(At.EXECUTE, self.within, resume))
+        plan.park(lambda request, resume: faults.kept.behind_next(At.EXECUTE, self.within, resume))

@@ -158,7 +158,7 @@ class Hang(State):
     def plan(self, faults: Faults, plan: Plan) -> None:
         faults.begin(self)
         if plan.at != At.DMA:  # there the transfer is stopped
-            plan.park(lambda request, resume: faults.hold_back(resume))
+            plan.park(lambda request, resume: faults.kept.hold(resume))
 
 
 class Removal(State):
