@@ -10,6 +10,7 @@ import pytest
 
 from faults.rig import Rig
 from nvmeemu.faults import Fault, FaultError
+from nvmeemu.logs import NoFlood
 from nvmeemu.testing import INTMS
 from nvmeemu.trace import Completion, Fetch, Injection
 from nvmeemu.trace.commands import commands
@@ -96,6 +97,20 @@ def test_the_first_time_is_told_and_all_others_to_who_asks(rig: Rig, caplog: pyt
     said = [f'fault {fault.id} "mine" fires at completion: drop: SQ 1 #{cid:04x} {WRITE}' for cid in cids]
     levels = [logging.INFO, logging.DEBUG, logging.DEBUG]
     assert [(one.levelno, one.getMessage()) for one in caplog.records] == list(zip(levels, said, strict=True))
+
+
+@pytest.mark.kills("the-sixth-fault-is-not-told")
+def test_the_first_time_of_each_is_told_however_many_there_are(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """The filter against floods takes what has the same text for one message."""
+    caplog.set_level(logging.INFO, "nvmeemu.faults.faults")
+    faults = [rig.faults.add(Fault({"opcode": "write"}, do={"delay": 0}, name=f"100 % {one}")) for one in range(12)]
+    caplog.handler.addFilter(flood := NoFlood())
+    caplog.clear()
+    rig.submit(rig.write())
+    caplog.handler.removeFilter(flood)
+    assert [text.partition(" fires")[0] for text in caplog.messages] == [
+        f'fault {fault.id} "100 % {number}"' for number, fault in enumerate(faults)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,10 @@ class Faults(Interceptor):
             return  # fires perhaps at each command
         subject = str(passage)
         named = f' "{fault.name}"' if fault.name else ""
-        log.log(level, "fault %d%s fires at %s: %s: %s", fault.id, named, fault.at, fault.words, subject)
+        message = (
+            f"fault {fault.id}{named} fires at {fault.at}: {fault.words}"  # of each fault another: none is left out
+        )
+        log.log(level, message.replace("%", "%%") + ": %s", subject)
         sqid, cid = (None, None) if passage.command is None else (passage.qid, passage.command.cid)
         told = Injection(fault.id, fault.hits, sqid, cid, fault.at, fault.words, fault.name, subject)
         self.controller.taps.injected(told)
