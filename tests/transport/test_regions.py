@@ -100,7 +100,7 @@ def test_one_region_too_many_is_refused_and_said_once(served: ServedDisk) -> Non
         use(load)
         bus.remap()
         use(load)
-    assert served.log.count("WARNING") == 1
+    assert served.log.count("WARNING refused ") == 1
     assert f"it has {most} regions already, the most there can be" in served.log
     served.check(before)
 

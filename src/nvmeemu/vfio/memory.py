@@ -155,8 +155,8 @@ class GuestMemory:
         if not self._told:
             self._told = True
             log.warning(
-                "the guest uses memory at %#x (%d KiB) that its VMM does not share with this process: "
+                "the guest uses memory at %#x to %#x that its VMM does not share with this process: "
                 "every memory backend of the VM must be shared (QEMU: share=on)",
                 region.iova,
-                region.size >> 10,
+                region.iova + region.size - 1,
             )
