@@ -47,7 +47,7 @@ def test_run_all(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_run_broken(capsys: pytest.CaptureFixture[str]) -> None:
-    text = says(capsys, "run", "windows-11", "--break", "unreadable_register", status=1)
+    text = says(capsys, "run", "windows-11", "--break", "Unreadable-Register", status=1)
     assert re.match(r"unreadable_register: line \d+: read ASQ = written: reads as 0x0, not 0x\d+\n", text)
     assert text.endswith("not as it must be\n")
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from nvmeemu.arguments import Parser
+from nvmeemu.names import choice
 from nvmeemu.profiles.from_trace import profile_text
 from nvmeemu.profiles.host import run as play
 from nvmeemu.profiles.items import Outcome, breaks
@@ -112,9 +113,10 @@ def _play(one: Profile, arguments: argparse.Namespace, output: Output) -> int:
     broken = None
     if arguments.item is not None:
         known = {str(each.item): each for each in reversed(breaks(one))}
-        if arguments.item not in known:
+        item = choice(known, arguments.item)
+        if item is None:
             raise BadUse(f"--break {arguments.item}: {one.name} has {', '.join(reversed(known))}")
-        broken = known[arguments.item]
+        broken = known[item]
     began = time.process_time()
     outcome = play(one, broken)
     seconds = time.process_time() - began
