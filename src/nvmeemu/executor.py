@@ -53,7 +53,7 @@ class Executor:
         on_doorbell: Callable[[int, int, bool], None],
     ) -> None:
         self.is_paused = False
-        self._most_begun = MOST_OUTSTANDING  # commands of one queue; 0: none are fetched
+        self._is_hung = False  # no commands are fetched
         self._device = device
         self._engine = device.engine
         self.worker = worker
@@ -99,7 +99,7 @@ class Executor:
     def hang(self, is_hung: bool) -> None:
         """Fetch no more commands of the queues that are Python's, not even in the middle of a queue's turn; or go on.
         Unlike a pause, it outlasts a reset."""
-        self._most_begun = 0 if is_hung else MOST_OUTSTANDING
+        self._is_hung = is_hung
         if not is_hung:
             self._wake_all()
 
@@ -264,7 +264,7 @@ class Executor:
         health = self._device.health
         commands = self._device.io_commands if sq.qid else self._device.admin_commands
         for _ in range(BURST):
-            if len(sq.outstanding) >= self._most_begun:
+            if self._is_hung or len(sq.outstanding) >= MOST_OUTSTANDING:
                 return False
             if cq.waiting or cq.is_full:
                 return False

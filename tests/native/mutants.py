@@ -34,7 +34,7 @@ from conformance.mutants import BadMutant, Mutant  # noqa: E402
 NATIVE = "src/nvmeemu/native"
 MODULE = "nvmeemu.native._engine"
 CASES, SEED = 3000, 1
-TESTS = ("tests/conformance", "tests/native/test_engine.py", "tests/native/test_media.py")
+TESTS = ("tests/native/test_engine.py", "tests/native/test_media.py", "tests/native/test_load.py", "tests/conformance")
 SECONDS = 600  # for the tests of one mutant, of real time
 JOBS = 2
 FLAGS = ("-std=gnu11", "-D_FILE_OFFSET_BITS=64", "-O1", "-fPIC", "-pthread", "-fvisibility=hidden", "-w")
