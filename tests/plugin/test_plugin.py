@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -314,7 +315,7 @@ def test_a_traceback_ends_in_the_test_and_what_is_told_is_told_once(pytester: py
     result = pytester.runpytest()
     result.assert_outcomes(failed=5)
     said = result.stdout.str()
-    places = [line for line in said.splitlines() if ".py:" in line and not line.startswith(("FAILED", "E "))]
+    places = re.findall(r"^\S+\.py:\d+: .*", said, re.MULTILINE)
     ours = [line for line in places if "nvmeemu/" in line]
     assert len(places) - len(ours) == 6  # the helper's, too
     assert ours  # of our mistake
