@@ -24,6 +24,7 @@ from nvmeemu.limits import Limits
 from nvmeemu.spec import BROADCAST, AdminOpcode, Command, GetFeatures, Identify, NvmOpcode, ReadWrite
 from nvmeemu.testing import PAGE
 from nvmeemu.trace.align import align
+from nvmeemu.trace.commands import commands
 from nvmeemu.trace.deeds import Who, steps
 from nvmeemu.trace.difference import Difference
 from nvmeemu.trace.filters import Filter
@@ -107,11 +108,28 @@ def test_show_tells_polls_once(run: Run, saved: Save) -> None:
 
     off, on = "read CC = 0x460000 (iosqes=6 iocqes=4)", "read CC = 0x460001 (en iosqes=6 iocqes=4)"
     reads = [line for line in said() if line.startswith("read")]
-    assert reads == [off, on, on, off, f"{off}, and 58 times more in between"]
+    assert reads == [off, on, on, off, f"{off}, and 58 more times in between"]
     assert sum(line.startswith("read") for line in said("-v")) == 63
     assert said("--no-registers") == []
     assert len(run("trace", "show", path, "--no-registers")[1]) > 1
     assert said("--from", "63")[-1] == off, "the last of them only"
+
+
+@pytest.mark.kills("other-values-are-polls")
+def test_show_tells_the_read_that_ends_a_wait(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    with path.open("wb") as file:
+        writer = trace.Writer(file, trace.Description())
+        for time, value in enumerate((0, 0, 0, 1, 1, 0)):
+            writer.write(trace.RegisterRead(time * 1_000_000_000, 0, 0x1C, bytes([value, 0, 0, 0])))
+    lines = [" ".join(line.split()) for line in run("trace", "show", str(path))[1][1:]]
+    assert lines == [
+        "0.000000 BAR0 read CSTS = 0x0",
+        "2.000000 BAR0 read CSTS = 0x0, and 1 more time in between",
+        "3.000000 BAR0 read CSTS = 0x1 (rdy)",
+        "4.000000 BAR0 read CSTS = 0x1 (rdy)",
+        "5.000000 BAR0 read CSTS = 0x0",
+    ]
 
 
 def test_show_tells_lists_and_what_is_0_if_asked_to(run: Run, saved: Save) -> None:
@@ -133,6 +151,7 @@ def test_show_tells_lists_and_what_is_0_if_asked_to(run: Run, saved: Save) -> No
     assert "cdw11" not in said()
 
 
+@pytest.mark.kills("doorbells-move-nothing")
 @pytest.mark.parametrize(
     ("offset", "value", "told"),
     [
@@ -351,6 +370,21 @@ def test_latencies_are_from_fetch_to_completion(run: Run, saved: Save) -> None:
     assert columns(lines, "SQ 1", "Verify")[2:] == ["10", *("1 ms", "5 ms", "9 ms", "10 ms", "10 ms")]
 
 
+@pytest.mark.kills("resets-end-nothing")
+def test_a_reset_ends_commands() -> None:
+    """Whatever their CIDs are used for after it."""
+    bench = ready(manual=True)
+    for _ in range(2):
+        bench.driver.submit(bench.driver.queues[1], ReadWrite(opcode=NvmOpcode.VERIFY, nsid=1, nlb=1, cid=7))
+        bench.driver.enable()
+        bench.driver.create_queues()
+    bench.driver.submit(bench.driver.queues[1], ReadWrite(opcode=NvmOpcode.VERIFY, nsid=1, nlb=1, cid=7))
+    bench.worker.finish_all()
+    bench.settle()
+    answers = [one.completion is not None for one in commands(bench.records) if one.fetch.sqid]
+    assert answers == [False, False, True]
+
+
 def test_stats_of_a_time_know_what_came_before(run: Run, saved: Save) -> None:
     bench = Traced()
     bench.driver.enable()
@@ -425,6 +459,7 @@ def test_diff_takes_no_firmware_for_a_driver(run: Run, tmp_path: Path, name: str
 
 @pytest.mark.parametrize("other", ["openbsd-msix", "openbsd-intx", "nvmewin-learn"])
 @pytest.mark.parametrize("name", ["freebsd-12-nvd", "linux-7.3"])
+@pytest.mark.kills("drivers-are-firmware", "boots-are-not-cut")
 def test_diff_takes_no_driver_for_the_firmware(name: str, other: str) -> None:
     """The other trace has no firmware; both its driver and SeaBIOS have asked for sixteen namespaces."""
     both = []
@@ -470,6 +505,7 @@ def test_diff_of_some_commands(run: Run, saved: Save) -> None:
     assert "--status" in run("trace", "diff", *paths, "--status", "ok")[2]
 
 
+@pytest.mark.kills("answers-are-all-the-same")
 def test_diff_tells_what_was_answered_differently(run: Run, saved: Save) -> None:
     paths: list[str] = []
     for queues in (8, 16):
@@ -656,6 +692,7 @@ def test_alignment_of_long_sequences_is_found_by_what_is_unique() -> None:
     assert align(a, b) == [(number, at) for at, number in enumerate(n for n in range(30_000) if n % 100)]
 
 
+@pytest.mark.kills("percentiles-between")
 def test_percentiles_are_those_of_the_nearest_rank() -> None:
     values = list(range(1, 101))
     assert [percentile(values, percent) for percent in (1, 50, 90, 99, 100)] == [1, 50, 90, 99, 100]

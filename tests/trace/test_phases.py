@@ -59,6 +59,7 @@ def test_a_kernel_is_who_enables_the_controller_with_other_queues() -> None:
     ]
 
 
+@pytest.mark.kills("a-reset-is-a-kernel")
 def test_a_driver_that_resets_the_controller_is_the_same_one() -> None:
     boot = (trace.Reset(0, 0), aqa(5, 0x3F003F), cc(10, ENABLE), fetch(20, 0), fetch(30, 1), cc(40, DISABLE))
     again = (aqa(50, 0), aqa(60, 0x3F003F), cc(70, ENABLE), fetch(80, 1))

@@ -172,6 +172,7 @@ def test_blocks_that_are_not_there_are_not_on_the_map() -> None:
     assert (list(found.slba), list(found.outcome)[-1]) == ([5], Outcome.ERROR)
 
 
+@pytest.mark.kills("failed-reads-are-blue")
 def test_what_failed_is_red_on_the_map() -> None:
     """A read, and a write that is never completed; what succeeds in the same cells is there, too."""
     bench = ready()
@@ -196,6 +197,7 @@ def test_what_failed_is_red_on_the_map() -> None:
     assert [label for _, label in made._images] == ["Read", "Write"]
 
 
+@pytest.mark.kills("full-queues-that-hold-up-nobody")
 def test_a_full_completion_queue_is_seen() -> None:
     """While commands wait for it; a queue of two entries is full after each, and holds up nobody."""
     bench = Traced()
@@ -223,6 +225,7 @@ def test_a_full_completion_queue_is_seen() -> None:
     assert "CQ full: 2 s" in made.summary.texts[0].get_text()
 
 
+@pytest.mark.kills("no-bus-master-that-nobody-needs")
 def test_a_host_without_bus_master_enable_is_seen() -> None:
     bench = Traced()
     for bus_master, seconds in ((False, 1), (True, 2), (False, 3), (True, 1)):

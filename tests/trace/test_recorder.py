@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from zlib import crc32
 
+import pytest
+
 from nvmeemu import trace
+from nvmeemu.faults import Fault, Faults
 from nvmeemu.host import PciState
 from nvmeemu.spec import (
     AdminOpcode,
@@ -72,6 +75,7 @@ def test_times_are_those_of_the_clock() -> None:
     assert bench.of(trace.Fetch)[-1].time == 1_500_000_000
 
 
+@pytest.mark.kills("digest-of-the-last-piece", "lists-of-two-pages")
 def test_a_list_of_pages_is_told_as_its_runs() -> None:
     bench = ready()
     driver = bench.driver
@@ -83,6 +87,7 @@ def test_a_list_of_pages_is_told_as_its_runs() -> None:
     (found,) = bench.of(trace.Prp)
     assert found.runs == ((order[0] + KIB, 7 * KIB), (pages[4], 4 * KIB), (pages[3], 4 * KIB))
     assert found.length == 30 * 512
+    assert bench.of(trace.Digest)[-1].crc == crc32(bytes(30 * 512))
     driver.read(slba=0, blocks=16)  # two pages: PRP1 and PRP2 say it
     assert len(bench.of(trace.Prp)) == 1
 
@@ -120,6 +125,7 @@ def test_the_payload_is_there_if_it_was_asked_for() -> None:
     assert bench.memory.reader().description.payload
 
 
+@pytest.mark.kills("a-transfer-is-told-twice")
 def test_each_transfer_is_told_once() -> None:
     """Compare takes the host's data twice, a slow read asks twice where it goes."""
     bench = ready(manual=True)
@@ -229,6 +235,20 @@ def test_a_cid_that_is_used_again_after_a_reset_is_told_again() -> None:
         driver.enable()
         driver.create_queues()
     assert len(bench.of(trace.Digest)) == 2
+
+
+@pytest.mark.kills("a-cid-hides-the-next-transfer")
+def test_a_cid_that_is_used_again_for_a_lost_command_is_told_again() -> None:
+    """Its completion never came, and nothing was reset."""
+    bench = ready()
+    Faults(bench.controller, seed=1).add(
+        Fault(match={"opcode": "write"}, at="completion", do="drop", when={"times": 1})
+    )
+    place = bench.driver.alloc(PAGE)
+    for blocks in (1, 2):
+        command = ReadWrite(opcode=NvmOpcode.WRITE, nsid=1, slba=0, nlb=blocks, cid=7, prp1=place)
+        bench.driver.submit(bench.driver.queues[1], command)
+    assert [one.length for one in bench.of(trace.Digest)] == [512, 1024]
 
 
 def test_with_the_native_engine_each_record_is_there_once() -> None:

@@ -21,6 +21,7 @@ from nvmeemu import trace
 from nvmeemu.spec import AdminOpcode, Identify
 from nvmeemu.trace import records
 from nvmeemu.trace.records import KINDS, decode, encode
+from nvmeemu.trace.sink import TraceFile
 
 DOC = Path(__file__).parents[2] / "docs/trace-format.md"
 
@@ -108,6 +109,7 @@ def test_a_compressed_file_is_read_as_it_is(tmp_path: Path, suffix: str, compres
 SAMPLES_IN_ORDER = sorted(SAMPLES * 100, key=lambda record: record.time)
 
 
+@pytest.mark.kills("lanes-as-they-come")
 def test_lanes_are_put_in_order() -> None:
     """More than a batch, so that what is sorted is cut into pieces."""
     second = 1_000_000_000
@@ -140,6 +142,7 @@ def test_what_is_no_trace_is_refused_in_a_line(data: bytes, message: str) -> Non
         trace.Reader(io.BytesIO(data), "x")
 
 
+@pytest.mark.kills("no-later-minor-version")
 def test_a_later_minor_version_is_read() -> None:
     data = bytearray(a_file(description=trace.Description(program="later")).replace(b'"comment":""', b'"cpu":"arm64"'))
     data[10] = 9
@@ -168,6 +171,7 @@ def test_what_comes_before_the_damage_is_given() -> None:
     assert given == sorted(SAMPLES, key=lambda record: record.time)
 
 
+@pytest.mark.kills("zeros-are-damage")
 def test_a_file_that_ends_in_zeros_was_cut() -> None:
     """The machine went down: its file system knew how long the file is, and had not written all of it."""
     found = reader(a_file(*SAMPLES) + bytes(1 << 21))
@@ -188,6 +192,22 @@ def test_any_bytes_are_records_or_a_trace_error(data: bytes) -> None:
             encode(record)
     except trace.TraceError:
         pass
+
+
+@pytest.mark.kills("followed-to-its-end")
+def test_a_file_that_is_followed_ends_with_its_writer(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    writing = TraceFile(str(path), trace.Description())
+    with trace.open_trace(path, follow=True) as reader:
+        records = iter(reader)
+        for number in range(2):
+            writing.note(str(number))
+            found = next(records)
+            assert isinstance(found, trace.Note)
+            assert found.text == str(number)
+        writing.note("the last one")
+        writing.close()
+        assert [one.text for one in records if isinstance(one, trace.Note)] == ["the last one"]
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:

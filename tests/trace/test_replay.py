@@ -80,6 +80,7 @@ def test_a_device_that_answers_otherwise_is_found_out(
     assert all(one.what.endswith(", is Invalid Field, DNR, More") for one in differences)
 
 
+@pytest.mark.kills("registers-are-not-compared", "dw0-is-not-compared")
 def test_another_value_and_another_register_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = ready()
     bench.driver.get_feature(FeatureId.NUMBER_OF_QUEUES)
@@ -202,6 +203,7 @@ def test_events_from_outside_come_again() -> None:
     assert again(bench) == []
 
 
+@pytest.mark.kills("the-newest-of-a-cid-first", "data-is-the-oldest-commands")
 def test_a_cid_that_is_used_again_while_it_is_under_way() -> None:
     """As nvme2k does with its Flushes: both complete, in the order in which they were fetched, each with its data."""
     bench = ready(manual=True, backend=TellingBackend())
@@ -218,6 +220,7 @@ def test_a_cid_that_is_used_again_while_it_is_under_way() -> None:
     of_queue = [one for one in commands(bench.records) if one.fetch.sqid]
     assert all(one.completion is not None for one in of_queue)
     assert [[digest.length for digest in one.digests] for one in of_queue] == [[512], [1536], [1024]]
+    assert [one.completion.slot for one in of_queue if one.completion] == [0, 1, 2]
     assert again(bench) == []
 
 

@@ -38,6 +38,7 @@ def test_what_is_put_is_in_the_file_after_a_moment(tmp_path: Path) -> None:
     assert [one.text for one in read(path) if isinstance(one, trace.Note)] == [str(number) for number in range(101)]
 
 
+@pytest.mark.kills("a-trace-over-a-disk")
 def test_a_file_that_holds_something_else_is_not_touched(tmp_path: Path) -> None:
     disk = tmp_path / "disk.raw"
     disk.write_bytes(bytes(4096))
@@ -46,6 +47,7 @@ def test_a_file_that_holds_something_else_is_not_touched(tmp_path: Path) -> None
     assert disk.read_bytes() == bytes(4096)
 
 
+@pytest.mark.kills("everybody-reads-traces")
 def test_an_old_trace_is_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "t"
     for text in ("a long one" * 100, "short"):
@@ -56,6 +58,7 @@ def test_an_old_trace_is_overwritten(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600  # what a host gives may be a secret
 
 
+@pytest.mark.kills("two-servers-write-one-trace")
 def test_a_file_that_another_one_writes_is_refused(tmp_path: Path) -> None:
     path = str(tmp_path / "t")
     first = TraceFile(path, trace.Description())
@@ -98,6 +101,7 @@ def test_a_pipe_that_nobody_reads_is_refused(tmp_path: Path) -> None:
         TraceFile(str(tmp_path / "pipe"), trace.Description())
 
 
+@pytest.mark.kills("everything-waits")
 def test_a_pipe_that_takes_nothing_never_stops_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than may wait is counted, and the count is in the trace once there is room again."""
     monkeypatch.setattr(sink, "MOST_WAITING", 1 << 20)
@@ -117,6 +121,66 @@ def test_a_pipe_that_takes_nothing_never_stops_us(tmp_path: Path, monkeypatch: p
     lost = [one.records for one in found if isinstance(one, trace.Lost)]
     assert 1000 < len(found) < 5000
     assert len(found) - len(lost) + sum(lost) == 5000
+
+
+class Stalled:
+    """A trace into a pipe: what is put first is being written, and waits until somebody reads."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self.reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        self.file = TraceFile(str(path), trace.Description())
+        self.stall()
+
+    def stall(self) -> None:
+        """Put more than the pipe holds, and wait until the thread has it."""
+        self.file.put(encode(NOTE) * 300)
+        while self.file._waiting:
+            threading.Event().wait(0.01)
+
+    def read(self, size: int) -> None:
+        """Let go on: so many bytes are read, and not looked at."""
+        os.set_blocking(self.reading, True)
+        while size:
+            size -= len(os.read(self.reading, size))
+
+    def close(self) -> list[int]:
+        """The numbers that the rest of the trace has lost."""
+        closing = threading.Thread(target=self.file.close)
+        closing.start()
+        while not self.file._closing.is_set():
+            threading.Event().wait(0.01)
+        os.set_blocking(self.reading, True)
+        with os.fdopen(self.reading, "rb") as pipe:
+            rest = pipe.read()
+        closing.join()
+        known = encode(trace.Lost(0, 0, 0))[8:12]  # length, kind and lane
+        places = [at - 8 for at in range(len(rest)) if rest.startswith(known, at)]
+        return [int.from_bytes(rest[at + 12 : at + 20], "little") for at in places]
+
+
+@pytest.mark.kills("lost-counts-pieces", "lost-at-the-end-is-not-told")
+def test_what_is_lost_is_counted_in_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several may come at once; also those that are lost while the last of the others are written."""
+    monkeypatch.setattr(sink, "MOST_WAITING", 1 << 12)
+    stalled = Stalled(tmp_path / "pipe")
+    for number in (1, 3, 20):
+        stalled.file.put(encode(NOTE) * number)
+    assert stalled.close() == [24]
+
+
+@pytest.mark.kills("lost-is-told-again")
+def test_what_is_lost_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sink, "MOST_WAITING", 1 << 12)
+    stalled = Stalled(tmp_path / "pipe")
+    stalled.file.put(encode(NOTE) * 5)
+    header = len(trace.Description().to_json()) + 24
+    stalled.read(header + 300 * len(encode(NOTE)))
+    while stalled.file._put != stalled.file._taken:
+        threading.Event().wait(0.01)
+    stalled.stall()  # with it the first number is written
+    stalled.file.put(encode(NOTE) * 2)
+    assert stalled.close() == [5, 2]
 
 
 def test_a_pipe_whose_reader_leaves_is_one_message(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

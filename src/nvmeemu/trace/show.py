@@ -111,7 +111,8 @@ class _Show:
 
     def _end_polls(self) -> None:
         if self._poll is not None and self._times:
-            again = f", and {self._times - 1} times more in between" if self._times > 1 else ""
+            more = self._times - 1
+            again = f", and {more} more time{'s' * (more != 1)} in between" if more else ""
             self._tell(self._poll, None, again)
         self._poll, self._times = None, 0
 

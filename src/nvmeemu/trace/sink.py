@@ -92,6 +92,7 @@ class TraceFile:
             self._closing.wait(PAUSE)
             self._news.clear()  # before looking: what comes from here on sets it again
             self._write(b"".join(self._waiting.popleft() for _ in range(len(self._waiting))))
+        self._write(b"")  # what was lost during the last write
 
     def _write(self, data: bytes) -> None:
         taken = len(data)
