@@ -145,7 +145,8 @@ def test_an_empty_range_deallocates_nothing(new_bench: NewBench) -> None:
         queue = driver.create_queues()
         fill(driver, 0, blocks_of(driver))
         driver.succeed(queue, dsm_command(driver, [(0, 0), (8, 8), (blocks_of(driver), 0)]))
-        assert ("deallocate", 4096, 4096) in disk.calls or is_direct
+        deallocated = [call[1:] for call in disk.calls if call[0] == "deallocate"]
+        assert deallocated == [(4096, 4096)] or (is_direct and not deallocated)  # not told where the engine does it
         assert is_full(driver, 0, 8)
         assert is_zero(driver, 8, 8)
         assert is_full(driver, 16, blocks_of(driver) - 16)
