@@ -8,8 +8,8 @@ or, if it is of a fact, ``@pytest.mark.fact("A5", kills=("create-cq-accepts-qid-
 and fail, in its own body, with each. Of a parametrized test one case has to fail; a mark on a single ``pytest.param``
 means that case.
 
-Nothing is written to the disk: pytest is imported once, and each mutant gets a forked process in which the changed
-module is imported from memory instead.
+No source is touched: pytest is imported once, and each mutant gets a forked process in which the changed module is
+imported from memory instead, as in the servers that its tests start.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ import contextlib
 import io
 import resource
 import sys
+import tempfile
 import time
 import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.metadata import entry_points
-from importlib.util import spec_from_file_location
 from multiprocessing import get_context
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "tests"))  # where this is run as a program
+
+from conformance.changed import hand_on, install  # noqa: E402
+
 TESTS = Path("tests/conformance")
 _OTHER_ENGINES = {"native", "mapped"}  # cases of these are left out: the mutants are those of the Python path
 _JOBS = 2
@@ -85,34 +86,6 @@ def load(root: Path, tests: Path = TESTS) -> dict[str, Mutant]:
                 raise BadMutant(f"{path.name}: there are two mutants named {mutant.name}")
             found[mutant.name] = mutant
     return found
-
-
-class _Finder(MetaPathFinder):
-    """Imports one module from a text."""
-
-    def __init__(self, name: str, path: Path, text: str) -> None:
-        self._name = name
-        self._path = path
-        self._text = text.encode()
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname != self._name:
-            return None
-        loader = _Loader(fullname, str(self._path))
-        loader.text = self._text
-        return spec_from_file_location(fullname, self._path, loader=loader)
-
-
-class _Loader(SourceFileLoader):
-    text = b""
-
-    def get_data(self, path: str) -> bytes:
-        return self.text
-
-    def path_stats(self, path: str) -> dict[str, float]:
-        raise OSError  # so that no bytecode is read or written
 
 
 @dataclass
@@ -167,9 +140,17 @@ def _function(nodeid: str) -> str:
 
 def run_tests(root: Path, mutant: Mutant | None, nodes: Iterable[str]) -> Outcome:
     """Run tests in this process, which must not have imported the project; with ``mutant``, on changed code."""
-    if mutant is not None:
-        sys.meta_path.insert(0, _Finder(mutant.module, root / mutant.file, mutant.source(root)))
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    if mutant is None:
+        return _run_tests(root, nodes)
+    change = mutant.module, str(root / mutant.file), mutant.source(root)
+    install(*change)
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        hand_on(Path(folder), *change)
+        return _run_tests(root, nodes)
+
+
+def _run_tests(root: Path, nodes: Iterable[str]) -> Outcome:
     outcome = Outcome()
     options = ["--rootdir", str(root), "-q", "-n0", "-p", "no:cacheprovider", "--tb=short", f"--timeout={_SECONDS}"]
     options.append("--assert=plain")  # where CI is set, pytest would explain the difference of two megabytes: minutes
@@ -197,7 +178,8 @@ def _judge(task: tuple[Path, Mutant, set[str]]) -> Verdict:
         outcome = run_tests(root, mutant, tests)
     except BadMutant as error:
         return Verdict(mutant, len(tests), [str(error)], [], 0)
-    faults = [f"breaks {test}: {why}" for test, why in outcome.broken.items()]
+    # What fails in its body may break at its end, too: a server that has died cannot be left in order.
+    faults = [f"breaks {test}: {why}" for test, why in outcome.broken.items() if test not in outcome.failed]
     if not faults:
         faults = [f"survives {test}" for test in sorted(tests - outcome.failed.keys())]
     reasons = [outcome.failed[test] for test in sorted(tests & outcome.failed.keys())]

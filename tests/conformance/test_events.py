@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from conformance.tools import Advance, aer, fails, identify_controller
-from nvmeemu.spec import AdminOpcode, Completion, CriticalWarning, FeatureId, LogId, SetFeatures, Status
+from nvmeemu.events import Event
+from nvmeemu.spec import AdminOpcode, Completion, CriticalWarning, EventType, FeatureId, LogId, SetFeatures, Status
 from nvmeemu.structures import SmartLog
 from nvmeemu.testing import Bench, Driver
 
@@ -294,3 +295,21 @@ def test_a_reset_forgets_events_masks_and_requests(driver: Driver) -> None:
     park(driver)
     bad_value(driver)
     assert told(driver) == [(ERROR, DOORBELL_VALUE, LogId.ERROR_INFORMATION)]
+
+
+@pytest.mark.fact("A16", clause="Base 1.4, 5.2", kills=("events-without-bound",))
+def test_of_events_that_nobody_fetches_the_last_ones_are_kept(bench: Bench) -> None:
+    """Each of its own log page here, so that none takes another's place; no device of ours has so many."""
+    driver, events = bench.driver, bench.controller.device.events
+    driver.enable()
+    for number in range(200):
+        events.report(Event(EventType.NOTICE, number, LogId.SUPPORTED_LOG_PAGES + number))  # type: ignore[arg-type]
+    found: list[int] = []
+    driver.submit(driver.admin, aer())
+    bench.settle()
+    while completions := driver.drain(driver.admin):
+        found += [completion.dw0 >> 8 & 0xFF for completion in completions]
+        events.was_read(LogId.SUPPORTED_LOG_PAGES + found[-1])  # type: ignore[arg-type]
+        driver.submit(driver.admin, aer())
+        bench.settle()
+    assert found == list(range(200 - 64, 200))

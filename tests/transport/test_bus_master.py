@@ -36,6 +36,7 @@ def give_back(client: VfioClient) -> None:
     client.enable_bus_master()
 
 
+@pytest.mark.kills("memory-without-bus-master")
 @pytest.mark.parametrize("how", ["no bus master", "D3hot"])
 def test_it_reaches_no_memory(fake: ServedFake, client: VfioClient, memory: SharedMemory, how: str) -> None:
     client.map(0x1000, 0x1000, memory.fd)
@@ -56,6 +57,7 @@ def test_it_reaches_no_memory(fake: ServedFake, client: VfioClient, memory: Shar
     assert memory.data[:DATA_SIZE] == memory.data[0x1000 : 0x1000 + DATA_SIZE] == PATTERN
 
 
+@pytest.mark.kills("a-device-reset-keeps-the-configuration")
 def test_every_reset_takes_it_away(fake: ServedFake, client: VfioClient, memory: SharedMemory) -> None:
     client.map(0x1000, 0x1000, memory.fd)
     for reset in (client.reset, lambda: client.write(CONFIG, 0x58, b"\x00\x80")):  # the latter: Initiate FLR
@@ -67,6 +69,7 @@ def test_every_reset_takes_it_away(fake: ServedFake, client: VfioClient, memory:
         assert fake.wait_for("stored") == ["stored", 1]
 
 
+@pytest.mark.kills("messages-without-bus-master")
 @pytest.mark.parametrize("how", ["no bus master", "D3hot"])
 def test_its_messages_wait(client: VfioClient, how: str) -> None:
     eventfd = os.eventfd(0, os.EFD_NONBLOCK)

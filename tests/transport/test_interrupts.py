@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from nvmeemu.testing.client import BAR0, CONFIG, DATA_EVENTFD, ERR, INTX, MSIX, REQ, TRIGGER, Refused, VfioClient
+from nvmeemu.vfio.pci import EXPRESS, INITIATE_FLR
 from nvmeemu.vfio.pci import MSIX as MSIX_CAPABILITY
 from transport.conftest import ServedFake
 from transport.fake import INTERRUPT, PIN
@@ -61,6 +62,7 @@ def test_the_eventfd_is_looked_up_at_each_interrupt(client: VfioClient, eventfds
     assert signalled(eventfds) == []
 
 
+@pytest.mark.kills("a-message-without-a-route-is-lost")
 def test_a_message_without_a_route_is_sent_when_there_is_one(client: VfioClient, eventfds: list[int]) -> None:
     """A VMM takes all routes away and sets them anew when the guest enables one more vector."""
     enable_msix(client)
@@ -77,6 +79,31 @@ def test_a_message_without_a_route_is_sent_when_there_is_one(client: VfioClient,
     client.set_interrupts(MSIX, 2, eventfds[2:4])
     client.device_info()
     assert signalled(eventfds) == []
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("device", marks=pytest.mark.kills("a-device-reset-keeps-pending-messages")),
+        pytest.param("function level", marks=pytest.mark.kills("a-function-level-reset-keeps-pending-messages")),
+    ],
+)
+def test_a_reset_forgets_the_messages_that_wait_for_a_route(client: VfioClient, eventfds: list[int], kind: str) -> None:
+    """Those were for the guest of before."""
+    enable_msix(client)
+    client.write(CONFIG, 4, b"\x02\x00")  # it waits also without Bus Master Enable
+    client.write(BAR0, INTERRUPT, number(2))
+    if kind == "device":
+        client.reset()
+    else:
+        client.write(CONFIG, EXPRESS + 8, INITIATE_FLR.to_bytes(2, "little"))
+    enable_msix(client)
+    client.enable_bus_master()
+    client.set_interrupts(MSIX, 0, eventfds)
+    client.device_info()  # what waited for the routes is sent behind the reply to SET_IRQS
+    assert signalled(eventfds) == []
+    client.write(BAR0, INTERRUPT, number(3))
+    assert signalled(eventfds) == [3]
 
 
 def test_a_route_in_the_middle_can_be_taken_away(client: VfioClient, eventfds: list[int]) -> None:

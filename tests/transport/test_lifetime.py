@@ -246,6 +246,7 @@ def test_an_idle_server_uses_no_cpu(fake: ServedFake, client: VfioClient) -> Non
     assert switches() == before
 
 
+@pytest.mark.kills("a-socket-for-everybody")
 def test_the_socket_is_for_its_owner_only(fake: ServedFake) -> None:
     assert stat.S_IMODE(os.stat(fake.path).st_mode) == 0o600
 
@@ -281,6 +282,7 @@ def test_a_live_server_is_not_disturbed(fake: ServedFake) -> None:
     VfioClient(fake.path).close()
 
 
+@pytest.mark.kills("the-socket-of-another-server-is-removed")
 def test_only_its_own_socket_is_removed(fake: ServedFake) -> None:
     os.unlink(fake.path)
     with socket.socket(socket.AF_UNIX) as other:

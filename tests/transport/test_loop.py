@@ -23,6 +23,7 @@ def idle() -> bool:
     return False
 
 
+@pytest.mark.kills("a-cancelled-timer-fires")
 def test_timers_fire_in_order_and_not_when_cancelled(loop: Loop) -> None:
     fired: list[str] = []
     loop.call_later(0.02, lambda: fired.append("late"))
@@ -32,6 +33,21 @@ def test_timers_fire_in_order_and_not_when_cancelled(loop: Loop) -> None:
     loop.call_later(0.03, loop.request_stop)
     loop.run(idle)
     assert fired == ["first", "second", "late"]
+
+
+@pytest.mark.kills("timers-due-at-once-lose-their-order")
+def test_timers_of_one_moment_fire_in_the_order_in_which_they_were_asked_for(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands that a fault delays by the same time keep their order; a clock has its steps."""
+    moment = loop.now()
+    monkeypatch.setattr(loop, "now", lambda: moment)
+    fired: list[int] = []
+    for number in range(20):
+        loop.call_later(0, lambda number=number: fired.append(number))  # type: ignore[misc]
+    loop.call_later(0, loop.request_stop)
+    loop.run(idle)
+    assert fired == list(range(20))
 
 
 def test_a_timer_of_microseconds_takes_no_millisecond(loop: Loop) -> None:
@@ -132,6 +148,7 @@ def test_work_runs_elsewhere_and_is_reported_here(loop: Loop) -> None:
     assert [error for _, error in seen if error] == [failure]
 
 
+@pytest.mark.kills("work-that-has-begun-is-cancelled")
 def test_work_that_has_not_begun_can_be_cancelled(loop: Loop) -> None:
     gate, running = threading.Event(), threading.Barrier(3)
     finished: list[str] = []

@@ -38,6 +38,7 @@ def test_a_view_is_writable_bytes_at_the_address(memory: GuestMemory) -> None:
     assert peek(memory, 0x4010, 4) == b"abcd"
 
 
+@pytest.mark.kills("a-range-over-the-end-of-its-region")
 def test_a_range_in_no_one_region_is_refused(memory: GuestMemory) -> None:
     memory.view(0x1000, PAGE)
     for iova, size in (
@@ -62,6 +63,7 @@ def test_views_join_adjacent_regions(memory: GuestMemory) -> None:
         memory.views(0x2FFF, 2)
 
 
+@pytest.mark.kills("the-region-used-last-outlives-its-mapping")
 def test_a_removed_region_is_gone_and_its_memory_released(memory: GuestMemory) -> None:
     gone = region(0x6000)
     memory.add(gone)
@@ -85,6 +87,7 @@ def test_memory_mapped_anew_in_other_pieces_is_found(memory: GuestMemory) -> Non
     assert bytes(memory.view(0x1FFE, 4)) == b"\x09" * 4
 
 
+@pytest.mark.kills("read-only-memory-is-written")
 def test_read_only_memory_is_only_read(memory: GuestMemory) -> None:
     memory.add(region(0x10000, fill=7, readonly=True))
     assert peek(memory, 0x10000, 2) == b"\7\7"

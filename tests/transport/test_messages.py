@@ -34,7 +34,8 @@ from nvmeemu.testing.client import (
     UNMAP,
     UNMASK,
 )
-from nvmeemu.vfio.messages import GET_DIRTY_BITMAP
+from nvmeemu.vfio.messages import GET_DIRTY_BITMAP, Message, judge
+from nvmeemu.vfio.sharing import File
 from transport.load import Load
 from transport.served import ServedDisk
 from transport.test_rounds import FEW, WARM
@@ -88,6 +89,7 @@ def test_a_message_that_comes_in_pieces_is_served(vmm: VfioClient) -> None:
     assert len(vmm._receive(40)) == 40
 
 
+@pytest.mark.kills("half-a-message-is-waited-for-without-end")
 @pytest.mark.slow
 def test_half_a_message_is_not_waited_for_without_an_end(served: ServedDisk, vmm: VfioClient) -> None:
     vmm.send_raw(READ_CAP[:20])
@@ -126,6 +128,7 @@ def test_unknown_commands_and_odd_sizes_are_refused(vmm: VfioClient) -> None:
             assert refusal(vmm, command, b"\xff" * size)
 
 
+@pytest.mark.kills("half-a-message-about-memory", "every-refusal-is-a-line")
 @pytest.mark.parametrize(
     ("command", "body"),
     [
@@ -158,6 +161,12 @@ def test_accesses_out_of_bounds_and_of_no_size(vmm: VfioClient) -> None:
     assert vmm.call(REGION_READ, REGION_ACCESS.pack(0, BAR0, 0)) == b""
 
 
+@pytest.mark.kills(
+    "a-range-longer-than-its-file",
+    "a-range-behind-the-end-of-all-addresses",
+    "an-odd-file-offset",
+    "memory-that-is-mapped-is-mapped-again",
+)
 def test_memory_that_would_kill_the_server_is_refused(served: ServedDisk, vmm: VfioClient) -> None:
     memory = SharedMemory(4 * PAGE)
     fds = [memory.fd]
@@ -189,6 +198,16 @@ def test_memory_of_descriptors_that_cannot_be_mapped(vmm: VfioClient, eventfds: 
     os.close(write)
 
 
+@pytest.mark.kills("interrupts-that-wrap")
+def test_the_last_interrupt_has_a_number() -> None:
+    """What the library would do with the others ends the process."""
+    for start, count, is_refused in ((0xFFFFFFFE, 1, False), (0xFFFFFFFE, 2, True), (1, 0xFFFFFFFF, True)):
+        body = SET.pack(SET.size, 0x24, 2, start, count).ljust(32, b"\0")
+        message = Message(1, SET_IRQS, HEADER.size + SET.size, 0, body, -1, File(0, 0), descriptors_lost=False)
+        assert (judge(message) is not None) == is_refused
+
+
+@pytest.mark.kills("interrupts-that-wrap")
 def test_interrupts_whose_numbers_wrap_are_refused(vmm: VfioClient, eventfds: list[int]) -> None:
     """start + count is added in 32 bits by the library, and the array of eventfds was overrun."""
     for flags in (DATA_EVENTFD | TRIGGER, DATA_NONE | TRIGGER, DATA_NONE | MASK, DATA_BOOL | TRIGGER):

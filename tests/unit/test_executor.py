@@ -6,7 +6,7 @@ import pytest
 
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.executor import BATCH_BYTES
-from nvmeemu.namespace import MOST_HELD
+from nvmeemu.namespace import MOST_HELD, Namespaces
 from nvmeemu.spec import Abort, AdminOpcode, DeleteQueue, FeatureId, NvmOpcode, ReadWrite, Status
 from nvmeemu.testing import Bench, CommandError, Driver, QueuePair
 
@@ -42,6 +42,12 @@ def transfer(driver: Driver, opcode: NvmOpcode, place: int, length: int = LENGTH
     return ReadWrite(opcode=opcode, nsid=1, prp1=prp1, prp2=prp2, slba=0, nlb=length // 512)
 
 
+@pytest.mark.kills("64-mib-are-no-bound", "all-disks-hold-what-one-may")
+def test_what_commands_may_hold_is_64_mib_a_disk_and_1_gib_in_all() -> None:
+    assert [Namespaces(nn).most_held // MIB for nn in (1, 16, 64, 255)] == [64, 64, 16, 4]
+
+
+@pytest.mark.kills("no-bound-on-what-workers-hold")
 def test_workers_hold_a_bounded_amount_of_memory_and_the_queue_goes_on_when_there_is_room() -> None:
     bench, driver, queue = slow()
     place = driver.alloc(LENGTH)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from nvmeemu.control import Control, ControlError, Unreachable
+from nvmeemu.control.messages import INVALID_REQUEST, MOST_IN_A_BATCH
 from nvmeemu.spec import Cns, Command, FeatureId, LogId
 from nvmeemu.testing import CommandError
 from server.guest import Guest
@@ -62,6 +63,7 @@ def ask(control: Path, text: bytes) -> list[Any]:
     return [json.loads(line) for line in heard.splitlines()]
 
 
+@pytest.mark.kills("a-control-socket-for-everybody", "the-control-socket-stays")
 def test_the_socket_is_for_its_owner_and_goes_with_the_server(served: Served, control: Path) -> None:
     status = control.stat()
     assert stat.S_ISSOCK(status.st_mode)
@@ -70,6 +72,24 @@ def test_the_socket_is_for_its_owner_and_goes_with_the_server(served: Served, co
     assert not control.exists()
     with pytest.raises(Unreachable):
         Control(control)
+
+
+@pytest.mark.kills("a-batch-of-any-length", "an-empty-batch-is-answered-with-nothing")
+def test_a_batch_is_bounded(control: Path, served: Served) -> None:
+    """Nothing of what is too much is done."""
+
+    def batch(number: int) -> bytes:
+        table = {"jsonrpc": "2.0", "method": "fault.add", "params": {"do": "drop"}}
+        return json.dumps([{**table, "id": one} for one in range(number)]).encode() + b"\n"
+
+    (answers,) = ask(control, batch(MOST_IN_A_BATCH))
+    assert [answer["id"] for answer in answers] == list(range(MOST_IN_A_BATCH))
+    for number in (0, MOST_IN_A_BATCH + 1):
+        (refused,) = ask(control, batch(number))
+        assert (refused["id"], refused["error"]["code"]) == (None, INVALID_REQUEST)
+        assert refused["error"]["message"] == f"a batch of {number} requests"
+    with Control(control) as client:
+        assert client.call("status")["faults"] == MOST_IN_A_BATCH
 
 
 def test_status_tells_what_the_drive_is_doing(client: Control, served: Served) -> None:
@@ -114,6 +134,7 @@ def test_faults_come_count_and_go(client: Control, served: Served) -> None:
     guest.leave()
 
 
+@pytest.mark.kills("numbers-are-texts", "a-size-that-is-no-number-of-blocks")
 def test_a_bad_fault_is_refused_with_the_reason(client: Control) -> None:
     for method, parameters, said in (
         ("fault.add", {"do": "explode"}, "do: 'explode' is none of"),
@@ -146,6 +167,7 @@ def test_a_bad_fault_is_refused_with_the_reason(client: Control) -> None:
         ("namespace.add", {"disk": "/none"}, "disk /none does not exist"),
         ("namespace.resize", {"nsid": 1, "size": "17M"}, "namespace 1 can have 1 to 32768 blocks"),
         ("namespace.resize", {"nsid": 1, "size": "x"}, "bad size 'x'"),
+        ("namespace.resize", {"nsid": 1, "size": 1000}, "1000 is no whole number of blocks of 512 bytes"),
         ("explode", {}, "no method 'explode'"),
     ):
         with pytest.raises(ControlError) as refused:
@@ -292,6 +314,7 @@ def test_a_disk_that_has_grown_is_seen_by_a_resize(control: Path, options: tuple
         assert served.stop() == 0
 
 
+@pytest.mark.kills("a-removed-disk-stays-open")
 def test_a_disk_comes_back_as_soon_as_it_is_closed(client: Control, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(MIB))
@@ -310,6 +333,9 @@ def test_a_disk_comes_back_as_soon_as_it_is_closed(client: Control, tmp_path: Pa
             time.sleep(0.01)
 
 
+@pytest.mark.kills(
+    "any-id-is-sent-back", "another-protocol-is-served", "parameters-by-place", "deep-json-ends-the-server"
+)
 @pytest.mark.parametrize(
     ("text", "code"),
     [
@@ -351,6 +377,7 @@ def test_who_is_no_server_is_told_apart(tmp_path: Path, answer: bytes) -> None:
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.kills("a-namespace-takes-the-nsid-of-one-that-vanished")
 def test_a_namespace_that_vanishes_keeps_its_number(client: Control) -> None:
     fault = client.call("fault.add", do={"vanish": 1})
     assert client.call("namespace.add", disk="mem:1M")["nsid"] == 2
@@ -382,6 +409,7 @@ def test_a_disk_that_comes_later_is_opened_like_the_first(
     assert ((tmp_path / "later").read_bytes()[:1] == b"w") == is_kept
 
 
+@pytest.mark.kills("notifications-are-answered")
 def test_notifications_are_not_answered_and_batches_are(served: Served, control: Path) -> None:
     note = {"jsonrpc": "2.0", "method": "fault.add", "params": {"do": "drop"}}
     ask_list = {"jsonrpc": "2.0", "method": "fault.list", "id": "a"}
@@ -391,6 +419,7 @@ def test_notifications_are_not_answered_and_batches_are(served: Served, control:
     assert len(answer["result"]) == 2
 
 
+@pytest.mark.kills("a-line-without-end", "any-number-of-clients", "clients-that-have-left-are-counted")
 def test_an_endless_line_and_too_many_clients_are_dropped(served: Served, control: Path) -> None:
     assert ask(control, b" " * (1 << 20)) == []
     with socket.socket(socket.AF_UNIX) as connection:

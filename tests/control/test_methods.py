@@ -1,0 +1,34 @@
+"""What a method of the control socket may do to the drive when it is wrong itself: nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from nvmeemu.control.messages import INTERNAL_ERROR, answer
+from nvmeemu.control.methods import Methods
+from nvmeemu.faults import Faults
+from nvmeemu.namespace import Namespace
+from nvmeemu.testing import Bench
+
+
+def wrong(nsid: int, disk: str) -> Namespace:
+    raise IndexError("a mistake of ours")
+
+
+@pytest.mark.kills("a-failing-method-ends-the-server")
+def test_a_mistake_of_ours_is_answered_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with Bench() as bench:
+        methods = Methods(bench.controller, Faults(bench.controller), wrong, lambda disk: None).table()
+        request = {"jsonrpc": "2.0", "method": "namespace.add", "params": {"disk": "mem:1M"}, "id": 7}
+        said: dict[str, Any] = json.loads(answer(json.dumps(request).encode(), methods))
+        assert (said["id"], said["error"]["code"]) == (7, INTERNAL_ERROR)
+        assert "a mistake of ours" in caplog.text
+        assert (
+            json.loads(answer(json.dumps({**request, "method": "fault.list", "params": {}}).encode(), methods))[
+                "result"
+            ]
+            == []
+        )
