@@ -1,6 +1,6 @@
 """Driver profiles: what a driver does that cannot run here, what it must see and what must never happen to it.
 
-outcome = run(load("freebsd"))
+outcome = run(load("freebsd-15"))
 assert not outcome.findings
 """
 
