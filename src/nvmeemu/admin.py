@@ -121,8 +121,16 @@ def async_event_request(device: Device, command: Command) -> Result:
     return Parked(take)
 
 
+def has_doorbell_buffers(device: Device) -> bool:
+    """Not with the interrupt pin: a VMM over vfio-user ends an interrupt when the host accesses BAR0, and with shadow
+    doorbells the host consumes completions without that."""
+    return not device.host.pin_enabled
+
+
 def doorbell_buffer_config(device: Device, command: DoorbellBufferConfig) -> int:
     """Base 1.4, 5.7. Queues that exist begin with the values that their doorbells have."""
+    if not has_doorbell_buffers(device):
+        raise CommandFailed(Status.INVALID_OPCODE, location=(0, 0))
     shadow, event = command.prp1, command.prp2
     if (shadow | event) & device.page_size - 1 or shadow == event:
         why = f"no multiple of the page size, {device.page_size:#x}, or both buffers are one"
@@ -158,7 +166,11 @@ COMMANDS: dict[int, CommandEntry] = {
     AdminOpcode.GET_FEATURES: CommandEntry(GetFeatures, get_features, _supported()),
     AdminOpcode.ASYNC_EVENT_REQUEST: CommandEntry(Command, async_event_request, _supported()),
     AdminOpcode.DOORBELL_BUFFER_CONFIG: CommandEntry(
-        DoorbellBufferConfig, doorbell_buffer_config, _supported(), advertised=1 << 8
+        DoorbellBufferConfig,
+        doorbell_buffer_config,
+        _supported(),
+        advertised=1 << 8,
+        is_offered=has_doorbell_buffers,
     ),
 }
 """Opcode -> how it is run and what is said of it: OACS and the Commands Supported and Effects log come from here."""

@@ -152,7 +152,7 @@ class Controller:
 
     def pin_unmasked(self) -> None:
         """The VMM has unmasked the interrupt pin."""
-        self._executor.pin_unmasked()
+        self._executor.pin.unmasked()
 
     def reset(self) -> None:
         """A reset of the PCI function: everything, AQA, ASQ and ACQ too (Base 1.4, 7.3.2)."""
@@ -275,7 +275,7 @@ class Controller:
         mask = mask | value if register is regs.INTMS else mask & ~value
         self.device.interrupt_mask = mask
         self._registers[regs.INTMS] = self._registers[regs.INTMC] = mask
-        self._executor.update_pin()
+        self._executor.pin.update()
 
     def _write_cc(self, value: int) -> None:
         old, new = self._cc, Configuration.of(value)

@@ -19,6 +19,7 @@ from nvmeemu.errors import CommandFailed
 from nvmeemu.gaps import Gaps
 from nvmeemu.host import HostMemoryError, Job, Worker
 from nvmeemu.media import DiskFull, Media
+from nvmeemu.pin import Pin
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.requests import Background, CommandEntry, Request, Result, Stage
 from nvmeemu.spec import DRIVER_ERRORS, MORE, Command, Status
@@ -66,7 +67,7 @@ class Executor:
         self._media = Media(device.namespaces.most_held)
         self._on_fatal = on_fatal
         self._gaps = Gaps(device.clock, lambda: device.host, self._late, self._lost, on_settled)
-        self._pin = False
+        self.pin = Pin(device)
         self._had_msix = False
         self.tap(None)
         self._complaints: set[tuple[Status, str, int | None]] = set()
@@ -190,7 +191,7 @@ class Executor:
         """Drop every command without a completion, and lower the pin."""
         self.drop_all()
         self.is_paused = False
-        self._set_pin(False)
+        self.pin.drop()
 
     def drop_all(self) -> None:
         """Drop every command without a completion. What a worker has begun goes on to its end, unheard."""
@@ -229,31 +230,13 @@ class Executor:
             vectors = {cq.vector for cq, number in self._posted.items() if cq.ien and is_due(cq, number)}
             for vector in vectors | {cq.vector for cq in self._due}:
                 host.interrupt(vector)
-            self._set_pin(False)
-        elif self._posted or self._due or self._pin or self._had_msix:
-            self.update_pin()
+            if self.pin.is_asserted:
+                self.pin.update()
+        elif self._posted or self._due or self.pin.is_asserted or self._had_msix:
+            self.pin.update()
         self._had_msix = host.msix_enabled
         self._posted.clear()
         self._due.clear()
-
-    def update_pin(self) -> None:
-        """INTA# follows the queues: asserted while one with interrupts has entries that the host has not consumed
-        and its vector is not masked (Base 1.4, 7.5.1)."""
-        mask = self._device.interrupt_mask
-        for cq in self._device.cqs.values():
-            cq.look()
-        is_pending = any(cq.ien and not cq.is_empty and not mask >> cq.vector & 1 for cq in self._device.cqs.values())
-        self._set_pin(is_pending and not self._device.host.msix_enabled)
-
-    def pin_unmasked(self) -> None:
-        """The VMM had masked the pin when it fired: tell it again if it is still asserted."""
-        self._pin = False
-        self.update_pin()
-
-    def _set_pin(self, level: bool) -> None:
-        if level != self._pin:
-            self._pin = level
-            self._device.host.pin(level)
 
     # --- the life of a command ---------------------------------------------------------------------------------
 

@@ -71,6 +71,11 @@ class Host(Protocol):
         """MSI-X Enable in the function's MSI-X capability (PCI Express Base, 7.7.2.2 Message Control)."""
         ...
 
+    @property
+    def pin_enabled(self) -> bool:
+        """INTA# may be driven: MSI-X is not enabled, nor Interrupt Disable set (PCI Local Bus 3.0, 6.2.2)."""
+        ...
+
     def interrupt(self, vector: int) -> None:
         """Send MSI-X message ``vector`` (edge). No effect if the VMM has no route for it at this moment."""
         ...

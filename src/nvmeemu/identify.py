@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from functools import reduce
 from operator import or_
 
@@ -36,8 +36,8 @@ def identify(device: Device, command: Identify) -> int:
     return 0
 
 
-def _advertised(commands: Iterable[CommandEntry]) -> int:
-    return reduce(or_, (entry.advertised for entry in commands), 0)
+def _advertised(device: Device, commands: Mapping[int, CommandEntry]) -> int:
+    return reduce(or_, (entry.advertised for entry in commands.values() if entry.is_offered(device)), 0)
 
 
 def _controller(device: Device, nsid: int) -> bytes:
@@ -57,7 +57,7 @@ def _controller(device: Device, nsid: int) -> bytes:
         oaes=1 << 8,  # namespaces that change are told
         ctratt=bool(device.uuids) << 9,  # UUID list
         cntrltype=1,  # I/O controller
-        oacs=_advertised(device.admin_commands.values()),
+        oacs=_advertised(device, device.admin_commands),
         acl=limits.acl,
         aerl=limits.aerl,
         frmw=0b11,  # one firmware slot, read-only
@@ -73,7 +73,7 @@ def _controller(device: Device, nsid: int) -> bytes:
         cqes_min=CQE_SIZE.bit_length() - 1,
         cqes_max=CQE_SIZE.bit_length() - 1,
         nn=device.namespaces.nn,
-        oncs=_advertised(device.io_commands.values()) | 1 << 4 | 1 << 6,  # Save and Select fields; Timestamp
+        oncs=_advertised(device, device.io_commands) | 1 << 4 | 1 << 6,  # Save and Select fields; Timestamp
         vwc=0b111 if device.has_write_cache else 0b110,  # bits 2:1: Flush takes NSID FFFFFFFFh
         subnqn=identity.subnqn.encode(),
         psd=[PowerState(mp=900, enlat=0, exlat=0)],

@@ -66,7 +66,8 @@ def _effects(device: Device) -> bytes:
     """LID 05h, from the dispatch tables."""
 
     def words(commands: Mapping[int, CommandEntry]) -> list[CommandEffect]:
-        return [commands[opcode].effects if opcode in commands else CommandEffect() for opcode in range(256)]
+        offered = {opcode: entry.effects for opcode, entry in commands.items() if entry.is_offered(device)}
+        return [offered.get(opcode, CommandEffect()) for opcode in range(256)]
 
     return bytes(CommandEffectsLog(admin=words(device.admin_commands), io=words(device.io_commands)))
 

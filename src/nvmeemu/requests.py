@@ -94,10 +94,12 @@ Stage = Callable[[], Result]
 class CommandEntry:
     """One row of a dispatch table: it runs the command *and* says to the host that the command is supported.
 
-    ``effects`` goes into the Commands Supported and Effects log, ``advertised`` into OACS or ONCS.
+    ``effects`` goes into the Commands Supported and Effects log, ``advertised`` into OACS or ONCS; both only while
+    ``is_offered`` to this device's host.
     """
 
     kind: type[Command]
     run: Callable[[Any, Any], Result]
     effects: CommandEffect
     advertised: int = 0
+    is_offered: Callable[[Any], bool] = lambda device: True

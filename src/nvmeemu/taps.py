@@ -404,3 +404,7 @@ class _TappedHost:
     @property
     def msix_enabled(self) -> bool:
         return self._host.msix_enabled
+
+    @property
+    def pin_enabled(self) -> bool:
+        return self._host.pin_enabled

@@ -22,8 +22,10 @@ from nvmeemu.spec import (
     Command,
     Completion,
     DoorbellBufferConfig,
+    LogId,
     Status,
 )
+from nvmeemu.structures import CommandEffectsLog
 from nvmeemu.testing import PAGE, Bench, Driver, QueuePair, Ram
 from nvmeemu.vfio.binding import barrier
 
@@ -77,6 +79,25 @@ def test_the_buffers_begin_at_pages(driver: Driver) -> None:
     for shadow, event in ((place + 64, place + PAGE), (place, place + PAGE + 64), (place + 4, place + PAGE + 4)):
         fails(driver, driver.admin, configure(shadow, event), Status.INVALID_FIELD)
     driver.succeed(driver.create_queues(1), flush_command())
+
+
+@pytest.mark.fact("A31", clause="vfio: INTx ends at an access of BAR0", kills=("buffers-with-the-pin",))
+@pytest.mark.parametrize("way", ["MSI-X", "the pin", "polling"])
+def test_the_buffers_are_not_for_hosts_with_the_interrupt_pin(bench: Bench, way: str) -> None:
+    """With them they would consume without an access of BAR0, and QEMU's line would stay up: "irq N: nobody cared"."""
+    driver = bench.driver
+    bench.ram.msix_enabled = way == "MSI-X"
+    bench.ram.pin_disabled = way == "polling"  # Interrupt Disable: SPDK
+    driver.enable()
+    is_there = way != "the pin"
+    effects = CommandEffectsLog(driver.get_log(LogId.COMMAND_EFFECTS, CommandEffectsLog.SIZE))
+    assert bool(identify_controller(driver).oacs & OACS) == is_there
+    assert effects.admin[AdminOpcode.DOORBELL_BUFFER_CONFIG].csupp == is_there
+    if is_there:
+        set_buffers(driver)
+    else:
+        buffers = driver.alloc(PAGE), driver.alloc(PAGE)
+        fails(driver, driver.admin, configure(*buffers), Status.INVALID_OPCODE)
 
 
 @pytest.mark.fact("A33", clause=CLAUSE, kills=("one-buffer-for-both",))
@@ -373,11 +394,12 @@ def settle(bench: Bench, ram: RacingRam, posted: list[tuple[int, int]], hosts: l
 @pytest.mark.fact("A33", clause=CLAUSE, kills=("pin-ignores-shadow",))
 @pytest.mark.fact("A31", clause="Base 1.4, 7.5.1", kills=("pin-ignores-shadow",))
 def test_the_pin_follows_shadow_heads(bench: Bench) -> None:
-    """The host is asked for its next head while the pin is asserted."""
+    """The host is asked for its next head while the pin is asserted. It had the buffers before it left MSI-X."""
     driver = bench.driver
-    bench.ram.msix_enabled = False
     driver.enable()
     shadow, event = set_buffers(driver)
+    bench.ram.msix_enabled = False
+    bench.controller.interrupts_changed()
     pair = driver.create_queues(1, 8)
     place = driver.alloc(PAGE)
     for _ in range(20):

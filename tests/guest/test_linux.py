@@ -43,6 +43,23 @@ def test_linux_with_the_interrupt_pin_only(script: Script, recorded: list[str], 
     assert "verified in the guest and on the host" in ended.verdict
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param("--nvme-arg --no-msix", id="no-msix"),
+        pytest.param("--nvme-arg --no-msix --nvme-arg --engine=python", id="no-msix-python", marks=slow),
+        pytest.param("--append pci=nomsi", id="nomsi", marks=slow),
+        pytest.param("--append nvme.poll_queues=1", id="polled", marks=slow),
+        pytest.param("--nvme-arg --no-msix --append nvme.poll_queues=1", id="no-msix-polled", marks=slow),
+    ],
+)
+def test_linux_with_two_cpus_and_few_interrupts(script: Script, recorded: list[str], options: str) -> None:
+    """The pin with several processors was a storm of interrupts, at times "nobody cared"."""
+    ended = script(*recorded, "--job", "io", "--smp", "2", *options.split())
+    assert ended.status == 0
+    assert " interrupts for " in ended.out
+
+
 def test_linux_reads_what_it_wrote_without_the_native_engine(script: Script, recorded: list[str]) -> None:
     ended = script(*recorded, "--job", "io", "--smp", "2", "--nvme-arg", "--engine=python")
     assert ended.status == 0

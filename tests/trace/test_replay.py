@@ -228,12 +228,14 @@ def test_resets_shadow_doorbells_and_the_pin() -> None:
     bench = Traced()
     driver = bench.driver
     for _ in range(2):
-        bench.ram.msix_enabled = False
+        bench.ram.msix_enabled = True
         bench.controller.interrupts_changed()
         driver.enable()
         driver.create_queues()
         shadow, event = driver.alloc(PAGE), driver.alloc(PAGE)
         driver.succeed(driver.admin, Command(opcode=AdminOpcode.DOORBELL_BUFFER_CONFIG, prp1=shadow, prp2=event))
+        bench.ram.msix_enabled = False
+        bench.controller.interrupts_changed()
         queue = driver.queues[1]
         for _ in range(100):  # round the queue of 64
             driver.submit(queue, Command(opcode=NvmOpcode.FLUSH, nsid=1), ring=False)

@@ -13,6 +13,7 @@ from transport.served import ServedDisk
 
 SOON = 5000  # milliseconds
 NOW = 0
+QUIET = 50  # longer than a host that was told gets before it is told again
 
 
 @pytest.fixture
@@ -34,9 +35,9 @@ def driver(bus: VfioBus) -> Driver:
     driver = Driver(bus)
     driver.enable()
     driver.create_queues(1)
-    assert fired(bus)
+    fired(bus)
     bus.client.unmask_pin()
-    assert not fired(bus)
+    assert not fired(bus, QUIET)
     return driver
 
 
@@ -71,12 +72,12 @@ def test_a_completion_fires_once_until_the_unmask(bus: VfioBus, driver: Driver) 
     assert fired(bus, SOON)
     begin(driver, queue)
     assert not fired(bus)
-    bus.client.unmask_pin()  # the level is still there
-    assert fired(bus)
+    bus.client.unmask_pin()  # the level is still there; the host has a moment before it is told again
+    assert fired(bus, SOON)
     finish(driver, queue)
     finish(driver, queue)
     bus.client.unmask_pin()
-    assert not fired(bus)
+    assert not fired(bus, QUIET)
     begin(driver, queue)
     assert fired(bus, SOON)
 
@@ -96,7 +97,7 @@ def test_what_was_consumed_while_masked_does_not_fire(bus: VfioBus, driver: Driv
     begin(driver, queue)
     finish(driver, queue)
     bus.client.unmask_pin()
-    assert not fired(bus)
+    assert not fired(bus, QUIET)
 
 
 def test_a_queue_without_interrupts_never_fires(bus: VfioBus, driver: Driver) -> None:
@@ -104,14 +105,14 @@ def test_a_queue_without_interrupts_never_fires(bus: VfioBus, driver: Driver) ->
     queue = QueuePair(2, driver.create_sq(2, 16), cq, 16, 16)
     fired(bus)
     bus.client.unmask_pin()
-    assert not fired(bus)
+    assert not fired(bus, QUIET)
     for _ in range(40):
         begin(driver, queue)
         finish(driver, queue)
         assert not fired(bus)
     begin(driver, queue)
     bus.client.unmask_pin()
-    assert not fired(bus)
+    assert not fired(bus, QUIET)
     begin(driver, driver.queues[1])
     assert fired(bus, SOON)
 
@@ -123,6 +124,41 @@ def test_intms_and_intmc_hold_the_pin(bus: VfioBus, driver: Driver) -> None:
     assert not fired(bus)
     driver.set_reg(INTMC, 1)
     assert fired(bus, SOON)
+
+
+def test_an_unmask_before_the_handler_has_consumed_fires_a_moment_later(bus: VfioBus, driver: Driver) -> None:
+    """As by another processor's access. If the handler gets on meanwhile, there is nothing to fire for."""
+    queue = driver.queues[1]
+    for _ in range(20):
+        begin(driver, queue)
+        assert fired(bus, SOON)
+        bus.client.unmask_pin()
+        finish(driver, queue)
+        bus.client.unmask_pin()
+    begin(driver, queue)
+    assert fired(bus, SOON)
+    bus.client.unmask_pin()
+    assert fired(bus, SOON)
+    finish(driver, queue)
+    bus.client.unmask_pin()
+    assert not fired(bus, QUIET)
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["another client", "the end"])
+def test_a_client_may_leave_while_the_pin_rests(served: ServedDisk, again: bool) -> None:
+    with VfioBus(served.path, ram=4 << 20, vectors=0) as bus:
+        driver = Driver(bus)
+        driver.enable()
+        begin(driver, driver.create_queues(1))
+        assert fired(bus, SOON)
+        bus.client.unmask_pin()
+    if again:
+        with VfioBus(served.path, ram=4 << 20, vectors=0) as bus:
+            assert not fired(bus, QUIET)
+            driver = Driver(bus)
+            driver.enable()
+            begin(driver, driver.create_queues(1))
+            assert fired(bus, SOON)
 
 
 @pytest.mark.parametrize("kind", ["device reset", "function level reset", "controller reset", "new client"])
@@ -139,7 +175,7 @@ def test_a_reset_lowers_the_pin(served: ServedDisk, bus: VfioBus, driver: Driver
         bus.client.close()
         bus = VfioBus(served.path, ram=4 << 20, vectors=0)
     bus.client.unmask_pin()
-    assert not fired(bus)
+    assert not fired(bus, QUIET)
     bus.client.enable_bus_master()
     again = Driver(bus)
     again.enable()
@@ -157,4 +193,4 @@ def test_a_guest_that_waits_for_the_pin_alone_gets_on(bus: VfioBus, driver: Driv
         assert fired(bus, SOON), number
         assert driver.poll(queue) is not None
         bus.client.unmask_pin()
-    assert not fired(bus)
+    assert not fired(bus, QUIET)

@@ -25,6 +25,7 @@ LAYERS = [
     ["faults"],
     ["controller"],
     ["executor"],
+    ["pin"],
     ["taps"],
     ["words"],
     ["admin", "gaps", "io", "media"],

@@ -20,12 +20,14 @@ from nvmeemu.guest.errors import GuestEnded, GuestError
 from nvmeemu.guest.machine import Machine
 from nvmeemu.guest.monitor import POWER_OFF, Monitor
 
-# Kernel messages that mean that the drive, or what lies on it, has misbehaved.
+# Kernel messages that mean trouble whatever has happened to the drive; "nobody cared": an interrupt storm.
+TROUBLE = r"Kernel panic|Oops|BUG: |WARNING: CPU|blocked for more than|hung_task|nobody cared"
+# Those that mean that the drive, or what lies on it, has misbehaved.
 COMPLAINTS = (
     r"nvme\S*: (?!Shutdown timeout set).*(?:time-?out|I/O [Ee]rror|controller is down|Device not ready"
     r"|reset controller|completion polled|Removing after probe failure|failed|Abort status|invalid)"
     r"|I/O error|(?:critical|protection|medium|target) .*error, dev|lost async page write|EXT4-fs (?:error|warning)"
-    r"|JBD2: .*[Ee]rror|Kernel panic|Oops|BUG: |WARNING: CPU|blocked for more than|hung_task"
+    rf"|JBD2: .*[Ee]rror|{TROUBLE}"
 )
 QEMU_ENDS_SECONDS = 30.0
 PROGRAMS_ARE = "docs/pytest.md lists the guest's programs; put() brings more"

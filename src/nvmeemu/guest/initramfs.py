@@ -33,7 +33,13 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 exec </dev/console >/dev/console 2>&1
-for module in /modules/*; do [ ! -e "$module" ] || insmod "$module"; done
+for module in /modules/*; do # with what the kernel's command line says for it, as modprobe does
+    name=${module##*/??-} options=
+    for word in $(cat /proc/cmdline); do
+        case $word in "${name%.ko}".*) options="$options ${word#*.}" ;; esac
+    done
+    [ ! -e "$module" ] || insmod "$module" $options
+done
 sh /agent </dev/console &
 wait $!  # for all others, too: nobody else reaps what a killed command leaves
 poweroff -f

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from nvmeemu.guest import cache
+from nvmeemu.guest import cache, interrupts
 from nvmeemu.guest.boot import boot_job
 from nvmeemu.guest.debian import debian_job
 from nvmeemu.guest.errors import GuestError, UsageError
@@ -47,31 +47,23 @@ class Job:
 def smp_job(run: Run) -> str:
     """One I/O queue pair for each CPU, and each one's interrupts arrive at its own vector."""
     cpus = run.settings.smp
+    if not interrupts.has_msix(run.settings):
+        raise UsageError("--job smp is about MSI-X: no --no-msix, no pci=nomsi")
     with run.boot(run.linux()) as guest:
         seen = identify(guest)
         run.say(f"{seen}")
-        if seen.io_queues != cpus:
-            raise GuestError(f"{cpus} CPUs, but {seen.io_queues} I/O queue pair(s)")
+        interrupts.check_io_queues(guest, seen, run.settings)
         for cpu in range(cpus):
-            before = _interrupts(guest)
+            before = interrupts.by_queue(guest)
             read = f"taskset {1 << cpu:x} dd if={NAMESPACE} of=/dev/null bs=64k count={READS_PER_CPU} iflag=direct"
             guest.check(read)
-            after = _interrupts(guest)
+            after = interrupts.by_queue(guest)
             queue = f"nvme0q{cpu + 1}"
             if after.get(queue, 0) <= before.get(queue, 0):
                 raise GuestError(f"reads on CPU {cpu} raised no interrupt of {queue}")
             run.say(f"CPU {cpu}: {READS_PER_CPU} reads, {after[queue] - before.get(queue, 0)} interrupts of {queue}")
         quiet_end(guest)
         return f"{cpus} CPUs with {seen.io_queues} I/O queue pairs on Linux {guest.kernel_release}"
-
-
-def _interrupts(guest: Guest) -> dict[str, int]:
-    """How often each of the drive's vectors fired, by its name."""
-    counts = {}
-    for line in guest.check("grep nvme0q /proc/interrupts").splitlines():
-        words = line.split()
-        counts[words[-1]] = sum(int(word) for word in words[1:] if word.isdigit())
-    return counts
 
 
 def reboot_job(run: Run) -> str:

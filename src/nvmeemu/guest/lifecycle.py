@@ -12,7 +12,7 @@ from types import TracebackType
 from nvmeemu.guest.deadline import Deadline
 from nvmeemu.guest.drive import ServedDrive
 from nvmeemu.guest.errors import GuestError, UsageError
-from nvmeemu.guest.guest import Guest
+from nvmeemu.guest.guest import TROUBLE, Guest
 from nvmeemu.guest.identify import NAMESPACE, identify, wait_for_device
 from nvmeemu.guest.load import Load
 from nvmeemu.guest.main_job import quiet_end
@@ -22,7 +22,7 @@ from nvmeemu.guest.run import Run
 # A drive that goes away under load gives I/O errors; nothing may hang, time out or fail to come back.
 COMPLAINTS = (
     r"nvme\S*: (?!Shutdown timeout set).*(?:time-?out|controller is down|Device not ready|completion polled"
-    r"|Removing after probe failure|Abort status)|Kernel panic|Oops|BUG: |WARNING: CPU|blocked for more than|hung_task"
+    rf"|Removing after probe failure|Abort status)|{TROUBLE}"
 )
 TIMES = 3  # each event
 STOPPED_SECONDS = 3.0  # QEMU gives a server up after 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nvmeemu.guest import image
+from nvmeemu.guest import image, interrupts
 from nvmeemu.guest.deadline import Deadline
 from nvmeemu.guest.drive import Drive
 from nvmeemu.guest.errors import GuestError
@@ -25,8 +25,7 @@ def io_job(run: Run) -> str:
     with run.boot(run.linux(python=True)) as guest:
         seen = identify(guest)
         run.say(f"Linux {guest.kernel_release}: {seen}")
-        if seen.io_queues != cpus:
-            raise GuestError(f"{cpus} CPU(s), but {seen.io_queues} I/O queue pair(s)")
+        interrupts.check_io_queues(guest, seen, run.settings)
         load.start(guest)
         load.progress(guest, ROUNDS)
         load.stop(guest)
@@ -34,6 +33,7 @@ def io_job(run: Run) -> str:
             raise GuestError(f"{load.errors} I/O error(s) in the guest")
         run.say(f"guest: {load}")
         load.check(guest)
+        run.say(f"guest: {interrupts.check_no_storm(guest)}")
         quiet_end(guest)
     load.check_on_host(run.image)
     run.found.verified = True

@@ -40,6 +40,7 @@ class Ram:
         self._regions: dict[int, _Region] = {}
         self.msix_enabled = True
         self.obstacle = ""
+        self.pin_disabled = False  # Interrupt Disable, of the PCI Command register
         self.interrupts: list[int] = []
         self.pin_level = False
         self.on_barrier: Callable[[], None] | None = None  # what the host does at that very moment
@@ -101,6 +102,10 @@ class Ram:
     def barrier(self) -> None:
         if self.on_barrier is not None:
             self.on_barrier()
+
+    @property
+    def pin_enabled(self) -> bool:
+        return not (self.msix_enabled or self.pin_disabled)
 
     def interrupt_fd(self, vector: int) -> int:
         return -1

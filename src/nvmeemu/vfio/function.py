@@ -150,13 +150,15 @@ class PciHost(GuestMemory):
 
     # --- INTx
 
+    @property
+    def pin_enabled(self) -> bool:
+        return self._config is not None and not (self._config.msix_enabled or self._config.pin_disabled)
+
     def pin(self, asserted: bool) -> None:
         """An event for an assertion, and then none until the VMM unmasks the pin: it keeps the level, ends it when
         the guest touches the device, and asks with its UNMASK for another event if the pin is still asserted."""
-        config = self._config
-        if not asserted or self._is_pin_masked or config is None or config.msix_enabled or config.pin_disabled:
-            return
-        self._is_pin_masked = self._context is not None and self._context.trigger(0)
+        if asserted and self.pin_enabled and not self._is_pin_masked:
+            self._is_pin_masked = self._context is not None and self._context.trigger(0)
 
     def mask_pin(self, masked: bool) -> None:
         self._is_pin_masked = masked
