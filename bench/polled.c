@@ -4,7 +4,6 @@
 #include "polled.h"
 
 #include <errno.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -30,6 +29,7 @@ struct state {
     struct queue *queue;
     struct load *load;
     uint64_t submitted[MAX_DEPTH], place[MAX_DEPTH];
+    uint64_t begun;
     uint32_t outstanding;
 };
 
@@ -91,7 +91,7 @@ static int ring_head(const struct queue *queue, struct load *load)
 
 /* --- commands ------------------------------------------------------------------------------------------------------ */
 
-static uint64_t next_place(struct load *load)
+uint64_t next_place(struct load *load)
 {
     if (load->seed) { /* xorshift; a page is a multiple of the command's size */
         load->seed ^= load->seed << 13;
@@ -148,28 +148,30 @@ static void submit(struct state *state, uint32_t slot, uint64_t time)
 {
     struct queue *queue = state->queue;
     struct load *load = state->load;
+    uint32_t opcode = is_between(load, state->begun) ? NVME_NVM_OPCODE_WRITE : load->opcode;
     uint64_t place = next_place(load), prp1 = queue->data_iova + (uint64_t)slot * load->pages * PAGE;
 
-    if (load->opcode == NVME_NVM_OPCODE_DATASET_MANAGEMENT)
+    if (opcode == NVME_NVM_OPCODE_DATASET_MANAGEMENT)
         set_range(buffer_of(state, slot), place, load->pages);
-    else if (load->opcode == NVME_NVM_OPCODE_WRITE)
+    else if (opcode == NVME_NVM_OPCODE_WRITE)
         stamp(buffer_of(state, slot), place, load->pages);
     else if (load->check)
         stamp(buffer_of(state, slot), ~place, load->pages);
     queue->sq[queue->tail] = (struct nvme_read_write){
-        .opcode = (uint8_t)load->opcode,
+        .opcode = (uint8_t)opcode,
         .cid = (uint16_t)slot,
         .nsid = 1,
         .prp1 = prp1,
         .prp2 = second_prp(state, slot, prp1),
         .slba = place * (PAGE / 512),
-        .cdw12 = (load->pages * (PAGE / 512) - 1) | load->cdw12,
+        .cdw12 = (load->pages * (PAGE / 512) - 1) | (opcode == load->opcode ? load->cdw12 : 0),
     };
-    if (load->opcode == NVME_NVM_OPCODE_DATASET_MANAGEMENT)
+    if (opcode == NVME_NVM_OPCODE_DATASET_MANAGEMENT)
         queue->sq[queue->tail].slba = 1ull << (NVME_DATASET_MANAGEMENT_AD_BIT - 320); /* in its place: one range */
     queue->tail = queue->tail + 1 == queue->entries ? 0 : queue->tail + 1;
     state->submitted[slot] = time;
     state->place[slot] = place;
+    state->begun++;
     state->outstanding++;
 }
 

@@ -5,6 +5,7 @@
 #define POLLED_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "nvme_spec.h"
@@ -36,7 +37,7 @@ struct load {
     uint32_t depth; /* commands at once in each queue */
     uint32_t check; /* look at what was read: each page begins with its place on the disk */
     uint32_t cdw12; /* bits of each command's dword 12: Force Unit Access, ... */
-    uint32_t reserved;
+    uint32_t every; /* every so many-th command is of this kind, those between are plain Writes; 0: all are */
     uint64_t done, failed, wrong, elapsed, messages;
     uint32_t *samples; /* latencies, of the first `room` commands */
     uint64_t room;
@@ -44,6 +45,15 @@ struct load {
 
 /* 0, or an errno. */
 int run_load(struct queue *queues, uint32_t count, struct load *load);
+
+uint64_t next_place(struct load *load);
+static inline bool is_between(const struct load *load, uint64_t number)
+{
+    return load->every && (number + 1) % load->every != 0;
+}
+
+/* calls.c: ask the kernel for the same, one call after the other. 0, or an errno. */
+int run_calls(int fd, struct load *load);
 
 struct floor {
     struct queue *queues;

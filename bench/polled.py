@@ -1,4 +1,4 @@
-"""The polling host and the floor in C (polled.c), compiled into the cache when first used, and called by ctypes.
+"""The polling host, the floor and plain calls in C (polled.c, calls.c), compiled into the cache when first used.
 
 The set-up of a controller is Python's (``target``); what is here only submits, polls and counts.
 """
@@ -67,7 +67,7 @@ class Load(Structure):
         ("depth", c_uint32),
         ("check", c_uint32),
         ("cdw12", c_uint32),
-        ("reserved", c_uint32),
+        ("every", c_uint32),
         ("done", c_uint64),
         ("failed", c_uint64),
         ("wrong", c_uint64),
@@ -102,7 +102,7 @@ def address(memory: object) -> int:
 @cache
 def library() -> ctypes.CDLL:
     """The compiled polled.c. Raises CalledProcessError, OSError."""
-    sources = [HERE / "polled.h", HERE / "polled.c"]
+    sources = [HERE / "polled.h", HERE / "polled.c", HERE / "calls.c"]
     text = header().encode() + b"".join(source.read_bytes() for source in sources)
     name = f"polled-{hashlib.sha256(text + ' '.join(OPTIONS).encode()).hexdigest()[:16]}.so"
     built = guest_cache.root() / "bench" / name
@@ -112,10 +112,11 @@ def library() -> ctypes.CDLL:
             Path(work, "nvme_spec.h").write_text(header())
             made = Path(work, name)
             compiler = shlex.split(os.environ.get("CC", "cc"))
-            subprocess.run([*compiler, *OPTIONS, f"-I{work}", f"-I{HERE}", "-o", made, sources[1]], check=True)
+            subprocess.run([*compiler, *OPTIONS, f"-I{work}", f"-I{HERE}", "-o", made, *sources[1:]], check=True)
             made.rename(built)
     loaded = ctypes.CDLL(str(built))
     loaded.run_load.argtypes = [POINTER(Queue), c_uint32, POINTER(Load)]
+    loaded.run_calls.argtypes = [c_int32, POINTER(Load)]
     loaded.run_floor.argtypes = [POINTER(Floor)]
     loaded.run_floor.restype = None
     return loaded

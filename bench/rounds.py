@@ -39,6 +39,7 @@ class Case:
     is_random: bool = True
     queues: int = 1
     cdw12: int = 0  # bits of each command's: Force Unit Access, ...
+    every: int = 0  # every so many-th command is of this kind, those between are plain writes
 
     def load(self, pages: int, seconds: float) -> Load:
         """For a disk of so many pages."""
@@ -51,6 +52,7 @@ class Case:
             pages=self.pages,
             depth=self.depth,
             cdw12=self.cdw12,
+            every=self.every,
             time=int(seconds * 1e9),
             room=SAMPLES,
         )

@@ -6,7 +6,7 @@ import ctypes
 import mmap
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -53,9 +53,13 @@ class Target(Protocol):
 
 def _submit(queues: ctypes.Array[Queue], count: int, load: Load, name: str) -> tuple[int, int]:
     """The latencies' median, and the one that 1 % are above."""
+    return _latencies(load, name, lambda: library().run_load(queues, count, ctypes.byref(load)))
+
+
+def _latencies(load: Load, name: str, run: Callable[[], int]) -> tuple[int, int]:
     samples = (ctypes.c_uint32 * load.room)()
     load.samples = samples
-    error = library().run_load(queues, count, ctypes.byref(load))
+    error = run()
     if error or load.failed or load.wrong:
         what = os.strerror(error) if error else f"{load.failed} failed, {load.wrong} read other data"
         raise BenchError(f"{name}: of {load.done} commands {what}")
@@ -162,11 +166,11 @@ class ServedTarget:
 
     def run(self, load: Load, count: int = 1) -> Result:
         with cpu.host():
-            before, here = cpu.threads(self.pid), cpu.thread()
+            before, here, begun = cpu.threads(self.pid), cpu.thread(), cpu.process(self.pid)
             latencies = _submit(self._queues, count, load, self.name)
+            everything = cpu.process(self.pid) - begun
             times = cpu.spent(before, cpu.threads(self.pid))
             waited = cpu.thread().waited - here.waited
-        everything = sum(one.run for one in times.values())
         lanes = cpu.named(self.pid, "nvmeemu-lane") if self._has_engine else {self.pid}
         engine = sum(one.run for tid, one in times.items() if tid in lanes)
         disturbance = max(waited, cpu.disturbance(times))
@@ -220,6 +224,33 @@ class FloorTarget:
             floor.stop = 1
             server.join()
         return Result(load, *latencies, floor.cpu, floor.cpu, max(waited))
+
+
+class CallsTarget:
+    """No drive: the system calls that a command comes to, on a file."""
+
+    queues = 1
+
+    def __init__(self, name: str, path: Path, size: int) -> None:
+        self.name = name
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.truncate(self._fd, size)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self._fd)
+
+    def run(self, load: Load, count: int = 1) -> Result:
+        if load.commands:
+            load.time, load.commands = int(1e9), 0
+        with cpu.host():
+            cpu.leave_to_host()
+            before = cpu.thread()
+            latencies = _latencies(load, self.name, lambda: library().run_calls(self._fd, ctypes.byref(load)))
+            after = cpu.thread()
+        return Result(load, *latencies, after.run - before.run, after.run - before.run, after.waited - before.waited)
 
 
 def has_mapped() -> bool:
