@@ -2,8 +2,8 @@
 
     .venv/bin/python -m bench.durable [--rounds 10] [--folder DIR] [--json FILE]
 
-On a memory disk all of them are compared with plain writes of the same size, in the same run. On a file, in DIR, they are
-compared with the system calls that they come to, made by a thread that does nothing else; two servers and two such
+On a memory disk all of them are compared with plain writes of the same size, in the same run. On a file, in DIR, they
+are compared with the system calls that they come to, made by a thread that does nothing else; two servers and two such
 threads of the same kind (A/A) say what is noise.
 """
 

@@ -255,15 +255,6 @@ static long op_call(const struct op *op)
     return result < 0 ? -errno : result;
 }
 
-/* Other commands than that of the op that the lane works on. */
-static bool has_others(struct lane *lane)
-{
-    for (uint32_t i = 0; i < lane->sqs.count; i++)
-        if (sq_is_runnable(as_sq(lane->sqs.items[i])))
-            return true;
-    return lane->ops > 1;
-}
-
 /* False: while it was written, the other thread has taken the lane over. */
 static bool write_now(struct lane *lane, struct op *op)
 {
@@ -281,7 +272,7 @@ static bool write_now(struct lane *lane, struct op *op)
     atomic_store(&lane->writes_now, false);
     atomic_fetch_sub(&lane->wanted, 1);
     lane_give_way(lane); /* it may have been paused meanwhile */
-    if (op->waits && has_others(lane))
+    if (op->waits && lane_has_others(lane))
         lane_note_slow(lane);
     op_finish(lane, op, op->result);
     return true;
@@ -292,7 +283,7 @@ bool lane_write(struct lane *lane)
     struct op *op;
 
     while ((op = op_list_take(&lane->writes)) != NULL) {
-        bool may_wait = !op->waits || !has_others(lane);
+        bool may_wait = !op->waits || !lane_has_others(lane);
         if (may_wait && lane_begin_write(lane, op->nsid, op->waits)) {
             if (!write_now(lane, op))
                 return false;

@@ -420,8 +420,10 @@ void *lane_main(void *lane);
 void *lane_relieve(void *lane);
 /* A call begins that may take long. False: nobody stands by for that, or they do take long. */
 bool lane_begin_write(struct lane *lane, uint32_t nsid, bool waits);
-/* It was long enough for more commands to come meanwhile: let the ring wait for a while. */
+/* It held up others: let the ring wait for a while. */
 void lane_note_slow(struct lane *lane);
+/* Other commands than the one that it works on. */
+bool lane_has_others(struct lane *lane);
 uint64_t monotonic_time(void); /* nanoseconds */
 /* There is nothing to do, as far as can be seen from outside. */
 bool lane_is_quiet(struct lane *lane);

@@ -17,6 +17,7 @@
 #define SLOW_WRITE 1000000 /* longer than writing into the page cache takes */
 #define SLOW_TIME 1000000000 /* for so long a disk that was slow is left to the ring */
 #endif
+#define SHARED_TIME (SLOW_TIME / 10) /* so are syncs, once other commands have come meanwhile */
 #define NAP_SHARE 8 /* of the time that there has been nothing to do: what a nap may add to a command's latency */
 
 uint64_t monotonic_time(void)
@@ -312,12 +313,23 @@ static void rest(struct lane *lane)
 
 void lane_note_slow(struct lane *lane)
 {
-    atomic_store(&lane->engine->slow_until[lane->write_waits][lane->write_nsid], monotonic_time() + SLOW_TIME);
+    uint64_t time = lane->write_waits ? SHARED_TIME : SLOW_TIME;
+
+    atomic_store(&lane->engine->slow_until[lane->write_waits][lane->write_nsid], monotonic_time() + time);
+}
+
+bool lane_has_others(struct lane *lane)
+{
+    for (uint32_t i = 0; i < lane->sqs.count; i++)
+        if (sq_is_runnable(as_sq(lane->sqs.items[i])))
+            return true;
+    return lane->ops > 1;
 }
 
 static void take_over(struct lane *lane)
 {
-    lane_note_slow(lane);
+    if (!lane->write_waits || lane_has_others(lane)) /* how long a sync takes is nobody else's business */
+        lane_note_slow(lane);
     atomic_store(&lane->writes_now, false);
     atomic_store(&lane->has_relief, false);
     lane->shift++;
