@@ -50,7 +50,7 @@ int run_calls(int fd, struct load *load)
 
     if (load->pages > sizeof(data) / PAGE)
         return EINVAL;
-    for (uint64_t number = 0; time - start < load->time; number++) {
+    for (uint64_t number = 0; load->commands ? number < load->commands : time - start < load->time; number++) {
         uint64_t place = next_place(load), before = time;
         uint32_t opcode = is_between(load, number) ? NVME_NVM_OPCODE_WRITE : load->opcode;
         memcpy(data, &place, sizeof(place));

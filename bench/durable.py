@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -19,17 +18,32 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.marks import Mark
-from bench.polled import PAGE
+from bench.polled import PAGE, Load
 from bench.quick import measured
 from bench.rounds import Case
 from bench.tables import MAPPED, NATIVE
-from bench.target import MIB, CallsTarget, ServedTarget, Target, fill, has_mapped
+from bench.target import MIB, CallsTarget, Result, ServedTarget, Target, fill, has_mapped
 from nvmeemu.spec import NvmOpcode, ReadWrite
 
 DISK = 64 * MIB
 DEPTHS = (1, 32)
 
 Found = dict[str, dict[str, float]]
+
+
+class Synced:
+    """A target whose disk has nothing to write back when a load begins."""
+
+    queues = 1
+
+    def __init__(self, target: Target) -> None:
+        self.name = target.name
+        self._target = target
+
+    def run(self, load: Load, count: int = 1) -> Result:
+        first = Load(disk_pages=load.disk_pages, seed=1, opcode=NvmOpcode.FLUSH, pages=1, depth=1, commands=1)
+        self._target.run(first)
+        return self._target.run(load, count)
 
 
 class Kind(NamedTuple):
@@ -46,6 +60,7 @@ KINDS = (
     Kind("Write Zeroes", NvmOpcode.WRITE_ZEROES, every=2),
     Kind("deallocation", NvmOpcode.DATASET_MANAGEMENT, every=2),
 )
+PYTHONS = Kind("Verify (by Python)", NvmOpcode.VERIFY)  # it shares a CPU with a lane that looks for more work
 
 MARKS = {
     "durable_least_over_write": Mark(0.8, is_least=True),  # memory, depth 1: the speed of the slowest of them
@@ -89,7 +104,7 @@ def _memory(rounds: int | None) -> Found:
         cases = {
             f"{target.name} {kind.name} qd{depth}": Case(target, depth, kind.opcode, cdw12=kind.cdw12)
             for depth in DEPTHS
-            for kind in KINDS
+            for kind in (*KINDS, PYTHONS)
             for target in targets
         }
         return {name: summary.as_json() for name, summary in measured(cases, DISK, rounds).items()}
@@ -108,7 +123,7 @@ def _file(rounds: int | None, place: Path) -> Found:
         for calls in CALLS:
             targets.append(stack.enter_context(CallsTarget(calls, folder / f"{calls}.img", DISK)))
             fill(targets[-1], DISK // PAGE)
-        os.sync()
+        targets = [Synced(target) for target in targets]
         cases = {
             f"{target.name} {kind.name} qd{depth}": Case(target, depth, kind.opcode, cdw12=kind.cdw12, every=kind.every)
             for depth in DEPTHS

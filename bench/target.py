@@ -243,8 +243,6 @@ class CallsTarget:
         os.close(self._fd)
 
     def run(self, load: Load, count: int = 1) -> Result:
-        if load.commands:
-            load.time, load.commands = int(1e9), 0
         with cpu.host():
             cpu.leave_to_host()
             before = cpu.thread()

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 
 import pytest
 
 from nvmeemu.spec import Command, FeatureId, NvmOpcode, ReadWrite
+from nvmeemu.testing import CC
 from server.conftest import MIB, PATHS, Attach
 from server.guest import ABRUPT, NORMAL, Guest
 from server.load import BLOCK
@@ -31,8 +33,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("shim", PATHS, indirect=True)
 
 
+def flush_command(nsid: int = 1) -> Command:
+    return Command(opcode=NvmOpcode.FLUSH, nsid=nsid)
+
+
 def flush(guest: Guest, nsid: int = 1) -> None:
-    guest.succeed(guest.queues[1], Command(opcode=NvmOpcode.FLUSH, nsid=nsid))
+    guest.succeed(guest.queues[1], flush_command(nsid))
+
+
+def zeroes(*, fua: bool = False, deac: bool = False) -> ReadWrite:
+    return ReadWrite(opcode=NvmOpcode.WRITE_ZEROES, nsid=1, slba=SLBA, nlb=1, fua=fua, deac=deac)
 
 
 def after_power_cut(shim: Shim) -> bytes:
@@ -88,10 +98,30 @@ def test_turning_the_write_cache_off_leaves_nothing_behind(guest: Guest, shim: S
 @pytest.mark.parametrize("deac", [False, True])
 def test_write_zeroes_with_fua_is_durable(guest: Guest, shim: Shim, deac: bool) -> None:
     guest.write(SLBA, DATA, fua=True)
-    command = ReadWrite(opcode=NvmOpcode.WRITE_ZEROES, nsid=1, slba=SLBA, nlb=1, fua=True, deac=deac)
-    guest.succeed(guest.queues[1], command)
+    guest.succeed(guest.queues[1], zeroes(fua=True, deac=deac))
     assert after_power_cut(shim) == bytes(BLOCK)
     assert shim.calls(Op.SYNC) == 1
+
+
+@pytest.mark.parametrize("op", [Op.SYNC, Op.PUNCH])
+def test_what_waits_for_the_medium_holds_up_nobody_else(guest: Guest, shim: Shim, op: Op) -> None:
+    """Not even on the same queue, nor a register; and a reset waits for it."""
+    queue = guest.queues[1]
+    command = flush_command() if op is Op.SYNC else zeroes(deac=True)
+    guest.write(SLBA, DATA)
+    shim.hold(op)
+    for _ in range(3):
+        guest.submit(queue, copy(command))
+    shim.wait_for_held(op)
+    assert guest.read(SLBA + 64, 1) == bytes(BLOCK)
+    guest.write(SLBA + 1, DATA)
+    assert guest.status.rdy
+    guest.bus.write_bar(CC, bytes(4))
+    for _ in range(5):
+        guest.bus.settle()
+        assert guest.status.rdy
+    shim.release()
+    guest.enable()
 
 
 @pytest.mark.parametrize("shn", [NORMAL, ABRUPT])

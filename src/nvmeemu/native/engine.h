@@ -154,6 +154,7 @@ struct sq {
     bool stopped; /* fetches nothing more */
     bool dropped; /* its commands' completions go nowhere: a reset */
     _Atomic uint32_t under_way; /* commands that wait for a disk, or for main to take them */
+    uint32_t owed; /* that main has to complete */
 };
 
 static inline bool is_cq(const struct queue *queue)
@@ -340,6 +341,7 @@ struct lane {
     struct queue_list sqs, cqs;
     struct guest guest;
     struct transfer transfer; /* of the command that is being run */
+    uint32_t owed; /* commands of its queues that main has to complete */
     uint32_t ops; /* that wait for a disk */
     uint32_t waiting; /* those among them that have not begun */
     uint32_t waits_for; /* the namespace, after the verdict WAIT */
@@ -438,6 +440,9 @@ void lane_leave(struct lane *lane);
 /* control.c */
 /* Nothing of it is under way; wait until the lane has told so, and does not touch it any more. */
 void sq_leave_lane(struct sq *sq);
+
+/* Main completes a command of this queue; with the lane's lock. */
+void sq_settle(struct sq *sq, uint32_t commands);
 
 /* news.c */
 bool engine_punt(struct engine *engine, struct sq *sq, const struct nvme_read_write *command, bool always);

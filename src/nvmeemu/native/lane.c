@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
@@ -266,8 +267,12 @@ static void learn(struct lane *lane)
     lane->watch = learned(lane->watch, idle, lane->engine->most_watch);
 }
 
-static void relax(void)
+static void relax(const struct lane *lane)
 {
+    if (lane->owed > 0) {
+        sched_yield(); /* main may be waiting for this very CPU */
+        return;
+    }
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
 #endif
@@ -301,7 +306,7 @@ static void rest(struct lane *lane)
     if (time - lane->looked_at_all >= lane->engine->longest_nap)
         look_at_all_doorbells(lane, time);
     if (idle < lane->patience) {
-        relax();
+        relax(lane);
         return;
     }
     uint64_t nap = idle / NAP_SHARE < SHORTEST_NAP ? SHORTEST_NAP : idle / NAP_SHARE;

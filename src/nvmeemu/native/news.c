@@ -26,6 +26,8 @@ bool engine_punt(struct engine *engine, struct sq *sq, const struct nvme_read_wr
     if (has_room) {
         engine->punts[(engine->punt_first + engine->punt_count++) % engine->punt_room] = (struct punt){sq, *command};
         atomic_fetch_add(&sq->under_way, 1);
+        sq->owed++;
+        sq->queue.lane->owed++;
     }
     if (engine->punt_count >= MAX_PUNTS) /* more can come only from disks, and there is room for that */
         atomic_store(&engine->punts_full, true);
