@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from bench import document, guest, quick, tables, trace
+from bench import document, durable, guest, quick, tables, trace
 from bench.target import BenchError
 from nvmeemu.guest.errors import GuestError
 from nvmeemu.native.engine import EngineMissing
@@ -62,12 +62,13 @@ def _measure(arguments: argparse.Namespace) -> None:
     if not arguments.quick:
         found |= tables.tables()
         found |= trace.measure()
+        found |= durable.measure()
     if arguments.soak:
         found |= tables.soak(arguments.soak)
     if arguments.guest:
         found |= guest.measure()
     print()
-    marks = {**quick.MARKS, **({} if arguments.quick else trace.MARKS), **guest.marks(found)}
+    marks = {**quick.MARKS, **({} if arguments.quick else {**trace.MARKS, **durable.MARKS}), **guest.marks(found)}
     for name, mark in marks.items():
         value = found[name]
         assert isinstance(value, float)

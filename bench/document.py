@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.durable import CALLS, KINDS, PYTHONS
+from bench.durable import MARKS as DURABLE_MARKS
 from bench.guest import DEPTHS as GUEST_DEPTHS
 from bench.guest import MARKS as GUEST_MARKS
 from bench.marks import Mark
@@ -216,6 +218,26 @@ def _soak(found: Found) -> list[str]:
 
 
 # What is between the markers of that name, and a number that is there if the rest of it is.
+def _durable_memory(found: Found) -> list[str]:
+    cases = found["durable_mem"]
+    names = [name for name in ("native", "mapped") if f"{name} {PYTHONS.name} qd1" in cases]
+    rows = []
+    for kind in (*KINDS, PYTHONS):
+        each = [cases[f"{name} {kind.name} qd{depth}"] for name in names for depth in (1, 32)]
+        rows.append([kind.name, *(f"{_rate(one)} / {_three(one['p50_us'])} / {_three(one['p99_us'])}" for one in each)])
+    return table(["", *(f"{name}, {depth}" for name in names for depth in (1, 32))], rows)
+
+
+def _durable_file(found: Found) -> list[str]:
+    cases = found["durable_file"]
+    names = ("native", "again", *CALLS)
+    rows = []
+    for kind in KINDS:
+        each = [cases[f"{name} {kind.name} qd1"] for name in names]
+        rows.append([kind.name, *(f"{_three(one['p50_us'])} / {_three(one['process_ns'] / 1000)}" for one in each)])
+    return table(["", "native", "native, again", "calls", "calls, again"], rows)
+
+
 SECTIONS: dict[str, tuple[str, Callable[[Found], list[str]]]] = {
     "marks": ("rss_mib", _quick),
     "depths": ("depths", _depths),
@@ -227,6 +249,9 @@ SECTIONS: dict[str, tuple[str, Callable[[Found], list[str]]]] = {
     "idle": ("idle", _idle),
     "trace-marks": ("trace_arms", _marks(TRACE_MARKS)),
     "trace": ("trace_arms", _traced),
+    "durable-marks": ("durable_mem", _marks(DURABLE_MARKS)),
+    "durable-mem": ("durable_mem", _durable_memory),
+    "durable-file": ("durable_file", _durable_file),
     "soak": ("soak_commands", _soak),
     "guest-marks": ("guest_iops", _marks(GUEST_MARKS)),
     "guest": ("guest_iops", _guest),

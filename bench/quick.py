@@ -70,9 +70,9 @@ def quick() -> dict[str, object]:
     }
 
 
-def measured(cases: Mapping[str, Case], disk: int = DISK, rounds: int | None = None) -> dict[str, Summary]:
+def measured(cases: Mapping[str, Case], disk: int | None = None, rounds: int | None = None) -> dict[str, Summary]:
     """All cases in turns, printed, by their names."""
-    found = dict(zip(cases, measure(list(cases.values()), disk // PAGE, rounds=rounds), strict=True))
+    found = dict(zip(cases, measure(list(cases.values()), (disk or DISK) // PAGE, rounds=rounds), strict=True))
     for name, summary in found.items():
         print(f"{name:<24} {summary}", flush=True)
     return found

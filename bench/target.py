@@ -166,10 +166,10 @@ class ServedTarget:
 
     def run(self, load: Load, count: int = 1) -> Result:
         with cpu.host():
-            before, here, begun = cpu.threads(self.pid), cpu.thread(), cpu.process(self.pid)
+            begun, before, here = cpu.process(self.pid), cpu.threads(self.pid), cpu.thread()
             latencies = _submit(self._queues, count, load, self.name)
-            everything = cpu.process(self.pid) - begun
             times = cpu.spent(before, cpu.threads(self.pid))
+            everything = cpu.process(self.pid) - begun
             waited = cpu.thread().waited - here.waited
         lanes = cpu.named(self.pid, "nvmeemu-lane") if self._has_engine else {self.pid}
         engine = sum(one.run for tid, one in times.items() if tid in lanes)
