@@ -81,7 +81,8 @@ void host_start(struct host *host, bool is_mapped)
     if (!host->engine)
         fault("no engine");
     for (uint32_t i = 0; i < sizeof(disks) / sizeof(*disks); i++)
-        engine_set_disk(host->engine, i + 1, &disks[i]);
+        if (!engine_set_disk(host->engine, i + 1, &disks[i]))
+            fault("a disk was refused");
     if (is_mapped)
         host_map_doorbells(host);
 }

@@ -92,6 +92,10 @@ class Listener(Protocol):
         """The host has consumed entries of a completion queue whose ``has_room`` was false, or that the pin is for."""
         ...
 
+    def lost_completion(self, cq: CompletionQueue) -> None:
+        """There was no memory for a completion that had to wait: the host would wait for it for ever."""
+        ...
+
     def rung(self, doorbell: int, value: int) -> None:
         """The host has rung a mapped doorbell that is not of a queue of the engine's."""
         ...

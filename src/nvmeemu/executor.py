@@ -443,6 +443,9 @@ class Executor:
         else:  # wanted back meanwhile
             self.take(sq)
 
+    def lost_completion(self, cq: CompletionQueue) -> None:
+        self._on_fatal(f"no memory for a completion of queue {cq.qid}")
+
     def settled(self) -> None:
         self._on_settled()
 

@@ -368,9 +368,9 @@ class Taps:
             observer.mapped(iova, *self._regions[iova])
 
     def remove_region(self, iova: int) -> None:
-        del self._regions[iova]
-        for observer in self.observers:
-            observer.unmapped(iova)
+        if self._regions.pop(iova, None) is not None:
+            for observer in self.observers:
+                observer.unmapped(iova)
 
 
 class _TappedHost:

@@ -137,3 +137,24 @@ def test_it_finds_what_a_plain_search_finds(pages: list[int], data: st.DataObjec
         if len(wanted) == 1 and wanted[0] in pages:
             assert bytes(memory.view(iova, size)) == bytes(wanted) * size
             assert peek(memory, iova, size) == bytes(wanted) * size
+
+
+class Refusing:
+    """A mirror that has no memory for one more region."""
+
+    def add_region(self, iova: int, memory: memoryview) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    def remove_region(self, iova: int) -> None:
+        raise AssertionError("it was never added")
+
+
+def test_a_region_that_the_mirror_refuses_is_not_there(memory: GuestMemory) -> None:
+    memory.mirror = Refusing()
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        memory.add(region(0x10000))
+    assert 0x10000 not in memory
+    with pytest.raises(HostMemoryError):
+        memory.view(0x10000, 1)
+    memory.remove(0x10000)
+    assert len(memory) == 4

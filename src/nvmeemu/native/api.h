@@ -25,6 +25,7 @@ enum event_kind {
     EVENT_POSTED, /* raise the interrupt of the completion queue `id` */
     EVENT_HEAD, /* the host has consumed entries of the completion queue `id`: after engine_has_room said no, or for the
                    pin */
+    EVENT_LOST, /* a completion of the completion queue `id` is lost: there was no memory for it to wait in */
     EVENT_GAP, /* the memory of the queue `id` is not there */
     EVENT_IDLE, /* nothing of the stopped submission queue `id` is under way any more */
     EVENT_BAD_DOORBELL, /* the host has rung that of the queue `id` with `value`, which it cannot have */
@@ -49,7 +50,8 @@ struct engine *engine_new(uint32_t lanes);
 /* What waits for a disk for long is left alone, with all it needs. */
 void engine_free(struct engine *engine);
 
-/* Guest memory; pause before it changes. A region's memory must be aligned like its address, at least to 16 bytes. */
+/* Guest memory; pause before it changes. A region's memory must be aligned like its address, at least to 16 bytes.
+   engine_map: false, errno says why; engine_unmap: false, it is not there. */
 void engine_pause(struct engine *engine);
 void engine_resume(struct engine *engine);
 bool engine_map(struct engine *engine, uint64_t iova, uint64_t size, void *memory, bool writable);
@@ -59,12 +61,14 @@ bool engine_unmap(struct engine *engine, uint64_t iova);
 /* `most_held`: bytes that the commands at one disk may have, before another one has to wait. */
 void engine_set_limits(struct engine *engine, uint64_t page_size, uint64_t transfer, uint32_t most_held);
 /* False: there is no such namespace, or no memory. */
+/* False: no such NSID here. */
 bool engine_set_disk(struct engine *engine, uint32_t nsid, const struct disk *disk);
 /* The only namespace that a Flush of all of them has to sync; 0: there is none; another one than the engine knows: that
    Flush is Python's. */
 void engine_set_flush_all(struct engine *engine, uint32_t nsid);
-/* Takes a copy of the eventfd; -1: main raises it. Completion queues with entries are signalled once. */
-bool engine_set_vector(struct engine *engine, uint32_t vector, int eventfd);
+/* Takes a copy of the eventfd; -1, or where there cannot be one: main raises it. Completion queues with entries are
+   signalled once. */
+void engine_set_vector(struct engine *engine, uint32_t vector, int eventfd);
 void engine_signal_all(struct engine *engine);
 /* From now on no vector is coalesced but those that follow. engine_post leaves their interrupts to the engine. */
 void engine_set_coalescing(struct engine *engine, uint64_t nanoseconds, uint32_t completions);

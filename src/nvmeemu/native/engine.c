@@ -192,8 +192,10 @@ bool engine_map(struct engine *engine, uint64_t iova, uint64_t size, void *memor
 {
     struct region region = {iova, size, memory, writable};
 
-    if ((((uintptr_t)memory ^ iova) & 15) != 0)
+    if ((((uintptr_t)memory ^ iova) & 15) != 0) {
+        errno = EINVAL;
         return false;
+    }
     enter_all(engine);
     forget_regions(engine);
     bool is_added = memory_add(&engine->memory, region);
@@ -245,17 +247,16 @@ void engine_set_flush_all(struct engine *engine, uint32_t nsid)
     leave_all(engine);
 }
 
-bool engine_set_vector(struct engine *engine, uint32_t vector, int eventfd)
+void engine_set_vector(struct engine *engine, uint32_t vector, int eventfd)
 {
     if (vector >= MAX_VECTORS)
-        return eventfd < 0;
+        return;
     int copy = eventfd < 0 ? -1 : fcntl(eventfd, F_DUPFD_CLOEXEC, 3);
     enter_all(engine);
     int before = atomic_exchange(&engine->vectors[vector].fd, copy);
     leave_all(engine);
     if (before >= 0)
         close(before);
-    return copy >= 0 || eventfd < 0;
 }
 
 void engine_signal_all(struct engine *engine)

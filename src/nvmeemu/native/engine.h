@@ -55,6 +55,7 @@ struct guest {
     const struct region *hit;
 };
 
+/* False: errno says why. */
 bool memory_add(struct memory *memory, struct region region);
 bool memory_remove(struct memory *memory, uint64_t iova);
 
@@ -98,6 +99,7 @@ enum notice {
     NOTICE_IDLE = 1 << 2, /* a stopped queue has nothing under way any more */
     NOTICE_HEAD = 1 << 3, /* the host has consumed completions, and main waits for that */
     NOTICE_BAD = 1 << 4, /* its doorbell was given a value that it cannot have */
+    NOTICE_LOST = 1 << 5, /* there was no memory for a completion that has to wait */
 };
 
 /* The place of the host's index in the shadow doorbell buffers. */
@@ -156,6 +158,8 @@ struct sq {
     _Atomic uint32_t under_way; /* commands that wait for a disk, or for main to take them */
     uint32_t owed; /* that main has to complete */
 };
+
+_Static_assert(offsetof(struct cq, queue) == 0 && offsetof(struct sq, queue) == 0, "each is its queue, by casts");
 
 static inline bool is_cq(const struct queue *queue)
 {

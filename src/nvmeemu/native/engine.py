@@ -85,11 +85,14 @@ class NativeEngine:
     # --- guest memory
 
     def add_region(self, iova: int, memory: memoryview) -> None:
-        """Guest memory that is mapped from now on. The engine must be paused, also while one is removed."""
+        """Guest memory that is mapped from now on. The engine must be paused, also while one is removed. Raises
+        OSError: no memory for it, or it is not aligned like ``iova``, at least to 16 bytes."""
         address = ffi.from_buffer(memory)
-        lib.engine_map(self._engine, iova, len(memory), address, not memory.readonly)
+        if not lib.engine_map(self._engine, iova, len(memory), address, not memory.readonly):
+            raise OSError(ffi.errno, os.strerror(ffi.errno))
 
     def remove_region(self, iova: int) -> None:
+        """Not mapped any more; no effect where it was refused."""
         lib.engine_unmap(self._engine, iova)
 
     def pause(self) -> None:
@@ -105,10 +108,10 @@ class NativeEngine:
     def configure(self, page_size: int, transfer: int, most_held: int, disks: Mapping[int, Disk]) -> None:
         lib.engine_set_limits(self._engine, page_size, transfer, most_held)
         for nsid in self._nsids - disks.keys():
-            lib.engine_set_disk(self._engine, nsid, ffi.new("struct disk *", {"fd": -1}))
+            self._set_disk(nsid, ffi.new("struct disk *", {"fd": -1}))
         self._nsids = {nsid for nsid in disks if nsid <= MAX_NSID}
         for nsid in self._nsids:
-            lib.engine_set_disk(self._engine, nsid, self._disk(disks[nsid]))
+            self._set_disk(nsid, self._disk(disks[nsid]))
         volatile = [nsid for nsid, disk in disks.items() if disk.is_volatile] or [0]
         lib.engine_set_flush_all(self._engine, volatile[0] if len(volatile) == 1 else BROADCAST)
 
@@ -132,6 +135,10 @@ class NativeEngine:
                 "blocks": disk.blocks,
             },
         )
+
+    def _set_disk(self, nsid: int, disk: Any) -> None:
+        if not lib.engine_set_disk(self._engine, nsid, disk):
+            raise ValueError(f"the engine has no place for namespace {nsid}")
 
     def set_vector(self, vector: int, eventfd: int) -> None:
         lib.engine_set_vector(self._engine, vector, eventfd)
@@ -258,6 +265,8 @@ class NativeEngine:
             listener.posted(cq.queue)
         elif kind == lib.EVENT_HEAD:
             listener.head_moved(cq.queue)
+        elif kind == lib.EVENT_LOST:
+            listener.lost_completion(cq.queue)
         elif kind == lib.EVENT_GAP:
             listener.missed(cq.queue)
         else:

@@ -1,5 +1,6 @@
 /* Guest memory: the map from guest addresses to memory of ours. */
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,8 +25,10 @@ bool memory_add(struct memory *memory, struct region region)
 {
     size_t index = regions_up_to(memory, region.iova);
 
-    if (region.size == 0 || region.iova + (region.size - 1) < region.iova)
+    if (region.size == 0 || region.iova + (region.size - 1) < region.iova) {
+        errno = EINVAL;
         return false;
+    }
     if (index > 0 && memory->regions[index - 1].iova == region.iova) { /* the same region again */
         memory->regions[index - 1] = region;
         return true;

@@ -93,6 +93,9 @@ static bool queue_event(struct queue *queue, struct event *event)
         return true;
     }
     if (is_cq(queue)) {
+        event->kind = EVENT_LOST;
+        if (take_notice(&queue->notices, NOTICE_LOST))
+            return true;
         event->kind = EVENT_HEAD;
         if (take_notice(&queue->notices, NOTICE_HEAD))
             return true;

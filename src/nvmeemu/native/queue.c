@@ -175,7 +175,7 @@ bool cq_post(struct cq *cq, uint64_t low, uint64_t high)
     if (cq->waiting_count == 0 && cq_write(cq, low, high))
         return true;
     if (!cq_wait(cq, low, high))
-        abort(); /* without memory for it the host would wait for ever */
+        queue_tell(&cq->queue, NOTICE_LOST); /* the host would wait for it for ever */
     return false;
 }
 
@@ -279,7 +279,7 @@ bool queue_ring(struct queue *queue, uint32_t value)
     struct engine *engine = queue->lane->engine;
 
     if (!queue->shadow.used) {
-        if (engine->doorbells) /* the lane judges it */
+        if (engine->doorbells && queue->doorbell < MAX_DOORBELLS) /* the lane judges it */
             atomic_store(&engine->doorbells[queue->doorbell], value);
         else if (!queue_accept(queue, value))
             return false;

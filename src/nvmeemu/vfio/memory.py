@@ -50,11 +50,11 @@ class GuestMemory:
 
     def add(self, region: DmaRegion) -> None:
         """A region that is now mapped. What is no range, and what begins like a region that is there, ``PciFunction``
-        has refused; other overlaps the library has."""
+        has refused; other overlaps the library has. Raises what the mirror raises, and then it is not there."""
+        self._show(region)
         insort(self._starts, region.iova)
         self._regions[region.iova] = region
         self._forget()
-        self._show(region)
 
     def remove(self, iova: int) -> None:
         """The region that begins at ``iova`` is about to be unmapped: its views must be gone."""
