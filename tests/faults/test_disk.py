@@ -198,10 +198,20 @@ def test_it_is_about_no_other_commands(at: str, do: Any, opcode: str, rig: Rig) 
     [
         ("backend", "lose", READS, "lose at backend: no command that match asks for writes to a disk or flushes it"),
         ("backend", "lose", {"opcode": ["compare", "verify"]}, "lose at backend: no command"),
-        ("backend", {"torn": 5}, READS, "torn at backend: no command that match asks for writes"),
+        (
+            "backend",
+            {"torn": 5},
+            READS,
+            "torn at backend: no command that match asks for writes to a disk: what arrives of a read is torn at dma",
+        ),
         ("backend", {"torn": 5}, {"opcode": "flush"}, "torn at backend: no command"),
-        ("backend", {"corrupt": "flip"}, {"opcode": "flush"}, "corrupt at backend: no command that match asks for"),
-        ("dma", {"corrupt": "stale"}, WRITES, "corrupt at dma: no command that match asks for"),
+        (
+            "backend",
+            {"corrupt": "flip"},
+            {"opcode": "flush"},
+            "corrupt at backend: no command that match asks for reads or",
+        ),
+        ("dma", {"corrupt": "stale"}, WRITES, "corrupt at dma: no command that match asks for moves data to the host"),
         ("dma", "drop", {"opcode": "write_zeroes"}, "drop at dma: no command that match asks for moves data"),
         (
             "dma",

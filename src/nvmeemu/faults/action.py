@@ -34,8 +34,6 @@ class Action:
     ends = False
     """Whether a command goes no further than where it is executed."""
     options: ClassVar[tuple[str, ...]] = ()
-    nothing: ClassVar[str] = "moves data"
-    """What none of the commands does that it could do nothing to."""
     history: History | None = None
     """Hears of all that is written to disks."""
     example: ClassVar[str] = ""
@@ -52,6 +50,10 @@ class Action:
     def concerns(self, at: At, opcode: int) -> bool:
         """Whether it can do anything to commands with this opcode; at backend they are I/O commands."""
         return at != At.DMA or bool(opcode & _MOVES_DATA)
+
+    def wanted(self, at: At) -> str:
+        """What the commands do that it concerns there, for a refusal."""
+        return "moves data"
 
     def applies(self, passage: Passage) -> bool:
         """Whether there is anything that it could do to this; otherwise its fault does not meet it."""

@@ -50,10 +50,12 @@ class Lose(Action):
 
     name = "lose"
     places = (At.BACKEND,)
-    nothing = "writes to a disk or flushes it"
 
     def concerns(self, at: At, opcode: int) -> bool:
         return opcode in _WRITING or opcode == NvmOpcode.FLUSH
+
+    def wanted(self, at: At) -> str:
+        return "writes to a disk or flushes it"
 
     def plan(self, faults: Faults, plan: Plan) -> None:
         plan.disk.loses = True
@@ -63,7 +65,6 @@ class Tear(Action):
     """Only the first bytes are written, or transferred, and the command succeeds."""
 
     name = "torn"
-    nothing = "writes to a disk, or moves data"
     example = "512"
     places = (At.BACKEND, At.DMA)
 
@@ -72,6 +73,9 @@ class Tear(Action):
 
     def concerns(self, at: At, opcode: int) -> bool:
         return super().concerns(at, opcode) if at == At.DMA else opcode in _WRITING
+
+    def wanted(self, at: At) -> str:
+        return super().wanted(at) if at == At.DMA else "writes to a disk: what arrives of a read is torn at dma"
 
     def plan(self, faults: Faults, plan: Plan) -> None:
         if plan.at == At.DMA:
@@ -107,6 +111,11 @@ class Corrupt(Action):
             return opcode in _GIVEN or opcode == NvmOpcode.WRITE
         is_stale_only = at == At.DMA and self.kind == "stale"
         return bool(opcode & _TO_HOST) if is_stale_only else super().concerns(at, opcode)
+
+    def wanted(self, at: At) -> str:
+        if at == At.BACKEND:
+            return "reads or writes a disk's blocks"
+        return "moves data to the host" if self.kind == "stale" else super().wanted(at)
 
     def applies(self, passage: Passage) -> bool:
         command = passage.command

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
-from nvmeemu import names
+from nvmeemu import names, words
 from nvmeemu.faults.action import ANSWERED, Action
 from nvmeemu.faults.actions import ACTIONS
 from nvmeemu.faults.match import Match
@@ -47,6 +47,7 @@ class Fault:
         self.at = self.actions[0].places[0] if at is None else At(choice(at, "at", PLACES))
         do = written if len(written) > 1 else written[0]
         self._written = {"match": matched, "at": self.at.value, "do": do}
+        self._all_written = written
         for action in self.actions:
             _check(action, self.at, matched)
         if self.at == At.REGISTER:
@@ -71,7 +72,7 @@ class Fault:
         """Raise FaultError if it could do nothing to any command that it is about."""
         for action in self.actions:
             if not any(action.concerns(self.at, opcode) for _, opcode in self.match.commands):
-                raise FaultError(f"{action.name} at {self.at}: no command that match asks for {action.nothing}")
+                raise FaultError(f"{action.name} at {self.at}: no command that match asks for {action.wanted(self.at)}")
 
     @classmethod
     def of(cls, value: Mapping[str, Any]) -> Self:
@@ -103,6 +104,13 @@ class Fault:
     @property
     def hits(self) -> int:
         return self.trigger.hits if self.trigger else 0
+
+    def __str__(self) -> str:
+        """As ``nvmeemu ctl fault add`` takes it: ``match.opcode=write at=execute do.status=write_fault when.nth=3``."""
+        parts = [*_words("match", self._written["match"]), f"at={self.at}"]
+        parts += [word for one in self._all_written for word in _words("do", one)]
+        text = " ".join([*parts, *_words("when", self.when.as_table())])
+        return words.plain(_cut(f'"{self.name}": {text}' if self.name else text))
 
     def __repr__(self) -> str:
         return f"Fault({', '.join(f'{key}={value!r}' for key, value in self.as_table().items() if value)})"
