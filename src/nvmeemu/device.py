@@ -47,7 +47,7 @@ class Identity:
     device_id: int = DEVICE_ID
     subsystem: str = ""
     cntlid: int = 1
-    nqn: str = ""  # of the subsystem, if it is to have a certain one
+    nqn: str | None = None  # of the subsystem, if it is to have a certain one
 
     def __post_init__(self) -> None:
         for name, text, most in (
@@ -58,7 +58,9 @@ class Identity:
             if not 1 <= len(text) <= most or not all(" " <= letter <= "~" for letter in text) or text != text.strip():
                 raise ValueError(f"bad {name} {text!r}: give 1 to {most} printable ASCII characters")
 
-        if self.nqn and not (self.nqn.startswith("nqn.") and self.nqn.isascii() and self.nqn.isprintable()):
+        if self.nqn is None:
+            return
+        if not (self.nqn.startswith("nqn.") and self.nqn.isascii() and self.nqn.isprintable()):
             raise ValueError(f"bad NQN {self.nqn!r}: it begins with nqn. and is printable ASCII")
         if len(self.nqn) > LONGEST_NQN:
             raise ValueError(f"bad NQN: {len(self.nqn)} characters, and {LONGEST_NQN} at most can be")
@@ -67,7 +69,7 @@ class Identity:
     def subnqn(self) -> str:
         """NVM Subsystem NQN (Base 1.4, 7.9): the given one, or one in the UUID form, the same for the same serial
         number and model."""
-        if self.nqn:
+        if self.nqn is not None:
             return self.nqn
         named = uuid.uuid5(uuid.NAMESPACE_OID, f"{self.model}/{self.serial}/{self.subsystem}")
         return f"nqn.2014-08.org.nvmexpress:uuid:{named}"

@@ -210,7 +210,7 @@ def _controller(
             model=arguments.model,
             firmware=arguments.firmware,
             cntlid=arguments.cntlid,
-            nqn=arguments.subnqn or "",
+            nqn=arguments.subnqn,
             vendor_id=VENDOR_ID if arguments.vendor_id is None else arguments.vendor_id,
             device_id=DEVICE_ID if arguments.device_id is None else arguments.device_id,
         )
@@ -250,6 +250,8 @@ def _methods(
 ) -> Methods:
     """What the control socket can do."""
     leaving: list[Backend] = []  # of namespaces that were removed
+    at_start = list(ending.backends.values())
+    given = {one.identity: ids for one, ids in zip(at_start, _ids(arguments, len(at_start)), strict=True)}
     numbers = itertools.count(1)  # of those that are added
 
     def open_disk(nsid: int, disk: str) -> Namespace:
@@ -263,7 +265,8 @@ def _methods(
             direct=arguments.direct,
             block_size=arguments.block_size,
         )
-        return Namespace(nsid, backend, arguments.block_size, _identity(backend, arguments, next(numbers)))
+        ids = Ids() if _begins_anew(backend, arguments) else given.get(backend.identity, Ids())
+        return Namespace(nsid, backend, arguments.block_size, _identity(backend, arguments, next(numbers)), ids)
 
     def close_disk(backend: Backend) -> None:
         """As soon as nothing is under way any more, perhaps with this one."""
@@ -311,10 +314,15 @@ def _trace(
     return file
 
 
+def _begins_anew(backend: Backend, arguments: argparse.Namespace) -> bool:
+    """Whether nothing is left of what was written to it when it is opened again."""
+    return is_memory(backend.identity) or bool(arguments.overlay)
+
+
 def _identity(backend: Backend, arguments: argparse.Namespace, number: int = 0) -> str:
     """What identifies a disk. One that several servers can have at once is told apart by where it is served, and one
     that begins anew each time it is added, by which time it is: a host must not take two for one."""
-    begins_anew = is_memory(backend.identity) or arguments.overlay
+    begins_anew = _begins_anew(backend, arguments)
     if not begins_anew and not backend.read_only:
         return backend.identity
     return f"{backend.identity}@{os.path.abspath(arguments.socket)}" + (f"#{number}" if begins_anew and number else "")

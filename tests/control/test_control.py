@@ -245,6 +245,25 @@ def test_what_begins_anew_has_a_new_name(tmp_path: Path, control: Path, kind: st
     assert served.stop() == 0
 
 
+@pytest.mark.parametrize("options", [(), ("--overlay",)], ids=["file", "overlay"])
+def test_a_file_that_comes_back_has_the_name_that_it_was_given(
+    tmp_path: Path, control: Path, options: tuple[str, ...]
+) -> None:
+    disks = [word for name in ("first", "second") for word in ("--disk", str(tmp_path / name))]
+    for disk in disks[1::2]:
+        Path(disk).write_bytes(bytes(MIB))
+    given = ("--nguid", "1" * 32, "--nguid", "2" * 32)
+    served = Served(str(tmp_path / "s"), *disks, *given, "--control", control, *options)
+    guest = Guest(served.path)
+    with Control(control) as client:
+        client.call("namespace.remove", nsid=2)
+        add_again(client, disks[3])
+        nguid = guest.identify(Cns.NAMESPACE, 2)[104:120].hex()
+        assert (nguid == "2" * 32) == (not options)
+    guest.leave()
+    assert served.stop() == 0
+
+
 def add_again(client: Control, spec: str) -> None:
     """As NSID 2; what was removed just now may not be closed yet."""
     deadline = time.monotonic() + 60
@@ -259,7 +278,7 @@ def add_again(client: Control, spec: str) -> None:
 
 
 def test_what_is_changed_is_logged(client: Control, served: Served) -> None:
-    fault = client.call("fault.add", do="drop", match={"opcode": "flush"})
+    fault = client.call("fault.add", do="drop", match={"opcode": "flush"}, when={"nth": 3})
     client.call("fault.remove", id=fault["id"])
     client.call("scenario.add", name="flaky")
     client.call("fault.remove")
@@ -268,7 +287,7 @@ def test_what_is_changed_is_logged(client: Control, served: Served) -> None:
     client.call("namespace.remove", nsid=3)
     client.call("status")
     for words in (
-        "fault 1: Fault(",
+        "fault 1: match.opcode=flush at=execute do=drop when.nth=3\n",
         "fault 1 is removed",
         "fault 2 is removed",
         "fault 3 is removed",

@@ -291,7 +291,7 @@ def test_bad_identifiers(path: str) -> None:
     refused(run(*disk, "--eui64", "1" * 16, "--eui64", "2" * 16), 2, "--eui64: 2 are given, for 1 disk")
     twice = ("--disk", "mem:1M", "--nguid", "1" * 32, "--nguid", "1" * 32)
     refused(run(*disk, *twice), 2, "--nguid: give each namespace one of its own")
-    for nqn in ("qn.x", "nqn.\n", "nqn." + "x" * 220):
+    for nqn in ("", "qn.x", "nqn.\n", "nqn." + "x" * 220):
         refused(run(*disk, f"--subnqn={nqn}"), 2, "bad NQN")
     refused(run(*disk, "--firmware", "123456789"), 2, "bad firmware", "1 to 8 printable")
 
