@@ -7,7 +7,17 @@ from itertools import groupby
 
 from nvmeemu import regs, spec, words
 from nvmeemu.profiles.learning import Learning
-from nvmeemu.trace import ClientLeft, Completion, Fetch, InterruptMode, Record, RegisterRead, RegisterWrite, Reset
+from nvmeemu.trace import (
+    ClientLeft,
+    Completion,
+    Fetch,
+    InterruptMode,
+    PciChange,
+    Record,
+    RegisterRead,
+    RegisterWrite,
+    Reset,
+)
 from nvmeemu.trace.commands import by_fetch, written_configuration
 
 ADDRESSES = (regs.ASQ, regs.ACQ)
@@ -25,12 +35,17 @@ def deeds(records: list[Record]) -> Iterator[tuple[int, str]]:
     handlers = Learning(records).handlers
     fetched = by_fetch(records)
     found: list[tuple[int, str]] = []
+    is_disabled = False
     for number, record in enumerate(records):
+        is_disabled &= not isinstance(record, Reset)
         if isinstance(record, RegisterRead):
             is_poll = record.offset == regs.CSTS.offset
             found.append((number, "read CSTS" if is_poll else f"read {register(record)}"))
         elif isinstance(record, RegisterWrite) and number not in handlers:
             found.append((number, f"write {register(record)}"))
+        elif isinstance(record, PciChange) and record.bus_master and record.interrupt_disable != is_disabled:
+            is_disabled = record.interrupt_disable
+            found.append((number, f"Interrupt Disable = {int(is_disabled)}"))
         elif isinstance(record, InterruptMode):
             found.append((number, f"MSI-X {'on' if record.msix else 'off'}"))
         elif isinstance(record, Fetch) and not record.sqid:
@@ -46,7 +61,7 @@ def deeds(records: list[Record]) -> Iterator[tuple[int, str]]:
 
 def starts(records: list[Record]) -> Iterator[list[str]]:
     """For each time that commands are given after CC.EN was set: what the host did from its last command before that
-    to its first I/O command."""
+    to its first I/O command, or to the end of its machine."""
     enables = [
         number
         for number, record in enumerate(records)
@@ -54,16 +69,32 @@ def starts(records: list[Record]) -> Iterator[list[str]]:
     ]
     all_deeds = list(deeds(records))
     commands = [number for number, record in enumerate(records) if isinstance(record, Fetch | Completion)]
-    io = [number for number, record in enumerate(records) if isinstance(record, Fetch) and record.sqid]
+    ends = [
+        number
+        for number, record in enumerate(records)
+        if isinstance(record, Reset | ClientLeft) or (isinstance(record, Fetch) and record.sqid)
+    ]
     done = -2
     for enable in enables:
         first = max((one for one in commands if one < enable), default=-1)
         if first == done:
             continue
         done = first
-        last = min((one for one in io if one > enable), default=len(records))
+        last = min((one for one in ends if one > enable), default=len(records))
         found = [what for number, what in all_deeds if first < number < last]
         yield found[:-1] if found[-1] == "read CSTS" else found  # looked at from time to time
+
+
+def between(records: list[Record]) -> list[list[str]]:
+    """What it did between two I/O commands, each time that it did something; without reads of CSTS."""
+    all_deeds = dict(deeds(records))
+    found: list[list[str]] = [[]]
+    for number, record in enumerate(records):
+        if isinstance(record, Fetch) and record.sqid:
+            found.append([])
+        elif number in all_deeds and all_deeds[number] != "read CSTS":
+            found[-1].append(all_deeds[number])
+    return [one for one in found[1:-1] if one]
 
 
 def ending(records: list[Record]) -> list[str]:

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 import pytest
 
 from nvmeemu.profiles import Break, Item, Profile, ProfileError, breaks, built_in, load, parse, run
+from nvmeemu.profiles.from_trace import profile_text
 from nvmeemu.profiles.learning import Learning
 from nvmeemu.profiles.profile import NEVER
 from nvmeemu.regs import INTMS
 from nvmeemu.replay import replay
-from nvmeemu.trace import Doorbell, RegisterWrite
+from nvmeemu.trace import Doorbell, PciChange, RegisterWrite
 
 PROFILES = {name: load(name) for name in built_in()}
 BREAKS = [(name, one) for name, profile in PROFILES.items() for one in breaks(profile)]
@@ -120,7 +121,10 @@ def test_what_a_step_expects() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("jump", "profile:5: jump: a step begins with read, write, wait, pause, reset, admin, q1, polling, msix, pin"),
+        (
+            "jump",
+            "profile:5: jump: a step begins with read, write, wait, pci, pause, reset, admin, q1, polling, msix, pin",
+        ),
         ("read CD", "none of cap, vs"),
         ("write CC", "REGISTER = VALUE"),
         ("write CC = 0x100000000", "is not within"),
@@ -145,6 +149,10 @@ def test_what_a_step_expects() -> None:
         ("+ reset", "a command follows it"),
         ("q1 flush\n+ admin create_sq qid=1", "a queue is made by itself"),
         ("pause soon", "no time"),
+        ("read CAP+0\nread CAP = before", "it was not read before"),
+        ("pci", "pci interrupt_disable = 1, or"),
+        ("pci bus_master = 1", "pci interrupt_disable = 1, or"),
+        ("pci interrupt_disable = 2", "pci interrupt_disable = 1, or"),
     ],
 )
 def test_a_bad_step_is_told_in_a_line(text: str, why: str) -> None:
@@ -224,6 +232,37 @@ def test_masking_with_messages() -> None:
     assert masks == [1, 1, 1, 4, 4]
     assert set(Learning(records).modes.values()) == {"msix masking"}
     assert len(Learning(records).handlers) == 2 * len(masks)
+
+
+def test_a_register_that_changes_is_found_out() -> None:
+    """nvmewin takes another VS for a drive that was removed."""
+    changed = {"match": {"register": "vs"}, "at": "register", "do": {"set": 0x10300}}
+    text = "read VS\nread CAP+0\nread VS = before\npause 1s\nread VS = before"
+    assert found(text) == []
+    assert found(text, changed) == []  # it has always been so
+    assert found(text, {**changed, "when": {"after": 1}}) == ["line 14"]
+    assert found(text, {**changed, "when": {"nth": 3}}) == ["line 16"]
+
+
+def test_interrupt_disable_hides_the_pin() -> None:
+    """As nvme2k sets it while it polls. It is in the trace, and a profile that is made of that has it, too."""
+    polled = "pci interrupt_disable = 1\nwrite INTMS = 1\npolling\nadmin get_features fid=1\npin\n"
+    text = f"{polled}pci interrupt_disable = 0\nwrite INTMC = 1\nadmin get_features fid=1"
+    dropped = {"match": {"register": "intms", "access": "write"}, "at": "register", "do": "drop"}
+    assert found(text) == []
+    assert found(text, dropped) == []  # nothing is to be seen of the pin
+    assert found(text.replace("interrupt_disable = 1", "interrupt_disable = 0"), dropped) == ["masked_interrupt"]
+    hidden = "pci interrupt_disable = 1\npin\nadmin get_features fid=1"
+    assert found(hidden) == ["lost_interrupt"]
+    after_reset = f"pci interrupt_disable = 1\nreset\n{START}pin\nadmin get_features fid=1"
+    assert found(after_reset) == []
+    outcomes = [run(profile(START + text)) for _ in range(2)]
+    assert [one.interrupt_disable for one in outcomes[0].trace if isinstance(one, PciChange)] == [True, False]
+    steps = [step.text for step in parse(profile_text(outcomes[1].trace), "again").steps]
+    assert [step for step in steps if step.startswith("pci")] == [
+        "pci interrupt_disable = 1",
+        "pci interrupt_disable = 0",
+    ]
 
 
 def test_a_device_that_cannot_be() -> None:

@@ -13,7 +13,7 @@ from nvmeemu.profiles.learning import Learning
 from nvmeemu.spec import ReadWrite
 from nvmeemu.trace import Fetch, Record, open_trace
 from nvmeemu.trace.commands import by_fetch
-from profiles.deeds import ending, starts
+from profiles.deeds import between, ending, starts
 
 CORPUS = Path(__file__).parents[1] / "trace/corpus"
 PAGE = 4096
@@ -38,8 +38,8 @@ RECORDINGS = {
     "freebsd-15-intx": Recording("freebsd-15-intx", {1: 1, 2: 2}),
     "nvme2k": Recording("nvme2k", {0: 0, 1: 1, 2: 2}),
     "nvmewin": Recording("nvmewin-learn", {0: 0, 1: 1}, drops=VS_READS),
-    "openbsd-intx": Recording("openbsd-intx", {0: 0, 1: 1}),
-    "openbsd-msix": Recording("openbsd-msix", {0: 0, 1: 1}),
+    "openbsd-intx": Recording("openbsd-intx", {0: 0, 1: 1, 2: 2}),
+    "openbsd-msix": Recording("openbsd-msix", {0: 0, 1: 1, 2: 2}),
 }
 
 
@@ -78,6 +78,27 @@ def test_it_ends_as_the_recorded_driver_did(name: str) -> None:
     last = len(mine)
     assert last > 2
     assert mine == theirs[-last:]  # a recording may have more, after its last I/O command
+
+
+@pytest.mark.parametrize("name", RECORDINGS)
+def test_what_it_does_between_its_io_was_recorded(name: str) -> None:
+    """Queues for a crash dump, resets, suspending, log pages: each is a part of what the driver did at one time."""
+    drops = RECORDINGS[name].drops
+    mine, theirs = (
+        [[deed for deed in one if deed not in drops] for one in between(records)]
+        for records in (played(name), recorded(name))
+    )
+    wanted = [one for one in mine if one]
+    assert wanted
+    for one in wanted:
+        assert any(other[at : at + len(one)] == one for other in theirs for at in range(len(other))), one
+
+
+def test_nvmewin_looks_at_the_version_again_and_again() -> None:
+    """In its start, and between its I/O (the recording's clock was not Windows')."""
+    for records in played("nvmewin"), recorded("nvmewin"):
+        assert sum(deed in VS_READS for deed in next(starts(records))) >= 3
+        assert any(VS_READS & set(one) for one in between(records))
 
 
 def shapes(records: list[Record]) -> dict[str, set[object]]:

@@ -11,7 +11,7 @@ from nvmeemu.limits import Limits
 from nvmeemu.profiles.learning import Learning
 from nvmeemu.trace.commands import TracedCommand, by_fetch
 from nvmeemu.trace.file import Reader, TraceError
-from nvmeemu.trace.records import Fetch, Record, RegisterRead, RegisterWrite, Reset
+from nvmeemu.trace.records import Fetch, PciChange, Record, RegisterRead, RegisterWrite, Reset
 from nvmeemu.trace.words import command_of, plain
 
 _ENUMS = {"cns": spec.Cns, "fid": spec.FeatureId, "lid": spec.LogId}
@@ -69,7 +69,7 @@ class _Steps:
         self._records = records
         self._ended = by_fetch(records)
         self._learning = Learning(records)
-        self._is_enabled = self._has_shut_down = False
+        self._is_enabled = self._has_shut_down = self._interrupt_disable = False
         self._low: dict[int, int] = {}  # halves of ASQ and ACQ
         self._page = spec.PAGE_MIN  # bytes, by CC.MPS
 
@@ -86,9 +86,16 @@ class _Steps:
                 yield from self._read(record)
             elif isinstance(record, RegisterWrite) and number not in self._learning.handlers:
                 yield from self._write(record)
+            elif isinstance(record, PciChange) and record.bus_master:  # without it, it is no driver's
+                yield from self._pci(record)
             elif isinstance(record, Reset):
-                self._is_enabled = self._has_shut_down = False
+                self._is_enabled = self._has_shut_down = self._interrupt_disable = False
                 yield "reset"
+
+    def _pci(self, record: PciChange) -> Iterator[str]:
+        if record.interrupt_disable != self._interrupt_disable:
+            self._interrupt_disable = record.interrupt_disable
+            yield f"pci interrupt_disable = {int(record.interrupt_disable)}"
 
     def _read(self, record: RegisterRead) -> Iterator[str]:
         name = _register(record.offset, len(record.data))

@@ -19,7 +19,7 @@ from nvmeemu.profiles.interrupts import Interrupts
 from nvmeemu.profiles.items import STEP, Break, Finding, Item, Outcome
 from nvmeemu.profiles.profile import NEVER, Disk, Profile, ProfileError
 from nvmeemu.profiles.queues import Queues, Waiting
-from nvmeemu.profiles.steps import FunctionReset, Mode, Pause, Read, Step, Submit, Wait, Write
+from nvmeemu.profiles.steps import FunctionReset, Mode, Pause, Pci, Read, Step, Submit, Wait, Write
 from nvmeemu.spec import Configuration, ControllerStatus
 from nvmeemu.testing.bench import Bench
 from nvmeemu.trace import words
@@ -90,6 +90,7 @@ class DriverHost:
         self.queues = Queues(self)
         self.buffers = Buffers(bench.driver, {disk.nsid: disk.block_size for disk in profile.disks})
         self.registers: dict[int, int] = {}
+        self._read_before: dict[tuple[int, int], int] = {}  # by offset and size
         self._halves: dict[int, tuple[int, int]] = {}  # of ASQ and ACQ: which half was written last, of what address
         if fault is not None:
             Faults(controller, seed=1).add(Fault.of(fault))
@@ -140,11 +141,14 @@ class DriverHost:
             self._wait(step)
         elif isinstance(step, Mode):
             self.interrupts.learn_by(step)
+        elif isinstance(step, Pci):
+            self.interrupts.set_disable(step.interrupt_disable)
         elif isinstance(step, Pause):
             self.linger(step.seconds)
         elif isinstance(step, FunctionReset):
             self._forget()
             self.registers.clear()
+            self.bench.ram.pin_disabled = False
             self.bench.controller.reset()
         else:
             self._submit([step for step in group if isinstance(step, Submit)])
@@ -166,10 +170,13 @@ class DriverHost:
         self.bench.settle()
 
     def _read(self, step: Read) -> None:
-        value = self.read(step.offset, step.size)
+        place = step.offset, step.size
+        value, before = self.read(*place), self._read_before.get(place)
+        self._read_before[place] = value
         if step.expected is None:
             return
-        wanted = step.expected if isinstance(step.expected, int) else self._written(step.offset, step.size)
+        known = {"written": self._written(*place), "before": before}
+        wanted = step.expected if isinstance(step.expected, int) else known[step.expected]
         if value != wanted:
             item = "unreadable_register" if step.expected == "written" else STEP
             raise self.fail(item, f"reads as {value:#x}, not {wanted:#x}")

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from nvmeemu import regs
+from nvmeemu.host import PciState
 from nvmeemu.profiles.steps import Mode
 from nvmeemu.queues import CompletionQueue
 from nvmeemu.taps import Observer
@@ -37,6 +38,8 @@ class Interrupts(Observer):
             self._host.note("spurious_interrupt", f"vector {vector}, and no completion")
 
     def pin(self, asserted: bool) -> None:
+        if self._host.bench.ram.pin_disabled:
+            return
         if asserted and self._mask & 1:
             self._host.note("masked_interrupt")
         elif asserted and not self._fresh.total():
@@ -56,8 +59,23 @@ class Interrupts(Observer):
         """Write INTMS or INTMC; the pin follows at once."""
         self._mask = self._mask | value if register == regs.INTMS.offset else self._mask & ~value
         self._host.write(register, 4, value)
-        if self._mask & 1 and self._host.bench.ram.pin_level:
+        self._look_at_pin()
+
+    def set_disable(self, is_disabled: bool) -> None:
+        """Set or clear Interrupt Disable in the Command register; the pin follows at once."""
+        self._host.bench.ram.pin_disabled = is_disabled
+        state = PciState(bus_master=True, memory_space=True, interrupt_disable=is_disabled)
+        self._host.bench.controller.pci_changed(state)
+        self._host.bench.controller.interrupts_changed()
+        self._look_at_pin()
+
+    def _look_at_pin(self) -> None:
+        if self._mask & 1 and self._is_pin_up:
             self._host.note("masked_interrupt")
+
+    @property
+    def _is_pin_up(self) -> bool:
+        return self._host.bench.ram.pin_level and not self._host.bench.ram.pin_disabled
 
     def forget(self) -> None:
         """A reset: nothing is masked, and nothing is there to be announced."""
@@ -80,7 +98,7 @@ class Interrupts(Observer):
             return self._drain(None) > 0
         has_polled = sum(self._host.queues.drain(cqid) for cqid in self._host.queues.without_interrupts()) > 0
         if self._mode == "pin":
-            if not ram.pin_level or self._mask & 1:
+            if not self._is_pin_up or self._mask & 1:
                 return has_polled
             self._handle(None)
             return True

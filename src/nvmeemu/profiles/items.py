@@ -88,7 +88,10 @@ def _of_step(step: Step) -> Iterator[Break]:
     if isinstance(step, Read) and step.expected is not None:
         match = {"register": step.offset, "access": "read"}
         item = Item("unreadable_register") if step.expected == "written" else item
-        yield Break(item, step.text, {"match": match, "at": "register", "do": {"corrupt": "flip"}}, anywhere=True)
+        fault: dict[str, Any] = {"match": match, "at": "register", "do": {"corrupt": "flip"}}
+        if step.expected == "before":
+            fault["when"] = {"after": 1}  # so that there is something that it was
+        yield Break(item, step.text, fault, anywhere=True)
     elif isinstance(step, Wait) and step.field == "rdy":
         yield Break(item, step.text, {"do": {"rdy": 1 - step.value}}, anywhere=True)
     elif isinstance(step, Wait):

@@ -2,6 +2,7 @@
 
 read CAP                                      write CC = 0x460001
 read ASQ = written                            wait rdy = 1
+read VS = before                              pci interrupt_disable = 1
 admin identify cns=controller -> success      q1 write slba=8 nlb=8 x4
 """
 
@@ -42,7 +43,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Read(Step):
-    """A register, or a part of it. ``expected``: a number, "written" (what the host wrote last), or None: anything."""
+    """A register, or a part of it. ``expected``: a number, "written" (what the host wrote last), "before" (what the
+    driver read there the time before), or None: anything."""
 
     offset: int
     size: int
@@ -74,6 +76,14 @@ class Mode(Step):
     mode: str
     masking: int = 0
     is_late: bool = False
+
+
+@dataclass(frozen=True)
+class Pci(Step):
+    """Whether the Command register of the PCI configuration space has Interrupt Disable from here on; bus master and
+    memory space are on."""
+
+    interrupt_disable: bool
 
 
 @dataclass(frozen=True)
@@ -135,10 +145,17 @@ def parse_steps(text: str, first_line: int = 1) -> list[Step]:
                 step = _step(line, words)
                 if isinstance(step, Submit) and step.is_joined and not (steps and isinstance(steps[-1], Submit)):
                     raise StepError("no command stands before it")
+                if isinstance(step, Read) and step.expected == "before":
+                    _check_before(step, steps)
                 steps.append(step)
             except (StepError, FaultError, ValueError) as error:
                 raise StepError(f"{line}: {' '.join(words)}: {error}") from None
     return steps
+
+
+def _check_before(step: Read, steps: list[Step]) -> None:
+    if not any(isinstance(one, Read) and (one.offset, one.size) == (step.offset, step.size) for one in steps):
+        raise StepError("it was not read before")
 
 
 def _step(line: int, words: list[str]) -> Step:
@@ -156,6 +173,7 @@ def _step(line: int, words: list[str]) -> Step:
         "read": _read,
         "write": _write,
         "wait": _wait,
+        "pci": _pci,
         "pause": _pause,
         "reset": _reset,
     }
@@ -177,7 +195,7 @@ def _mode(line: int, text: str, verb: str, words: list[str]) -> Step:
 
 def _read(line: int, text: str, words: list[str]) -> Step:
     offset, size, value = _access(words)
-    if value is None or value == "written":
+    if value in (None, "written", "before"):
         return Read(line, text, offset, size, value)
     return Read(line, text, offset, size, number(value, "value"))
 
@@ -206,6 +224,12 @@ def _wait(line: int, text: str, words: list[str]) -> Step:
     if len(words) != 3 or words[0] not in ("rdy", "shst") or words[1] != "=":
         raise StepError("wait rdy = 1, or wait shst = 2")
     return Wait(line, text, words[0], number(words[2], "value", 0, 3))
+
+
+def _pci(line: int, text: str, words: list[str]) -> Step:
+    if words[:2] != ["interrupt_disable", "="] or words[2:] not in (["0"], ["1"]):
+        raise StepError("pci interrupt_disable = 1, or pci interrupt_disable = 0")
+    return Pci(line, text, words[2] == "1")
 
 
 def _pause(line: int, text: str, words: list[str]) -> Step:
