@@ -15,6 +15,11 @@ def bare(name: str) -> str:
     return re.sub(r"[\s_-]", "", name).casefold()
 
 
+def key(name: str) -> str:
+    """As the key of a table or the name of a field is written: ``after_seconds``, ``mqes``."""
+    return re.sub(r"[\s-]", "_", name).casefold()
+
+
 def member(kind: type[E], name: str) -> E | None:
     """The constant that is meant."""
     return next((one for one in kind if bare(one.name) == bare(name)), None)

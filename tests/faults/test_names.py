@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -94,6 +95,12 @@ def test_a_name_that_is_none_is_told_with_those_there_are() -> None:
         ({"match": {"queue": "Admin"}, "do": "drop"}, {"match": {"queue": 0}, "do": "drop"}),
         ({"match": {"vector": "PIN"}, "do": "drop", "at": "interrupt"}, {"match": {"vector": "pin"}, "do": "drop"}),
         ({"match": {"register": "Csts"}, "do": "drop", "at": "register"}, {"match": {"register": 0x1C}, "do": "drop"}),
+        (
+            {"match": {"FID": 7, "Opcode": "Set-Features"}, "do": "drop"},
+            {"match": {"opcode": 9, "fid": 7}, "do": "drop"},
+        ),
+        ({"do": {"set": {"MQES": 2}}, "at": "register"}, {"do": {"set": {"mqes": 2}}}),
+        ({"do": {"Status": "write fault", "DNR": True}}, {"do": {"status": "write_fault", "dnr": True}}),
         ({"match": {"type": "Smart"}, "do": "drop", "at": "event"}, {"match": {"type": 1}, "do": "drop"}),
     ],
 )
@@ -103,6 +110,33 @@ def test_all_other_names_of_faults(fault: dict[str, Any], same: dict[str, Any]) 
     assert [vars(action) for action in made.actions] == [vars(action) for action in other.actions]
     assert made.at == other.at
     assert (made.match.queues, made.match.commands) == (other.match.queues, other.match.commands)
+
+
+def test_names_of_fields_and_of_times() -> None:
+    """Of registers, commands, structures and tables, as well as what they hold."""
+    made = Fault({"LBA": 3}, do="drop", when={"After-Seconds": 2, "Nth": 3})
+    assert (made.when.after_seconds, made.when.nth) == (2, 3)
+    assert Fault.of({"Match": {"LBA": 3}, "Do": "drop"}).as_table() == Fault({"lba": 3}, do="drop").as_table()
+    with pytest.raises(FaultError, match=r"^match: lba, LBA: one of them is there twice$"):
+        Fault({"lba": 3, "LBA": 4}, do="drop")
+
+
+@pytest.mark.parametrize(
+    ("step", "same"),
+    [
+        ("READ CC", "read cc"),
+        ("Wait RDY = 1", "wait rdy = 1"),
+        ("Admin Identify CNS=Active-Namespaces", "admin identify cns=active_namespaces"),
+        ("Q1 Read SLBA=8 NLB=8 -> LBA-out-of-range|Success", "q1 read slba=8 nlb=8 -> success|lba_out_of_range"),
+        ("admin identify cns=controller -> NN>=4", "admin identify cns=controller -> nn>=4"),
+        ("admin async-event-request -> Parked", "admin async_event_request -> parked"),
+        ("MSIX masking", "msix masking"),
+        ("PCI Interrupt-Disable = 1", "pci interrupt_disable = 1"),
+    ],
+)
+def test_steps_of_profiles(step: str, same: str) -> None:
+    made, other = (parse_steps(text)[0] for text in (step, same))
+    assert replace(made, text="") == replace(other, text="")
 
 
 def test_no_two_names_of_a_kind_have_the_same_letters() -> None:

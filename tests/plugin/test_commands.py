@@ -42,7 +42,7 @@ def test_a_command_with_its_fields_and_its_end(drive: NvmeBench) -> None:
 @pytest.mark.parametrize("op", ["get_features", "Get Features", "GET-FEATURES", AdminOpcode.GET_FEATURES])
 def test_the_names_of_commands(drive: NvmeBench, op: str) -> None:
     drive.driver.get_feature(7)
-    assert drive.trace.expect(op=op).fid == 7
+    assert drive.trace.expect(op=op, FID="Number Of Queues").fid == 7
 
 
 def test_an_enum_tells_admin_from_io(drive: NvmeBench) -> None:

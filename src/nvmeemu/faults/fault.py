@@ -78,6 +78,7 @@ class Fault:
     def of(cls, value: Mapping[str, Any]) -> Self:
         """From a table with these words (TOML, JSON). Raises FaultError."""
         known = ("match", "at", "do", "when", "name")
+        value = table(value, "a fault")
         for key in value:
             if key not in known:
                 raise FaultError(f"{key}: a fault has {', '.join(known)}")

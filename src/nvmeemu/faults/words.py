@@ -95,9 +95,13 @@ def choice(value: Any, what: str, choices: Sequence[str]) -> str:
 
 
 def table(value: Any, what: str) -> dict[str, Any]:
+    """With its names as we write them."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise FaultError(f"{what}: {value!r} is no table of names and values")
-    return dict(value)
+    found = {names.key(key): one for key, one in value.items()}
+    if len(found) < len(value):
+        raise FaultError(f"{what}: {', '.join(value)}: one of them is there twice")
+    return found
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from nvmeemu import admin, io, spec
 from nvmeemu.faults.match import register_place
 from nvmeemu.faults.words import FaultError, named, number, seconds
 from nvmeemu.layout import Field, Record
+from nvmeemu.names import key
 from nvmeemu.structures import IdentifyController, IdentifyNamespace
 from nvmeemu.words import NAMED_FIELDS
 
@@ -160,10 +161,12 @@ def _check_before(step: Read, steps: list[Step]) -> None:
 
 def _step(line: int, words: list[str]) -> Step:
     text, (verb, *rest) = " ".join(words), words
+    verb = verb.lower()
     if verb in MODES:
         return _mode(line, text, verb, rest)
     if is_joined := verb == "+":
         verb, *rest = rest or [""]
+        verb = verb.lower()
     queue = re.fullmatch(r"q(\d+)", verb)
     if verb == "admin" or queue:
         return _submit(line, text, number(queue[1], "queue", 1, 0xFFFF) if queue else 0, rest, is_joined)
@@ -221,13 +224,13 @@ def _access(words: list[str]) -> tuple[int, int, str | None]:
 
 
 def _wait(line: int, text: str, words: list[str]) -> Step:
-    if len(words) != 3 or words[0] not in ("rdy", "shst") or words[1] != "=":
+    if len(words) != 3 or (name := key(words[0])) not in ("rdy", "shst") or words[1] != "=":
         raise StepError("wait rdy = 1, or wait shst = 2")
-    return Wait(line, text, words[0], number(words[2], "value", 0, 3))
+    return Wait(line, text, name, number(words[2], "value", 0, 3))
 
 
 def _pci(line: int, text: str, words: list[str]) -> Step:
-    if words[:2] != ["interrupt_disable", "="] or words[2:] not in (["0"], ["1"]):
+    if [key(word) for word in words[:2]] != ["interrupt_disable", "="] or words[2:] not in (["0"], ["1"]):
         raise StepError("pci interrupt_disable = 1, or pci interrupt_disable = 0")
     return Pci(line, text, words[2] == "1")
 
@@ -259,7 +262,8 @@ def _submit(line: int, text: str, qid: int, words: list[str], is_joined: bool) -
         if re.fullmatch(r"x\d+", word):
             options["times"] = number(word[1:], "times", 1, _MOST_TIMES)
             continue
-        name, equals, given = word.partition("=")
+        written_name, equals, given = word.partition("=")
+        name = key(written_name)
         if not equals:
             raise StepError(f"{word}: write FIELD=VALUE, or x4 for four at once")
         if name in ("at", "list_at"):
@@ -294,8 +298,8 @@ def _structure(qid: int, command: spec.Command) -> type[Record] | None:
 
 def _expect(words: list[str], structure: type[Record] | None) -> Expect:
     """``success|invalid_field dw0=1 nn<=255``, ``parked`` or ``any``."""
-    if words in (["parked"], ["any"]):
-        return Expect(statuses=None, parked=words == ["parked"])
+    if (alone := [key(word) for word in words]) in (["parked"], ["any"]):
+        return Expect(statuses=None, parked=alone == ["parked"])
     names = words.pop(0) if words and not _CONDITION.fullmatch(words[0]) else "success"
     statuses = frozenset(int(named(name, "status", spec.Status, 0x7FF)) for name in names.split("|"))
     dw0, conditions = None, []
@@ -314,4 +318,4 @@ def _conditions(words: list[str]) -> Iterator[tuple[str, str, str]]:
         found = _CONDITION.fullmatch(word)
         if found is None:
             raise StepError(f"{word}: write FIELD=VALUE, FIELD>=VALUE or FIELD<=VALUE")
-        yield found[1], found[2], found[3]
+        yield key(found[1]), found[2], found[3]

@@ -13,7 +13,7 @@ from nvmeemu import spec
 from nvmeemu.faults.match import Match
 from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import At
-from nvmeemu.faults.words import check_pairs
+from nvmeemu.faults.words import check_pairs, table
 from nvmeemu.trace import commands, file, records, words
 
 LOOK_AGAIN = 0.02  # seconds; the server writes its trace every 50 ms
@@ -241,11 +241,11 @@ class Trace:
 
 def _match(op: Op | None, fields: dict[str, Any]) -> Match:
     """The same words as in a fault's ``match``. Raises FaultError for what no command can ever be."""
-    table = dict(fields)
+    named = table(fields, "fields")
     if op is not None:
-        table["opcode"] = op if isinstance(op, str) else op.name
-    check_pairs(table)
-    return Match(At.COMPLETION if "status" in table else At.FETCH, table)
+        named["opcode"] = op if isinstance(op, str) else op.name
+    check_pairs(named)
+    return Match(At.COMPLETION if "status" in named else At.FETCH, named)
 
 
 def _fits(command: HostCommand, match: Match) -> bool | None:
