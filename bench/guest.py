@@ -28,7 +28,7 @@ from nvmeemu.guest.deadline import Deadline
 from nvmeemu.guest.drive import Drive, ServedDrive
 from nvmeemu.guest.errors import GuestError
 from nvmeemu.guest.guest import Guest
-from nvmeemu.guest.linux import TwoDrives
+from nvmeemu.guest.linux import SeveralDrives
 from nvmeemu.guest.run import Run, Settings
 
 ROUNDS = 10
@@ -191,7 +191,7 @@ def _boot(run: Run, all_rivals: Sequence[Rival]) -> Guest:
         programs = {"fio": cache.present(cache.root() / "tools-fio" / arch.debian)}
         tools, modules = cache.tools(arch.debian), cache.modules_of(kernel)
         initrd.write_bytes(initramfs.build(tools, arch.triplet, modules, programs=programs, drivers=DRIVERS))
-    return run.boot(run.custom(kernel, initrd), drive=TwoDrives([rival.drive for rival in all_rivals]))
+    return run.boot(run.custom(kernel, initrd), drive=SeveralDrives([rival.drive for rival in all_rivals]))
 
 
 def _idle(all_rivals: Sequence[Rival]) -> dict[str, float]:

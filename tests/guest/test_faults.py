@@ -270,6 +270,23 @@ def test_a_status_without_dnr_is_tried_again(linux: Linux) -> None:
     assert (found["seen"], found["hits"]) == (2, 1)
 
 
+def test_queues_are_as_long_as_a_capability_that_was_set_says(linux: Linux) -> None:
+    """Linux reads CAP as two halves."""
+    for entries in (2, 32):
+        linux.control.call("fault.remove")
+        fault = {"match": {"register": "cap", "access": "read"}, "do": {"set": {"mqes": entries}}}
+        linux.control.call("fault.add", **fault)
+        linux.bind()
+        linux.await_drive()
+        assert int(linux.guest.check("cat /sys/class/nvme/nvme0/sqsize")) == entries - 1
+        linux.check_data()
+        assert all(fault["hits"] for fault in linux.control.call("fault.list"))
+    linux.control.call("fault.remove")
+    linux.bind()
+    linux.await_drive()
+    assert int(linux.guest.check("cat /sys/class/nvme/nvme0/sqsize")) == 1023
+
+
 def test_a_namespace_that_vanishes_goes_from_the_guest_and_comes_back(linux: Linux) -> None:
     linux.control.call("fault.add", do={"vanish": 1})
     linux.guest.check(f"for i in $(seq 100); do [ -b {DRIVE} ] || exit 0; sleep 0.2; done; exit 1", PATIENCE)

@@ -61,7 +61,7 @@ class PeerDrive:
 
 
 class ServedDrive:
-    """A drive served by `nvmeemu serve`, in a process of its own."""
+    """A drive served by `nvmeemu serve`, in a process of its own. Without a `serial` it has that of its disk."""
 
     def __init__(
         self,
@@ -70,14 +70,15 @@ class ServedDrive:
         *,
         bootable: bool = False,
         once: bool = True,
+        serial: str = SERIAL,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.image = image
         self._environment = environment
         self.device: dict[str, object] = {}  # QEMU's, once started
-        self.serial = _last_value(arguments, "--serial") or SERIAL
-        self._arguments = ["--serial", SERIAL, *arguments, *(["--once"] if once else [])]
-        self._boot = {"bootindex": 0} if bootable else {}
+        self.serial = _last_value(arguments, "--serial") or serial
+        self._arguments = [*(["--serial", serial] if serial else []), *arguments, *(["--once"] if once else [])]
+        self._boot: dict[str, object] = {"bootindex": 0} if bootable else {}
         self._server: subprocess.Popen[bytes] | None = None
         self._log = Path()
 
@@ -91,6 +92,11 @@ class ServedDrive:
         self._server = serving.start(socket, arguments, self._log, seconds=seconds, environment=self._environment)
         self.device = {**serving.properties(socket), **self._boot}
         return ["-device", json.dumps(self.device)]
+
+    @property
+    def log(self) -> str:
+        """What the server has said."""
+        return self._log.read_text(errors="replace")
 
     def check(self) -> None:
         """Status 0 is no death: the server may see the guest's end before we do."""
@@ -112,7 +118,7 @@ class ServedDrive:
             raise GuestError(f"nvmeemu serve --once still runs {LEAVE_SECONDS:g} s after the guest has left") from None
         if status != 0:
             raise serving.ServerEnded(status, self._log)
-        if "Traceback" in self._log.read_text(errors="replace"):
+        if "Traceback" in self.log:
             raise GuestError("there is a traceback in the log of nvmeemu serve")
 
     def kill(self) -> None:

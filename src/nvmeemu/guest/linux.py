@@ -41,8 +41,8 @@ def io_job(run: Run) -> str:
     return f"Linux {guest.kernel_release}, {run.settings.arch.name}, {cpus} CPU(s): {load} in the guest and on the host"
 
 
-class TwoDrives:
-    """Two drives as one; `image` and `serial` are the first one's."""
+class SeveralDrives:
+    """Several drives as one; `image` and `serial` are the first one's."""
 
     def __init__(self, drives: Sequence[Drive]) -> None:
         self.drives = drives
@@ -72,7 +72,7 @@ def two_job(run: Run) -> str:
     second = run.folder / "second.img"
     image.create(second, DISK_SIZE)
     drives = [run.drive(), run.drive(second, SECOND_SERIAL)]
-    with run.boot(run.linux(python=True), drive=TwoDrives(drives)) as guest:
+    with run.boot(run.linux(python=True), drive=SeveralDrives(drives)) as guest:
         for number in range(2):
             wait_for_device(guest, f"/dev/nvme{number}n1")
         loads = {}
