@@ -15,8 +15,8 @@ FAULTS = {
     "past-the-end-of-a-region": ("memory.c", "    if (*size > there)\n", "    if (*size > there && size == NULL)\n"),
     "lba-overflow": (
         "command.c",
-        "if (blocks > disk->blocks || command->slba > disk->blocks - blocks)",
-        "if (command->slba + blocks > disk->blocks)",
+        "return blocks <= disk->blocks && slba <= disk->blocks - blocks;",
+        "return slba + blocks <= disk->blocks;",
     ),
     "a-doorbell-behind-the-page": (
         "doorbells.c",
