@@ -9,7 +9,7 @@ import pytest
 from faults.rig import Rig
 from nvmeemu.faults import Fault, FaultError
 from nvmeemu.spec import Capabilities, Configuration
-from nvmeemu.testing import CC, CSTS, INTMS
+from nvmeemu.testing import CAP, CC, CSTS, INTMS, VS
 
 INTMC = 0x10
 PIECES = [1, 2, 4, 8]
@@ -136,3 +136,20 @@ def test_what_could_never_be_is_refused(match: Any, do: Any, reason: str) -> Non
     with pytest.raises(FaultError) as refused:
         Fault({**match, "access": "read"}, "register", do)
     assert str(refused.value) == reason
+
+
+@pytest.mark.parametrize("register", ["cap", "VS", "csts", CSTS, CAP + 4, 0x40])
+@pytest.mark.kills("a-read-only-register-is-written")
+def test_writes_that_change_nothing_are_none_of_its(register: Any, rig: Rig) -> None:
+    for do in ("drop", {"delay": 1}, "duplicate"):
+        with pytest.raises(FaultError, match=f"{register} is read-only, no write changes it"):
+            Fault({"register": register}, "register", do)
+    with pytest.raises(FaultError, match="read-only"):
+        Fault({"register": register, "access": "write"}, "register", {"set": 1})
+    fault = rig.add({"set": 1}, "register", {"register": register})
+    state = rig.add({"rdy": 1}, "register", {"register": register, "access": "write"})
+    offset = register if isinstance(register, int) else {"cap": CAP, "VS": VS, "csts": CSTS}[register]
+    write(rig, offset, bytes(4))
+    assert (fault.hits, state.hits) == (0, 1)
+    assert rig.driver.reg(offset) == 1
+    assert fault.hits == 1

@@ -31,6 +31,8 @@ class Action:
     """Why it does not work elsewhere."""
     reads = False
     """Whether it works on register reads; otherwise it is about writes."""
+    changes = True
+    """Whether it changes what passes; otherwise that only sets it off."""
     ends = False
     """Whether a command goes no further than where it is executed."""
     options: ClassVar[tuple[str, ...]] = ()

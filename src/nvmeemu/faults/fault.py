@@ -8,7 +8,7 @@ from typing import Any, Self
 from nvmeemu import names, words
 from nvmeemu.faults.action import ANSWERED, Action
 from nvmeemu.faults.actions import ACTIONS
-from nvmeemu.faults.match import Match
+from nvmeemu.faults.match import Match, is_read_only
 from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import OF_COMMANDS, PLACES, At
 from nvmeemu.faults.when import Trigger, When
@@ -160,7 +160,12 @@ def _check(action: Action, at: At, matched: Mapping[str, Any]) -> None:
 
 
 def _access(matched: dict[str, Any], actions: Sequence[Action]) -> dict[str, Any]:
-    """Only what can be done to reads is done to them."""
+    """Only what can be done to reads is done to them, and nothing to writes that change nothing."""
+    changing = [action for action in actions if action.changes]
+    if changing and "register" in matched and is_read_only(matched["register"]):
+        if matched.get("access") == "write" or not all(action.reads for action in changing):
+            raise FaultError(f"{changing[0].name} at register: {matched['register']} is read-only, no write changes it")
+        return {**matched, "access": "read"}
     if all(action.reads for action in actions):
         return matched
     if matched.get("access") == "read":

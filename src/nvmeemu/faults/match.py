@@ -223,6 +223,14 @@ def _meets(command: Command | None, blocks: Numbers) -> bool:
     return blocks.overlaps(command.slba, command.slba + command.nlb - 1)
 
 
+def is_read_only(value: Any) -> bool:
+    """Whether no write changes this register, or the 4 bytes at this offset."""
+    start, size = register_place(value, "match.register")
+    return not any(
+        one.writable and start < one.offset + one.size and one.offset < start + size for one in regs.REGISTERS
+    )
+
+
 def register_place(value: Any, what: str) -> tuple[int, int]:
     """Offset and size of a register, by name or by offset."""
     if isinstance(value, str) and not names.is_number(value):

@@ -46,6 +46,7 @@ class State(Action):
     """``start`` begins it and says how to end it."""
 
     places = (At.NOW, *PLACES[:-1])
+    changes = False
     reads = True
     options: ClassVar[tuple[str, ...]] = ("seconds",)
     lasts = True
