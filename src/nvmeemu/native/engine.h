@@ -240,28 +240,31 @@ enum verdict { DONE, PENDING, PUNT, WAIT };
 #define READ_WRITE_FUA CDW_BITS(READ_WRITE, FUA, 12)
 #define READ_WRITE_LR CDW_BITS(READ_WRITE, LR, 12) /* Limited Retry, which changes nothing */
 
-bool disk_has(const struct disk *disk, uint64_t slba, uint64_t blocks);
-
 /* command.c: what can be done with the lane's lock */
 enum verdict command_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command);
 /* After the verdict WAIT: until its disk has room. False: no memory. */
 bool command_wait(struct lane *lane, struct sq *sq, const struct nvme_read_write *command);
+/* A command that waits until there is room has its turn. WAIT, PUNT: it cannot begin yet. */
+enum verdict op_resume(struct lane *lane, const struct op *op);
+/* It has succeeded. */
+void count_command(struct lane *lane, uint8_t opcode, uint64_t length);
+/* A write, or zeroes, have to be on the medium before they are complete. */
+bool has_to_last(const struct disk *disk, const struct nvme_read_write *command);
+bool disk_has(const struct disk *disk, uint64_t slba, uint64_t blocks);
+
 /* media.c: those that transfer no blocks. */
 enum verdict flush_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command);
 enum verdict zeroes_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command);
 enum verdict dataset_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command);
-/* PENDING: here is one, with a buffer of `size` bytes, for the work of which op_start has to be told. */
+
+/* op.c: commands that wait for a disk. PENDING: here is one, with a buffer of `size` bytes, for the work of which op_start has to be told. */
 enum verdict op_new(struct op **new_op, struct lane *lane, struct sq *sq, const struct nvme_read_write *command,
                     uint32_t nsid, uint64_t size);
 enum verdict op_start(struct lane *lane, struct op *op);
 /* The disk has answered: what the system call returns, or a negative errno. */
 void op_finish(struct lane *lane, struct op *op, long result);
-/* A write, or zeroes, have to be on the medium before they are complete. */
-bool has_to_last(const struct disk *disk, const struct nvme_read_write *command);
 /* By the engine. What a sync says can no longer be relied upon once one has failed: the kernel tells that once. */
 bool can_sync(const struct disk *disk);
-/* A command that waits until there is room has its turn. WAIT, PUNT: it cannot begin yet. */
-enum verdict op_resume(struct lane *lane, const struct op *op);
 void op_free(struct lane *lane, struct op *op);
 void op_list_add(struct op_list *list, struct op *op);
 struct op *op_list_take(struct op_list *list);

@@ -1,0 +1,275 @@
+/* Commands that wait for a disk: their work, which the ring does, or the lane itself, and how they end. */
+
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "engine.h"
+
+#define ALIGNMENT 4096 /* of private buffers, for O_DIRECT */
+
+static bool changes_media(const struct op *op)
+{
+    return op->command.opcode != NVME_NVM_OPCODE_READ;
+}
+
+enum verdict op_new(struct op **new_op, struct lane *lane, struct sq *sq, const struct nvme_read_write *command,
+                    uint32_t nsid, uint64_t size)
+{
+    struct engine *engine = lane->engine;
+    const struct disk *disk = &engine->disks[nsid];
+    struct load *load = engine->loads[nsid];
+    void *buffer = NULL;
+
+    if (!lane->ring)
+        return PUNT;
+    if (!load_take(lane, load, (uint32_t)size)) {
+        lane->waits_for = nsid;
+        return WAIT;
+    }
+    /* Main must have room for what fails: of disks that are gone, there may be more than have a namespace. */
+    bool has_room = atomic_load(&engine->ops) < MAX_REPORTS - MAX_PUNTS - engine->lane_count;
+    struct op *op = has_room ? malloc(sizeof(*op)) : NULL;
+    if (!op || (size > 0 && posix_memalign(&buffer, ALIGNMENT, size) != 0)) {
+        load_give(lane, load, (uint32_t)size);
+        free(op);
+        return PUNT;
+    }
+    *op = (struct op){.sq = sq, .command = *command, .nsid = nsid, .fd = disk->fd, .failed_sync = disk->failed_sync};
+    op->load = load;
+    op->would_block = !disk->begins_now;
+    op->size = (uint32_t)size;
+    op->buffer = buffer;
+    lane->ops++;
+    atomic_fetch_add(&engine->ops, 1);
+    atomic_fetch_add(&sq->under_way, 1);
+    atomic_fetch_add(&lane->writing, changes_media(op));
+    *new_op = op;
+    return PENDING;
+}
+
+void op_free(struct lane *lane, struct op *op)
+{
+    struct engine *engine = lane->engine;
+    struct sq *sq = op->sq;
+
+    lane->ops--;
+    if (op->load) {
+        load_give(lane, op->load, op->size);
+        atomic_fetch_sub(&engine->ops, 1);
+        atomic_fetch_sub(&lane->writing, changes_media(op));
+    }
+    if (atomic_fetch_sub(&sq->under_way, 1) == 1 && sq->stopped)
+        queue_tell(&sq->queue, NOTICE_IDLE);
+    if (lane->ops == 0 || (changes_media(op) && lane->writing == 0)) {
+        if (atomic_exchange(&engine->anxious, false)) {
+            atomic_store(&engine->settled, true);
+            engine_notify(engine);
+        }
+    }
+    free(op->buffer);
+    free(op);
+}
+
+void op_list_add(struct op_list *list, struct op *op)
+{
+    op->next = NULL;
+    *list->end = op;
+    list->end = &op->next;
+}
+
+struct op *op_list_take(struct op_list *list)
+{
+    struct op *op = list->first;
+
+    if (op && !(list->first = op->next))
+        list->end = &list->first;
+    return op;
+}
+
+static bool op_begin(struct lane *lane, struct op *op)
+{
+    if (op->suits_lane)
+        op_list_add(&lane->writes, op);
+    return op->suits_lane || ring_start(lane->ring, op);
+}
+
+enum verdict op_start(struct lane *lane, struct op *op)
+{
+    if (op_begin(lane, op))
+        return PENDING;
+    op_free(lane, op);
+    return PUNT;
+}
+
+/* The memory of a read may have moved, or be gone, since it was begun. */
+static bool deliver(struct lane *lane, const struct op *op)
+{
+    const struct nvme_read_write *command = &op->command;
+
+    if (!prp_walk(&lane->transfer, &lane->guest, command->prp1, command->prp2, op->size, lane->engine->page_size,
+                  true))
+        return false;
+    transfer_scatter(&lane->transfer, op->buffer);
+    if (lane->trace)
+        trace_data(lane, op->sq, command, true);
+    return true;
+}
+
+static bool has_failed(const int32_t *failed_sync)
+{
+    return __atomic_load_n(failed_sync, __ATOMIC_SEQ_CST) != 0;
+}
+
+bool can_sync(const struct disk *disk)
+{
+    return disk->fd >= 0 && !has_failed(disk->failed_sync);
+}
+
+/* Python tells the guest, with the command that it does again, and remembers it. */
+static void note_failed_sync(const struct op *op, int error)
+{
+    int32_t none = 0;
+
+    __atomic_compare_exchange_n(op->failed_sync, &none, -error, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+/* Otherwise the write cache was switched off since it was begun, and Python does it again, durably. (A namespace that
+   was taken away has ended as it was.) A sync that succeeds after another one has failed means nothing. */
+static bool is_good_as_it_is(const struct lane *lane, const struct op *op)
+{
+    const struct disk *disk = &lane->engine->disks[op->nsid];
+
+    if (op->work == WORK_SYNC)
+        return !has_failed(op->failed_sync);
+    return op->is_durable || disk->fd != op->fd || !has_to_last(disk, &op->command);
+}
+
+/* What it was asked for has not happened, but for these reasons: they say nothing of the disk. */
+static bool is_error(long result)
+{
+    return result < 0 && result != -EAGAIN && result != -EINTR && result != -ECANCELED;
+}
+
+/* After `result`, there is more work for the disk. */
+static bool op_goes_on(struct op *op, long result)
+{
+    if (op->work == WORK_WRITE && (op->flags & RWF_DSYNC) && is_error(result)) {
+        op->lost = (int)-result; /* unless the write itself cannot be done, which the same without a sync tells */
+        op->flags = 0;
+        return true;
+    }
+    if (result != 0 || op->work != WORK_ALLOCATE)
+        return false;
+    if (op->more_count > 0) {
+        op->extent = *op->more++;
+        op->more_count--;
+        return true;
+    }
+    op->work = op->syncs_last ? WORK_SYNC : op->work;
+    return op->syncs_last;
+}
+
+/* It has done all of it. */
+static bool is_done(const struct op *op, long result)
+{
+    return op->lost == 0 && result == (op->work == WORK_READ || op->work == WORK_WRITE ? (long)op->size : 0);
+}
+
+/* errno of a sync that has failed, or may have, or 0. */
+static int lost_by(const struct op *op, long result)
+{
+    if (op->work == WORK_SYNC)
+        return is_error(result) ? (int)-result : 0;
+    return result == (long)op->size || (result < 0 && !is_error(result)) ? op->lost : 0;
+}
+
+void op_finish(struct lane *lane, struct op *op, long result)
+{
+    struct sq *sq = op->sq;
+
+    if (op_goes_on(op, result)) {
+        if (op_begin(lane, op))
+            return;
+        result = -EAGAIN;
+    }
+    if (lost_by(op, result))
+        note_failed_sync(op, lost_by(op, result));
+    if (!sq->dropped) {
+        if (is_done(op, result) && (changes_media(op) ? is_good_as_it_is(lane, op) : deliver(lane, op))) {
+            count_command(lane, op->command.opcode, op->size);
+            sq_complete(sq, op->command.cid);
+        } else {
+            engine_punt(lane->engine, sq, &op->command, true);
+        }
+    }
+    op_free(lane, op);
+}
+
+static long op_call(const struct op *op)
+{
+    struct iovec piece = {op->buffer, op->size};
+    const struct extent *at = &op->extent;
+    long result = -1;
+
+    if (op->work == WORK_WRITE && op->flags == 0)
+        result = pwrite(op->fd, op->buffer, op->size, (off_t)at->offset);
+    else if (op->work == WORK_WRITE)
+        result = pwritev2(op->fd, &piece, 1, (off_t)at->offset, op->flags);
+    else if (op->work == WORK_ALLOCATE)
+        result = fallocate(op->fd, op->flags, (off_t)at->offset, (off_t)at->length);
+    else if (op->work == WORK_SYNC)
+        result = fdatasync(op->fd);
+    return result < 0 ? -errno : result;
+}
+
+/* False: while it was written, the other thread has taken the lane over. */
+static bool write_now(struct lane *lane, struct op *op)
+{
+    uint32_t shift = lane->shift;
+
+    pthread_mutex_unlock(&lane->lock);
+    op->result = op_call(op);
+    lane_enter(lane);
+    if (lane->shift != shift) {
+        op_list_add(&lane->written, op);
+        lane_leave(lane);
+        lane_wake(lane);
+        return false;
+    }
+    atomic_store(&lane->writes_now, false);
+    atomic_fetch_sub(&lane->wanted, 1);
+    lane_give_way(lane); /* it may have been paused meanwhile */
+    if (op->waits && lane_has_others(lane))
+        lane_note_slow(lane);
+    op_finish(lane, op, op->result);
+    return true;
+}
+
+bool lane_write(struct lane *lane)
+{
+    struct op *op;
+
+    while ((op = op_list_take(&lane->writes)) != NULL) {
+        bool may_wait = !op->waits || !lane_has_others(lane);
+        if (may_wait && lane_begin_write(lane, op->nsid, op->waits)) {
+            if (!write_now(lane, op))
+                return false;
+        } else if (!ring_start(lane->ring, op)) {
+            op_finish(lane, op, -EAGAIN);
+        }
+    }
+    return true;
+}
+
+bool lane_reap(struct lane *lane)
+{
+    struct op *op;
+    bool any = false;
+
+    for (; (op = op_list_take(&lane->written)) != NULL; any = true)
+        op_finish(lane, op, op->result);
+    return any;
+}
