@@ -57,7 +57,7 @@ class Bench:
             self.ram, self.clock, self.worker, self.namespaces, Identity(serial="TEST0001"), limits, self.engine
         )
         self.ram.mirror = Mirrors(self.engine, self.controller.taps)
-        if isinstance(ram, int):
+        if isinstance(ram, int) and ram:
             self.ram.map(0, ram)
         self.driver = Driver(self)
 
