@@ -94,7 +94,7 @@ def test_a_name_that_is_none_is_told_with_those_there_are() -> None:
         ({"match": {"queue": "IO"}, "do": "drop", "at": "Execute"}, {"match": {"queue": "io"}, "do": "drop"}),
         ({"match": {"queue": "Admin"}, "do": "drop"}, {"match": {"queue": 0}, "do": "drop"}),
         ({"match": {"vector": "PIN"}, "do": "drop", "at": "interrupt"}, {"match": {"vector": "pin"}, "do": "drop"}),
-        ({"match": {"register": "Csts"}, "do": "drop", "at": "register"}, {"match": {"register": 0x1C}, "do": "drop"}),
+        ({"match": {"register": "Aqa"}, "do": "drop", "at": "register"}, {"match": {"register": 0x24}, "do": "drop"}),
         (
             {"match": {"FID": 7, "Opcode": "Set-Features"}, "do": "drop"},
             {"match": {"opcode": 9, "fid": 7}, "do": "drop"},
