@@ -53,7 +53,7 @@ struct host {
     struct engine *engine;
     struct place places[REGIONS];
     uint8_t *disk, *read_only_disk;
-    int32_t failed_syncs[3];
+    struct failed_sync failed_syncs[3];
     struct host_cq cqs[QUEUES];
     struct host_sq sqs[QUEUES];
     bool is_paused;

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from nvmeemu.device import Device
 from nvmeemu.errors import CommandFailed
 from nvmeemu.events import Event
 from nvmeemu.health import WARNING_TEMPERATURE
+from nvmeemu.namespace import flush
 from nvmeemu.requests import Background, Result
 from nvmeemu.spec import (
     BROADCAST,
@@ -147,13 +149,10 @@ def _set_write_cache(device: Device, cdw11: int) -> Result:
         device.features[FeatureId.VOLATILE_WRITE_CACHE, 0] = new
         device.configure_engine(write_cache=bool(new & 1))
 
-    def work() -> None:
-        for namespace in device.namespaces:
-            namespace.backend.flush()
-
     put(cdw11)
     if cdw11 & 1:
         return 0
+    work = partial(flush, [namespace.backend for namespace in device.namespaces])
     return Background(None, work, failure=Status.WRITE_FAULT, is_abortable=False, undo=lambda: put(before))
 
 

@@ -137,7 +137,8 @@ def flush(device: Device, command: Command) -> Result:
 
 
 def dataset_management(device: Device, command: DatasetManagement) -> Result:
-    """Base 1.4, 6.7. Every range is checked before anything is deallocated; hints are read and ignored."""
+    """Base 1.4, 6.7. Every range is checked before anything is deallocated; hints are read and ignored. With the write
+    cache off, a range that reads as zeros when it completes does so after a power cut, too."""
     namespace = device.namespaces[command.nsid]
     data = device.receive(command, command.nr * DsmRange.SIZE)
     starts = range(0, len(data), DsmRange.SIZE)
@@ -152,6 +153,8 @@ def dataset_management(device: Device, command: DatasetManagement) -> Result:
         for offset, length in extents:
             if length:
                 backend.deallocate(offset, length)
+        if _writes_through(device, backend):
+            backend.flush()
 
     return Background(namespace, work, failure=Status.WRITE_FAULT, size=_EXTENT * len(extents))
 
@@ -177,9 +180,12 @@ def _is_from_media(command: ReadWrite, backend: Backend) -> bool:
 
 
 def _is_durable(device: Device, command: ReadWrite, backend: Backend) -> bool:
-    if not backend.volatile_cache:
-        return False
-    return command.fua or not value(device, FeatureId.VOLATILE_WRITE_CACHE) & 1
+    return (command.fua and backend.volatile_cache) or _writes_through(device, backend)
+
+
+def _writes_through(device: Device, backend: Backend) -> bool:
+    """The write cache is off."""
+    return backend.volatile_cache and not value(device, FeatureId.VOLATILE_WRITE_CACHE) & 1
 
 
 def _entry(kind: type[Command], run: Callable[..., Result], *, changes: bool = False, oncs: int = 0) -> CommandEntry:

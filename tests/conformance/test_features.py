@@ -321,7 +321,7 @@ def test_a_write_that_ends_after_the_cache_is_off_is_durable(slow: Bench) -> Non
 
 
 @pytest.mark.fact("A19", clause="Base 1.4, 5.21.1.6", kills=("vwc-off-lies", "vwc-off-does-not-flush"))
-@pytest.mark.fact("B5", clause="Base 1.4, 5.21.1.6", kills=("vwc-off-lies",))
+@pytest.mark.fact("B5", clause="Base 1.4, 5.21.1.6", kills=("vwc-off-lies", "vwc-off-deallocates"))
 @pytest.mark.parametrize("is_direct", [False, True])
 def test_with_the_write_cache_off_every_write_is_durable(new_bench: NewBench, is_direct: bool) -> None:
     disk = TellingBackend(is_direct=is_direct)
@@ -339,6 +339,9 @@ def test_with_the_write_cache_off_every_write_is_durable(new_bench: NewBench, is
     driver.succeed(queue, write_command(page))
     driver.succeed(queue, ReadWrite(opcode=NvmOpcode.WRITE_ZEROES, nsid=1, nlb=1))
     assert disk.names == ["write fua", "zero", "flush"]
+    del disk.calls[:]
+    driver.succeed(queue, dsm_command(driver, [(0, 8)]))
+    assert disk.names == ["deallocate", "flush"]  # what has been read as zeros stays so
     del disk.calls[:]
     change(driver, FeatureId.VOLATILE_WRITE_CACHE, 1)
     driver.succeed(queue, write_command(page))

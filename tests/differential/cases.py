@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any
 
-from nvmeemu.spec import Command, DatasetManagement, DsmRange, NvmOpcode, ReadWrite
+from nvmeemu.spec import BROADCAST, DatasetManagement, DsmRange, NvmOpcode, ReadWrite
 
 KIB, MIB = 1 << 10, 1 << 20
 PLACES = {  # guest memory: address -> bytes; MORE_DATA is behind DATA for the guest, in the middle
@@ -25,30 +25,44 @@ PLACES = {  # guest memory: address -> bytes; MORE_DATA is behind DATA for the g
 HOLE = 8 * MIB
 MOST = 2 * MIB  # bytes in a transfer
 DISK = 2 * MIB + 256 * KIB
-BLOCKS = {1: 512, 2: 4096, 3: 512}  # NSID -> bytes; 3 is read-only
+FILE, MEMORY, READ_ONLY = 1, 2, 3  # NSIDs
+BLOCKS = {FILE: 512, MEMORY: 4096, READ_ONLY: 512}  # bytes
 STRIPES = 8  # parts of the disk and of the data's memory, for commands that must not meet
 _WEIGHTS = {
     NvmOpcode.READ: 40,
     NvmOpcode.WRITE: 36,
     NvmOpcode.COMPARE: 6,
-    NvmOpcode.FLUSH: 3,
+    NvmOpcode.FLUSH: 4,
     NvmOpcode.VERIFY: 4,
-    NvmOpcode.WRITE_ZEROES: 5,
-    NvmOpcode.DATASET_MANAGEMENT: 4,
+    NvmOpcode.WRITE_ZEROES: 9,
+    NvmOpcode.DATASET_MANAGEMENT: 9,
 }
+_OF_ENGINE = (
+    *(NvmOpcode.READ, NvmOpcode.WRITE, NvmOpcode.FLUSH),
+    *(NvmOpcode.WRITE_ZEROES, NvmOpcode.DATASET_MANAGEMENT),
+)
 
 
 @dataclass
 class Case:
     """A command, and what the host writes to its memory before."""
 
-    command: Command
+    command: Any  # ReadWrite or DatasetManagement
     writes: list[tuple[int, bytes]] = field(default_factory=list)
     spoiled: str = ""
 
     @property
     def is_ordinary(self) -> bool:
-        return not self.spoiled and self.command.opcode in (NvmOpcode.READ, NvmOpcode.WRITE)
+        """It is the engine's."""
+        command = self.command
+        if self.spoiled:
+            return False
+        if isinstance(command, ReadWrite) and command.nsid == FILE:
+            if command.opcode == NvmOpcode.READ and command.fua:  # which has a cache
+                return False
+            if command.opcode == NvmOpcode.WRITE_ZEROES and not command.deac:  # and perhaps no ranges of zeros
+                return False
+        return command.opcode in _OF_ENGINE
 
     def __str__(self) -> str:
         return f"{self.command!r}{f', spoiled: {self.spoiled}' if self.spoiled else ''}"
@@ -81,10 +95,15 @@ class Generator:
             equal = Case(copy.deepcopy(self._last_read.command))
             equal.command.opcode = opcode
             return equal
-        nsid = chance.choice((1, 1, 1, 2, 2, 3))
+        nsid = self._nsid()
         block = BLOCKS[nsid]
         blocks = self._blocks(block)
         case = Case(ReadWrite(opcode=opcode, nsid=nsid, nlb=blocks, slba=self._slba(block, blocks)))
+        case.command.fua = chance.random() < 0.2
+        if opcode == NvmOpcode.WRITE_ZEROES:
+            case.command.deac = chance.random() < 0.5
+        if opcode == NvmOpcode.FLUSH and chance.random() < 0.3:
+            case.command.nsid = BROADCAST
         if opcode not in (NvmOpcode.FLUSH, NvmOpcode.VERIFY, NvmOpcode.WRITE_ZEROES):
             case.command.prp1, case.command.prp2 = self._prps(case, blocks * block)
         if opcode == NvmOpcode.READ:
@@ -94,12 +113,20 @@ class Generator:
     def _dataset(self) -> Case:
         chance = self._chance
         number = chance.choice((1, 2, 3, 256))
-        case = Case(DatasetManagement(opcode=NvmOpcode.DATASET_MANAGEMENT, nsid=1, nr=number, ad=chance.random() < 0.8))
-        lengths = [chance.randrange(9) for _ in range(number)]
-        ranges = b"".join(bytes(DsmRange(length=length, slba=self._slba(512, length))) for length in lengths)
-        case.command.prp1 = self._pages()
-        case.writes.append((case.command.prp1, ranges))
+        command = DatasetManagement(opcode=NvmOpcode.DATASET_MANAGEMENT, nr=number, ad=chance.random() < 0.8)
+        command.nsid = self._nsid()
+        block = BLOCKS[command.nsid]
+        few = 9 if block == 512 else 2  # all of them less than what takes the engine too long, 2 MiB
+        most = MOST // 16 // block if self._stripe is None and chance.random() < 0.3 else few
+        lengths = [chance.randrange(most if index < 8 else few) for index in range(number)]
+        ranges = b"".join(bytes(DsmRange(length=length, slba=self._slba(block, length))) for length in lengths)
+        case = Case(command)
+        command.prp1 = self._pages()
+        case.writes.append((command.prp1, ranges))
         return case
+
+    def _nsid(self) -> int:
+        return self._chance.choice((FILE, FILE, FILE, MEMORY, MEMORY, READ_ONLY))
 
     def _blocks(self, block: int) -> int:
         """Mostly so many that their bytes are at an edge of one, two, three pages."""

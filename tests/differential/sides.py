@@ -14,10 +14,13 @@ from differential.cases import (
     COMPLETIONS,
     DATA,
     DISK,
+    FILE,
     LISTS,
+    MEMORY,
     MORE_DATA,
     PLACES,
     QUEUES,
+    READ_ONLY,
     ROM,
     STRIPES,
     TOP,
@@ -46,14 +49,14 @@ class Side:
     def __init__(self, engine: str, folder: Path, seed: int, mps: int) -> None:
         chance = random.Random(seed)
         disks = []
-        for nsid in (1, 3):
+        for nsid in (FILE, READ_ONLY):
             disks.append(folder / f"{engine}-{nsid}")
             disks[-1].write_bytes(chance.randbytes(DISK))
         self.bench = Bench(open_backend(str(disks[0])), ram=0, engine=engine)
         memory = MemoryBackend(DISK)
         memory.write(0, [memoryview(chance.randbytes(DISK))])
-        self.bench.namespaces.add(Namespace(2, memory, BLOCKS[2]))
-        self.bench.namespaces.add(Namespace(3, open_backend(str(disks[1]), read_only=True), BLOCKS[3]))
+        self.bench.namespaces.add(Namespace(MEMORY, memory, BLOCKS[MEMORY]))
+        self.bench.namespaces.add(Namespace(READ_ONLY, open_backend(str(disks[1]), read_only=True), BLOCKS[READ_ONLY]))
         self.memory = {iova: bytearray(chance.randbytes(size)) for iova, size in PLACES.items()}
         for iova, data in self.memory.items():
             self.bench.ram.map(iova, len(data), data=data, writable=iova != ROM)
@@ -91,6 +94,25 @@ class Side:
             done += self.driver.drain(queue)
         return done
 
+    def take_counts(self) -> int:
+        """How many commands the engine has done itself since the last call; for SMART, too."""
+        engine, health = self.bench.engine, self.bench.controller.device.health
+        if engine is None:
+            return 0
+        counts = engine.take_counts()
+        health.reads += counts.reads
+        health.writes += counts.writes
+        health.bytes_read += counts.bytes_read
+        health.bytes_written += counts.bytes_written
+        return counts.reads + counts.writes + counts.others
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """What SMART counts."""
+        health = self.bench.controller.device.health
+        names = ("reads", "writes", "bytes_read", "bytes_written", "media_errors")
+        return {name: getattr(health, name) for name in names}
+
     def disk(self, nsid: int) -> bytearray:
         data = bytearray(DISK)
         self.bench.namespaces[nsid].backend.read(0, [memoryview(data)])
@@ -122,13 +144,11 @@ class Pair:
 
     def _count(self, cases: list[Case], statuses: dict[int, int]) -> None:
         """What is ordinary must be the engine's: Python behind it hides a walk that gives up too early."""
-        engine = self._sides[1].bench.engine
-        assert engine is not None
-        counts = engine.take_counts()
+        served = self._sides[1].take_counts()
         ordinary = [case for case in cases if case.is_ordinary and statuses[case.command.cid] == Status.SUCCESS]
-        if counts.reads + counts.writes < len(ordinary):
+        if served < len(ordinary):
             raise Difference(f"seed {self.seed}, case {self.cases}: left to Python: {'; '.join(map(str, cases))}")
-        self.served += counts.reads + counts.writes
+        self.served += served
 
     def run(self, number: int) -> None:
         """So many cases. Raises Difference."""
@@ -180,6 +200,9 @@ class Pair:
             if first != second:
                 at = next(index for index in range(DISK) if first[index] != second[index])
                 raise Difference(f"seed {self.seed}, up to case {self.cases}: disk {nsid} differs at {at:#x}")
+        python, native = (side.totals for side in self._sides)
+        if python != native:
+            raise Difference(f"seed {self.seed}, up to case {self.cases}: SMART counts {python}, {native}")
 
 
 def _seen(completion: Completion, cases: list[Case]) -> bytes:

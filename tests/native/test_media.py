@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -298,6 +299,57 @@ def test_a_sync_that_python_saw_fail_is_the_engines_too(file_bench: Bench, monke
         with pytest.raises(OSError, match="made to fail"):
             bench.backend.flush()
     assert driver.execute(queue, flush()).status == Status.WRITE_FAULT
+    assert served(bench) == (0, 0, 0)
+
+
+def flush_all(bench: Bench) -> Command:
+    return flush(BROADCAST)
+
+
+def zeroes_there(bench: Bench) -> Command:
+    return zeroes(0, 8, deac=True)
+
+
+def deallocate_there(bench: Bench) -> Command:
+    return deallocate(bench, (0, 8), (16, 8))
+
+
+@pytest.mark.parametrize("make", [lambda bench: flush(), flush_all, write, zeroes_there, deallocate_there])
+@pytest.mark.parametrize("error", [0, -5])
+def test_no_sync_counts_while_a_durable_write_is_in_doubt(
+    file_bench: Bench, make: Callable[[Bench], Command], error: int
+) -> None:
+    """The kernel may have told that one of what this one was to make durable. Python waits for the outcome."""
+    bench, driver, queue = file_bench, file_bench.driver, queue_of(file_bench)
+    assert bench.backend.direct is not None
+    word = bench.backend.direct.failed_sync.word
+    driver.set_feature(FeatureId.VOLATILE_WRITE_CACHE, 0)
+    served(bench)
+    word[1] = 1
+
+    def come_out() -> None:
+        word[0] = error
+        word[1] = 0
+
+    timer = Timer(0.2, come_out)
+    timer.start()
+    completion = driver.execute(queue, make(bench))
+    timer.join()
+    assert served(bench) == (0, 0, 0)
+    if make is write:  # which was done again, durably
+        assert completion.status == Status.SUCCESS
+        assert driver.read(0, 8) == FULL
+    else:
+        assert completion.status == (Status.WRITE_FAULT if error else Status.SUCCESS)
+
+
+def test_without_the_write_cache_nothing_is_deallocated_that_cannot_be_synced(file_bench: Bench) -> None:
+    bench, driver, queue = file_bench, file_bench.driver, queue_of(file_bench)
+    assert bench.backend.direct is not None
+    driver.set_feature(FeatureId.VOLATILE_WRITE_CACHE, 0)
+    bench.backend.direct.failed_sync.note(OSError(5, "made to fail"))
+    served(bench)
+    assert driver.execute(queue, deallocate(bench, (0, 8))).status == Status.WRITE_FAULT
     assert served(bench) == (0, 0, 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nvmeemu.spec import Completion
 from nvmeemu.testing import CC, Driver, VfioBus
 
 SHST_COMPLETE = 2
@@ -26,6 +27,17 @@ class Guest(Driver):
     def shut_down(self, shn: int = NORMAL) -> None:
         self.begin_shutdown(shn)
         self._wait(lambda: self.status.shst == SHST_COMPLETE, "end of the shutdown")
+
+    def collect(self, number: int, qid: int = 1) -> list[Completion]:
+        """Wait for so many completions of a queue; all that there are then, in order."""
+        found: list[Completion] = []
+
+        def is_enough() -> bool:
+            found.extend(self.drain(self.queues[qid]))
+            return len(found) >= number
+
+        self._wait(is_enough, f"{number} completions")
+        return found
 
     def leave(self) -> None:
         """As a killed VMM does: without a word."""

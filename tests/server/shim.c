@@ -25,6 +25,7 @@ struct control { /* shared with the test */
     _Atomic uint32_t held[OPS];  /* how many wait */
     _Atomic uint32_t calls[OPS]; /* how many have come */
     _Atomic uint32_t cut[OPS];   /* calls do only the first half */
+    _Atomic uint32_t once[OPS];  /* only the next call fails */
 };
 
 struct record {
@@ -70,6 +71,12 @@ static int is_disk(int fd)
            open_file.st_ino == named.st_ino;
 }
 
+/* The errno that a call is to fail with, or 0. */
+static int failure(enum op op)
+{
+    return (int)(control->once[op] ? atomic_exchange(&control->error[op], 0) : control->error[op]);
+}
+
 /* Wait where the test says so; then fail (-1) if it says so. */
 static int pass(enum op op)
 {
@@ -81,7 +88,7 @@ static int pass(enum op op)
     while (control->hold[op])
         nanosleep(&moment, NULL);
     control->held[op]--;
-    error = (int)control->error[op];
+    error = failure(op);
     if (error)
         errno = error;
     return error ? -1 : 0;
@@ -147,12 +154,15 @@ ssize_t pwritev64v2(int fd, const struct iovec *iov, int count, off_t offset, in
         errno = getenv("SHIM_WRITES_WAIT") ? EOPNOTSUPP : EAGAIN; /* as on ext4 */
         return -1;
     }
+    if (ours && (flags & RWF_DSYNC)) { /* written, and lost on its way to the medium */
+        int lost = failure(SYNC);
+        if (lost) {
+            errno = lost;
+            return -1;
+        }
+    }
     if (ours && pass(WRITE))
         return -1;
-    if (ours && (flags & RWF_DSYNC) && control->error[SYNC]) { /* written, and lost on its way to the medium */
-        errno = (int)control->error[SYNC];
-        return -1;
-    }
     if (ours && pieces(WRITE, iov, count, &first) == 0) {
         iov = &first;
         count = 1;

@@ -11,7 +11,7 @@ import os
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -98,8 +98,9 @@ class Shim:
         for op in Op:
             self._words[op] = 0
 
-    def fail(self, op: Op, errno: int) -> None:
-        """Let these calls fail with ``errno``; 0: no more."""
+    def fail(self, op: Op, errno: int, *, once: bool = False) -> None:
+        """Let these calls fail with ``errno``, or only the next one; 0: no more."""
+        self._words[20 + op] = once
         self._words[4 + op] = errno
 
     def cut(self, op: Op, is_cut: bool = True) -> None:
@@ -116,11 +117,11 @@ class Shim:
 
     def wait_for_held(self, op: Op, number: int = 1) -> None:
         """Return when at least so many calls wait."""
-        deadline = time.monotonic() + PATIENCE
-        while self.held(op) < number:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{self.held(op)} calls are held, not {number}")
-            time.sleep(0.001)
+        _wait(lambda: self.held(op) >= number, f"{number} calls are held")
+
+    def wait_for_record(self, event: Event) -> None:
+        """Return when this has been traced, since the last call of ``records``."""
+        _wait(lambda: any(record.event is event for record in self.records()), event.name)
 
     def records(self) -> Iterator[Record]:
         """What has been traced since the last call. A record that is not whole yet is left for the next one."""
@@ -142,6 +143,14 @@ class Shim:
         """The server was killed, maybe in the middle of telling: what the next one tells must not come behind half a
         record. A write of more than one page ends early when its process is killed."""
         os.truncate(self._trace, self._position)
+
+
+def _wait(is_so: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"never: {what}")
+        time.sleep(0.001)
 
 
 class Medium:

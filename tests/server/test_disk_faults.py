@@ -14,7 +14,7 @@ from server.conftest import PATHS, Attach
 from server.guest import Guest
 from server.load import run_batch, transfer
 from server.process import NVMEEMU, Serve
-from server.shim import Op, Shim
+from server.shim import Event, Op, Shim
 
 pytestmark = pytest.mark.long
 
@@ -206,6 +206,63 @@ def test_a_failed_fua_write_makes_flush_fail_too(disk: Path, serve: Serve, attac
     shim.fail(Op.SYNC, errno.EIO)
     assert write(guest, 0, fua=True).status == Status.WRITE_FAULT
     shim.fail(Op.SYNC, 0)
+    assert flush(guest).status == Status.WRITE_FAULT
+
+
+def test_no_flush_succeeds_while_it_is_found_out_what_a_fua_write_failed_of(
+    disk: Path, serve: Serve, attach: Attach, shim: Shim
+) -> None:
+    """The kernel has told that write of the loss: the sync behind it hears of nothing. (The write may succeed, done
+    again, once the guest was told by the Flush.)"""
+    serve("--disk", disk, *shim.engine, environment=shim.environment)
+    guest = attach()
+    queue = guest.queues[1]
+    assert write(guest, 8).status == Status.SUCCESS
+    shim.fail(Op.SYNC, errno.EIO, once=True)
+    shim.hold(Op.WRITE)
+    guest.submit(queue, transfer(NvmOpcode.WRITE, guest.alloc(PAGE), 0, fua=True))
+    shim.wait_for_held(Op.WRITE)  # the same again, without a sync
+    cid = guest.submit(queue, Command(opcode=NvmOpcode.FLUSH, nsid=1))
+    shim.wait_for_record(Event.SYNC_DONE)
+    for _ in range(5):  # it could be completed now
+        guest.bus.settle()
+    shim.release()
+    done = {completion.cid: completion.status for completion in guest.collect(2)}
+    assert done[cid] == Status.WRITE_FAULT
+    assert flush(guest).status == Status.WRITE_FAULT
+
+
+def test_a_fua_write_is_done_again_if_a_sync_has_failed_meanwhile(
+    disk: Path, serve: Serve, attach: Attach, shim: Shim
+) -> None:
+    """That one may have been told of this one's loss."""
+    serve("--disk", disk, *shim.engine, environment=shim.environment)
+    guest = attach()
+    place = guest.alloc(PAGE)
+    guest.bus.write_memory(place, b"\x5a" * PAGE)
+    shim.hold(Op.WRITE)
+    guest.submit(guest.queues[1], transfer(NvmOpcode.WRITE, place, 0, fua=True))
+    shim.wait_for_held(Op.WRITE)
+    shim.fail(Op.SYNC, errno.EIO, once=True)
+    assert flush(guest).status == Status.WRITE_FAULT
+    shim.release()
+    assert [completion.status for completion in guest.collect(1)] == [Status.SUCCESS]
+    assert shim.calls(Op.WRITE) == 2
+    assert disk.read_bytes()[:PAGE] == b"\x5a" * PAGE
+
+
+@pytest.mark.parametrize("then", ["a part", "no room"])
+def test_a_failed_sync_is_not_forgotten_because_the_write_then_fails_otherwise(
+    disk: Path, serve: Serve, attach: Attach, shim: Shim, then: str
+) -> None:
+    serve("--disk", disk, *shim.engine, environment=shim.environment)
+    guest = attach()
+    shim.fail(Op.SYNC, errno.EIO, once=True)
+    shim.cut(Op.WRITE, then == "a part")
+    shim.fail(Op.WRITE, errno.ENOSPC if then == "no room" else 0)
+    assert write(guest, 0, fua=True).status == Status.WRITE_FAULT
+    shim.fail(Op.WRITE, 0)
+    shim.cut(Op.WRITE, False)
     assert flush(guest).status == Status.WRITE_FAULT
 
 

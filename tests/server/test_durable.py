@@ -13,8 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from nvmeemu.spec import Command, FeatureId, NvmOpcode, ReadWrite
-from nvmeemu.testing import CC
+from nvmeemu.spec import (
+    AdminOpcode,
+    Command,
+    DatasetManagement,
+    DsmRange,
+    FeatureId,
+    NvmOpcode,
+    ReadWrite,
+    SetFeatures,
+    Status,
+)
+from nvmeemu.testing import CC, PAGE
 from server.conftest import MIB, PATHS, Attach
 from server.guest import ABRUPT, NORMAL, Guest
 from server.load import BLOCK
@@ -43,6 +53,14 @@ def flush(guest: Guest, nsid: int = 1) -> None:
 
 def zeroes(*, fua: bool = False, deac: bool = False) -> ReadWrite:
     return ReadWrite(opcode=NvmOpcode.WRITE_ZEROES, nsid=1, slba=SLBA, nlb=1, fua=fua, deac=deac)
+
+
+def deallocation(guest: Guest, *ranges: tuple[int, int]) -> DatasetManagement:
+    place = guest.alloc(PAGE)
+    guest.bus.write_memory(place, b"".join(bytes(DsmRange(slba=slba, length=length)) for slba, length in ranges))
+    return DatasetManagement(
+        opcode=NvmOpcode.DATASET_MANAGEMENT, nsid=1, prp1=place, nr=len(ranges), ad=True, cdw12=0xFFFFFFFF
+    )
 
 
 def after_power_cut(shim: Shim) -> bytes:
@@ -101,6 +119,39 @@ def test_write_zeroes_with_fua_is_durable(guest: Guest, shim: Shim, deac: bool) 
     guest.succeed(guest.queues[1], zeroes(fua=True, deac=deac))
     assert after_power_cut(shim) == bytes(BLOCK)
     assert shim.calls(Op.SYNC) == 1
+
+
+def change(guest: Guest, how: str) -> Command:
+    """A command that makes three blocks zero, the second of them SLBA + 1, in no multiple of a file system's block."""
+    if how == "deallocate":
+        return deallocation(guest, (SLBA + 1, 1), (SLBA, 1), (0, 0), (SLBA + 2, 1))
+    return ReadWrite(opcode=NvmOpcode.WRITE_ZEROES, nsid=1, slba=SLBA, nlb=3, deac=how == "deac")
+
+
+@pytest.mark.parametrize("how", ["zeroes", "deac", "deallocate"])
+def test_without_the_write_cache_zeroes_are_durable(guest: Guest, shim: Shim, how: str) -> None:
+    """What a host has read as zeros must not be the old data after a power cut."""
+    guest.write(SLBA - 1, 5 * DATA, fua=True)
+    guest.set_feature(FeatureId.VOLATILE_WRITE_CACHE, 0)
+    guest.succeed(guest.queues[1], change(guest, how))
+    medium = Medium(16 * MIB)
+    medium.take(shim.records())
+    assert medium.durable[(SLBA - 1) * BLOCK :][: 5 * BLOCK] == DATA + bytes(3 * BLOCK) + DATA
+
+
+@pytest.mark.parametrize("how", ["zeroes", "deac", "deallocate"])
+def test_zeroes_that_are_under_way_when_the_write_cache_goes_off_are_durable(
+    guest: Guest, shim: Shim, how: str
+) -> None:
+    guest.write(SLBA, 3 * DATA, fua=True)
+    shim.hold(Op.PUNCH)
+    guest.submit(guest.queues[1], change(guest, how))
+    shim.wait_for_held(Op.PUNCH)
+    off = SetFeatures(opcode=AdminOpcode.SET_FEATURES, fid=FeatureId.VOLATILE_WRITE_CACHE)
+    guest.succeed(guest.admin, off)
+    shim.release()
+    assert [one.status for one in guest.collect(1)] == [Status.SUCCESS]
+    assert after_power_cut(shim) == bytes(BLOCK)
 
 
 @pytest.mark.parametrize("op", [Op.SYNC, Op.PUNCH])

@@ -8,6 +8,7 @@ What proves what:
 - The record of the shim proves the medium's part. It holds each write and each sync at the disk's file in order, made
   before the server could tell anybody. ``Medium`` keeps of that record only what fdatasync or RWF_DSYNC covered and
   loses all else: a power cut, at its worst, at the same 200 points. What Flush or FUA had acknowledged must be there.
+- Every fourth version of a page is zeros, by Write Zeroes or Dataset Management, which promise the same.
 - That fdatasync itself does what it says is the kernel's and the drive's promise. No test here can prove it.
 
 The acknowledgements that count are the completions in the guest's memory, also those that the guest had not seen yet.
@@ -30,7 +31,7 @@ from pathlib import Path
 
 import pytest
 
-from nvmeemu.spec import Command, Completion, NvmOpcode, Status
+from nvmeemu.spec import Command, Completion, DatasetManagement, DsmRange, NvmOpcode, ReadWrite, Status
 from nvmeemu.testing import PAGE
 from server.conftest import MIB, PATHS
 from server.guest import Guest
@@ -48,10 +49,14 @@ _BLOCK = struct.Struct("<IIQ")
 ZYGOTE = Path(__file__).with_name("zygote.py")
 
 
+def is_zeros(version: int) -> bool:
+    return version % 4 == 0
+
+
 def content(slot: int, version: int) -> bytes:
-    """A page that says in each of its blocks what it is."""
+    """A page that says in each of its blocks what it is, unless it is zeros."""
     blocks = (_BLOCK.pack(slot, block, version) * (BLOCK // _BLOCK.size) for block in range(PAGE // BLOCK))
-    return b"".join(blocks) if version else bytes(PAGE)
+    return bytes(PAGE) if is_zeros(version) else b"".join(blocks)
 
 
 @dataclass
@@ -68,14 +73,17 @@ class Knowledge:
         for slot in range(SLOTS):
             for start in range(slot * PAGE, (slot + 1) * PAGE, BLOCK):
                 found = bytes(image[start : start + BLOCK])
-                version: int = _BLOCK.unpack_from(found)[2]
+                version: int = _BLOCK.unpack_from(found)[2] or self._last_zeros(slot)
                 block = start % PAGE
                 assert found == content(slot, version)[block : block + BLOCK], f"slot {slot}: torn or foreign"
                 assert least[slot] <= version <= self.submitted[slot], f"slot {slot}: version {version}"
 
+    def _last_zeros(self, slot: int) -> int:
+        return self.submitted[slot] // 4 * 4
+
 
 class Writer:
-    """The load: writes, some of them FUA, with Flushes among them, several in flight."""
+    """The load: writes and zeroes, some of them FUA, with Flushes among them, several in flight."""
 
     def __init__(self, guest: Guest, knowledge: Knowledge, random: random.Random) -> None:
         self._guest = guest
@@ -102,7 +110,17 @@ class Writer:
         self._knowledge.submitted[slot] = version
         place = self._buffers + slot * PAGE
         self._guest.bus.write_memory(place, content(slot, version))
-        command = transfer(NvmOpcode.WRITE, place, slot * (PAGE // BLOCK), fua=fua)
+        slba, blocks = slot * (PAGE // BLOCK), PAGE // BLOCK
+        command: Command = transfer(NvmOpcode.WRITE, place, slba, fua=fua)
+        if is_zeros(version) and not fua and self._random.random() < 0.5:
+            ranges = [bytes(DsmRange(slba=slba + part, length=1)) for part in range(blocks)]
+            self._guest.bus.write_memory(place, b"".join(ranges))
+            command = DatasetManagement(
+                opcode=NvmOpcode.DATASET_MANAGEMENT, nsid=1, prp1=place, nr=len(ranges), ad=True
+            )
+        elif is_zeros(version):
+            deac = self._random.random() < 0.5
+            command = ReadWrite(opcode=NvmOpcode.WRITE_ZEROES, nsid=1, slba=slba, nlb=blocks, fua=fua, deac=deac)
         self._writes[self._guest.submit(self._queue, command, ring=False)] = slot, version, fua
 
     def collect(self, *, ring: bool) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import re
+import threading
+import time
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 
 SECTOR = 512
+_LONGEST_DOUBT = 60  # seconds; a disk gives up a request after 30
 _MEMORY, _RAW = "mem:", "raw:"
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
@@ -29,11 +33,14 @@ class FailedSync:
     """Whether a sync of a disk has failed, for Python and the engine together: the kernel says so once, drops what it
     could not write, and the next sync "succeeds".
 
-    ``word``: 0, the errno, or its negative until somebody was told of what the engine has met.
+    ``word``: first 0, the errno, or its negative until somebody was told of what the engine has met; then how many
+    durable writes of the engine's are in doubt.
     """
 
     def __init__(self) -> None:
-        self.word = array("i", [0])
+        self.word = array("i", [0, 0])
+        self._doubts = 0
+        self._lock = threading.Lock()
 
     def note(self, error: OSError) -> None:
         self.word[0] = self.word[0] or error.errno or errno.EIO
@@ -43,6 +50,26 @@ class FailedSync:
         if self.word[0]:
             number = self.word[0] = abs(self.word[0])
             raise OSError(number, os.strerror(number))
+
+    @contextmanager
+    def doubt(self) -> Iterator[None]:
+        """A durable write has failed, and it is being found out whether a sync has: until then no sync can be relied
+        upon."""
+        with self._lock:
+            self._doubts += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._doubts -= 1
+
+    def settle(self) -> None:
+        """After a sync that has succeeded: wait until nothing is in doubt. Raises OSError if that does not come out."""
+        deadline = time.monotonic() + _LONGEST_DOUBT
+        while self._doubts or self.word[1]:
+            if time.monotonic() > deadline:
+                raise OSError(errno.EIO, "whether a durable write was lost does not come out")
+            time.sleep(0.001)
 
     def tell(self) -> None:
         """Raises OSError if nobody was told yet."""

@@ -133,12 +133,26 @@ class RawBackend(Backend):
             self._write(offset, views, 0)
             return
         self._failed_sync.tell()
+        known = None
+        while known != self._failed_sync.word[0]:  # a sync that fails meanwhile may be this data's: once more
+            known = self._failed_sync.word[0]
+            try:
+                self._write(offset, views, os.RWF_DSYNC)
+            except OSError as error:
+                with self._failed_sync.doubt():
+                    self._find_out(offset, views, error)
+                raise
+            self._failed_sync.settle()
+
+    def _find_out(self, offset: int, views: Sequence[memoryview], error: OSError) -> None:
+        """A durable write has failed. Where the same without a sync fails alike, the write itself cannot be done, which
+        says nothing of others; otherwise the sync has failed."""
         try:
-            self._write(offset, views, os.RWF_DSYNC)
-        except OSError as error:
-            self._write(offset, views, 0)  # raises where not the sync but the write itself cannot be done
-            self._failed_sync.note(error)
-            raise
+            self._write(offset, views, 0)
+        except OSError as another:
+            if another.errno == error.errno:
+                return
+        self._failed_sync.note(error)
 
     def _write(self, offset: int, views: Sequence[memoryview], flags: int) -> None:
         while views:
@@ -157,6 +171,8 @@ class RawBackend(Backend):
         except OSError as error:
             self._failed_sync.note(error)
             raise
+        self._failed_sync.settle()
+        self._failed_sync.check()  # one that has failed meanwhile may have taken this one's failure
 
     def zero(self, offset: int, length: int, deallocate: bool) -> None:
         if deallocate and self._fallocate(_FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE, offset, length):

@@ -5,6 +5,12 @@ struct queue; /* every sq and every cq is one */
 struct sq;
 struct cq;
 
+/* Of a disk, for the engine and Python together: the array of backend.FailedSync. */
+struct failed_sync {
+    int32_t error; /* errno of the first sync that has failed, its negative until somebody was told of it, or 0 */
+    int32_t doubts; /* durable writes of the engine's that have failed, perhaps with a sync: that is being found out */
+};
+
 /* How a namespace is reached. */
 struct disk {
     uint8_t *memory; /* the disk itself, or NULL */
@@ -15,7 +21,7 @@ struct disk {
     bool writable; /* false: writes are Python's */
     bool is_volatile; /* what is written may be lost until a sync */
     bool writes_through; /* the write cache is off: a write is complete when it is durable */
-    int32_t *failed_sync; /* errno of the first sync that has failed, in the engine or in Python, or 0; with fd */
+    struct failed_sync *failed_sync; /* with fd */
     uint32_t block_shift;
     uint64_t blocks; /* 0: there is no namespace */
 };

@@ -32,7 +32,9 @@ void count_command(struct lane *lane, uint8_t opcode, uint64_t length)
 
 bool has_to_last(const struct disk *disk, const struct nvme_read_write *command)
 {
-    return disk->is_volatile && (disk->writes_through || (command->cdw12 & READ_WRITE_FUA));
+    bool fua = command->opcode != NVME_NVM_OPCODE_DATASET_MANAGEMENT && (command->cdw12 & READ_WRITE_FUA);
+
+    return disk->is_volatile && (disk->writes_through || fua);
 }
 
 /* --- disks --------------------------------------------------------------------------------------------------------- */

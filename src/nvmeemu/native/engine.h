@@ -210,7 +210,7 @@ struct op {
     struct nvme_read_write command;
     uint32_t nsid; /* the disk's */
     int fd;
-    int32_t *failed_sync; /* of the disk */
+    struct failed_sync *failed_sync; /* of the disk */
     enum work work; /* what the disk is to do now */
     int flags; /* of pwritev2, or the mode of fallocate */
     bool is_durable; /* when it has succeeded, or it need not be: the write cache may go off meanwhile */

@@ -107,6 +107,7 @@ class NativeEngine:
 
     def configure(self, page_size: int, transfer: int, most_held: int, disks: Mapping[int, Disk]) -> None:
         lib.engine_set_limits(self._engine, page_size, transfer, most_held)
+        lib.engine_set_flush_all(self._engine, BROADCAST)  # until all disks are known
         for nsid in self._nsids - disks.keys():
             self._set_disk(nsid, ffi.new("struct disk *", {"fd": -1}))
         self._nsids = {nsid for nsid in disks if nsid <= MAX_NSID}
@@ -118,7 +119,7 @@ class NativeEngine:
     def _disk(self, disk: Disk) -> Any:
         direct = disk.direct or _NO_DISK
         word = direct.failed_sync.word
-        self._words[id(word)] = ffi.from_buffer("int32_t[]", word)
+        self._words[id(word)] = ffi.from_buffer("struct failed_sync[]", word)
         return ffi.new(
             "struct disk *",
             {

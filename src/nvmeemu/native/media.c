@@ -65,6 +65,18 @@ static void zero_memory(uint8_t *start, uint64_t length)
     memset(last, 0, (size_t)(end - last));
 }
 
+static enum verdict allocate(struct lane *lane, struct op *op, const struct disk *disk, int mode, struct extent extent,
+                             bool lasts)
+{
+    op->work = WORK_ALLOCATE;
+    op->flags = mode;
+    op->extent = extent;
+    op->is_durable = op->syncs_last = lasts;
+    op->waits = true;
+    op->suits_lane = disk->begins_now;
+    return op_start(lane, op);
+}
+
 enum verdict zeroes_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command)
 {
     const struct disk *disk = disk_of(lane, command->nsid);
@@ -86,13 +98,7 @@ enum verdict zeroes_run(struct lane *lane, struct sq *sq, const struct nvme_read
     enum verdict verdict = op_new(&op, lane, sq, command, command->nsid, 0);
     if (verdict != PENDING)
         return verdict;
-    op->work = WORK_ALLOCATE;
-    op->flags = command->cdw12 & DEAC ? HOLE : ZEROES;
-    op->extent = extent;
-    op->is_durable = op->syncs_last = lasts;
-    op->waits = true;
-    op->suits_lane = disk->begins_now;
-    return op_start(lane, op);
+    return allocate(lane, op, disk, command->cdw12 & DEAC ? HOLE : ZEROES, extent, lasts);
 }
 
 /* The ranges as they are in bytes, those of no length left out. False: one is not on the disk. */
@@ -115,6 +121,10 @@ static bool take_extents(struct extent *extents, uint32_t *count, const struct d
 static enum verdict deallocate(struct lane *lane, struct sq *sq, const struct nvme_read_write *command,
                                const struct disk *disk, const struct extent *extents, uint32_t count)
 {
+    bool lasts = has_to_last(disk, command);
+
+    if (lasts && !can_sync(disk))
+        return PUNT;
     if (disk->memory) {
         uint64_t length = 0;
         for (uint32_t i = 0; i < count; i++)
@@ -132,15 +142,9 @@ static enum verdict deallocate(struct lane *lane, struct sq *sq, const struct nv
     if (verdict != PENDING)
         return verdict;
     memcpy(op->buffer, extents, count * sizeof(*extents));
-    op->work = WORK_ALLOCATE;
-    op->flags = HOLE;
-    op->extent = extents[0];
     op->more = (const struct extent *)(const void *)op->buffer + 1;
     op->more_count = count - 1;
-    op->is_durable = true;
-    op->waits = true;
-    op->suits_lane = disk->begins_now;
-    return op_start(lane, op);
+    return allocate(lane, op, disk, HOLE, extents[0], lasts);
 }
 
 enum verdict dataset_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command)

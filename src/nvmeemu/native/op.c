@@ -118,9 +118,9 @@ static bool deliver(struct lane *lane, const struct op *op)
     return true;
 }
 
-static bool has_failed(const int32_t *failed_sync)
+static bool has_failed(const struct failed_sync *failed_sync)
 {
-    return __atomic_load_n(failed_sync, __ATOMIC_SEQ_CST) != 0;
+    return __atomic_load_n(&failed_sync->error, __ATOMIC_SEQ_CST) != 0;
 }
 
 bool can_sync(const struct disk *disk)
@@ -128,22 +128,34 @@ bool can_sync(const struct disk *disk)
     return disk->fd >= 0 && !has_failed(disk->failed_sync);
 }
 
+static void doubt(const struct op *op, int32_t change)
+{
+    __atomic_fetch_add(&op->failed_sync->doubts, change, __ATOMIC_SEQ_CST);
+}
+
 /* Python tells the guest, with the command that it does again, and remembers it. */
 static void note_failed_sync(const struct op *op, int error)
 {
     int32_t none = 0;
 
-    __atomic_compare_exchange_n(op->failed_sync, &none, -error, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    __atomic_compare_exchange_n(&op->failed_sync->error, &none, -error, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+/* Its last work was a sync, or had one. */
+static bool has_synced(const struct op *op)
+{
+    return op->work == WORK_SYNC || (op->work == WORK_WRITE && (op->flags & RWF_DSYNC));
 }
 
 /* Otherwise the write cache was switched off since it was begun, and Python does it again, durably. (A namespace that
-   was taken away has ended as it was.) A sync that succeeds after another one has failed means nothing. */
+   was taken away has ended as it was.) A sync that succeeds after another one has failed, perhaps, means nothing: that
+   one may have been told of what this one was to make durable. */
 static bool is_good_as_it_is(const struct lane *lane, const struct op *op)
 {
     const struct disk *disk = &lane->engine->disks[op->nsid];
 
-    if (op->work == WORK_SYNC)
-        return !has_failed(op->failed_sync);
+    if (has_synced(op))
+        return __atomic_load_n(&op->failed_sync->doubts, __ATOMIC_SEQ_CST) == 0 && !has_failed(op->failed_sync);
     return op->is_durable || disk->fd != op->fd || !has_to_last(disk, &op->command);
 }
 
@@ -159,6 +171,7 @@ static bool op_goes_on(struct op *op, long result)
     if (op->work == WORK_WRITE && (op->flags & RWF_DSYNC) && is_error(result)) {
         op->lost = (int)-result; /* unless the write itself cannot be done, which the same without a sync tells */
         op->flags = 0;
+        doubt(op, 1);
         return true;
     }
     if (result != 0 || op->work != WORK_ALLOCATE)
@@ -178,12 +191,12 @@ static bool is_done(const struct op *op, long result)
     return op->lost == 0 && result == (op->work == WORK_READ || op->work == WORK_WRITE ? (long)op->size : 0);
 }
 
-/* errno of a sync that has failed, or may have, or 0. */
+/* errno of a sync that has failed, or may have, or 0. Where a write without one has failed alike, none has. */
 static int lost_by(const struct op *op, long result)
 {
     if (op->work == WORK_SYNC)
         return is_error(result) ? (int)-result : 0;
-    return result == (long)op->size || (result < 0 && !is_error(result)) ? op->lost : 0;
+    return result == -(long)op->lost ? 0 : op->lost;
 }
 
 void op_finish(struct lane *lane, struct op *op, long result)
@@ -197,6 +210,8 @@ void op_finish(struct lane *lane, struct op *op, long result)
     }
     if (lost_by(op, result))
         note_failed_sync(op, lost_by(op, result));
+    if (op->lost)
+        doubt(op, -1);
     if (!sq->dropped) {
         if (is_done(op, result) && (changes_media(op) ? is_good_as_it_is(lane, op) : deliver(lane, op))) {
             count_command(lane, op->command.opcode, op->size);
