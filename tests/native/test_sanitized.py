@@ -30,7 +30,7 @@ class Planted(Mutant):
 PLANTED = (
     Planted(
         name="read-out-of-bounds",
-        file="src/nvmeemu/native/command.c",
+        file="src/nvmeemu/native/op.c",
         old="transfer_scatter(&lane->transfer, op->buffer);",
         new="transfer_scatter(&lane->transfer, op->buffer + 1);",
         why="what the disk has given is delivered with a byte from behind it",
