@@ -133,13 +133,15 @@ class _States:
     def feed(self, record: Record) -> None:
         time = record.time / SECOND
         self._rings.feed(record)
-        if isinstance(record, Doorbell | Fetch | Completion | RegisterWrite | Reset | ClientLeft):
-            self._held_since = _follow(self._found.held_up, self._held_since, self._rings.is_held_up(), time)
+        if isinstance(record, (Doorbell, Fetch, Completion, RegisterWrite, Reset, ClientLeft)):
+            is_held_up = self._rings.is_held_up()
+            if is_held_up or self._held_since is not None:
+                self._held_since = _follow(self._found.held_up, self._held_since, is_held_up, time)
+            self._has_rung |= isinstance(record, Doorbell)
         if isinstance(record, PciChange):
             self._bar(not record.state.reaches_memory, time)
         elif isinstance(record, ClientLeft):
             self._bar(False, time)
-        self._has_rung |= isinstance(record, Doorbell)
 
     def _bar(self, is_barred: bool, time: float) -> None:
         if self._barred_since is None:

@@ -14,9 +14,14 @@ from nvmeemu.trace.records import (
     ClientAttached,
     ClientLeft,
     Completion,
+    Data,
+    Digest,
+    Doorbell,
     Fetch,
+    Interrupt,
     InterruptMode,
     PciChange,
+    Prp,
     Record,
     RegisterWrite,
     Reset,
@@ -25,6 +30,7 @@ from nvmeemu.trace.stats import Statistics
 
 Deed = RegisterWrite | Reset | InterruptMode | PciChange | ClientAttached | ClientLeft  # a host's, but for commands
 _MASKS = (INTMS.offset, INTMC.offset)
+_QUIET = {Doorbell, Interrupt, Prp, Digest, Data}  # no steps, nor where a part begins; and most records
 
 
 @dataclass(slots=True)
@@ -97,7 +103,7 @@ class _Cutter:
             self._cuts.append((Who.SYSTEM, len(self.steps) if self._quiet is None else self._quiet))
 
     def added(self, record: Record) -> None:
-        if isinstance(record, Fetch | Completion):
+        if isinstance(record, (Fetch, Completion)):
             self._quiet = len(self.steps)
         who, start = self._cuts[-1]
         if who == Who.MACHINE and len(self.steps) > start and self.steps[-1].is_drivers:
@@ -118,13 +124,17 @@ def steps(name: str, records: Iterable[Record], wanted: Filter) -> Steps:
     found = cutter.steps
     under_way: dict[int, Step] = {}  # by the id of a Fetch
     for record in records:
-        cutter.feed(record)
+        is_quiet = type(record) in _QUIET
+        if not is_quiet:
+            cutter.feed(record)
         for command in statistics.feed(record):
             step = under_way.pop(id(command.fetch), None)
             if step is not None:
                 if command.completion is not None:
                     step.answer = words.completion(command.completion.completion)
                 step.answer += words.injections(command.injections)
+        if is_quiet:
+            continue
         newest = statistics.matcher.newest
         if isinstance(record, Fetch) and newest is not None and wanted.matches(newest):
             queue = "I/O  " if record.sqid else "admin"

@@ -102,12 +102,11 @@ class Rings:
             of.pop(command.qid, None)
 
     def _ring(self, record: Doorbell) -> None:
-        name = f"{'CQ' if record.is_cq else 'SQ'} {record.qid} {'head' if record.is_cq else 'tail'} {record.value}"
         ring = (self.cqs if record.is_cq else self.sqs).get(record.qid)
-        if ring is None:
-            self.refused = f"{name}, there is no such queue"
-        elif why := _why_not(ring, record):
-            self.refused = f"{name}, {why}"
+        why = _why_not(ring, record) if ring is not None else "there is no such queue"
+        if ring is None or why:
+            where = f"CQ {record.qid} head" if record.is_cq else f"SQ {record.qid} tail"
+            self.refused = f"{where} {record.value}, {why}"
         elif record.is_cq:
             ring.head = record.value
         else:

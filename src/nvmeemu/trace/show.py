@@ -89,7 +89,7 @@ class _Show:
             ended = matcher.feed(record)
             rings.feed(record)
             why = rings.explain() if isinstance(record, AsyncEvent) and record.type == EventType.ERROR else ""
-            is_left_out = isinstance(record, RegisterRead | RegisterWrite) and not self._has_registers
+            is_left_out = not self._has_registers and isinstance(record, (RegisterRead, RegisterWrite))
             if wanted.is_in_time(record.time) and not is_left_out and not self._is_same(record):
                 command = ended[0] if isinstance(record, Completion) and ended else None
                 self._tell(record, command, why)
@@ -98,15 +98,16 @@ class _Show:
     def _is_same(self, record: Record) -> bool:
         """Whether this reads what was read just before. If not, it tells how often that was."""
         poll = self._poll
-        if isinstance(record, RegisterRead) and not self._is_whole:
-            if poll is not None and (record.offset, record.data) == (poll.offset, poll.data):
-                self._poll = record
-                self._times += 1
-                return True
-            self._end_polls()
+        if self._is_whole or not isinstance(record, RegisterRead):
+            if poll is not None:
+                self._end_polls()
+            return False
+        if poll is not None and (record.offset, record.data) == (poll.offset, poll.data):
             self._poll = record
-        else:
-            self._end_polls()
+            self._times += 1
+            return True
+        self._end_polls()
+        self._poll = record
         return False
 
     def _end_polls(self) -> None:
