@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+from copy import copy
 from pathlib import Path
 
 import pytest
 
-from nvmeemu.spec import Command, Completion, NvmOpcode, Status
+from nvmeemu.spec import Command, Completion, DatasetManagement, DsmRange, NvmOpcode, ReadWrite, Status
 from nvmeemu.testing import CC, PAGE
 from server.conftest import PATHS, Attach
 from server.guest import Guest
-from server.load import run_batch, transfer
+from server.load import BLOCK, run_batch, transfer
 from server.process import NVMEEMU, Serve
 from server.shim import Event, Op, Shim
 
@@ -44,13 +45,16 @@ def complaints(log: str) -> list[str]:
     return [line for line in log.splitlines() if " ERROR " in line or " WARNING " in line]
 
 
-def test_a_full_file_system_is_a_write_fault(folder: Path, serve: Serve, attach: Attach) -> None:
-    """A real one: 1 MiB of tmpfs below a sparse disk of 8 MiB, seen only by the server."""
+@pytest.mark.parametrize("engine", ["python", "native"])
+def test_a_full_file_system_is_a_write_fault(folder: Path, serve: Serve, attach: Attach, engine: str) -> None:
+    """A real one: 1 MiB of tmpfs below a sparse disk of 8 MiB, seen only by the server. What is deallocated makes room
+    again."""
     small = folder / "small"
     small.mkdir()
     script = f'mount -t tmpfs -o size=1M none "{small}" && exec "$0" serve "$@"'
     program = ("unshare", "--mount", *(() if os.getuid() == 0 else ("-r",)), "sh", "-c", script, NVMEEMU)
-    served = serve("--disk", small / "disk", "--create", "--size", "8M", command=program)
+    disk = ("--disk", small / "disk", "--create", "--size", "8M")
+    served = serve(*disk, "--engine", engine, command=program)
     guest = attach()
     place = guest.alloc(PAGE)
     guest.bus.write_memory(place, b"\xa5" * PAGE)
@@ -71,6 +75,20 @@ def test_a_full_file_system_is_a_write_fault(folder: Path, serve: Serve, attach:
     assert all(completion.dnr for completion in failed)  # trying again makes no room
     for page in done:
         assert guest.read(8 * page, 8) == b"\xa5" * PAGE
+    last, queue = 7 * MIB // BLOCK, guest.queues[1]
+    zeroes = ReadWrite(opcode=NvmOpcode.WRITE_ZEROES, nsid=1, slba=last, nlb=PAGE // BLOCK, fua=True)
+    for command in (transfer(NvmOpcode.WRITE, place, last, fua=True), zeroes):
+        completion = guest.execute(queue, copy(command))
+        assert (completion.status, completion.dnr) == (Status.WRITE_FAULT, True)
+    ranges = b"".join(bytes(DsmRange(slba=8 * page, length=8)) for page in done[:8])
+    guest.bus.write_memory(place, ranges)
+    guest.succeed(queue, DatasetManagement(opcode=NvmOpcode.DATASET_MANAGEMENT, nsid=1, prp1=place, nr=8, ad=True))
+    guest.succeed(queue, transfer(NvmOpcode.WRITE, place, last + 8, fua=True))
+    guest.succeed(queue, copy(zeroes))
+    assert flush(guest).status == Status.SUCCESS  # nothing was lost that had succeeded
+    assert guest.read(last, 16) == bytes(PAGE) + ranges + guest.bus.read_memory(place + len(ranges), PAGE - len(ranges))
+    assert guest.read(8 * done[0], 8) == bytes(PAGE)
+    assert guest.read(8 * done[8], 8) == b"\xa5" * PAGE
     assert len(complaints(served.log)) == 1
     assert "No space left on device" in served.log
     assert served.stop() == 0

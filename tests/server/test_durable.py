@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from nvmeemu.control.client import Control
 from nvmeemu.spec import (
+    Abort,
     AdminOpcode,
     Command,
     DatasetManagement,
+    DeleteQueue,
     DsmRange,
     FeatureId,
     NvmOpcode,
@@ -27,7 +30,7 @@ from nvmeemu.spec import (
 from nvmeemu.testing import CC, PAGE
 from server.conftest import MIB, PATHS, Attach
 from server.guest import ABRUPT, NORMAL, Guest
-from server.load import BLOCK
+from server.load import BLOCK, transfer
 from server.process import Serve
 from server.shim import Event, Medium, Op, Record, Shim
 
@@ -173,6 +176,76 @@ def test_what_waits_for_the_medium_holds_up_nobody_else(guest: Guest, shim: Shim
         assert guest.status.rdy
     shim.release()
     guest.enable()
+
+
+def abort(guest: Guest, control: Path, cids: list[int]) -> None:
+    for cid in cids:
+        completion = guest.execute(guest.admin, Abort(opcode=AdminOpcode.ABORT, sqid=1, target_cid=cid))
+        assert completion.dw0 & 1  # not aborted
+
+
+def delete_queue(guest: Guest, control: Path, cids: list[int]) -> None:
+    guest.submit(guest.admin, DeleteQueue(opcode=AdminOpcode.DELETE_SQ, qid=1))
+
+
+def move_queue(guest: Guest, control: Path, cids: list[int]) -> None:
+    """To Python, if it is the engine's."""
+    with Control(control) as server:
+        server.call("fault.add", match={"opcode": "read", "nsid": 1}, do="drop")
+
+
+def remove_disk(guest: Guest, control: Path, cids: list[int]) -> None:
+    with Control(control) as server:
+        server.call("namespace.remove", nsid=1)
+
+
+def shrink_disk(guest: Guest, control: Path, cids: list[int]) -> None:
+    with Control(control) as server:
+        server.call("namespace.resize", nsid=1, size=BLOCK)
+
+
+@pytest.mark.parametrize("disturb", [abort, delete_queue, move_queue, remove_disk, shrink_disk])
+def test_nothing_ends_before_its_sync_whatever_comes_between(
+    disk: Path,
+    folder: Path,
+    serve: Serve,
+    attach: Attach,
+    shim: Shim,
+    disturb: Callable[[Guest, Path, list[int]], None],
+) -> None:
+    control = folder / "control"
+    serve("--disk", disk, "--control", control, *shim.engine, environment=shim.environment)
+    guest = attach()
+    queue = guest.queues[1]
+    other = guest.create_queues(2)
+    guest.write(SLBA - 2, 7 * DATA, fua=True)
+    guest.write(SLBA + 5, DATA, qid=2)
+    place = guest.alloc(PAGE)
+    guest.bus.write_memory(place, b"\xa5" * PAGE)
+    guest.set_feature(FeatureId.VOLATILE_WRITE_CACHE, 0)
+    shim.hold(Op.SYNC, Op.WRITE)
+    commands = [
+        flush_command(),
+        deallocation(guest, (SLBA, 1), (SLBA + 1, 1)),
+        ReadWrite(opcode=NvmOpcode.WRITE_ZEROES, nsid=1, slba=SLBA + 2, nlb=1, fua=True, deac=True),
+        transfer(NvmOpcode.WRITE, place, SLBA - 1, BLOCK, fua=True),
+    ]
+    cids = [guest.submit(queue, command) for command in commands]
+    shim.wait_for_held(Op.SYNC, 3)
+    shim.wait_for_held(Op.WRITE)
+    disturb(guest, control, cids)
+    for _ in range(5):
+        guest.bus.settle()
+    assert guest.poll(queue) is None
+    assert guest.poll(other) is None
+    assert guest.poll(guest.admin) is None  # the queue's deletion
+    shim.release()
+    done = {completion.cid: completion.status for completion in guest.collect(4)}
+    assert done == dict.fromkeys(cids, Status.SUCCESS)
+    medium = Medium(16 * MIB)
+    medium.take(shim.records())
+    expected = DATA + b"\xa5" * BLOCK + bytes(3 * BLOCK) + DATA + DATA + DATA
+    assert medium.durable[(SLBA - 2) * BLOCK :][: len(expected)] == expected
 
 
 @pytest.mark.parametrize("shn", [NORMAL, ABRUPT])
