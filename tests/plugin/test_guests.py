@@ -32,7 +32,7 @@ def test_a_guest_that_several_tests_share(pytester: pytest.Pytester, monkeypatch
         def test_faults_before_the_boot(nvme_guest):
             (fault,) = nvme_guest.faults
             assert (fault.hits, fault.seen > 1) == (1, True)
-            assert "'opcode': 'identify'" in repr(fault) and repr(fault).endswith("hits 1>"), fault
+            assert "match.opcode=identify" in repr(fault) and repr(fault).endswith("hits 1>"), fault
 
         def test_informational_messages(nvme_guest):
             nvme_guest.expect(r"nvme nvme0: pci function \S+$")  # of the boot
