@@ -165,13 +165,24 @@ static bool is_error(long result)
     return result < 0 && result != -EAGAIN && result != -EINTR && result != -ECANCELED;
 }
 
+/* Of a failed sync, at once: until others see it, theirs could count. */
+static void op_heed(struct op *op, long result)
+{
+    if (!is_error(result) || !has_synced(op) || op->lost)
+        return;
+    if (op->work == WORK_SYNC) {
+        note_failed_sync(op, (int)-result);
+        return;
+    }
+    op->lost = (int)-result; /* unless the write itself cannot be done, which the same without a sync tells */
+    doubt(op, 1);
+}
+
 /* After `result`, there is more work for the disk. */
 static bool op_goes_on(struct op *op, long result)
 {
-    if (op->work == WORK_WRITE && (op->flags & RWF_DSYNC) && is_error(result)) {
-        op->lost = (int)-result; /* unless the write itself cannot be done, which the same without a sync tells */
+    if (op->lost && has_synced(op)) {
         op->flags = 0;
-        doubt(op, 1);
         return true;
     }
     if (result != 0 || op->work != WORK_ALLOCATE)
@@ -191,27 +202,26 @@ static bool is_done(const struct op *op, long result)
     return op->lost == 0 && result == (op->work == WORK_READ || op->work == WORK_WRITE ? (long)op->size : 0);
 }
 
-/* errno of a sync that has failed, or may have, or 0. Where a write without one has failed alike, none has. */
-static int lost_by(const struct op *op, long result)
+/* What failed with a sync has been done again without: unless that has failed alike, it was the sync. */
+static void op_judge(const struct op *op, long result)
 {
-    if (op->work == WORK_SYNC)
-        return is_error(result) ? (int)-result : 0;
-    return result == -(long)op->lost ? 0 : op->lost;
+    if (result != -(long)op->lost)
+        note_failed_sync(op, op->lost);
+    doubt(op, -1);
 }
 
 void op_finish(struct lane *lane, struct op *op, long result)
 {
     struct sq *sq = op->sq;
 
+    op_heed(op, result);
     if (op_goes_on(op, result)) {
         if (op_begin(lane, op))
             return;
         result = -EAGAIN;
     }
-    if (lost_by(op, result))
-        note_failed_sync(op, lost_by(op, result));
     if (op->lost)
-        doubt(op, -1);
+        op_judge(op, result);
     if (!sq->dropped) {
         if (is_done(op, result) && (changes_media(op) ? is_good_as_it_is(lane, op) : deliver(lane, op))) {
             count_command(lane, op->command.opcode, op->size);
@@ -247,6 +257,7 @@ static bool write_now(struct lane *lane, struct op *op)
 
     pthread_mutex_unlock(&lane->lock);
     op->result = op_call(op);
+    op_heed(op, op->result);
     lane_enter(lane);
     if (lane->shift != shift) {
         op_list_add(&lane->written, op);
