@@ -37,7 +37,8 @@ FULL = b"\x77" * PAGE
 def open_disk(kind: str, folder: Path) -> Backend:
     if kind == "memory":
         return open_backend("mem:16M")
-    place = Path("/dev/shm") / folder.name if kind == "memory file" else Path("/var/tmp") / folder.name  # no tmpfs
+    name = f"{folder.name}-{os.getpid()}"  # another run's folder may have that name, too
+    place = Path("/dev/shm") / name if kind == "memory file" else Path("/var/tmp") / name  # no tmpfs
     try:
         return open_backend(str(place), create=True, size=SIZE, direct=kind == "direct")
     finally:
