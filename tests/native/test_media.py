@@ -154,6 +154,19 @@ def test_all_the_ranges_wherever_they_lie(bench: Bench, offset: int) -> None:
     assert driver.read(0, 2048) == expected
 
 
+@pytest.mark.parametrize("how", ["deallocate", "zeroes"])
+def test_many_pages_with_a_part_of_one_at_both_ends(bench: Bench, how: str) -> None:
+    """Of memory, whole pages are given back and the rest is overwritten."""
+    driver, queue = bench.driver, queue_of(bench)
+    driver.write(0, b"\x77" * MIB)
+    slba, blocks = 8 * 16 + 3, 8 * 64 + 2  # at the end, 5 blocks of a page
+    driver.succeed(queue, deallocate(bench, (slba, blocks)) if how == "deallocate" else zeroes(slba, blocks, deac=True))
+    assert served(bench)[2] == 1
+    data = driver.read(0, MIB // 512)
+    assert [block for block in range(MIB // 512) if not any(data[block * 512 :][:512])] == [*range(slba, slba + blocks)]
+    assert data.replace(b"\0", b"") == b"\x77" * (MIB - blocks * 512)
+
+
 @pytest.mark.parametrize(
     ("make", "status"),
     [
