@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -438,7 +439,7 @@ def test_notifications_are_not_answered_and_batches_are(served: Served, control:
     assert len(answer["result"]) == 2
 
 
-@pytest.mark.kills("a-line-without-end", "any-number-of-clients", "clients-that-have-left-are-counted")
+@pytest.mark.kills("a-line-without-end", "any-number-of-clients")
 def test_an_endless_line_and_too_many_clients_are_dropped(served: Served, control: Path) -> None:
     assert ask(control, b" " * (1 << 20)) == []
     with socket.socket(socket.AF_UNIX) as connection:
@@ -455,6 +456,19 @@ def test_an_endless_line_and_too_many_clients_are_dropped(served: Served, contro
     with Control(control) as client:
         assert client.call("status")["faults"] == 0
     assert served.stop() == 0
+
+
+@pytest.mark.kills("clients-that-have-left-are-counted")
+def test_clients_that_have_left_make_room_for_one_that_came_before_that_was_seen(served: Served, control: Path) -> None:
+    clients = [Control(control) for _ in range(16)]
+    for client in clients:
+        client.call("status")  # the server has accepted it
+    served.process.send_signal(signal.SIGSTOP)
+    with Control(control) as late:
+        for client in clients:
+            client.close()
+        served.process.send_signal(signal.SIGCONT)  # it hears of the new one first
+        assert late.call("status")["faults"] == 0
 
 
 def test_the_command_line_does_the_same(served: Served, control: Path, tmp_path: Path) -> None:
