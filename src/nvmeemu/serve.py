@@ -10,7 +10,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -129,13 +129,13 @@ def _serve(arguments: argparse.Namespace) -> None:
     log.info("stopped")
 
 
-def _name(disk: str, others: Iterable[str]) -> str:
+def _name(disk: str, others: Collection[str]) -> str:
     """What the disk is called beside the others. Raises BadRequest if it is one of them."""
     for other in others:
         if is_same(disk, other):
             raise BadRequest(f"disk {disk} is {other}, which is a namespace already: give each disk once")
-    number = sum(other.partition(" ")[0] == disk for other in others)
-    return f"{disk} ({number + 1})" if number and is_memory(disk) else disk
+    names = itertools.chain([disk], (f"{disk} ({number})" for number in itertools.count(2)))  # of memory there are many
+    return next(name for name in names if name not in others)
 
 
 def _open(disk: str, arguments: argparse.Namespace) -> Backend:

@@ -226,6 +226,15 @@ def test_namespaces_come_change_and_go_and_the_host_is_told(client: Control, ser
     assert disk.read_bytes()[:1024] == b"n" * 512 + b"d" * 512
 
 
+def test_memory_disks_of_one_size_come_and_go_in_any_order(client: Control) -> None:
+    for nsid in (2, 3, 4):
+        client.call("namespace.add", disk="mem:1M", nsid=nsid)
+    for nsid in (2, 4, 3, 2, 3, 4) * 10:
+        client.call("namespace.remove", nsid=nsid)
+        client.call("namespace.add", disk="mem:1M", nsid=nsid)
+        assert client.call("status")["namespaces"][-1]["nsid"] == nsid
+
+
 @pytest.mark.parametrize(("kind", "is_new"), [("memory", True), ("overlay", True), ("file", False)])
 def test_what_begins_anew_has_a_new_name(tmp_path: Path, control: Path, kind: str, is_new: bool) -> None:
     """A memory disk that comes back is empty, and an overlay has lost its writes; a file is the one that it was."""
