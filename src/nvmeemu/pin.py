@@ -13,10 +13,11 @@ from nvmeemu.device import Device
 from nvmeemu.host import Timer
 from nvmeemu.queues import CompletionQueue
 
-LEAST_REST = 0.001  # seconds that the host gets. An interrupt can get lost on the VMM's line, so they are few;
-MOST_REST = (
-    0.016  # twice as many after a rest that was too short (processors have other things to do), then slowly fewer
-)
+# Seconds that the host gets. They are few, because an interrupt can get lost on the VMM's line and only the end of the
+# rest tells it again. A rest that was too short (the processors had other things to do) doubles the next one; after
+# that the rests get slowly shorter again.
+LEAST_REST = 0.001
+MOST_REST = 0.016
 
 
 class Pin:
@@ -38,9 +39,7 @@ class Pin:
         if not pending:
             self._end_rest()
             self._is_unmasked = False
-            if self.is_asserted:
-                self.is_asserted = False
-                self._device.host.pin(False)
+            self._fall()
         elif self._is_unmasked and all(self._is_owed(cq) for cq in pending):
             if self._rest is None:  # else one UNMASK after another could put it off for ever
                 self._rest = self._device.clock.call_later(self._rest_time, self._rested)
@@ -58,6 +57,9 @@ class Pin:
         self._told.clear()
         self._is_told = self._is_unmasked = False
         self._end_rest()
+        self._fall()
+
+    def _fall(self) -> None:
         if self.is_asserted:
             self.is_asserted = False
             self._device.host.pin(False)
