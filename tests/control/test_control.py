@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import stat
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from nvmeemu.control import Control, ControlError, Unreachable
 from nvmeemu.control.messages import INVALID_REQUEST, MOST_IN_A_BATCH
+from nvmeemu.control.server import MOST_CLIENTS, ControlServer
 from nvmeemu.spec import Cns, Command, FeatureId, LogId
 from nvmeemu.testing import CommandError
+from nvmeemu.vfio import Loop
 from server.guest import Guest
 from server.process import NVMEEMU, Served, run
 
@@ -467,17 +469,46 @@ def test_an_endless_line_and_too_many_clients_are_dropped(served: Served, contro
     assert served.stop() == 0
 
 
+class Watched:
+    """A loop whose test says which descriptor is looked at next: the kernel promises no order."""
+
+    def __init__(self) -> None:
+        self.looks: dict[int, Callable[[], None]] = {}
+
+    def watch(self, fd: int, look: Callable[[], None]) -> None:
+        self.looks[fd] = look
+
+    def unwatch(self, fd: int) -> None:
+        del self.looks[fd]
+
+
 @pytest.mark.kills("clients-that-have-left-are-counted")
-def test_clients_that_have_left_make_room_for_one_that_came_before_that_was_seen(served: Served, control: Path) -> None:
-    clients = [Control(control) for _ in range(16)]
-    for client in clients:
-        client.call("status")  # the server has accepted it
-    served.process.send_signal(signal.SIGSTOP)
-    with Control(control) as late:
+def test_clients_that_have_left_make_room_for_one_that_came_before_that_was_seen(tmp_path: Path) -> None:
+    loop = Watched()
+    path = str(tmp_path / "c")
+    with ExitStack() as stack:
+        stack.enter_context(ControlServer(cast(Loop, loop), path, {}))
+        (accept,) = loop.looks.values()
+
+        def connect() -> socket.socket:
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.connect(path)
+            return client
+
+        clients = []
+        for _ in range(MOST_CLIENTS):
+            clients.append(connect())
+            accept()
         for client in clients:
             client.close()
-        served.process.send_signal(signal.SIGCONT)  # it hears of the new one first
-        assert late.call("status")["faults"] == 0
+        late = connect()
+        accept()  # the new one is seen before those that have left
+        assert len(loop.looks) == 2  # it, and the socket that listens
+        late.sendall(b"{}\n")
+        for look in tuple(loop.looks.values())[1:]:
+            look()
+        assert json.loads(late.recv(1 << 16))["error"]["code"] == INVALID_REQUEST
+    assert not loop.looks
 
 
 def test_the_command_line_does_the_same(served: Served, control: Path, tmp_path: Path) -> None:
