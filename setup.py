@@ -1,8 +1,8 @@
 """Builds the two cffi modules; the rest is in pyproject.toml.
 
-nvmeemu.native._engine is the native engine. It is built where there is a C compiler, and uses liburing (to wait for
-many disks at once) and libisal (checksums for traces) where they are installed; without it `nvmeemu serve` works,
-slower.
+nvmeemu.engine.native._engine is the native engine. It is built where there is a C compiler, and uses liburing (to
+wait for many disks at once) and libisal (checksums for traces) where they are installed; without it `nvmeemu serve`
+works, slower.
 
 nvmeemu.vfio._libvfio_user is libvfio-user and our binding; nvmeemu.vfio.library tells where the library comes from.
 With none, the build says so and ends; with LIBVFIO_USER_SRC=none the package is built without the binding, and
@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 from nvmeemu.vfio import library  # of this tree, which is not installed yet
 
 MODULE = "nvmeemu.vfio._libvfio_user"
-ENGINE = "nvmeemu.native._engine"
+ENGINE = "nvmeemu.engine.native._engine"
 HERE = Path(__file__).resolve().parent
 VFIO = HERE / "src" / "nvmeemu" / "vfio"
-NATIVE = HERE / "src" / "nvmeemu" / "native"
+NATIVE = HERE / "src" / "nvmeemu" / "engine" / "native"
 
 
 class BuildModules(build_ext):
@@ -56,7 +56,7 @@ class BuildModules(build_ext):
         super().build_extension(ext)
 
     def _prepare_engine(self, ext: Any, work: Path) -> None:
-        from nvmeemu.native.generate import header
+        from nvmeemu.engine.native.generate import header
 
         (work / "nvme_spec.h").write_text(header())
         ext.sources = [

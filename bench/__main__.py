@@ -12,8 +12,8 @@ from typing import NoReturn
 
 from bench import document, durable, guest, quick, tables, trace
 from bench.target import BenchError
+from nvmeemu.engine.native.engine import EngineMissing
 from nvmeemu.guest.errors import GuestError
-from nvmeemu.native.engine import EngineMissing
 from nvmeemu.testing import CommandError, Refused
 
 FAILURES = (BenchError, GuestError, EngineMissing, Refused, CommandError, OSError, EOFError, ValueError)

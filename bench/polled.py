@@ -16,8 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
+from nvmeemu.engine.native.generate import header
 from nvmeemu.guest import cache as guest_cache
-from nvmeemu.native.generate import header
 
 HERE = Path(__file__).parent
 OPTIONS = ("-std=gnu11", "-O2", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror")

@@ -79,7 +79,7 @@ def build_without_hooks(folder: Path) -> Path:
     shutil.copytree(ROOT / "src", copy / "src")
     shutil.copy(ROOT / "setup.py", copy)
     hooks = 0
-    for source in (copy / "src/nvmeemu/native").glob("*.c"):
+    for source in (copy / "src/nvmeemu/engine/native").glob("*.c"):
         text, number = HOOK.subn("if (false", source.read_text())
         source.write_text(text)
         hooks += number

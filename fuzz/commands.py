@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from books import Sq
 from memory import PAGE, SLOT, SLOTS, Guest
 from model import Judge
-from nvmeemu.limits import Limits
+from nvmeemu.controller.limits import Limits
 from nvmeemu.spec import (
     CQE_SIZE,
     SQE_SIZE,

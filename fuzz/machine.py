@@ -17,11 +17,10 @@ from books import Cq, Sq, watch_fetches
 from disk import Disk
 from memory import PAGE, SLOT, Area, Guest, Violation
 from model import Judge
-from nvmeemu import executor
-from nvmeemu.controller import Controller
-from nvmeemu.device import Identity
-from nvmeemu.limits import Limits
-from nvmeemu.namespace import Namespace, Namespaces
+from nvmeemu.controller import executor
+from nvmeemu.controller.controller import Controller
+from nvmeemu.controller.device import Identity
+from nvmeemu.controller.limits import Limits
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.spec import (
     CQE_SIZE,
@@ -32,6 +31,7 @@ from nvmeemu.spec import (
     AdminQueueAttributes,
     Configuration,
 )
+from nvmeemu.subsystem.namespace import Namespace, Namespaces
 from nvmeemu.testing import ACQ, AQA, ASQ, CC, ManualWorker, Ram, VirtualClock
 from operations import ENTRIES, OPERATIONS, Operation
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from books import Cq, Fetched, Sq
 from disk import Disk
 from memory import Guest, Violation, walk
-from nvmeemu.controller import Controller
+from nvmeemu.controller.controller import Controller
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.spec import (
     CQE_SIZE,

@@ -9,7 +9,7 @@ set -euo pipefail
 . "$CHECKOUT/scripts/lib/fuzz.sh"
 
 PACKAGES="clang libclang-rt-dev llvm liburing-dev libisal-dev pkg-config"
-ENGINE=src/nvmeemu/native
+ENGINE=src/nvmeemu/engine/native
 PARSING="command.c doorbells.c media.c memory.c op.c prp.c queue.c" # what interprets the guest's bytes
 LEAST_COVERAGE=90
 
@@ -53,7 +53,7 @@ mkdir -p "$corpus" "$work/seeds" fuzz/found "$LOGS"
 corpus=$(realpath "$corpus")
 .venv/bin/python fuzz/native/seeds.py "$work/seeds"
 inputs=("$corpus" fuzz/native/corpus "$work/seeds") # new ones go into the first
-.venv/bin/python -m nvmeemu.native.generate >"$work/nvme_spec.h"
+.venv/bin/python -m nvmeemu.engine.native.generate >"$work/nvme_spec.h"
 
 # build NAME FLAG...: with slow writes all the time, as sanitize.sh has them
 build() {

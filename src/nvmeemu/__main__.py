@@ -1,5 +1,5 @@
 """``python -m nvmeemu``."""
 
-from nvmeemu.cli import main
+from nvmeemu.app.cli import main
 
 raise SystemExit(main())

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from nvmeemu.device import Device
-from nvmeemu.doorbells import ShadowDoorbells
-from nvmeemu.errors import CommandFailed
-from nvmeemu.features import get_features, set_features
-from nvmeemu.identify import identify
-from nvmeemu.log_pages import get_log_page
+from nvmeemu.commands.features import get_features, set_features
+from nvmeemu.commands.identify import identify
+from nvmeemu.commands.log_pages import get_log_page
+from nvmeemu.controller.device import Device
+from nvmeemu.controller.doorbells import ShadowDoorbells
+from nvmeemu.controller.request import CommandEntry, Parked, Request, Result
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
-from nvmeemu.requests import CommandEntry, Parked, Request, Result
 from nvmeemu.spec import (
     CQE_SIZE,
     SQE_SIZE,
@@ -28,7 +27,8 @@ from nvmeemu.spec import (
     SetFeatures,
     Status,
 )
-from nvmeemu.structures import CommandEffect
+from nvmeemu.spec.errors import CommandFailed
+from nvmeemu.spec.structures import CommandEffect
 
 _NO_QUEUE = "there is no such I/O queue"
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from nvmeemu import prp
 from nvmeemu.backend import Backend
-from nvmeemu.device import Device
-from nvmeemu.errors import CommandFailed
-from nvmeemu.features import value
-from nvmeemu.namespace import Namespace
-from nvmeemu.namespace import flush as flush_all
-from nvmeemu.requests import Background, CommandEntry, Result
+from nvmeemu.commands.features import value
+from nvmeemu.controller import prp
+from nvmeemu.controller.device import Device
+from nvmeemu.controller.request import Background, CommandEntry, Result
 from nvmeemu.spec import Command, DatasetManagement, DsmRange, FeatureId, NvmOpcode, ReadWrite, Status
-from nvmeemu.structures import CommandEffect
+from nvmeemu.spec.errors import CommandFailed
+from nvmeemu.spec.structures import CommandEffect
+from nvmeemu.subsystem.namespace import Namespace
+from nvmeemu.subsystem.namespace import flush as flush_all
 
 
 def read(device: Device, command: ReadWrite) -> Result:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from nvmeemu.doorbells import Slot
-from nvmeemu.engine import OwnedCq, OwnedSq
-from nvmeemu.host import Host, HostMemoryError
-from nvmeemu.requests import Request
+from nvmeemu.controller.doorbells import Slot
+from nvmeemu.controller.request import Request
+from nvmeemu.engine.port import OwnedCq, OwnedSq
+from nvmeemu.ports import Host, HostMemoryError
 from nvmeemu.spec import CQE_SIZE, SQE_SIZE
 
 

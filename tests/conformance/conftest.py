@@ -24,8 +24,8 @@ import pytest
 from conformance.judge import QemuNvme
 from conformance.tools import Advance, Disks, DriverOf, NewBench, TellingBackend
 from nvmeemu.backend.memory import MemoryBackend
-from nvmeemu.namespace import Namespace
-from nvmeemu.taps import Interceptor, Observer
+from nvmeemu.controller.taps import Interceptor, Observer
+from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.testing import Bench, Bus, Driver
 
 DISK = 16 << 20

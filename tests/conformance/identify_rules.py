@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nvmeemu.spec import PAGE_MIN
-from nvmeemu.structures import IdentifyController, IdentifyNamespace, IndependentNamespace, LbaFormat
+from nvmeemu.spec.structures import IdentifyController, IdentifyNamespace, IndependentNamespace, LbaFormat
 
 THIN, NSABP, OPTPERF = 1 << 0, 1 << 1, 1 << 4  # of NSFEAT
 SHARED, ANA = 1 << 0, 1 << 3  # of CMIC

@@ -7,10 +7,10 @@ import struct
 import pytest
 
 from conformance.tools import aer, fails, identify_controller, identify_namespace, read_command
-from nvmeemu import inventory
 from nvmeemu.backend.memory import MemoryBackend
-from nvmeemu.namespace import Namespace
 from nvmeemu.spec import Cns, FeatureId, LogId, Status
+from nvmeemu.subsystem import inventory
+from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.testing import Bench, Driver
 
 NOTICES = 1 << 8  # of Asynchronous Event Configuration: Namespace Attribute Notices

@@ -19,7 +19,7 @@ from conformance.tools import (
     write_command,
 )
 from nvmeemu.spec import BROADCAST, Command, Completion, LogId, NvmOpcode, ReadWrite, Status
-from nvmeemu.structures import ErrorLogEntry
+from nvmeemu.spec.structures import ErrorLogEntry
 from nvmeemu.testing import PAGE, Bench, Driver, QueuePair
 
 WITH_AND_WITHOUT_THE_ENGINE = pytest.mark.parametrize("disk", [False, True], indirect=True, ids=["told", "direct"])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from conformance.tools import Advance, aer, fails, identify_controller
-from nvmeemu.events import Event
+from nvmeemu.controller.events import Event
 from nvmeemu.spec import AdminOpcode, Completion, CriticalWarning, EventType, FeatureId, LogId, SetFeatures, Status
-from nvmeemu.structures import SmartLog
+from nvmeemu.spec.structures import SmartLog
 from nvmeemu.testing import Bench, Driver
 
 ERROR, SMART = 0, 1  # types

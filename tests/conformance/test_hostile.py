@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from conformance.tools import Advance, flush_command, read_command
-from nvmeemu.executor import MOST_OUTSTANDING
+from nvmeemu.controller.executor import MOST_OUTSTANDING
 from nvmeemu.spec import (
     SHST_COMPLETE,
     SHST_NORMAL,

@@ -6,7 +6,7 @@ import pytest
 
 from conformance.queue_commands import new_cq, new_sq
 from conformance.tools import NewBench, aer, fails, flush_command, identify_controller, read_command
-from nvmeemu.limits import Limits
+from nvmeemu.controller.limits import Limits
 from nvmeemu.spec import DOORBELLS, AdminOpcode, Configuration, ControllerStatus, DoorbellBufferConfig, Status
 from nvmeemu.testing import ACQ, ASQ, CC, PAGE, Driver
 

@@ -17,7 +17,7 @@ from conformance.tools import (
     read_command,
 )
 from nvmeemu.spec import BROADCAST, Command, Completion, LogId, NvmOpcode, ReadWrite, Status
-from nvmeemu.structures import ErrorLogEntry, FirmwareSlotLog, SmartLog
+from nvmeemu.spec.structures import ErrorLogEntry, FirmwareSlotLog, SmartLog
 from nvmeemu.testing import PAGE, Bench, Driver
 
 NOT_SPECIFIC = 0xFFFF  # Parameter Error Location

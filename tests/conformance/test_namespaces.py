@@ -18,9 +18,9 @@ from conformance.tools import (
     identify_namespace,
     read_command,
 )
-from nvmeemu.namespace import Namespace
 from nvmeemu.spec import BROADCAST, Cns, Status
-from nvmeemu.structures import IndependentNamespace
+from nvmeemu.spec.structures import IndependentNamespace
+from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.testing import PAGE, Driver
 
 DISKS = {1: (1 << 20, 512), 3: (2 << 20, 4096), 16: (3 << 20, 512)}  # NSID -> bytes, block size

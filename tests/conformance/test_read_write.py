@@ -23,7 +23,7 @@ from conformance.tools import (
     write_command,
 )
 from nvmeemu.spec import BROADCAST, Cns, NvmOpcode, ReadWrite, Status
-from nvmeemu.structures import NvmController
+from nvmeemu.spec.structures import NvmController
 from nvmeemu.testing import PAGE, Driver
 
 TRANSFERS = (NvmOpcode.READ, NvmOpcode.WRITE, NvmOpcode.COMPARE)

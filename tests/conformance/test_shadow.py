@@ -25,7 +25,7 @@ from nvmeemu.spec import (
     LogId,
     Status,
 )
-from nvmeemu.structures import CommandEffectsLog
+from nvmeemu.spec.structures import CommandEffectsLog
 from nvmeemu.testing import PAGE, Bench, Driver, QueuePair, Ram
 from nvmeemu.vfio.binding import barrier
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 import pytest
 
 from conformance.tools import NewBench, TellingBackend, read_command, write_command
-from nvmeemu import inventory
 from nvmeemu.backend.memory import MemoryBackend
-from nvmeemu.namespace import MOST_HELD, Namespace
 from nvmeemu.spec import Abort, AdminOpcode, DeleteQueue, NvmOpcode, ReadWrite, Status
+from nvmeemu.subsystem import inventory
+from nvmeemu.subsystem.namespace import MOST_HELD, Namespace
 from nvmeemu.testing import Bench, Driver, QueuePair
 
 MIB = 1 << 20

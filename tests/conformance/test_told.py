@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from conformance.tools import NewBench
-from nvmeemu.logs import MOST, NoFlood
+from nvmeemu.app.logs import MOST, NoFlood
 from nvmeemu.spec import AdminOpcode, Command, CreateCq, CreateSq, DeleteQueue, NvmOpcode, ReadWrite
 from nvmeemu.testing import PAGE, Bench, QueuePair
 

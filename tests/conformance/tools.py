@@ -18,7 +18,7 @@ from nvmeemu.spec import (
     ReadWrite,
     Status,
 )
-from nvmeemu.structures import IdentifyController, IdentifyNamespace
+from nvmeemu.spec.structures import IdentifyController, IdentifyNamespace
 from nvmeemu.testing import Bench, Driver, QueuePair
 
 GUARD = b"\xa5"

@@ -17,9 +17,9 @@ from typing import Any, cast
 
 import pytest
 
-from nvmeemu.control import Control, ControlError, Unreachable
-from nvmeemu.control.messages import INVALID_REQUEST, MOST_IN_A_BATCH
-from nvmeemu.control.server import MOST_CLIENTS, ControlServer
+from nvmeemu.app.control import Control, ControlError, Unreachable
+from nvmeemu.app.control.messages import INVALID_REQUEST, MOST_IN_A_BATCH
+from nvmeemu.app.control.server import MOST_CLIENTS, ControlServer
 from nvmeemu.spec import Cns, Command, FeatureId, LogId
 from nvmeemu.testing import CommandError
 from nvmeemu.vfio import Loop

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from nvmeemu.control.messages import INTERNAL_ERROR, answer
-from nvmeemu.control.methods import Methods
+from nvmeemu.app.control.messages import INTERNAL_ERROR, answer
+from nvmeemu.app.control.methods import Methods
 from nvmeemu.faults import Faults
-from nvmeemu.namespace import Namespace
+from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.testing import Bench
 
 

@@ -29,8 +29,8 @@ from differential.cases import (
 )
 from nvmeemu.backend import open_backend
 from nvmeemu.backend.memory import MemoryBackend
-from nvmeemu.namespace import Namespace
 from nvmeemu.spec import AdminOpcode, Completion, CreateCq, NvmOpcode, Status
+from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.testing import PAGE, Bench, Driver, QueuePair
 
 COMPARED = (QUEUES, LISTS, DATA, MORE_DATA, ROM, TOP)  # the completion queues are compared entry by entry

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from nvmeemu.controller.taps import Observer
 from nvmeemu.faults.file import parse
 from nvmeemu.spec import Command, NvmOpcode, ReadWrite
-from nvmeemu.taps import Observer
 from nvmeemu.testing import CSTS, Bench, Driver, VfioBus
 from nvmeemu.trace.file import open_trace
 from nvmeemu.trace.records import ClientAttached, Fetch, Lost, Record, RegisterRead

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nvmeemu import __version__
-from nvmeemu.control.methods import Methods
+from nvmeemu.app.control.methods import Methods
 from nvmeemu.faults import Faults
 from nvmeemu.faults.actions import ACTIONS
 from nvmeemu.faults.file import of_words, parse

@@ -16,9 +16,9 @@ from nvmeemu.faults.match import Match
 from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import At
 from nvmeemu.faults.scenarios import SCENARIOS
-from nvmeemu.names import bare
 from nvmeemu.profiles.steps import Submit, parse_steps
 from nvmeemu.spec import AdminOpcode, Cns, FeatureId, GetFeatures, Identify, LogId, NvmOpcode, ReadWrite, Status
+from nvmeemu.spec.names import bare
 from nvmeemu.trace import filters
 from nvmeemu.trace.commands import TracedCommand
 from nvmeemu.trace.records import Fetch

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nvmeemu.control import Control
+from nvmeemu.app.control import Control
 from nvmeemu.spec import Command, Completion, NvmOpcode, ReadWrite
 from nvmeemu.testing import CAP, CC, CSTS, INTMS, Driver, VfioBus
 from server.process import Served

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from faults.rig import Rig
+from nvmeemu.app.logs import NoFlood
 from nvmeemu.faults import Fault, FaultError
-from nvmeemu.logs import NoFlood
 from nvmeemu.testing import INTMS
 from nvmeemu.trace import Completion, Fetch, Injection
 from nvmeemu.trace.commands import commands

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from faults.rig import Rig
-from nvmeemu import inventory
 from nvmeemu.spec import Status
+from nvmeemu.subsystem import inventory
 from nvmeemu.testing import INTMS
 
 OVERLAPPING: list[list[Any]] = [

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from faults.rig import NEW, Rig
+from nvmeemu.controller.taps import Interceptor, Observer
 from nvmeemu.queues import CompletionQueue
 from nvmeemu.spec import AdminOpcode, Command
-from nvmeemu.taps import Interceptor, Observer
 from nvmeemu.testing import INTMS
 
 CONFORMANCE = Path(__file__).parents[1] / "conformance"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ENGINE = ROOT / "src/nvmeemu/native"
+ENGINE = ROOT / "src/nvmeemu/engine/native"
 FAULTS = {
     "past-the-end-of-a-region": ("memory.c", "    if (*size > there)\n", "    if (*size > there && size == NULL)\n"),
     "lba-overflow": (

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from nvmeemu.control import Control
+from nvmeemu.app.control import Control
 from nvmeemu.guest.guest import Guest
 from nvmeemu.guest.run import Run, Settings
 

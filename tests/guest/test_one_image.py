@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nvmeemu.control import Control, ControlError
+from nvmeemu.app.control import Control, ControlError
 from nvmeemu.guest.drive import ServedDrive
 from nvmeemu.guest.guest import Guest
 from nvmeemu.guest.identify import wait_for_device

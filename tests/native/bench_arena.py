@@ -20,7 +20,7 @@ from typing import Self, cast
 from native.arena import BLOCK, REGIONS, SIZES, Arena, check_spoilt, create_disk, spoil
 from nvmeemu.backend import Direct
 from nvmeemu.backend.raw import RawBackend
-from nvmeemu.namespace import Namespace
+from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.testing import Bench, Ram
 
 _PROT_NONE = 0  # <sys/mman.h>; Python does not name it

@@ -31,8 +31,8 @@ if __name__ == "__main__":
 
 from conformance.mutants import BadMutant, Mutant  # noqa: E402
 
-NATIVE = "src/nvmeemu/native"
-MODULE = "nvmeemu.native._engine"
+NATIVE = "src/nvmeemu/engine/native"
+MODULE = "nvmeemu.engine.native._engine"
 CASES, SEED = 3000, 1
 TESTS = ("tests/native/test_engine.py", "tests/native/test_media.py", "tests/native/test_load.py", "tests/conformance")
 SECONDS = 600  # for the tests of one mutant, of real time
@@ -61,7 +61,7 @@ class Builder:
     def _generate(self) -> None:
         from cffi import FFI
 
-        from nvmeemu.native.generate import header
+        from nvmeemu.engine.native.generate import header
 
         (self._folder / "nvme_spec.h").write_text(header())
         ffi = FFI()

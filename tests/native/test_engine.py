@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from nvmeemu.backend import Backend, open_backend
-from nvmeemu.native.generate import header
+from nvmeemu.engine.native.generate import header
 from nvmeemu.spec import CQE_SIZE, Command, NvmOpcode, ReadWrite, Status
 from nvmeemu.testing import PAGE, Bench, QueuePair
 

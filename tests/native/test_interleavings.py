@@ -17,7 +17,7 @@ import pytest
 from native.bench_arena import QuickDisk
 from nvmeemu.backend import Direct, open_backend
 from nvmeemu.backend.raw import RawBackend
-from nvmeemu.native.engine import _Cq
+from nvmeemu.engine.native.engine import _Cq
 from nvmeemu.spec import CQE_SIZE, DOORBELLS, AdminOpcode, Command, FeatureId, NvmOpcode, ReadWrite, SetFeatures, Status
 from nvmeemu.testing import PAGE, Bench, QueuePair
 

@@ -15,8 +15,8 @@ import pytest
 
 from nvmeemu.backend import Direct
 from nvmeemu.backend.memory import MemoryBackend
-from nvmeemu.namespace import MOST_HELD, Namespace
 from nvmeemu.spec import NvmOpcode, ReadWrite
+from nvmeemu.subsystem.namespace import MOST_HELD, Namespace
 from nvmeemu.testing import Bench, QueuePair
 
 MIB = 1 << 20

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from nvmeemu.backend import Backend, open_backend
-from nvmeemu.namespace import Namespace
 from nvmeemu.spec import (
     BROADCAST,
     Command,
@@ -27,6 +26,7 @@ from nvmeemu.spec import (
     ReadWrite,
     Status,
 )
+from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.testing import PAGE, Bench, QueuePair
 
 MIB = 1 << 20

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from nvmeemu.backend import open_backend
+from nvmeemu.controller.taps import Interceptor
 from nvmeemu.spec import AdminOpcode, DoorbellBufferConfig, NvmOpcode, ReadWrite, Status
-from nvmeemu.taps import Interceptor
 from nvmeemu.testing import PAGE, Bench, QueuePair
 
 MIB = 1 << 20

@@ -11,8 +11,8 @@ import pytest
 from conformance.mutants import Mutant
 from native.mutants import NATIVE, ROOT, Builder
 from nvmeemu.backend.memory import MemoryBackend
-from nvmeemu.limits import Limits
-from nvmeemu.native.engine import NativeEngine
+from nvmeemu.controller.limits import Limits
+from nvmeemu.engine.native.engine import NativeEngine
 from nvmeemu.spec import DOORBELLS, NvmOpcode, ReadWrite
 from nvmeemu.testing import PAGE, Bench
 
@@ -28,7 +28,7 @@ PROGRAM = """
 import sys
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
-name = "nvmeemu.native._engine"
+name = "nvmeemu.engine.native._engine"
 spec = spec_from_file_location(name, sys.argv[1], loader=ExtensionFileLoader(name, sys.argv[1]))
 sys.modules[name] = module = module_from_spec(spec)
 spec.loader.exec_module(module)

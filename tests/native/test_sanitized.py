@@ -30,7 +30,7 @@ class Planted(Mutant):
 PLANTED = (
     Planted(
         name="read-out-of-bounds",
-        file="src/nvmeemu/native/op.c",
+        file="src/nvmeemu/engine/native/op.c",
         old="transfer_scatter(&lane->transfer, op->buffer);",
         new="transfer_scatter(&lane->transfer, op->buffer + 1);",
         why="what the disk has given is delivered with a byte from behind it",
@@ -41,7 +41,7 @@ PLANTED = (
     ),
     Planted(
         name="queue-freed-too-early",
-        file="src/nvmeemu/native/news.c",
+        file="src/nvmeemu/engine/native/news.c",
         old="if (sq->dropped && atomic_load(&sq->under_way) == 0) {",
         new="if (sq->dropped) {",
         why="a reset frees a queue whose commands still wait for a disk",
@@ -52,7 +52,7 @@ PLANTED = (
     ),
     Planted(
         name="shift-too-far",
-        file="src/nvmeemu/native/command.c",
+        file="src/nvmeemu/engine/native/command.c",
         old="offset = command->slba << disk->block_shift",
         new="offset = command->slba << (1u << disk->block_shift)",
         why="a block's size is taken for the number of its bits",
@@ -74,7 +74,7 @@ PLANTED = (
     ),
     Planted(
         name="data-race",
-        file="src/nvmeemu/native/news.c",
+        file="src/nvmeemu/engine/native/news.c",
         old="""        lane_enter(lane);
         number += only_writes ? atomic_load(&lane->writing) : lane->ops;
         lane_leave(lane);

@@ -10,8 +10,8 @@ from zlib import crc32
 
 import pytest
 
-from nvmeemu import prp
 from nvmeemu.backend import open_backend
+from nvmeemu.controller import prp
 from nvmeemu.spec import AdminOpcode, DoorbellBufferConfig, NvmOpcode, ReadWrite
 from nvmeemu.testing import PAGE, Bench, QueuePair
 from nvmeemu.trace import records

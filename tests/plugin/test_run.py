@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from nvmeemu.run import fill_in
+from nvmeemu.app.run import fill_in
 from server.process import NVMEEMU
 
 pytestmark = pytest.mark.long
@@ -179,7 +179,9 @@ def test_a_server_that_is_lost_ends_the_command(tmp_path: Path) -> None:
 def test_a_command_that_does_not_care_is_killed_when_its_server_is_lost(tmp_path: Path) -> None:
     began = tmp_path / "began"
     script = f"trap '' TERM; touch {began}; while :; do sleep 0.05; done"
-    impatient = "import sys, nvmeemu.run, nvmeemu.cli; nvmeemu.run.PATIENCE = 0.3; sys.exit(nvmeemu.cli.main())"
+    impatient = (
+        "import sys, nvmeemu.app.run, nvmeemu.app.cli; nvmeemu.app.run.PATIENCE = 0.3; sys.exit(nvmeemu.app.cli.main())"
+    )
     command = [sys.executable, "-c", impatient, *RUN[1:], "--", "sh", "-c", script]
     with subprocess.Popen(command, stdout=-1, stderr=-1, text=True) as running:
         wait_for(began.exists)

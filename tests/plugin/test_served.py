@@ -6,14 +6,14 @@ from contextlib import ExitStack
 
 import pytest
 
-from nvmeemu.control import ControlError
+from nvmeemu.app.control import ControlError
 from nvmeemu.faults import Fault, FaultError
 from nvmeemu.faults.file import scenario
 from nvmeemu.faults.scenarios import SCENARIOS
 from nvmeemu.guest.serving import ServerEnded
 from nvmeemu.pytest_plugin import Expect, NvmeFaults, NvmeServer, Serve, Trace
 from nvmeemu.spec import Cns
-from nvmeemu.structures import IdentifyController
+from nvmeemu.spec.structures import IdentifyController
 from nvmeemu.testing import CommandError, Driver
 from nvmeemu.trace import Note, open_trace
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 
-from nvmeemu import regs, spec, words
+from nvmeemu import regs, spec
 from nvmeemu.profiles.learning import Learning
+from nvmeemu.spec import words
 from nvmeemu.trace import (
     ClientLeft,
     Completion,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nvmeemu.cli import main
+from nvmeemu.app.cli import main
 from nvmeemu.profiles import Profile, breaks, built_in, load, parse, run
 from nvmeemu.profiles.from_trace import profile_text
 from nvmeemu.profiles.profile import NEVER

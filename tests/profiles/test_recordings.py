@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nvmeemu import words
 from nvmeemu.profiles import load, run
 from nvmeemu.profiles.learning import Learning
-from nvmeemu.spec import ReadWrite
+from nvmeemu.spec import ReadWrite, words
 from nvmeemu.trace import Fetch, Record, open_trace
 from nvmeemu.trace.commands import by_fetch
 from profiles.deeds import between, ending, starts

@@ -236,7 +236,7 @@ def test_a_device_of_large_blocks_needs_a_namespace_of_large_blocks(
 
 NO_O_DIRECT = """
 import errno, os, sys
-from nvmeemu.cli import main
+from nvmeemu.app.cli import main
 def refuse(path, flags, *rest, system=os.open):
     if flags & os.O_DIRECT:
         raise OSError(errno.EINVAL, "Invalid argument")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nvmeemu.control.client import Control
+from nvmeemu.app.control.client import Control
 from nvmeemu.spec import (
     Abort,
     AdminOpcode,

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from nvmeemu.ending import SAME_WISH
-from nvmeemu.signals import MEANINGLESS
+from nvmeemu.app.ending import SAME_WISH
+from nvmeemu.app.signals import MEANINGLESS
 from nvmeemu.spec import Command, NvmOpcode
 from server.conftest import Attach
 from server.guest import Guest

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import nvmeemu
-from nvmeemu.control import Control
+from nvmeemu.app.control import Control
 from nvmeemu.testing import CC, Driver, VfioClient
 from nvmeemu.testing.client import CONFIG
 from server.conftest import Attach

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from nvmeemu.logs import MOST, WINDOW, NoFlood
+from nvmeemu.app.logs import MOST, WINDOW, NoFlood
 from server.process import Serve
 
 
@@ -16,7 +16,7 @@ class Told:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        monkeypatch.setattr("nvmeemu.logs.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("nvmeemu.app.logs.time.monotonic", lambda: self.now)
         self.filter = NoFlood()
 
     def tell(self, message: str, *values: object, level: int = logging.WARNING) -> str | None:

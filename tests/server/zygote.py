@@ -9,8 +9,8 @@ import os
 import signal
 import sys
 
-import nvmeemu.serve  # noqa: F401
-from nvmeemu.cli import main
+import nvmeemu.app.serve  # noqa: F401
+from nvmeemu.app.cli import main
 
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead need no burial
 for _ in sys.stdin:

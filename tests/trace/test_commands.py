@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nvmeemu import trace
-from nvmeemu.cli import main
-from nvmeemu.host import PciState
-from nvmeemu.limits import Limits
+from nvmeemu.app.cli import main
+from nvmeemu.controller.limits import Limits
+from nvmeemu.ports import PciState
 from nvmeemu.spec import BROADCAST, AdminOpcode, Command, GetFeatures, Identify, NvmOpcode, ReadWrite
 from nvmeemu.testing import PAGE
 from nvmeemu.trace.align import align

@@ -13,7 +13,7 @@ import pytest
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as schema
 
 from nvmeemu import trace
-from nvmeemu.cli import main
+from nvmeemu.app.cli import main
 from nvmeemu.spec import AdminOpcode, Command
 from nvmeemu.trace import export, words
 from nvmeemu.trace.commands import commands

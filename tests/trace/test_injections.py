@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nvmeemu import trace
-from nvmeemu.cli import main
+from nvmeemu.app.cli import main
 from nvmeemu.faults import Fault, Faults
 from nvmeemu.pytest_plugin.bench import NvmeBench
 from nvmeemu.pytest_plugin.options import DriveOptions

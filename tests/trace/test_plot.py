@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 
 from nvmeemu import trace
-from nvmeemu.cli import main
+from nvmeemu.app.cli import main
 from nvmeemu.faults import Fault, Faults
-from nvmeemu.host import PciState
+from nvmeemu.ports import PciState
 from nvmeemu.spec import AdminOpcode, Command, NvmOpcode, ReadWrite
 from nvmeemu.testing import PAGE
 from nvmeemu.trace import picture

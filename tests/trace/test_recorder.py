@@ -8,7 +8,7 @@ import pytest
 
 from nvmeemu import trace
 from nvmeemu.faults import Fault, Faults
-from nvmeemu.host import PciState
+from nvmeemu.ports import PciState
 from nvmeemu.spec import (
     AdminOpcode,
     Command,

@@ -13,12 +13,12 @@ import pytest
 from conformance.tools import TellingBackend
 from nvmeemu import admin, io, trace
 from nvmeemu.backend.memory import MemoryBackend
-from nvmeemu.device import Device
-from nvmeemu.errors import CommandFailed
-from nvmeemu.namespace import Ids, Namespace
+from nvmeemu.controller.device import Device
+from nvmeemu.controller.request import CommandEntry, Parked, Result
 from nvmeemu.replay import replay
-from nvmeemu.requests import CommandEntry, Parked, Result
 from nvmeemu.spec import AdminOpcode, Cns, Command, FeatureId, GetFeatures, NvmOpcode, ReadWrite, SetFeatures, Status
+from nvmeemu.spec.errors import CommandFailed
+from nvmeemu.subsystem.namespace import Ids, Namespace
 from nvmeemu.testing import PAGE, Bench
 from nvmeemu.trace.commands import commands
 from nvmeemu.trace.recorder import describe

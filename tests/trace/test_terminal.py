@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from nvmeemu.cli import main
+from nvmeemu.app.cli import main
 from nvmeemu.trace import terminal
 from nvmeemu.trace.terminal import with_bar
 

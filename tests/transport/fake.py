@@ -16,7 +16,7 @@ import threading
 import time
 from typing import Any
 
-from nvmeemu.host import Clock, HostMemoryError, PciState, Worker
+from nvmeemu.ports import Clock, HostMemoryError, PciState, Worker
 from nvmeemu.vfio import Loop, PciHost, PciIdentity, ServeError, Server
 
 IDENTITY = PciIdentity(0x1DE5, 0x4E56, 0x1DE5, 0x0001, revision=3)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvmeemu.host import HostMemoryError
+from nvmeemu.ports import HostMemoryError
 from nvmeemu.vfio.binding import DmaRegion
 from nvmeemu.vfio.memory import GuestMemory
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nvmeemu.host import PciState
+from nvmeemu.ports import PciState
 from nvmeemu.vfio.pci import EXPRESS, MSIX, PM, ConfigSpace, PciIdentity, msix_bar_size
 
 IDENTITY = PciIdentity(0x1111, 0x2222, 0x3333, 0x4444, revision=5)

@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from nvmeemu.backend.memory import MemoryBackend
-from nvmeemu.host import HostMemoryError
+from nvmeemu.ports import HostMemoryError
 from nvmeemu.spec import AdminOpcode, Command, CriticalWarning, FeatureId, NvmOpcode, ReadWrite, Status
 from nvmeemu.testing import Bench, CommandError, Driver
 from nvmeemu.testing.heap import Heap

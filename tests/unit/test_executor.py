@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from nvmeemu.backend.memory import MemoryBackend
-from nvmeemu.executor import BATCH_BYTES
-from nvmeemu.namespace import MOST_HELD, Namespaces
+from nvmeemu.controller.executor import BATCH_BYTES
 from nvmeemu.spec import Abort, AdminOpcode, DeleteQueue, FeatureId, NvmOpcode, ReadWrite, Status
+from nvmeemu.subsystem.namespace import MOST_HELD, Namespaces
 from nvmeemu.testing import Bench, CommandError, Driver, QueuePair
 
 MIB = 1 << 20

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import pytest
 
-from nvmeemu import inventory
 from nvmeemu.backend.memory import MemoryBackend
-from nvmeemu.engine import Disk
-from nvmeemu.namespace import Namespace
+from nvmeemu.engine.port import Disk
 from nvmeemu.spec import FeatureId
+from nvmeemu.subsystem import inventory
+from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.testing import Bench
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nvmeemu.layout import Field, Number, Record, bit, bits, count, raw, records, text, uint
+from nvmeemu.spec.layout import Field, Number, Record, bit, bits, count, raw, records, text, uint
 
 
 class Pair(Record, size=4):

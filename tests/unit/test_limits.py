@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nvmeemu.bounds import OPTIONS
-from nvmeemu.limits import MOST_TRANSFER, Limits
+from nvmeemu.controller.bounds import OPTIONS
+from nvmeemu.controller.limits import MOST_TRANSFER, Limits
 
 
 @pytest.mark.parametrize(

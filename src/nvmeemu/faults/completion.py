@@ -6,13 +6,13 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from nvmeemu.errors import CommandFailed
 from nvmeemu.faults.action import NOTHING_PASSES, Action, Go
 from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import At
 from nvmeemu.faults.words import FaultError, flag, named, number
 from nvmeemu.queues import SubmissionQueue
 from nvmeemu.spec import DNR, MORE, Status
+from nvmeemu.spec.errors import CommandFailed
 
 if TYPE_CHECKING:
     from nvmeemu.faults.faults import Faults

@@ -14,8 +14,8 @@ from nvmeemu.faults.match import LAST_VALUE
 from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import At
 from nvmeemu.faults.words import FaultError, choice, number, table
-from nvmeemu.layout import Record
 from nvmeemu.spec import Command, NvmOpcode, ReadWrite
+from nvmeemu.spec.layout import Record
 
 if TYPE_CHECKING:
     from nvmeemu.faults.faults import Faults

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from threading import Lock
 
 from nvmeemu.backend import Backend
-from nvmeemu.namespace import Namespace
+from nvmeemu.subsystem.namespace import Namespace
 
 MOST_REMEMBERED = 64 << 20  # bytes of blocks, of one fault
 _AT_ONCE = 1 << 20  # bytes

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
-from nvmeemu import names, words
 from nvmeemu.faults.action import ANSWERED, Action
 from nvmeemu.faults.actions import ACTIONS
 from nvmeemu.faults.match import Match, is_read_only
@@ -13,6 +12,7 @@ from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import OF_COMMANDS, PLACES, At
 from nvmeemu.faults.when import Trigger, When
 from nvmeemu.faults.words import FaultError, check_pairs, choice, plain, table
+from nvmeemu.spec import names, words
 
 LONGEST_NAME = 200  # characters
 _LONGEST_WORDS = 1000  # likewise, of what a list of actions says

@@ -10,9 +10,11 @@ from functools import partial
 from typing import Any
 
 from nvmeemu import regs
-from nvmeemu.controller import Controller
-from nvmeemu.events import Event
-from nvmeemu.executor import UNKNOWN
+from nvmeemu.controller.controller import Controller
+from nvmeemu.controller.events import Event
+from nvmeemu.controller.executor import UNKNOWN
+from nvmeemu.controller.request import Stage
+from nvmeemu.controller.taps import GoOn, Injection, Interceptor, Post
 from nvmeemu.faults.action import Action
 from nvmeemu.faults.disk import History
 from nvmeemu.faults.fault import Fault
@@ -26,9 +28,7 @@ from nvmeemu.faults.states import State
 from nvmeemu.faults.when import Trigger
 from nvmeemu.faults.words import FaultError
 from nvmeemu.queues import SubmissionQueue
-from nvmeemu.requests import Stage
 from nvmeemu.spec import Command, Configuration, ControllerStatus
-from nvmeemu.taps import GoOn, Injection, Interceptor, Post
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nvmeemu import names
 from nvmeemu.faults.fault import Fault
 from nvmeemu.faults.scenarios import SCENARIOS
 from nvmeemu.faults.words import FaultError, number
+from nvmeemu.spec import names
 
 SCENARIO = "scenario:"
 _HEADER = re.compile(r"\s*\[\[\s*fault\s*\]\]")

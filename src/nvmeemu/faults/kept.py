@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 
 from nvmeemu.faults.places import At
-from nvmeemu.host import Clock, Timer
+from nvmeemu.ports import Clock, Timer
 
 MOST_PENDING = 1 << 16
 _VOID_AFTER_DROP = (At.DOORBELL, At.FETCH, At.EXECUTE, At.COMPLETION, At.EVENT)

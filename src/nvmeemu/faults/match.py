@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import IntEnum
 from typing import Any
 
-from nvmeemu import admin, io, names, regs, words
+from nvmeemu import admin, io, regs
 from nvmeemu.faults.passage import PIN, Passage
 from nvmeemu.faults.places import OF_COMMANDS, OF_QUEUES, At
 from nvmeemu.faults.words import RANGE, FaultError, Numbers, choice, number, numbers
-from nvmeemu.layout import Field, Number
-from nvmeemu.spec import AdminOpcode, Command, Completion, EventType, NvmOpcode, ReadWrite, Status
+from nvmeemu.spec import AdminOpcode, Command, Completion, EventType, NvmOpcode, ReadWrite, Status, names, words
+from nvmeemu.spec.layout import Field, Number
 
 LAST_QUEUE = 0xFFFF  # Base 1.4, 5.4: QID
 LAST_VECTOR = 2047  # PCI Local Bus 3.0, 6.8.2.3: Table Size

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from nvmeemu.device import Device
-from nvmeemu.errors import CommandFailed
+from nvmeemu.controller.device import Device
 from nvmeemu.faults.fault import Fault
 from nvmeemu.faults.faults import Faults
-from nvmeemu.layout import Record, bit, uint
 from nvmeemu.spec import AdminOpcode, GetFeatures, SetFeatures, Status
+from nvmeemu.spec.errors import CommandFailed
+from nvmeemu.spec.layout import Record, bit, uint
 
 FID = 0xC0
 OCP = UUID("c194d55b-e094-4794-a21d-29998f56be6f")

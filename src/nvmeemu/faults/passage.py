@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nvmeemu import words
 from nvmeemu.faults.places import At
-from nvmeemu.spec import Command, EventType
+from nvmeemu.spec import Command, EventType, words
 
 PIN = -1  # the vector of INTA#
 

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from nvmeemu.errors import CommandFailed
+from nvmeemu.controller.prp import scatter
+from nvmeemu.controller.request import Background, Parked, Request, Result, Stage
+from nvmeemu.controller.taps import GoOn
 from nvmeemu.faults.disk import Disk, FaultyBackend
 from nvmeemu.faults.places import At
-from nvmeemu.namespace import Namespace, Namespaces
-from nvmeemu.prp import scatter
-from nvmeemu.requests import Background, Parked, Request, Result, Stage
 from nvmeemu.spec import BROADCAST, Command
-from nvmeemu.taps import GoOn
+from nvmeemu.spec.errors import CommandFailed
+from nvmeemu.subsystem.namespace import Namespace, Namespaces
 
 Take = Callable[[Request, Callable[[], None]], None]
 HoldBack = Callable[[Callable[[], None]], None]

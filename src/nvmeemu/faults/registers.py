@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from nvmeemu import regs, words
+from nvmeemu import regs
 from nvmeemu.faults.match import register_place
 from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.words import FaultError, number
+from nvmeemu.spec import words
 
 Patch = dict[int, tuple[int, int]]
 """By the byte of BAR0: which of its bits are set, and to what."""

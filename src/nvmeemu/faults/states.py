@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from nvmeemu import inventory
-from nvmeemu.bounds import MOST_NAMESPACES
-from nvmeemu.events import Event
+from nvmeemu.controller.bounds import MOST_NAMESPACES
+from nvmeemu.controller.events import Event
 from nvmeemu.faults.action import Action, Go
 from nvmeemu.faults.disk import FaultyBackend
 from nvmeemu.faults.layers import last
@@ -18,7 +17,6 @@ from nvmeemu.faults.match import LAST_VECTOR
 from nvmeemu.faults.passage import PIN, Passage
 from nvmeemu.faults.places import PLACES, At
 from nvmeemu.faults.words import FaultError, choice, flag, number, seconds, table
-from nvmeemu.namespace import Namespace
 from nvmeemu.spec import (
     SHST_COMPLETE,
     SHST_OCCURRING,
@@ -29,6 +27,8 @@ from nvmeemu.spec import (
     NoticeEvent,
     SmartEvent,
 )
+from nvmeemu.subsystem import inventory
+from nvmeemu.subsystem.namespace import Namespace
 
 if TYPE_CHECKING:
     from nvmeemu.faults.faults import Faults

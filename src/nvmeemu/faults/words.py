@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Any
 
-from nvmeemu import names
-from nvmeemu.spec import AdminOpcode, NvmOpcode
+from nvmeemu.spec import AdminOpcode, NvmOpcode, names
 
 RANGE = re.compile(r"\s*(\d\w*)\s*-\s*(\d\w*)\s*")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}

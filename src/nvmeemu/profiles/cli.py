@@ -7,12 +7,12 @@ import os
 import time
 from collections.abc import Sequence
 
-from nvmeemu.arguments import Parser
-from nvmeemu.names import choice
+from nvmeemu.app.arguments import Parser
 from nvmeemu.profiles.from_trace import profile_text
 from nvmeemu.profiles.host import run as play
 from nvmeemu.profiles.items import Outcome, breaks
 from nvmeemu.profiles.profile import NEVER, Profile, ProfileError, built_in, load, parse
+from nvmeemu.spec.names import choice
 from nvmeemu.trace.cli import run as run_command
 from nvmeemu.trace.file import BadUse, TraceError, open_trace
 from nvmeemu.trace.sink import save

@@ -7,7 +7,7 @@ from dataclasses import fields
 from itertools import groupby
 
 from nvmeemu import regs, spec
-from nvmeemu.limits import Limits
+from nvmeemu.controller.limits import Limits
 from nvmeemu.profiles.learning import Learning
 from nvmeemu.trace.commands import TracedCommand, by_fetch
 from nvmeemu.trace.file import Reader, TraceError

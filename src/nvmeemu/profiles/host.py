@@ -9,11 +9,10 @@ from typing import Any
 from nvmeemu import regs, spec
 from nvmeemu.backend import BackendError
 from nvmeemu.backend.memory import MemoryBackend
+from nvmeemu.controller.limits import Limits
 from nvmeemu.faults import Faults
 from nvmeemu.faults.fault import Fault
-from nvmeemu.host import HostMemoryError
-from nvmeemu.limits import Limits
-from nvmeemu.namespace import Namespace
+from nvmeemu.ports import HostMemoryError
 from nvmeemu.profiles.buffers import Buffers
 from nvmeemu.profiles.interrupts import Interrupts
 from nvmeemu.profiles.items import STEP, Break, Finding, Item, Outcome
@@ -21,6 +20,7 @@ from nvmeemu.profiles.profile import NEVER, Disk, Profile, ProfileError
 from nvmeemu.profiles.queues import Queues, Waiting
 from nvmeemu.profiles.steps import FunctionReset, Mode, Pause, Pci, Read, Step, Submit, Wait, Write
 from nvmeemu.spec import Configuration, ControllerStatus
+from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.testing.bench import Bench
 from nvmeemu.trace import words
 from nvmeemu.trace.recorder import Recorder, describe

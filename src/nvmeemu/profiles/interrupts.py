@@ -6,10 +6,10 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from nvmeemu import regs
-from nvmeemu.host import PciState
+from nvmeemu.controller.taps import Observer
+from nvmeemu.ports import PciState
 from nvmeemu.profiles.steps import Mode
 from nvmeemu.queues import CompletionQueue
-from nvmeemu.taps import Observer
 
 if TYPE_CHECKING:
     from nvmeemu.profiles.host import DriverHost

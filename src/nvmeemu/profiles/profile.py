@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from nvmeemu import spec
+from nvmeemu.controller.limits import Limits
 from nvmeemu.faults.fault import Fault
 from nvmeemu.faults.words import FaultError, choice, flag, number, seconds
 from nvmeemu.faults.words import table as of_table
-from nvmeemu.limits import Limits
 from nvmeemu.profiles.steps import Step, StepError, parse_steps
 
 FOLDER = Path(__file__).parent

@@ -16,10 +16,10 @@ from typing import Any
 from nvmeemu import admin, io, spec
 from nvmeemu.faults.match import register_place
 from nvmeemu.faults.words import FaultError, named, number, seconds
-from nvmeemu.layout import Field, Record
-from nvmeemu.names import key
-from nvmeemu.structures import IdentifyController, IdentifyNamespace
-from nvmeemu.words import NAMED_FIELDS
+from nvmeemu.spec.layout import Field, Record
+from nvmeemu.spec.names import key
+from nvmeemu.spec.structures import IdentifyController, IdentifyNamespace
+from nvmeemu.spec.words import NAMED_FIELDS
 
 MODES = ("polling", "msix", "pin")
 _MOST_TIMES = 1024

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
-from nvmeemu.control import Control, ControlError, Unreachable
+from nvmeemu.app.control import Control, ControlError, Unreachable
 from nvmeemu.faults import Fault, FaultError
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nvmeemu.control import Control
+from nvmeemu.app.control import Control
 from nvmeemu.faults import Fault
 from nvmeemu.guest import process
 from nvmeemu.guest.deadline import Deadline

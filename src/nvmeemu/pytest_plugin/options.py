@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from nvmeemu.backend import BackendError, parse_size
-from nvmeemu.bounds import OPTIONS
+from nvmeemu.controller.bounds import OPTIONS
+from nvmeemu.controller.limits import Limits
 from nvmeemu.faults import Fault, FaultError
-from nvmeemu.limits import Limits
 
 
 class BadOptions(Exception):

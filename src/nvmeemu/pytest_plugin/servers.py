@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
+from nvmeemu.app.control import Control, ControlError, Unreachable
 from nvmeemu.backend import parse_size
-from nvmeemu.control import Control, ControlError, Unreachable
 from nvmeemu.faults import Fault
 from nvmeemu.guest import image, process, serving
 from nvmeemu.guest.errors import GuestError

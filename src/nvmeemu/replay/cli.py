@@ -6,7 +6,7 @@ import argparse
 import time
 from collections.abc import Iterable, Sequence
 
-from nvmeemu.arguments import Number, Parser
+from nvmeemu.app.arguments import Number, Parser
 from nvmeemu.backend import BackendError, BadRequest, is_memory, open_backend
 from nvmeemu.replay.player import replay as play
 from nvmeemu.trace.cli import run as run_command

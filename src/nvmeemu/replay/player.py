@@ -15,17 +15,18 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from nvmeemu import prp, regs, spec
+from nvmeemu import regs, spec
 from nvmeemu.backend import Backend, BackendError
 from nvmeemu.backend.memory import MemoryBackend
-from nvmeemu.controller import Controller
-from nvmeemu.device import Identity
-from nvmeemu.errors import CommandFailed
-from nvmeemu.events import Event
-from nvmeemu.host import HostMemoryError
-from nvmeemu.limits import Limits
-from nvmeemu.namespace import Ids, Namespace, Namespaces
-from nvmeemu.taps import Observer
+from nvmeemu.controller import prp
+from nvmeemu.controller.controller import Controller
+from nvmeemu.controller.device import Identity
+from nvmeemu.controller.events import Event
+from nvmeemu.controller.limits import Limits
+from nvmeemu.controller.taps import Observer
+from nvmeemu.ports import HostMemoryError
+from nvmeemu.spec.errors import CommandFailed
+from nvmeemu.subsystem.namespace import Ids, Namespace, Namespaces
 from nvmeemu.testing.ports import ManualWorker, Ram, VirtualClock
 from nvmeemu.trace import words
 from nvmeemu.trace.commands import Matcher, TracedCommand, by_fetch, is_reset

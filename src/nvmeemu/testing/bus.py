@@ -18,7 +18,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from nvmeemu.host import HostMemoryError
+from nvmeemu.ports import HostMemoryError
 from nvmeemu.testing.client import BAR0, CONFIG, INTX, MSIX, SharedMemory, VfioClient
 from nvmeemu.testing.driver import CSTS
 

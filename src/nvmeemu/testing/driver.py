@@ -34,7 +34,7 @@ from nvmeemu.spec import (
     SetFeatures,
     Status,
 )
-from nvmeemu.structures import IdentifyNamespace
+from nvmeemu.spec.structures import IdentifyNamespace
 from nvmeemu.testing.heap import Heap
 
 CAP, VS, INTMS, INTMC, CC, CSTS, AQA, ASQ, ACQ = 0x00, 0x08, 0x0C, 0x10, 0x14, 0x1C, 0x24, 0x28, 0x30

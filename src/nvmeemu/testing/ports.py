@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from nvmeemu.host import HostMemoryError, MemoryMirror
+from nvmeemu.ports import HostMemoryError, MemoryMirror
 
 _LARGE = 1 << 20  # bytes
 _MAP_NORESERVE = 0x4000  # linux/mman.h; Python 3.11 does not name it

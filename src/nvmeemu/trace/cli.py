@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from nvmeemu.arguments import Parser, output_failed, tell
+from nvmeemu.app.arguments import Parser, output_failed, tell
 from nvmeemu.trace import coverage, difference, export, plot, show, stats
 from nvmeemu.trace.file import BadUse, TraceError
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from nvmeemu.arguments import Number
+from nvmeemu.app.arguments import Number
 from nvmeemu.trace import words
 from nvmeemu.trace.align import align
 from nvmeemu.trace.deeds import Part, Step, Steps, steps

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from nvmeemu import spec
-from nvmeemu.arguments import Number
-from nvmeemu.names import bare, is_number, known, member
+from nvmeemu.app.arguments import Number
+from nvmeemu.spec.names import bare, is_number, known, member
 from nvmeemu.trace.commands import TracedCommand
 from nvmeemu.trace.file import TraceError
 

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from nvmeemu import spec
-from nvmeemu.arguments import Number
+from nvmeemu.app.arguments import Number
 from nvmeemu.trace.activity import activity
 from nvmeemu.trace.extra import check_output, require, writing
 from nvmeemu.trace.file import Description, open_trace

@@ -7,14 +7,15 @@ from dataclasses import asdict
 from typing import Protocol
 from zlib import crc32
 
-from nvmeemu import __version__, prp, taps
-from nvmeemu.controller import Controller
-from nvmeemu.device import Device
-from nvmeemu.errors import CommandFailed
-from nvmeemu.events import Event
-from nvmeemu.host import HostMemoryError, PciState
+from nvmeemu import __version__
+from nvmeemu.controller import prp, taps
+from nvmeemu.controller.controller import Controller
+from nvmeemu.controller.device import Device
+from nvmeemu.controller.events import Event
+from nvmeemu.ports import HostMemoryError, PciState
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.spec import Command, NvmOpcode
+from nvmeemu.spec.errors import CommandFailed
 from nvmeemu.trace.file import Description
 from nvmeemu.trace.records import (
     BIGGEST_PIECE,

@@ -12,7 +12,7 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 from nvmeemu import spec
-from nvmeemu.host import PciState
+from nvmeemu.ports import PciState
 
 HEADER = Struct("<QHBB")  # time, length of the whole record, kind, lane
 LENGTH_OFFSET, KIND_OFFSET = 8, 10

@@ -8,9 +8,9 @@ from typing import Any
 
 from nvmeemu import regs
 from nvmeemu.spec import AdminOpcode, AdminQueueAttributes, CreateCq, CreateSq, DeleteQueue
+from nvmeemu.spec.words import command_of
 from nvmeemu.trace.commands import is_reset, written_configuration
 from nvmeemu.trace.records import ClientLeft, Completion, Doorbell, Fetch, Record, RegisterWrite, Reset
-from nvmeemu.words import command_of
 
 
 @dataclass(slots=True)

@@ -7,9 +7,7 @@ from enum import IntEnum
 from typing import Any
 
 from nvmeemu import spec
-from nvmeemu.trace import records as kinds
-from nvmeemu.trace.records import Record
-from nvmeemu.words import (
+from nvmeemu.spec.words import (
     command,
     command_of,
     completion,
@@ -24,6 +22,8 @@ from nvmeemu.words import (
     status,
     words,
 )
+from nvmeemu.trace import records as kinds
+from nvmeemu.trace.records import Record
 
 __all__ = [
     "command",

@@ -6,7 +6,7 @@ import errno
 import logging
 from typing import Protocol
 
-from nvmeemu.host import PciState
+from nvmeemu.ports import PciState
 from nvmeemu.vfio.binding import LOG_ERR, Context, DmaRegion, Reset, barrier
 from nvmeemu.vfio.memory import GuestMemory, most_regions
 from nvmeemu.vfio.messages import INTX, Message, Refusal, judge

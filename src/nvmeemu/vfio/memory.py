@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right, insort
 
-from nvmeemu.host import HostMemoryError, MemoryMirror
+from nvmeemu.ports import HostMemoryError, MemoryMirror
 from nvmeemu.vfio.binding import DmaRegion
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nvmeemu.host import PciState
-from nvmeemu.layout import Record, bit, bits, count, uint
+from nvmeemu.ports import PciState
+from nvmeemu.spec.layout import Record, bit, bits, count, uint
 
 SIZE = 4096
 PAGE = 4096

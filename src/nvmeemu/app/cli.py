@@ -1,0 +1,326 @@
+"""The command line: builds the objects and connects them; no NVMe in it.
+
+Exit status: 0, 1 for what failed, 2 for bad use; either is one line on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import signal
+import sys
+from collections.abc import Sequence
+
+from nvmeemu import __version__
+from nvmeemu.app.arguments import MOST_IO_THREADS, Hex, Number, Parser, tell
+from nvmeemu.controller.bounds import MAX_IO_QUEUES, MOST_NAMESPACES, OPTIONS
+
+_SERVE = """\
+Be an NVMe drive on a vfio-user socket, for one client (QEMU, ...) after another.
+
+A disk is a raw file, a block device, or mem:SIZE (memory, gone at exit). raw:PATH is for a file whose name begins
+like mem: or raw:, or whose content like an image of another format, which is refused otherwise.
+QEMU needs shared guest memory and the device; `serve` prints the exact arguments when it listens.
+A host knows the drive by the same serial number and identifiers at each start with the same disk. Where several servers
+can have one disk (mem:, --overlay, --read-only) the socket's path counts, too: one guest may have several of them.
+SIGINT, SIGTERM and SIGHUP end it in good order; another one, a second or more later, ends it without syncing the disks.
+"""
+
+_RUN = """\
+Serve a drive while a command runs, and return the command's exit status (128+n if signal n ended it). In the command
+
+  {nvme}         is QEMU's -device option for the drive
+  {memory:SIZE}  is QEMU's options for SIZE (512M, 1G, ...) of guest memory that the drive can use
+  {socket}       is the drive's socket, as is $NVMEEMU_SOCKET in the command's environment
+
+  nvmeemu run --disk disk.img -- qemu-system-x86_64 -M q35 {memory:1G} {nvme} -nographic -kernel bzImage
+
+The options are those of `nvmeemu serve`, whose --help says what a disk can be. Signals are the command's: those that
+end (INT, TERM, HUP, QUIT) reach all that it has started. If the drive is lost, the command gets SIGTERM and, ten
+seconds later, SIGKILL.
+"""
+
+_CTL = """\
+Talk to a running `nvmeemu serve --control PATH`.
+
+  nvmeemu ctl --control PATH status
+  nvmeemu ctl --control PATH fault add match.opcode=write do.status=write_fault when.nth=3
+  nvmeemu ctl --control PATH fault add scenario:flaky
+  nvmeemu ctl --control PATH namespace add disk2.img
+"""
+
+_FEATURES = [
+    *("create", "read-only", "overlay", "direct", "block-size", "once", "pid-file", "ready-fd", "no-msix"),
+    *("engine", "io-threads", "doorbells", "trace", "faults", "control", "ocp"),
+    *("firmware", "subnqn", "cntlid", "nguid", "uuid", "eui64"),
+    *(option.name for option in OPTIONS.values()),
+]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; its exit status."""
+    if argv is None:
+        _prepare()
+    words, command = _split(sys.argv[1:] if argv is None else list(argv))
+    if words[:1] and words[0] in _TRACES:  # their parsers are theirs: start-up
+        return _on_traces(words[0], words[1:])
+    parser = _parser()
+    arguments, unknown = parser.parse_known_args(words)
+    if unknown:
+        (arguments.parser if arguments.command else parser).error(f"unrecognized arguments: {' '.join(unknown)}")
+    if arguments.print_capabilities:
+        return tell(parser.prog, json.dumps(capabilities(), indent=2) + "\n")
+    if arguments.command is None:
+        parser.error(f"give a command: serve, run, ctl, {', '.join(_TRACES)}")
+    if arguments.command == "ctl":
+        from nvmeemu.app.control.cli import ctl
+
+        return ctl(arguments)
+    if arguments.command == "run":
+        return _run(arguments, words[1:], command)
+    if arguments.command == "serve" and not (arguments.socket and arguments.disk):
+        missing = "--socket PATH" if not arguments.socket else "--disk SPEC"
+        arguments.parser.error(f"{missing} is missing")
+    from nvmeemu.app.serve import serve  # start-up: --help needs none of it
+
+    return serve(arguments)
+
+
+_TRACES = {
+    "trace": "show, search, count, compare, draw and export what serve --trace has recorded",
+    "replay": "feed a trace to the controller, and compare its completions",
+    "check": "what a trace says of its host",
+    "profile": "play drivers that cannot run here, and check what they see",
+}
+
+
+def _prepare() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as in the background of a script
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until somebody can end in order: at once, without a traceback
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # µ, and names of files, where the locale does not have them
+
+
+def _on_traces(command: str, words: list[str]) -> int:
+    if command == "replay":
+        from nvmeemu.replay.cli import replay
+
+        return replay(words)
+    if command == "profile":
+        from nvmeemu.profiles.cli import profile
+
+        return profile(words)
+    from nvmeemu.trace.cli import check, trace
+
+    return trace(words) if command == "trace" else check(words)
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """Our words, and those of the command that ``nvmeemu run`` shall run."""
+    if words[:1] == ["run"] and "--" in words:
+        cut = words.index("--")
+        return words[:cut], words[cut + 1 :]
+    return words, []
+
+
+def _run(arguments: argparse.Namespace, words: list[str], command: list[str]) -> int:
+    if not arguments.disk:
+        arguments.parser.error("--disk SPEC is missing")
+    if not command:
+        arguments.parser.error("the command is missing: -- COMMAND ...")
+    from nvmeemu.app.run import run
+
+    return run(command, ["--log-level", "warning", *words], arguments.socket)
+
+
+def capabilities() -> dict[str, object]:
+    """What this build can do, for managers of VMs (the convention of QEMU's vhost-user back-ends)."""
+    from nvmeemu.engine.native.engine import EngineMissing
+    from nvmeemu.engine.native.engine import require as require_engine
+    from nvmeemu.vfio import BindingMissing
+    from nvmeemu.vfio.binding import require
+
+    try:
+        require()
+        is_built = True
+    except BindingMissing:
+        is_built = False
+    try:
+        require_engine()
+        engines = ["native", "python"]
+    except EngineMissing:
+        engines = ["python"]
+    return {
+        "type": "nvme",
+        "version": __version__,
+        "protocol": "vfio-user",
+        "binding": is_built,
+        "engines": engines,
+        "backends": ["raw", "mem"],
+        "features": _FEATURES,
+        "nvme": {"version": "1.4", "max_io_queues": MAX_IO_QUEUES, "max_namespaces": MOST_NAMESPACES},
+    }
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="nvmeemu", description="An NVMe controller in a process of its own, for VMs.")
+    parser.add_argument("--version", action="version", version=f"nvmeemu {__version__}")
+    parser.add_argument("--print-capabilities", action="store_true", help="print what this build can do, as JSON")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    serve = commands.add_parser(
+        "serve",
+        help="be an NVMe drive on a vfio-user socket",
+        description=_SERVE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    serve.set_defaults(parser=serve)
+    serve.add_argument("--version", action="version", version=f"nvmeemu {__version__}")
+    serve.add_argument("--print-capabilities", action="store_true", help="print what this build can do, as JSON")
+    serve.add_argument("--socket", metavar="PATH", help="where to listen; made with mode 0600")
+    _add_disk(serve.add_argument_group("disk"))
+    _add_device(serve.add_argument_group("device"))
+    _add_limits(serve.add_argument_group("limits"))
+    _add_process(process := serve.add_argument_group("process"))
+    process.add_argument("--ready-fd", metavar="N", type=Number(0, 1 << 20), help="gets a line when it listens")
+    _add_trace(serve.add_argument_group("trace"))
+    _add_faults(serve.add_argument_group("faults and control"))
+    _add_run(commands)
+    _add_ctl(commands)
+    for name, text in _TRACES.items():
+        commands.add_parser(name, help=text)
+    return parser
+
+
+def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
+    run = commands.add_parser(
+        "run",
+        help="serve a drive while a command runs",
+        description=_RUN,
+        usage="nvmeemu run [OPTION ...] --disk SPEC -- COMMAND ...",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.set_defaults(parser=run, print_capabilities=False)
+    run.add_argument("--version", action="version", version=f"nvmeemu {__version__}")
+    run.add_argument("--socket", metavar="PATH", help="where the drive listens (in a folder of its own in $TMPDIR)")
+    _add_disk(run.add_argument_group("disk"))
+    _add_device(run.add_argument_group("device"))
+    _add_limits(run.add_argument_group("limits"))
+    _add_process(run.add_argument_group("process"), log_level="warning")
+    _add_trace(run.add_argument_group("trace"))
+    _add_faults(run.add_argument_group("faults and control"))
+
+
+def _add_ctl(commands: argparse._SubParsersAction[Parser]) -> None:
+    ctl = commands.add_parser(
+        "ctl",
+        help="talk to a running server: faults, namespaces",
+        description=_CTL,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    ctl.set_defaults(parser=ctl, print_capabilities=False)
+    ctl.add_argument("--control", metavar="PATH", required=True, help="the server's --control")
+    ctl.add_argument("--json", action="store_true", help="print the answer as JSON")
+    whats = ctl.add_subparsers(dest="what", metavar="WHAT", parser_class=Parser, required=True)
+    whats.add_parser("status", help="the controller, its queues, namespaces and faults")
+    faults = whats.add_parser("fault", help="add, list or rm").add_subparsers(
+        dest="action", metavar="ACTION", parser_class=Parser, required=True
+    )
+    add = faults.add_parser("add", help="a fault, a file of them, or scenario:NAME")
+    add.add_argument("fault", nargs="+", metavar="KEY=VALUE", help="docs/faults.md; or one FILE or scenario:NAME")
+    faults.add_parser("list", help="all, with what they have done")
+    remove = faults.add_parser("rm", help="end faults")
+    remove.add_argument("id", nargs="+", type=_number_or_all, metavar="ID", help="its number, or all")
+    namespaces = whats.add_parser("namespace", help="add, rm or resize").add_subparsers(
+        dest="action", metavar="ACTION", parser_class=Parser, required=True
+    )
+    add = namespaces.add_parser("add", help="another disk")
+    add.add_argument("disk", metavar="SPEC", help="as in --disk")
+    add.add_argument(
+        "--nsid", type=Number(1, MOST_NAMESPACES), metavar="N", help="the namespace's number (the first free one)"
+    )
+    remove = namespaces.add_parser("rm", help="take a namespace away")
+    remove.add_argument("nsid", type=Number(1, MOST_NAMESPACES), metavar="NSID")
+    resize = namespaces.add_parser("resize", help="another size, up to that of its disk, which is looked at anew")
+    resize.add_argument("nsid", type=Number(1, MOST_NAMESPACES), metavar="NSID")
+    resize.add_argument("size", metavar="SIZE", nargs="?", help="for example 10G (all that its disk has now)")
+
+
+def _number_or_all(text: str) -> str:
+    return text if text == "all" else str(Number(1, 1 << 30)(text))
+
+
+def _add_disk(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--disk",
+        metavar="SPEC",
+        action="append",
+        help="a raw file, a block device, or mem:SIZE; each is a namespace",
+    )
+    group.add_argument("--size", metavar="SIZE", help="with --create: size of the disk, for example 10G")
+    group.add_argument("--create", action="store_true", help="make the file if it does not exist")
+    group.add_argument("--read-only", action="store_true", help="never write; others may read the disk too")
+    group.add_argument("--overlay", action="store_true", help="throw away at exit what is written; never copies")
+    group.add_argument("--direct", action="store_true", help="no page cache (O_DIRECT), as QEMU's cache.direct=on")
+    group.add_argument("--block-size", type=int, choices=(512, 4096), default=512, help="of the namespace (512)")
+
+
+def _add_device(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--serial", metavar="S", help="serial number (made from the disk's path)")
+    group.add_argument("--model", metavar="M", default="nvmeemu NVMe Controller", help="model number (%(default)s)")
+    group.add_argument("--firmware", metavar="F", default="1.0", help="firmware revision, 8 characters (%(default)s)")
+    group.add_argument("--subnqn", metavar="NQN", help="NVM subsystem (made from serial and model number)")
+    group.add_argument("--cntlid", metavar="N", type=Number(0, 0xFFEF), default=1, help="controller id (%(default)s)")
+    each = "the first one for the first --disk, ... (made from the disk's path)"
+    group.add_argument("--nguid", metavar="HEX", type=Hex(16), action="append", help=f"16 bytes; {each}")
+    group.add_argument("--uuid", metavar="UUID", type=Hex(16), action="append", help="likewise")
+    group.add_argument("--eui64", metavar="HEX", type=Hex(8), action="append", help="8 bytes; likewise (none)")
+    group.add_argument("--no-msix", action="store_true", help="no MSI-X capability: the interrupt pin only")
+    group.add_argument("--vendor-id", metavar="ID", type=Number(0, 0xFFFF), help="PCI vendor id, for example 0x1234")
+    group.add_argument("--device-id", metavar="ID", type=Number(0, 0xFFFF), help="PCI device id")
+
+
+def _add_limits(group: argparse._ArgumentGroup) -> None:
+    for option in OPTIONS.values():
+        number = Number(option.least, option.most)
+        about = f"{option.about} ({option.default})"
+        group.add_argument(f"--{option.name}", metavar="N", type=number, help=about)
+
+
+def _add_trace(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--trace", metavar="FILE", help="record all that host and device say; see nvmeemu trace --help")
+    group.add_argument("--trace-payload", action="store_true", help="with the data itself, not only its digests")
+
+
+def _add_faults(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--faults", metavar="FILE", action="append", help="break it on purpose (docs/faults.md); or scenario:NAME"
+    )
+    group.add_argument("--control", metavar="PATH", help="listen there for nvmeemu ctl; made with mode 0600")
+    group.add_argument("--ocp", action="store_true", help="let the guest arm faults: nvme ocp set-error-injection")
+
+
+def _add_process(group: argparse._ArgumentGroup, log_level: str = "info") -> None:
+    group.add_argument(
+        "--engine",
+        choices=("auto", "native", "python"),
+        default="auto",
+        help="who serves reads and writes: native (C, fast), python, or auto (default): native if it was built",
+    )
+    group.add_argument(
+        "--doorbells",
+        choices=("auto", "trapped", "mapped"),
+        default="auto",
+        help="trapped: messages, asleep when idle; mapped: memory, polled by the native engine; auto: trapped",
+    )
+    group.add_argument(
+        "--io-threads",
+        metavar="N",
+        type=Number(1, MOST_IO_THREADS),
+        help=f"of the native engine (half of the CPUs that it may use, {MOST_IO_THREADS} at most)",
+    )
+    group.add_argument("--once", action="store_true", help="exit when the first client has left")
+    group.add_argument("--pid-file", metavar="F", help="written when it listens, removed at exit")
+    levels = ("debug", "info", "warning", "error")
+    told = ", ".join(f"{level} (default)" if level == log_level else level for level in levels)
+    group.add_argument("--log-level", metavar="L", choices=levels, default=log_level, help=told)

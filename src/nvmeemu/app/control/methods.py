@@ -1,0 +1,191 @@
+"""What the control socket can do to a running drive."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from nvmeemu import __version__
+from nvmeemu.app.control.messages import FAILED, INTERNAL_ERROR, INVALID_PARAMS, PROTOCOL, Method, RpcError
+from nvmeemu.backend import Backend, BackendError, BadRequest, in_words, parse_size
+from nvmeemu.controller.controller import Controller
+from nvmeemu.faults import Fault, FaultError, Faults
+from nvmeemu.faults.file import scenario
+from nvmeemu.subsystem import inventory
+from nvmeemu.subsystem.namespace import Namespace
+
+log = logging.getLogger(__name__)
+
+LONGEST_NOTE = 1000  # characters
+OpenDisk = Callable[[int, str], Namespace]
+
+
+class Methods:
+    """``open_disk`` makes a namespace with an NSID of what a user writes; ``close_disk`` is called with the disk of one
+    that was removed, which may still be in use; ``note`` puts a remark into the trace, if there is one."""
+
+    def __init__(
+        self,
+        controller: Controller,
+        faults: Faults,
+        open_disk: OpenDisk,
+        close_disk: Callable[[Backend], None],
+        note: Callable[[str], None] | None = None,
+    ) -> None:
+        self._controller = controller
+        self._device = controller.device
+        self._faults = faults
+        self._open_disk = open_disk
+        self._close_disk = close_disk
+        self._note = note
+
+    def table(self) -> dict[str, Method]:
+        """By their names in requests."""
+        methods: dict[str, Method] = {
+            "status": self.status,
+            "fault.add": self.fault_add,
+            "fault.list": self.fault_list,
+            "fault.remove": self.fault_remove,
+            "scenario.add": self.scenario_add,
+            "namespace.add": self.namespace_add,
+            "namespace.remove": self.namespace_remove,
+            "namespace.resize": self.namespace_resize,
+            "trace.note": self.trace_note,
+        }
+        return {name: _checked(method) for name, method in methods.items()}
+
+    def status(self) -> dict[str, Any]:
+        device, status = self._device, self._controller.status
+        return {
+            "protocol": PROTOCOL,
+            "version": __version__,
+            "serial": device.identity.serial,
+            "removed": self._faults.is_removed,
+            "controller": {"rdy": int(status.rdy), "cfs": int(status.cfs), "shst": status.shst},
+            "queues": {"submission": sorted(device.sqs), "completion": sorted(device.cqs)},
+            "namespaces": [_namespace(one) for one in device.namespaces],
+            "faults": len(self._faults),
+        }
+
+    # --- faults
+
+    def fault_add(self, /, **fault: Any) -> dict[str, Any]:
+        return _fault(self._faults.add(Fault.of(fault)))
+
+    def fault_list(self) -> list[dict[str, Any]]:
+        return [_fault(fault) for fault in self._faults]
+
+    def fault_remove(self, id: int | None = None) -> None:
+        """One, or without an ``id`` all."""
+        if id is None:
+            for one in self._faults:
+                log.info("control: fault %d is removed", one.id)
+            self._faults.clear()
+        else:
+            if id not in [fault.id for fault in self._faults]:
+                raise RpcError(FAILED, f"no fault {id!r}")
+            self._faults.remove(int(id))
+            log.info("control: fault %d is removed", id)
+
+    def scenario_add(self, name: str) -> list[dict[str, Any]]:
+        return [_fault(self._faults.add(fault)) for fault in scenario(_text(name, "name"))]
+
+    # --- namespaces
+
+    def namespace_add(self, disk: str, nsid: int | None = None) -> dict[str, Any]:
+        """Under the first free NSID, if none is given."""
+        namespaces = self._device.namespaces
+        valid = range(1, namespaces.nn + 1)
+        free = [number for number in valid if number not in namespaces.active and not self._faults.is_away(number)]
+        if nsid is None and not free:
+            raise RpcError(FAILED, f"there are {namespaces.nn} namespaces already, the most there can be")
+        number = free[0] if nsid is None else nsid
+        if type(number) is not int or number not in free:
+            raise RpcError(FAILED, f"NSID {number!r} is taken or outside 1..{namespaces.nn}")
+        namespace = self._open_disk(number, _text(disk, "disk"))
+        inventory.add(self._device, namespace)
+        log.info("control: namespace %d is added: disk %s, %s", number, disk, in_words(namespace.backend.size))
+        return _namespace(namespace)
+
+    def namespace_remove(self, nsid: int) -> None:
+        self._find(nsid)
+        namespace = inventory.remove(self._device, nsid)
+        log.info("control: namespace %d is removed: disk %s", nsid, namespace.backend.identity)
+        self._close_disk(namespace.backend)
+
+    def namespace_resize(self, nsid: int, size: str | int | None = None) -> dict[str, Any]:
+        """To all that its disk has now, if no ``size`` is given."""
+        namespace = self._find(nsid)
+        blocks = None
+        if size is not None:
+            blocks, rest = divmod(parse_size(str(size)), namespace.block_size)
+            if rest:
+                raise RpcError(FAILED, f"{size} is no whole number of blocks of {namespace.block_size} bytes")
+        inventory.resize(self._device, nsid, blocks)
+        length = in_words(namespace.blocks * namespace.block_size)
+        log.info("control: namespace %d has %s now: disk %s", nsid, length, namespace.backend.identity)
+        return _namespace(namespace)
+
+    # --- the trace
+
+    def trace_note(self, text: str) -> None:
+        """Put a remark behind all that has been recorded: whoever finds it there has read what came before."""
+        if self._note is None:
+            raise RpcError(FAILED, "no trace is recorded: nvmeemu serve --trace FILE")
+        if not isinstance(text, str) or len(text) > LONGEST_NOTE:
+            raise RpcError(INVALID_PARAMS, f"text: a string of at most {LONGEST_NOTE} characters")
+        self._note(text)
+
+    def _find(self, nsid: object) -> Namespace:
+        namespace = self._device.namespaces.active.get(nsid) if type(nsid) is int else None
+        if namespace is None:
+            raise RpcError(FAILED, f"no namespace {nsid!r}")
+        return namespace
+
+
+def _text(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise RpcError(INVALID_PARAMS, f"{what}: {value!r} is no text")
+    return value
+
+
+def _fault(fault: Fault) -> dict[str, Any]:
+    return {"id": fault.id, **fault.as_table(), "seen": fault.seen, "hits": fault.hits}
+
+
+def _namespace(namespace: Namespace) -> dict[str, Any]:
+    return {
+        "nsid": namespace.nsid,
+        "disk": namespace.backend.identity,
+        "size": namespace.blocks * namespace.block_size,
+        "block_size": namespace.block_size,
+        "read_only": namespace.backend.read_only,
+    }
+
+
+def _checked(method: Method) -> Method:
+    """Have bad parameters, and what cannot be done, answered as errors."""
+    signature = inspect.signature(method)
+
+    @wraps(method)
+    def call(**parameters: Any) -> Any:
+        try:
+            signature.bind(**parameters)
+        except TypeError as error:
+            raise RpcError(INVALID_PARAMS, str(error)) from None
+        try:
+            return method(**parameters)
+        except (FaultError, BadRequest) as error:
+            raise RpcError(INVALID_PARAMS, str(error)) from None
+        except (BackendError, ValueError, OSError) as error:
+            raise RpcError(FAILED, str(error)) from None
+        except RpcError:
+            raise
+        except Exception:  # whatever a client sends, the drive goes on
+            log.exception("internal error in %s", method.__name__)
+            raise RpcError(INTERNAL_ERROR, "internal error: see the server's log") from None
+
+    return call

@@ -1,0 +1,1 @@
+"""Admin commands that are families of their own."""

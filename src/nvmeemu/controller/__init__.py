@@ -1,0 +1,1 @@
+"""One NVMe controller: registers, states, queues, the life of a command, events, interrupts."""

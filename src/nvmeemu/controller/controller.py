@@ -1,0 +1,435 @@
+"""The NVM Express controller: registers and doorbells on one side, a machine of few states on the other.
+
+    disabled --EN=1--> ready --SHN--> shutting down --> shut down
+       ^---------------EN=0 (Controller Reset)--------------'      and fatal (CSTS.CFS) from anywhere, until a reset
+
+Base 1.4, 3.1 (registers), 7.3 (resets), 7.6 (initialization and shutdown).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from nvmeemu import admin, io, regs
+from nvmeemu.commands.features import report_warnings
+from nvmeemu.controller.device import Device, EntrySizes, Identity
+from nvmeemu.controller.events import Event
+from nvmeemu.controller.executor import Executor
+from nvmeemu.controller.limits import Limits
+from nvmeemu.controller.taps import Interceptor, Observer, Taps
+from nvmeemu.engine.port import Engine
+from nvmeemu.ports import Clock, Host, PciState, Worker
+from nvmeemu.queues import CompletionQueue, DoorbellError, SubmissionQueue
+from nvmeemu.spec import (
+    DOORBELLS,
+    PAGE_MIN,
+    SHN_ABRUPT,
+    SHN_NORMAL,
+    SHST_COMPLETE,
+    SHST_NORMAL,
+    SHST_OCCURRING,
+    VERSION,
+    AdminQueueAttributes,
+    Capabilities,
+    Configuration,
+    ControllerStatus,
+    ErrorEvent,
+    EventType,
+    LogId,
+    words,
+)
+from nvmeemu.subsystem.namespace import Namespaces, flush
+
+log = logging.getLogger(__name__)
+
+_SHN = int(Configuration(shn=3))
+_ENTRY_SIZES = int(Configuration(iosqes=15, iocqes=15))
+_OF_ADMIN_QUEUES = (regs.AQA, regs.ASQ, regs.ACQ)
+
+
+class Controller:
+    """One NVMe function. Call it on one thread; call ``run`` after each call that can have given it work."""
+
+    def __init__(
+        self,
+        host: Host,
+        clock: Clock,
+        worker: Worker,
+        namespaces: Namespaces,
+        identity: Identity,
+        limits: Limits | None = None,
+        engine: Engine | None = None,
+    ) -> None:
+        limits = limits or Limits()
+        self.device = Device(host, clock, identity, namespaces, limits, admin.COMMANDS, io.COMMANDS, engine)
+        self.vectors = limits.vectors
+        self._stride = limits.stride
+        if limits.dstrd and self.bar0_shared is not None:
+            raise ValueError(f"mapped doorbells lie side by side: dstrd is 0, not {limits.dstrd}")
+        self.taps = Taps(self.device)
+        self._worker = worker
+        self._executor = Executor(self.device, worker, self.fail, self._settle, self._mapped_doorbell)
+        self._registers = regs.RegisterFile()
+        self._flushing: object | None = None
+        self._is_ready = False  # CSTS.RDY, for the doorbells
+        self._is_queue_move_told = False
+        self._reset_registers()
+        self._tap()
+
+    # --- the bus ---------------------------------------------------------------------------------------------------
+
+    @property
+    def bar0_size(self) -> int:
+        """Bytes of BAR0; a power of two."""
+        return self.device.limits.bar0_size
+
+    @property
+    def bar0_shared(self) -> tuple[int, int, int] | None:
+        """The part of BAR0 that a client may map, the doorbells: a file like BAR0, offset, size in bytes."""
+        engine = self.device.engine
+        return None if engine is None or engine.doorbells_fd < 0 else (engine.doorbells_fd, DOORBELLS, DOORBELLS)
+
+    @property
+    def direct_doorbells(self) -> tuple[int, int] | None:
+        """Who takes doorbells before ``write`` does, if it wants to: see ``Engine.direct_doorbells``."""
+        engine = self.device.engine
+        return None if engine is None or self.device.limits.dstrd else engine.direct_doorbells  # for CAP.DSTRD = 0
+
+    def read(self, offset: int, size: int) -> bytes:
+        """A read of BAR0. Doorbells and everything reserved read as zero."""
+        data = self._registers.read(offset, size)
+        return self.taps.register_read(offset, data) if self._is_tapped else data
+
+    def write(self, offset: int, data: bytes) -> None:
+        """A write to BAR0, of 4 or 8 bytes; others change the bytes that they cover."""
+        if offset >= DOORBELLS:
+            for start in range(0, len(data), 4):
+                place = offset + start - DOORBELLS
+                if place & self._stride - 1:
+                    self._on_write(offset + start, data[start : start + 4])
+                else:
+                    self._on_doorbell(place // self._stride, int.from_bytes(data[start : start + 4], "little"))
+            return
+        self._on_write(offset, data)
+
+    def run(self) -> bool:
+        """Do a bounded batch of work and raise its interrupts; True if more is waiting."""
+        return self._executor.run()
+
+    def quiesce(self) -> None:
+        """The memory map is about to change: let go of guest memory, until ``memory_changed``."""
+        if self.device.engine is not None:
+            self.device.engine.pause()
+        for sq in self.device.sqs.values():
+            sq.ring.forget()
+        for cq in self.device.cqs.values():
+            cq.ring.forget()
+
+    def memory_changed(self) -> None:
+        """The memory map has changed."""
+        self.quiesce()
+        if self.device.engine is not None:
+            self.device.engine.resume()
+        self._executor.memory_changed()
+
+    def interrupts_changed(self) -> None:
+        """MSI-X was enabled or disabled, or the VMM takes its messages at another place."""
+        engine = self.device.engine
+        if engine is not None:
+            self._route_interrupts(engine)
+            engine.signal_all()  # one may have gone to the old place
+            engine.take_doorbells(not self._is_tapped and self.device.host.msix_enabled)
+        self.taps.interrupts_changed()
+
+    def pci_changed(self, state: PciState) -> None:
+        """The host has changed what it lets the function do; what follows from it is the ports' business."""
+        self.taps.pci_changed(state)
+
+    def _route_interrupts(self, engine: Engine) -> None:
+        for vector in range(self.vectors):
+            engine.set_vector(vector, self.device.host.interrupt_fd(vector))
+
+    def pin_unmasked(self) -> None:
+        """The VMM has unmasked the interrupt pin."""
+        self._executor.pin.unmasked()
+
+    def reset(self) -> None:
+        """A reset of the PCI function: everything, AQA, ASQ and ACQ too (Base 1.4, 7.3.2)."""
+        if self._cc.en and self.status.shst == SHST_NORMAL:
+            self.device.health.unsafe_shutdowns += 1  # the host is gone, or has pulled the plug, without a word
+        self._registers[regs.CC] = 0
+        self._stop()
+        self._reset_registers()
+        self.taps.reset()
+
+    @property
+    def is_busy(self) -> bool:
+        """A command is being worked on."""
+        return self._executor.is_busy or self._executor.is_changing_media
+
+    def observe(self, observer: Observer) -> None:
+        """Let it see what passes, from now on."""
+        self.taps.add(observer)
+        self._tap()
+
+    def unobserve(self, observer: Observer) -> None:
+        self.taps.observers = tuple(other for other in self.taps.observers if other is not observer)
+        self._tap()
+
+    def intercept(self, interceptor: Interceptor | None) -> None:
+        """Let it decide what becomes of all that passes, from now on."""
+        self.taps.interceptor = interceptor
+        self._tap()
+        if self.device.engine is not None:
+            self._route_interrupts(self.device.engine)
+
+    def _tap(self) -> None:
+        self._is_tapped = self.taps.install()
+        self._on_doorbell: Callable[[int, int], None]
+        self._on_write: Callable[[int, bytes], None]
+        self._on_doorbell = partial(self.taps.doorbell, self._ring) if self._is_tapped else self._ring
+        self._on_write = partial(self.taps.register_write, self._write) if self._is_tapped else self._write
+        self._executor.tap(self.taps if self._is_tapped else None)
+        if self.device.engine is not None:  # the pin follows the heads, which Python has to see for that
+            self.device.engine.take_doorbells(not self._is_tapped and self.device.host.msix_enabled)
+
+    def serve_in_python(self, which: Callable[[int], bool]) -> None:
+        """Which I/O submission queues, by their identifiers and also those to come, are not for the native engine: from
+        now on, until the next call. Queues move with commands in flight; each of those still ends once."""
+        self.device.is_pythons = which
+        self._executor.assign_queues()
+
+    def hang(self, is_hung: bool) -> None:
+        """Fetch no commands but those that the native engine has fetched already, or go on."""
+        self._executor.hang(is_hung)
+
+    def set_health(
+        self, *, temperature: int | None = None, spare: int | None = None, is_degraded: bool | None = None
+    ) -> None:
+        """Change what the SMART log says: the composite temperature in kelvin, the available spare in percent, whether
+        the media can no longer be relied upon. The host is told of new critical warnings that it asked to hear of."""
+        health = self.device.health
+        health.temperature = health.temperature if temperature is None else temperature
+        health.spare = health.spare if spare is None else spare
+        health.is_degraded = health.is_degraded if is_degraded is None else is_degraded
+        report_warnings(self.device)
+
+    # --- registers -------------------------------------------------------------------------------------------------
+
+    def _reset_registers(self) -> None:
+        limits = self.device.limits
+        self._registers = regs.RegisterFile()
+        self._is_ready = False
+        self._registers[regs.CAP] = int(
+            Capabilities(
+                mqes=limits.entries,
+                cqr=True,
+                to=limits.timeout,
+                dstrd=limits.dstrd,
+                css=1,
+                mpsmin=limits.min_page_shift,
+                mpsmax=limits.max_page_shift,
+            )
+        )
+        self._registers[regs.VS] = VERSION
+
+    @property
+    def _cc(self) -> Configuration:
+        return Configuration.of(self._registers[regs.CC])
+
+    @property
+    def status(self) -> ControllerStatus:
+        """CSTS."""
+        return ControllerStatus.of(self._registers[regs.CSTS])
+
+    def _set_status(self, *, rdy: bool | None = None, cfs: bool | None = None, shst: int | None = None) -> None:
+        old = self.status
+        new = ControllerStatus(
+            rdy=old.rdy if rdy is None else rdy,
+            cfs=old.cfs if cfs is None else cfs,
+            shst=old.shst if shst is None else shst,
+        )
+        self._registers[regs.CSTS] = int(new)
+        self._is_ready = new.rdy
+
+    def _write(self, offset: int, data: bytes) -> None:
+        if offset >= DOORBELLS:  # between two
+            self._doorbell_error(ErrorEvent.INVALID_DOORBELL_REGISTER, offset, int.from_bytes(data, "little"))
+        for register, value in self._registers.written(offset, data):
+            self._write_register(register, value)
+
+    def _write_register(self, register: regs.Register, value: int) -> None:
+        if register is regs.CC:
+            self._write_cc(value)
+        elif register in (regs.INTMS, regs.INTMC):
+            self._mask_interrupts(register, value)
+        else:
+            self._registers[register] = value
+            if register in _OF_ADMIN_QUEUES and self._cc.en and not self._is_queue_move_told:
+                self._is_queue_move_told = True
+                log.info("the guest wrote %s while enabled: it counts from the next enable on", register.name)
+
+    def _mask_interrupts(self, register: regs.Register, value: int) -> None:
+        mask = self.device.interrupt_mask
+        mask = mask | value if register is regs.INTMS else mask & ~value
+        self.device.interrupt_mask = mask
+        self._registers[regs.INTMS] = self._registers[regs.INTMC] = mask
+        self._executor.pin.update()
+
+    def _write_cc(self, value: int) -> None:
+        old, new = self._cc, Configuration.of(value)
+        if old.en and new.en:
+            taken = _SHN | (0 if self.device.has_io_queues else _ENTRY_SIZES)
+            new = Configuration.of(int(old) & ~taken | value & taken)
+            if int(new) != value:
+                log.warning("the guest wrote CC %#x while enabled with %#x: ignored but for SHN", value, int(old))
+        self._registers[regs.CC] = int(new)
+        self.device.entry_sizes = EntrySizes.of(new)
+        if new.en and not old.en:
+            self._enable()
+        elif old.en and not new.en:
+            log.info("controller reset")
+            self._stop()
+        if new.shn in (SHN_NORMAL, SHN_ABRUPT) and new.shn != old.shn:
+            self._shut_down()
+
+    # --- the states ------------------------------------------------------------------------------------------------
+
+    def _enable(self) -> None:
+        cc, limits = self._cc, self.device.limits
+        aqa = AdminQueueAttributes.of(self._registers[regs.AQA])
+        page_size = PAGE_MIN << cc.mps
+        bases = (self._registers[regs.ASQ], self._registers[regs.ACQ])
+        problems = (
+            (cc.css != 0, f"CC.CSS {cc.css} is not offered"),
+            (cc.ams != 0, f"CC.AMS {cc.ams} is not offered"),
+            (cc.mps > limits.max_page_shift, f"CC.MPS {cc.mps} is above CAP.MPSMAX"),
+            (cc.mps < limits.min_page_shift, f"CC.MPS {cc.mps} is below CAP.MPSMIN"),
+            (aqa.asqs < 2 or aqa.acqs < 2, "AQA gives a queue of one entry"),
+            (any(base & page_size - 1 for base in bases), "ASQ or ACQ is not aligned to the page size"),
+        )
+        for is_so, problem in problems:
+            if is_so:
+                self.fail(f"the guest enabled the controller badly: {problem}")
+                return
+        self._executor.resume()
+        self._is_queue_move_told = False
+        self._flushing = None  # of a shutdown while disabled
+        self._set_status(rdy=False, shst=SHST_NORMAL)  # a driver that did not wait for RDY=0 waits for RDY=1
+        self.device.page_size = page_size
+        self.device.configure_engine(write_cache=True)
+        cq = CompletionQueue(self.device.host, 0, bases[1], aqa.acqs, vector=0, ien=True)
+        self.device.add_admin_queues(SubmissionQueue(self.device.host, 0, bases[0], aqa.asqs, cq))
+        if self.device.engine is not None:
+            self.device.engine.watch(True)
+        self._settle()
+
+    def _stop(self) -> None:
+        """What every reset does. RDY falls at once unless a worker still writes."""
+        self._executor.stop()
+        if self.device.engine is not None:
+            self.device.engine.watch(False)
+        self._flushing = None
+        self.device.reset()
+        self._registers[regs.INTMS] = self._registers[regs.INTMC] = 0
+        self._set_status(cfs=False, shst=SHST_NORMAL)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Let CSTS follow CC once nothing of the past is under way: RDY follows EN when no worker still writes for
+        the time before a reset, and a shutdown completes when nothing runs and the disks are flushed."""
+        status, is_enabled = self.status, self._cc.en
+        if not status.cfs and status.rdy != is_enabled and not self._executor.is_changing_media:
+            self._set_status(rdy=is_enabled)
+            if is_enabled:
+                log.info("controller enabled, %d KiB pages", self.device.page_size // 1024)
+        if self.status.shst == SHST_OCCURRING and not self._executor.is_busy:
+            self._flush_and_finish()
+
+    def _shut_down(self) -> None:
+        """CC.SHN: finish what has begun, make everything durable, then serve nothing until a reset."""
+        if self.status.shst != SHST_NORMAL:
+            return
+        log.info("shutdown (%s)", "normal" if self._cc.shn == SHN_NORMAL else "abrupt")
+        self._set_status(shst=SHST_OCCURRING)
+        self._executor.pause()
+        self._settle()
+
+    def _flush_and_finish(self) -> None:
+        if self._flushing is not None:
+            return
+        token = self._flushing = object()
+        backends = [namespace.backend for namespace in self.device.namespaces]
+
+        def done(_: object, error: BaseException | None) -> None:
+            if error is not None:
+                disk, text = getattr(error, "filename", None), getattr(error, "strerror", None) or error
+                log.error("disk %s failed to flush at shutdown: %s: written data may be lost", disk, text)
+            if self._flushing is token:  # no reset since
+                self._executor.signal()
+                self._executor.drop_all()  # nothing may complete from here on
+                self._set_status(shst=SHST_COMPLETE)
+                log.info("shutdown complete")
+
+        self._worker.submit(partial(flush, backends), done)
+
+    def fail(self, reason: str) -> None:
+        """Controller Fatal Status: nothing is served until a reset (Base 1.4, 9.5)."""
+        log.error("controller fatal status: %s", reason)
+        self._executor.stop()
+        self._executor.pause()
+        self._set_status(cfs=True)
+
+    # --- doorbells ---------------------------------------------------------------------------------------------------
+
+    def _ring(self, number: int, value: int) -> None:
+        """The doorbell of this number, from 0 on. Base 1.4, 3.1.24 and 3.1.25."""
+        device = self.device
+        if not self._is_ready:
+            log.warning("the guest rang %s before the controller was ready", words.doorbell(number))
+            return
+        qid, is_cq = number >> 1, number & 1
+        queue: CompletionQueue | SubmissionQueue | None = (device.cqs if is_cq else device.sqs).get(qid)
+        if queue is None:
+            self._doorbell_error(ErrorEvent.INVALID_DOORBELL_REGISTER, self._place(number), value)
+            return
+        try:
+            if isinstance(queue, CompletionQueue):
+                queue.ring_head(value)
+                self._executor.head_moved(queue)
+            else:
+                queue.ring_tail(value)
+                self._executor.wake(queue)
+        except DoorbellError:
+            self._doorbell_error(ErrorEvent.INVALID_DOORBELL_VALUE, self._place(number), value)
+        if qid == 0 and device.shadow is not None:
+            device.echo_admin_doorbells()
+
+    def _mapped_doorbell(self, number: int, value: int, is_good: bool) -> None:
+        """One that came without a message."""
+        if is_good:
+            self._on_doorbell(number, value)
+        else:
+            self._doorbell_error(ErrorEvent.INVALID_DOORBELL_VALUE, self._place(number), value)
+
+    def _place(self, number: int) -> int:
+        """Of a doorbell in BAR0."""
+        return DOORBELLS + number * self._stride
+
+    def _doorbell_error(self, what: ErrorEvent, offset: int, value: int) -> None:
+        number, rest = divmod(offset - DOORBELLS, self._stride)
+        wrong = "no doorbell is there" if rest else self._what_is_wrong(number, value)
+        log.warning("the guest rang %s (at %#x) with %d: %s", words.doorbell(number), offset, value, wrong)
+        self.device.events.report(Event(EventType.ERROR, what, LogId.ERROR_INFORMATION), keep=False)
+
+    def _what_is_wrong(self, number: int, value: int) -> str:
+        """With the value for a doorbell, for the log."""
+        qid, is_cq = number >> 1, number & 1
+        queue: CompletionQueue | SubmissionQueue | None = (self.device.cqs if is_cq else self.device.sqs).get(qid)
+        if queue is None:
+            return "there is no such queue"
+        if value >= queue.entries:
+            return f"the queue has {queue.entries} entries"
+        return "nothing was posted there" if is_cq else "the queue would be more than full"

@@ -1,0 +1,257 @@
+"""What a controller *is*, for those who run its commands: its identity, namespaces, queues, features, logs."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from nvmeemu.controller import prp
+from nvmeemu.controller.coalescing import Coalescing
+from nvmeemu.controller.doorbells import ShadowDoorbells
+from nvmeemu.controller.events import Events
+from nvmeemu.controller.limits import Limits
+from nvmeemu.controller.request import CommandEntry
+from nvmeemu.engine.port import Disk, Engine
+from nvmeemu.ports import Clock, Host, HostMemoryError
+from nvmeemu.queues import CompletionQueue, CqTap, SubmissionQueue
+from nvmeemu.spec import (
+    CQE_SIZE,
+    PAGE_MIN,
+    SQE_SIZE,
+    Command,
+    Configuration,
+    CriticalWarning,
+    GetFeatures,
+    SetFeatures,
+)
+from nvmeemu.subsystem.health import ErrorLog, Health
+from nvmeemu.subsystem.namespace import Namespaces
+
+VENDOR_ID = 0x4E45  # ours: registered for nobody, so that no driver applies another device's quirks
+DEVICE_ID = 0x0001
+LONGEST_NQN = 223  # bytes
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who the controller says it is. Strings as in Identify Controller: ASCII, never empty (Base 1.4, Figure 247)."""
+
+    serial: str
+    model: str = "nvmeemu NVMe Controller"
+    firmware: str = "1.0"
+    vendor_id: int = VENDOR_ID
+    device_id: int = DEVICE_ID
+    subsystem: str = ""
+    cntlid: int = 1
+    nqn: str | None = None  # of the subsystem, if it is to have a certain one
+
+    def __post_init__(self) -> None:
+        for name, text, most in (
+            ("serial", self.serial, 20),
+            ("model", self.model, 40),
+            ("firmware", self.firmware, 8),
+        ):
+            if not 1 <= len(text) <= most or not all(" " <= letter <= "~" for letter in text) or text != text.strip():
+                raise ValueError(f"bad {name} {text!r}: give 1 to {most} printable ASCII characters")
+
+        if self.nqn is None:
+            return
+        if not (self.nqn.startswith("nqn.") and self.nqn.isascii() and self.nqn.isprintable()):
+            raise ValueError(f"bad NQN {self.nqn!r}: it begins with nqn. and is printable ASCII")
+        if len(self.nqn) > LONGEST_NQN:
+            raise ValueError(f"bad NQN: {len(self.nqn)} characters, and {LONGEST_NQN} at most can be")
+
+    @property
+    def subnqn(self) -> str:
+        """NVM Subsystem NQN (Base 1.4, 7.9): the given one, or one in the UUID form, the same for the same serial
+        number and model."""
+        if self.nqn is not None:
+            return self.nqn
+        named = uuid.uuid5(uuid.NAMESPACE_OID, f"{self.model}/{self.serial}/{self.subsystem}")
+        return f"nqn.2014-08.org.nvmexpress:uuid:{named}"
+
+
+def serial_of(text: str) -> str:
+    """A serial number that is the same at each start for the same disk: 20 characters from what identifies it."""
+    return "NE" + hashlib.sha256(text.encode()).hexdigest()[:18].upper()
+
+
+@dataclass(frozen=True)
+class EntrySizes:
+    """CC.IOSQES and CC.IOCQES in bytes: anything, and changing, until I/O queues are made (Base 1.4, 3.1.5)."""
+
+    sq: int = SQE_SIZE
+    cq: int = CQE_SIZE
+
+    @classmethod
+    def of(cls, cc: Configuration) -> EntrySizes:
+        """Zero, which some drivers leave there, is the one size that there is."""
+        return cls(1 << cc.iosqes if cc.iosqes else SQE_SIZE, 1 << cc.iocqes if cc.iocqes else CQE_SIZE)
+
+
+class VendorFeature(Protocol):
+    """A feature with an FID from C0h on. Both may raise CommandFailed."""
+
+    def get(self, device: Device, command: GetFeatures) -> int: ...
+    def set(self, device: Device, command: SetFeatures) -> int: ...
+
+
+@dataclass
+class Device:
+    """The state that commands work on. ``page_size`` follows CC.MPS."""
+
+    host: Host
+    clock: Clock
+    identity: Identity
+    namespaces: Namespaces
+    limits: Limits = field(default_factory=Limits)
+    admin_commands: Mapping[int, CommandEntry] = field(default_factory=dict)
+    io_commands: Mapping[int, CommandEntry] = field(default_factory=dict)
+    engine: Engine | None = None
+    page_size: int = PAGE_MIN
+    shadow: ShadowDoorbells | None = None
+    interrupt_mask: int = 0  # INTMS and INTMC: a bit for each vector
+    entry_sizes: EntrySizes = EntrySizes()
+    sqs: dict[int, SubmissionQueue] = field(default_factory=dict)
+    cqs: dict[int, CompletionQueue] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.namespaces.nn != self.limits.namespaces:
+            raise ValueError(f"NN is {self.namespaces.nn} or {self.limits.namespaces}")
+        self.features: dict[tuple[int, int], int] = {}  # values that the host has set: (FID, which) -> value
+        self._cq_tap: CqTap | None = None
+        self.vendor_features: dict[int, VendorFeature] = {}
+        self.uuids: list[bytes] = []  # of vendors' definitions, by UUID Index from 1 on
+        self.views = prp.views  # the PRP walk of all data; taps stand in for it
+        self.is_pythons: Callable[[int], bool] = lambda qid: False  # submission queues that are not for the engine
+        self.events = Events()
+        self.coalescing = Coalescing(self.clock, self.engine, lambda vector: self.host.interrupt(vector))
+        self.changed_namespaces: set[int] = set()  # that the host has not read of
+        self.errors = ErrorLog()
+        self.health = Health(self.clock)
+        self.had_io_queues = False
+        self.told = CriticalWarning(0)  # the warnings that hold and that the host has been told
+        self.reset_at = self.clock.now()  # seconds; where Timestamp begins
+
+    def send(self, command: Command, data: bytes) -> None:
+        """Give ``data`` to the host, at the command's PRPs."""
+        prp.scatter(self.views(self.host, command.prp1, command.prp2, len(data), self.page_size), data)
+
+    def receive(self, command: Command, length: int) -> bytes:
+        """Take ``length`` bytes from the host, at the command's PRPs."""
+        views = self.views(self.host, command.prp1, command.prp2, length, self.page_size, writable=False)
+        return b"".join(views)
+
+    @property
+    def has_write_cache(self) -> bool:
+        return any(namespace.backend.volatile_cache for namespace in self.namespaces)
+
+    @property
+    def has_io_queues(self) -> bool:
+        return len(self.sqs) > 1 or len(self.cqs) > 1
+
+    def add_admin_queues(self, sq: SubmissionQueue) -> None:
+        """The admin submission queue, with its completion queue."""
+        sq.cq.sqs.add(0)
+        sq.cq.tap = self._cq_tap
+        self.cqs[0], self.sqs[0] = sq.cq, sq
+
+    def tap_cqs(self, tap: CqTap | None) -> None:
+        """All completion queues, those to come too, tell ``tap`` what was written into them."""
+        self._cq_tap = tap
+        for cq in self.cqs.values():
+            cq.tap = tap
+
+    def add_cq(self, cq: CompletionQueue) -> None:
+        """A new I/O completion queue. Raises HostMemoryError, and then it is not there."""
+        if self.shadow is not None:
+            cq.shadow = self.shadow.head(cq.qid)
+            cq.shadow.clear(0)
+        self.forget_doorbell(2 * cq.qid + 1)
+        if self.engine is not None:
+            cq.owned = self.engine.add_cq(cq)
+        cq.tap = self._cq_tap
+        self.cqs[cq.qid] = cq
+        self.had_io_queues = True
+
+    def add_sq(self, sq: SubmissionQueue) -> None:
+        """A new I/O submission queue. Raises HostMemoryError, and then it is not there."""
+        if self.shadow is not None:
+            sq.shadow = self.shadow.tail(sq.qid)
+            sq.shadow.clear(0)
+        self.forget_doorbell(2 * sq.qid)
+        if self.engine is not None and not self.is_pythons(sq.qid):
+            sq.owned = self.engine.add_sq(sq)
+        sq.cq.sqs.add(sq.qid)
+        self.sqs[sq.qid] = sq
+        self.had_io_queues = True
+
+    def remove_sq(self, qid: int) -> None:
+        """It is to be closed; its doorbell is that of no queue any more."""
+        del self.sqs[qid]
+        self.forget_doorbell(2 * qid)
+
+    def remove_cq(self, qid: int) -> None:
+        cq = self.cqs.pop(qid)
+        cq.ring.forget()
+        cq.close()
+        self.forget_doorbell(2 * qid + 1)
+
+    def forget_doorbell(self, number: int) -> None:
+        """What the host has rung before counts for nothing."""
+        if self.engine is not None:
+            self.engine.forget_doorbell(number)
+
+    def configure_engine(self, write_cache: bool) -> None:
+        """Tell the engine what the namespaces are. Without ``write_cache`` every write has to become durable."""
+        if self.engine is None:
+            return
+        disks = {}
+        for namespace in self.namespaces:
+            backend = namespace.backend
+            disks[namespace.nsid] = Disk(
+                backend.direct,
+                namespace.block_size,
+                namespace.blocks,
+                writable=not backend.read_only,
+                is_volatile=backend.volatile_cache,
+                writes_through=not write_cache,
+            )
+        self.engine.configure(self.page_size, self.limits.transfer, self.namespaces.most_held, disks)
+
+    def collect_counts(self) -> None:
+        """Add what the engine has done to the SMART counters."""
+        if self.engine is not None:
+            counts = self.engine.take_counts()
+            self.health.reads += counts.reads
+            self.health.writes += counts.writes
+            self.health.bytes_read += counts.bytes_read
+            self.health.bytes_written += counts.bytes_written
+
+    def echo_admin_doorbells(self) -> None:
+        """Ask for the admin queue's next doorbell, whatever it is: its shadows are not looked at."""
+        if self.shadow is not None:
+            with suppress(HostMemoryError):
+                self.shadow.tail(0).clear(self.sqs[0].tail)
+                self.shadow.head(0).clear(self.cqs[0].head)
+
+    def reset(self) -> None:
+        """Back to what a Controller Reset leaves (Base 1.4, 7.3.2): no queues, default features, no events."""
+        rings = [*(sq.ring for sq in self.sqs.values()), *(cq.ring for cq in self.cqs.values())]
+        for ring in rings:
+            ring.forget()  # a worker may keep the queue for long
+        self.sqs.clear()
+        self.cqs.clear()
+        self.features = {}
+        self.shadow = None
+        self.changed_namespaces.clear()
+        self.interrupt_mask = 0
+        self.coalescing.reset()
+        self.events = Events(self.events.tap)
+        self.had_io_queues = False
+        self.told = CriticalWarning(0)
+        self.reset_at = self.clock.now()

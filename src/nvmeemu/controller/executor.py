@@ -1,0 +1,493 @@
+"""Runs commands: fetches them in batches, takes each through its stages, posts completions, raises interrupts.
+
+This is the only place where an exception becomes a status. Whatever a command meets - a slow disk, guest memory that
+is gone for a moment, a full completion queue - it ends in exactly one completion, or in none after a reset.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from nvmeemu.controller.device import Device
+from nvmeemu.controller.gaps import Gaps
+from nvmeemu.controller.media import DiskFull, Media
+from nvmeemu.controller.pin import Pin
+from nvmeemu.controller.request import Background, CommandEntry, Request, Result, Stage
+from nvmeemu.controller.taps import Taps
+from nvmeemu.ports import HostMemoryError, Job, Worker
+from nvmeemu.queues import CompletionQueue, SubmissionQueue
+from nvmeemu.spec import DRIVER_ERRORS, MORE, Command, Status, words
+from nvmeemu.spec.errors import CommandFailed
+from nvmeemu.spec.structures import CommandEffect
+
+log = logging.getLogger(__name__)
+
+BURST = 32  # commands that one queue may run before the next has its turn
+MOST_OUTSTANDING = 1024  # commands of one queue that have begun: a host may take no notice of its queues' depth
+BATCH_BYTES = 8 << 20  # moved before the bus has its turn again: a few milliseconds
+_LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # another attempt fails as well
+BLANK = (
+    "an admin command is 64 zero bytes: what the guest writes is perhaps not seen here. Its VMM must share its memory "
+    "with this process: for QEMU, give each memory backend share=on"
+)
+_NO_LBA = 0
+_NO_LOCATION = 0xFFFF
+
+
+class Executor:
+    """Fetches and executes commands on the controller's thread. ``on_fatal`` is called when it cannot go on,
+    ``on_settled`` whenever a worker has finished with a command, ``on_doorbell`` for mapped doorbells that only the
+    engine has seen (number, value, whether its queue can have it)."""
+
+    def __init__(
+        self,
+        device: Device,
+        worker: Worker,
+        on_fatal: Callable[[str], None],
+        on_settled: Callable[[], None],
+        on_doorbell: Callable[[int, int, bool], None],
+    ) -> None:
+        self.is_paused = False
+        self._is_hung = False  # no commands are fetched
+        self._device = device
+        self._engine = device.engine
+        self.worker = worker
+        self._on_settled = on_settled
+        self._on_doorbell = on_doorbell
+        self._ready: dict[SubmissionQueue, None] = {}
+        self._posted: defaultdict[CompletionQueue, int] = defaultdict(int)  # and how many completions
+        self._due: set[CompletionQueue] = set()  # whose interrupt the engine wants raised
+        self._running: set[_Running] = set()
+        self._media = Media(device.namespaces.most_held)
+        self._on_fatal = on_fatal
+        self._gaps = Gaps(device.clock, lambda: device.host, self._late, self._lost, on_settled)
+        self.pin = Pin(device)
+        self._had_msix = False
+        self.tap(None)
+        self._complaints: set[tuple[Status, str, int | None]] = set()
+
+    def tap(self, taps: Taps | None) -> None:
+        """Have every entry and every completion pass ``taps`` first."""
+        self._taps = taps
+        self._begin = self._execute if taps is None else self._begin_tapped
+        self._post: Callable[[SubmissionQueue, Command, int, int, int], None]
+        self._post = self._write if taps is None else partial(taps.complete, self._write)
+
+    # --- what the controller asks for --------------------------------------------------------------------------
+
+    def wake(self, sq: SubmissionQueue) -> None:
+        """The queue may have something to do."""
+        if sq.owned is None and (sq.shadow is not None or not sq.is_empty):
+            self._ready[sq] = None
+
+    def pause(self) -> None:
+        """Fetch no more commands."""
+        self.is_paused = True
+        if self._engine is not None:
+            self._engine.hold(True)
+
+    def resume(self) -> None:
+        self.is_paused = False
+        if self._engine is not None:
+            self._engine.hold(False)
+
+    def hang(self, is_hung: bool) -> None:
+        """Fetch no more commands of the queues that are Python's, not even in the middle of a queue's turn; or go on.
+        Unlike a pause, it outlasts a reset."""
+        self._is_hung = is_hung
+        if not is_hung:
+            self._wake_all()
+
+    def assign_queues(self) -> None:
+        """Move every I/O submission queue to where ``Device.is_pythons`` wants it."""
+        for sq in self._device.sqs.values():
+            if sq.qid and self._device.is_pythons(sq.qid):
+                self.give_back(sq)
+            elif sq.qid:
+                self.take(sq)
+
+    def give_back(self, sq: SubmissionQueue) -> None:
+        """From the engine to Python, once what waits for a disk there is done; until then nothing is fetched."""
+        if sq.owned is not None:
+            sq.owned.stop()
+
+    def take(self, sq: SubmissionQueue) -> None:
+        """From Python to the engine; what Python has begun ends here. If the engine is still giving the queue back, it
+        keeps it after that."""
+        if sq.owned is None and self._engine is not None and sq.cq.owned is not None:  # else: fatal, or shut down
+            self._ready.pop(sq, None)
+            sq.owned = self._engine.add_sq(sq)
+            if len(sq.outstanding) >= MOST_OUTSTANDING:
+                sq.owned.hold(True)
+
+    def head_moved(self, cq: CompletionQueue) -> None:
+        """The host has made room in a completion queue."""
+        if cq.waiting and (number := cq.post_waiting()):
+            self._posted[cq] += number
+        for sqid in cq.sqs:
+            if sqid in self._device.sqs:
+                self.wake(self._device.sqs[sqid])
+
+    def run(self) -> bool:
+        """Do a batch; True if more is waiting that can be done now."""
+        if self._engine is not None and self._engine.has_news:
+            self._engine.deliver(self)
+            if self.is_paused:
+                self._on_settled()
+        health = self._device.health
+        enough = health.bytes_read + health.bytes_written + BATCH_BYTES
+        if self._media.is_waited_for:
+            self._resume_waiting(enough)
+        if not self.is_paused:
+            self._serve_ready(enough)
+        self.signal()
+        if self._media.is_waited_for and self._media.has_ready(self._device.namespaces.active.values()):
+            return True
+        return bool(self._ready) and not self.is_paused
+
+    def _resume_waiting(self, enough: int) -> None:
+        """Begin commands whose disks have room now, until so many bytes have been moved in all."""
+        health = self._device.health
+        for request, stage in self._media.ready(self._device.namespaces.active.values()):
+            self._proceed(request.sq, request.command, request, stage)
+            if health.bytes_read + health.bytes_written >= enough:
+                return
+
+    def _serve_ready(self, enough: int) -> None:
+        """Give each queue its turn, the admin queue first, until enough has been moved: then the bus has its turn, and
+        the next batch goes on where this one has stopped."""
+        health = self._device.health
+        for sq in sorted(self._ready, key=_is_io):
+            if sq not in self._ready:
+                continue  # dropped by what went before
+            del self._ready[sq]
+            if self._serve(sq, enough):
+                self._ready[sq] = None  # behind all others
+            if health.bytes_read + health.bytes_written >= enough:
+                return
+
+    @property
+    def is_busy(self) -> bool:
+        """A command is being worked on, on a worker, by the engine or waiting for memory."""
+        engine = self._engine
+        if engine is not None and (engine.has_news or engine.is_busy):
+            return True
+        return bool(self._running) or self._gaps.holds_commands or self._media.is_waited_for
+
+    @property
+    def is_changing_media(self) -> bool:
+        """A worker or the engine may still write, also for a command that nobody waits for any more."""
+        if self._engine is not None and self._engine.is_changing_media:
+            return True
+        return any(not running.background.droppable for running in self._running)
+
+    def stop(self) -> None:
+        """Drop every command without a completion, and lower the pin."""
+        self.drop_all()
+        self.is_paused = False
+        self.pin.drop()
+
+    def drop_all(self) -> None:
+        """Drop every command without a completion. What a worker has begun goes on to its end, unheard."""
+        if self._taps is not None:
+            self._taps.dropped()
+        for sq in {*self._device.sqs.values(), *(running.request.sq for running in self._running)}:
+            for request in tuple(sq.outstanding):
+                request.drop()
+        self._media.drop()
+        for running in tuple(self._running):
+            running.cancel()
+        if self._engine is not None:
+            self._engine.drop()
+        for cq in self._device.cqs.values():
+            cq.drop_waiting()
+        self._ready.clear()
+        self._posted.clear()
+        self._due.clear()
+        self._gaps.forget()
+
+    def memory_changed(self) -> None:
+        """Guest memory has been mapped or unmapped: go on with what waits for it."""
+        for request, stage in self._gaps.take():
+            self._proceed(request.sq, request.command, request, stage)
+        for cq in self._device.cqs.values():
+            if cq.waiting and (number := cq.post_waiting()):
+                self._posted[cq] += number
+        self._wake_all()
+        self._on_settled()
+
+    def signal(self) -> None:
+        """Raise the interrupts of what has been posted: one for each vector, or the level of the pin."""
+        host = self._device.host
+        if host.msix_enabled:
+            is_due = self._device.coalescing.is_due
+            vectors = {cq.vector for cq, number in self._posted.items() if cq.ien and is_due(cq, number)}
+            for vector in vectors | {cq.vector for cq in self._due}:
+                host.interrupt(vector)
+            if self.pin.is_asserted:
+                self.pin.update()
+        elif self._posted or self._due or self.pin.is_asserted or self._had_msix:
+            self.pin.update()
+        self._had_msix = host.msix_enabled
+        self._posted.clear()
+        self._due.clear()
+
+    # --- the life of a command ---------------------------------------------------------------------------------
+
+    def _serve(self, sq: SubmissionQueue, enough: int) -> bool:
+        """Run up to BURST commands of a queue, fewer once ``enough`` bytes have been moved in all; False once it is
+        empty or cannot go on."""
+        cq = sq.cq
+        health = self._device.health
+        commands = self._device.io_commands if sq.qid else self._device.admin_commands
+        for _ in range(BURST):
+            if self._is_hung or len(sq.outstanding) >= MOST_OUTSTANDING:
+                return False
+            if cq.waiting or cq.is_full:
+                return False
+            try:
+                if sq.head == sq.tail and not sq.refresh():
+                    return False
+                entry = sq.pop()
+            except HostMemoryError:
+                self._gaps.miss(sq)
+                return False
+            self._begin(sq, commands, entry)
+            if health.bytes_read + health.bytes_written >= enough:
+                break
+        return True
+
+    def _begin_tapped(self, sq: SubmissionQueue, commands: Mapping[int, CommandEntry], entry: bytes) -> None:
+        if self._taps is not None:
+            self._taps.fetch(partial(self._execute, sq, commands), sq, entry)
+
+    def _execute(self, sq: SubmissionQueue, commands: Mapping[int, CommandEntry], entry: bytes) -> None:
+        found = commands.get(entry[0], UNKNOWN)
+        if entry[1] & _FUSE_AND_PSDT:
+            found = UNSERVED
+        command = found.kind(entry)
+        stage: Stage = partial(found.run, self._device, command)
+        if sq.qid:
+            stage = partial(self._enter, command, stage)
+        if self._taps is not None:
+            stage = self._taps.execute(self._go_on, sq, command, stage)
+        self._proceed(sq, command, None, stage)
+
+    def _enter(self, command: Command, stage: Stage) -> Result:
+        """A stage that may need the command's disk."""
+        if self._media.is_used:
+            self._media.enter(self._device.namespaces.active.get(command.nsid))
+        return stage()
+
+    def _proceed(self, sq: SubmissionQueue, command: Command, request: Request | None, stage: Stage) -> None:
+        """Run one stage of a command; it ends, waits for memory, or goes to a worker."""
+        dw0 = field = 0
+        try:
+            result = stage()
+        except CommandFailed as failure:
+            field = self._failed(sq, command, failure)
+        except HostMemoryError as gap:
+            self._gaps.hold(request or self._request(sq, command), stage, gap)
+            return
+        except DiskFull as full:
+            self._media.wait(request or self._request(sq, command), stage, full.disk)
+            return
+        except Exception:
+            log.exception("internal error in %r of queue %d", command, sq.qid)
+            field = self._failed(sq, command, CommandFailed(Status.INTERNAL_ERROR))
+        else:
+            if isinstance(result, int):
+                dw0 = result
+            elif isinstance(result, Background):
+                _Running(self, request or self._request(sq, command), result)
+                return
+            else:
+                request = request or self._request(sq, command)
+                request.is_abortable = result.is_abortable
+                result.take(request)
+                return
+        if request is None:
+            self._post(sq, command, command.cid, dw0, field)
+        else:
+            request.complete(dw0, field)
+
+    def _go_on(self, request: Request, stage: Stage) -> None:
+        if request.live:
+            self._proceed(request.sq, request.command, request, stage)
+
+    def _request(self, sq: SubmissionQueue, command: Command) -> Request:
+        return Request(sq, command, self._post_request)
+
+    def _post_request(self, request: Request, dw0: int, field: int) -> None:
+        command = request.command
+        self._post(request.sq, command, command.cid, dw0, field)
+        if len(request.sq.outstanding) == MOST_OUTSTANDING - 1:
+            if request.sq.owned is not None:
+                request.sq.owned.hold(False)
+            self.wake(request.sq)
+
+    def _write(self, sq: SubmissionQueue, _: Command, cid: int, dw0: int, field: int) -> None:
+        cq = sq.cq
+        if cq.post(sq, cid, dw0, field):
+            self._posted[cq] += 1
+        elif not cq.is_full:
+            self._gaps.miss(cq)
+
+    def _failed(self, sq: SubmissionQueue, command: Command, failure: CommandFailed) -> int:
+        """Log the error for the host; the Status Field that says so."""
+        byte, bit = failure.location or (0xFF, 0xFF)
+        field = failure.field | MORE
+        self._device.errors.record(
+            sqid=sq.qid,
+            cid=command.cid,
+            field=field,
+            nsid=command.nsid,
+            location=_NO_LOCATION if failure.location is None else byte | bit << 8,
+            lba=_NO_LBA if failure.lba is None else failure.lba,
+        )
+        if not sq.qid and not any(bytes(command)):
+            log.warning(BLANK)
+        level = logging.WARNING if failure.status in DRIVER_ERRORS else logging.DEBUG
+        if log.isEnabledFor(level):
+            where = words.field(command, failure.location) if failure.location else ""
+            text = words.entry(sq.qid, bytes(command))
+            why = ": ".join(filter(None, (where, failure.why)))
+            log.log(level, f"{words.status(failure.status)}: SQ %d %s%s", sq.qid, text, f": {why}" if why else "")
+        return field
+
+    def started(self, running: _Running) -> None:
+        """A worker gets a command."""
+        self._running.add(running)
+        self._media.take(running.background.disk, running.background.size)
+
+    def ended(self, running: _Running) -> None:
+        """A worker has finished with a command."""
+        self._running.discard(running)
+        give_back = partial(self._media.give_back, running.background.disk, running.background.size)
+        if running.request.live:  # what the worker has read waits for guest memory
+            running.request.on_end = give_back
+        else:
+            give_back()
+        self._on_settled()
+
+    def conclude(self, running: _Running, value: Any, error: BaseException | None) -> None:
+        """Take a command on from where its worker has brought it."""
+        self._go_on(running.request, partial(self._outcome, running, value, error))
+
+    def _outcome(self, running: _Running, value: Any, error: BaseException | None) -> Result:
+        background = running.background
+        if error is not None:
+            background.undo()
+        if isinstance(error, OSError):
+            self._complain(background.failure, running.request.command.nsid, error)
+            if background.failure in (Status.WRITE_FAULT, Status.UNRECOVERED_READ_ERROR):
+                self._device.health.media_errors += 1
+            raise CommandFailed(background.failure, dnr=error.errno in _LASTING)
+        if error is not None:
+            raise error
+        return background.then(value)
+
+    def _late(self, request: Request, gap: str) -> None:
+        """It has waited for guest memory for too long."""
+        failure = CommandFailed(Status.DATA_TRANSFER_ERROR, why=gap)
+        request.complete(0, self._failed(request.sq, request.command, failure))
+
+    def _lost(self) -> None:
+        """So has a queue, which the controller cannot go on without."""
+        obstacle = self._device.host.obstacle
+        self._on_fatal("the memory of a queue is gone" + (f": the guest {obstacle}" if obstacle else ""))
+
+    def _complain(self, status: Status, nsid: int, error: OSError) -> None:
+        """Tell the user, once for each disk and kind of failure."""
+        namespace = self._device.namespaces.active.get(nsid)
+        disk = error.filename or (f"namespace {nsid}" if namespace is None else namespace.backend.identity)
+        if (status, disk, error.errno) not in self._complaints:
+            self._complaints.add((status, disk, error.errno))
+            text = error.strerror or error
+            log.error("disk %s failed: %s: the guest gets %s (told once)", disk, text, status.name)
+
+    def _wake_all(self) -> None:
+        for sq in self._device.sqs.values():
+            self.wake(sq)
+
+    # --- the engine's Listener -------------------------------------------------------------------------------------
+
+    def punted(self, sq: SubmissionQueue, entry: bytes) -> None:
+        self._begin(sq, self._device.io_commands, entry)
+        if sq.owned is not None and len(sq.outstanding) == MOST_OUTSTANDING:
+            sq.owned.hold(True)
+
+    def posted(self, cq: CompletionQueue) -> None:
+        self._due.add(cq)
+
+    def missed(self, queue: CompletionQueue | SubmissionQueue) -> None:
+        self._gaps.miss(queue)
+
+    def rung(self, doorbell: int, value: int) -> None:
+        self._on_doorbell(doorbell, value, True)
+
+    def misrung(self, doorbell: int, value: int) -> None:
+        self._on_doorbell(doorbell, value, False)
+
+    def stopped(self, sq: SubmissionQueue) -> None:
+        if sq.is_closing:
+            sq.settled()
+        elif self._device.is_pythons(sq.qid):
+            self.wake(sq)
+        else:  # wanted back meanwhile
+            self.take(sq)
+
+    def lost_completion(self, cq: CompletionQueue) -> None:
+        self._on_fatal(f"no memory for a completion of queue {cq.qid}")
+
+    def settled(self) -> None:
+        self._on_settled()
+
+
+class _Running:
+    """A command at a worker."""
+
+    def __init__(self, executor: Executor, request: Request, background: Background) -> None:
+        self.request = request
+        self.background = background
+        self._executor = executor
+        request.job = self
+        request.droppable = background.droppable
+        request.is_abortable = background.is_abortable
+        request.deadline = None
+        executor.started(self)
+        self._job: Job = executor.worker.submit(background.work, self._done, background.disk)
+
+    def _done(self, value: Any, error: BaseException | None) -> None:
+        self.request.job = None
+        self._executor.conclude(self, value, error)
+        self._executor.ended(self)
+
+    def cancel(self) -> bool:
+        if self._job.cancel():
+            self._executor.ended(self)
+            return True
+        return False
+
+
+def _is_io(sq: SubmissionQueue) -> bool:
+    return sq.qid != 0
+
+
+def _unknown(device: Device, command: Command) -> Result:
+    raise CommandFailed(Status.INVALID_OPCODE, location=(0, 0))
+
+
+def _unserved(device: Device, command: Command) -> Result:
+    """There are no fused operations and no SGLs (SGLS in Identify Controller is 0)."""
+    raise CommandFailed(Status.INVALID_FIELD, location=(1, 0))
+
+
+UNKNOWN = CommandEntry(Command, _unknown, CommandEffect())
+UNSERVED = CommandEntry(Command, _unserved, CommandEffect())
+_FUSE_AND_PSDT = 0xC3

@@ -1,0 +1,86 @@
+"""Physical Region Pages: where a command's data lies in guest memory. The only PRP walk. Base 1.4, 4.3."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+
+from nvmeemu.ports import Host, HostMemoryError
+from nvmeemu.spec import Status
+from nvmeemu.spec.errors import CommandFailed
+
+_ENTRY = 8
+
+
+def views(host: Host, prp1: int, prp2: int, length: int, page_size: int, writable: bool = True) -> list[memoryview]:
+    """The ``length`` bytes that PRP1 and PRP2 describe, as views in order.
+
+    Raises CommandFailed(INVALID_PRP_OFFSET), and HostMemoryError where no memory is.
+    """
+    if prp1 & 3:
+        raise CommandFailed(Status.INVALID_PRP_OFFSET, location=(24, 0), why="no multiple of 4")
+    if length <= page_size - (prp1 & page_size - 1):
+        try:
+            return [host.view(prp1, length)]
+        except HostMemoryError:
+            return host.views(prp1, length, writable)
+    found: list[memoryview] = []
+    for start, size in runs(host, prp1, prp2, length, page_size):
+        found += host.views(start, size, writable)
+    return found
+
+
+def runs(host: Host, prp1: int, prp2: int, length: int, page_size: int) -> Iterator[tuple[int, int]]:
+    """(iova, bytes) of data that is longer than the rest of PRP1's page; pages that follow each other taken together.
+    Raises like ``views``."""
+    start, size = prp1, page_size - (prp1 & page_size - 1)
+    left = length - size
+    pages: Iterable[int]
+    if left <= page_size:
+        if prp2 & page_size - 1:
+            why = f"no multiple of the page size, {page_size:#x}"
+            raise CommandFailed(Status.INVALID_PRP_OFFSET, location=(32, 0), why=why)
+        pages = (prp2,)
+    else:
+        pages = _list(host, prp2, -(-left // page_size), page_size)
+    for page in pages:
+        piece = min(left, page_size)
+        if page == start + size:
+            size += piece
+        else:
+            yield start, size
+            start, size = page, piece
+        left -= piece
+    yield start, size
+
+
+def _list(host: Host, pointer: int, pages: int, page_size: int) -> Iterator[int]:
+    """The ``pages`` entries of a PRP list. It may start anywhere in a page; only the last entry *of the page* is a
+    pointer to more, and only if more than one page is still to come."""
+    if pointer & _ENTRY - 1:
+        why = f"the PRP list at {pointer:#x}: no multiple of 8"
+        raise CommandFailed(Status.INVALID_PRP_OFFSET, location=(32, 0), why=why)
+    while pages:
+        room = (page_size - (pointer & page_size - 1)) // _ENTRY
+        number = min(room, pages)
+        data = b"".join(host.views(pointer, number * _ENTRY, False))
+        entries = struct.unpack(f"<{number}Q", data)
+        for index, entry in enumerate(entries):
+            if entry & page_size - 1:
+                where = f"the PRP list's entry at {pointer + index * _ENTRY:#x} is {entry:#x}"
+                why = f"{where}: no multiple of the page size, {page_size:#x}"
+                raise CommandFailed(Status.INVALID_PRP_OFFSET, location=(32, 0), why=why)
+        if pages > room:
+            pointer = entries[-1]
+            entries = entries[:-1]
+        pages -= len(entries)
+        yield from entries
+
+
+def scatter(places: list[memoryview], data: bytes | bytearray | memoryview) -> None:
+    """Copy ``data`` into ``places``, in order."""
+    source = memoryview(data)
+    start = 0
+    for place in places:
+        place[:] = source[start : start + len(place)]
+        start += len(place)

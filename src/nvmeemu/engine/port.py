@@ -1,0 +1,213 @@
+"""The port of a native engine: it serves the ordinary commands of I/O queues, on threads of its own.
+
+A queue has one owner. Completion queues belong to the engine, if there is one, as long as they exist: it is their
+only writer, and Python's completions go through it. Submission queues belong to it unless something that only Python
+can do is wanted of them. Whatever the engine does not do itself comes to its ``Listener``, before any side effect.
+All of this is called on the controller's thread; "news" waits for ``Engine.deliver`` there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from nvmeemu.backend import Direct
+
+if TYPE_CHECKING:
+    from nvmeemu.controller.doorbells import Slot
+    from nvmeemu.queues import CompletionQueue, SubmissionQueue
+
+
+class OwnedQueue(Protocol):
+    """A queue of the engine's."""
+
+    @property
+    def head(self) -> int: ...
+    @property
+    def tail(self) -> int: ...
+    @property
+    def is_stuck(self) -> bool:
+        """The memory that it needs next is missing."""
+        ...
+
+    def ring(self, value: int) -> bool:
+        """The host has rung its doorbell; False: a value that it cannot have."""
+        ...
+
+    def use_shadow(self, slot: Slot) -> None:
+        """From now on this says what the host's value is, and ``ring`` only that there may be a new one."""
+        ...
+
+
+class OwnedCq(OwnedQueue, Protocol):
+    @property
+    def has_room(self) -> bool: ...
+    def look(self) -> None:
+        """Take the head from the shadow doorbell, if there is one."""
+        ...
+
+    def post(self, sqid: int, sqhd: int, cid: int, dw0: int, field: int, *, wrong_phase: bool) -> bool:
+        """Write a completion with the Status Field ``field``, its phase tag inverted or not; False if it waits for room
+        or memory."""
+        ...
+
+    def drop_waiting(self, sqid: int) -> None:
+        """Forget the completions of a submission queue that wait."""
+        ...
+
+    def remove(self) -> None: ...
+
+
+class OwnedSq(OwnedQueue, Protocol):
+    def hold(self, held: bool) -> None:
+        """Fetch nothing for a while, or go on."""
+        ...
+
+    def stop(self) -> None:
+        """Fetch nothing more; ``Listener.stopped`` follows once nothing is under way."""
+        ...
+
+
+class Listener(Protocol):
+    """Python's part of the work."""
+
+    def punted(self, sq: SubmissionQueue, entry: bytes) -> None:
+        """Run a command that the engine has fetched and that is not for it."""
+        ...
+
+    def posted(self, cq: CompletionQueue) -> None:
+        """It has posted completions whose interrupt it cannot raise."""
+        ...
+
+    def missed(self, queue: CompletionQueue | SubmissionQueue) -> None:
+        """The memory that a queue needs next is missing."""
+        ...
+
+    def stopped(self, sq: SubmissionQueue) -> None:
+        """The queue is no longer the engine's; its head and tail are where the engine left them."""
+        ...
+
+    def head_moved(self, cq: CompletionQueue) -> None:
+        """The host has consumed entries of a completion queue whose ``has_room`` was false, or that the pin is for."""
+        ...
+
+    def lost_completion(self, cq: CompletionQueue) -> None:
+        """There was no memory for a completion that had to wait: the host would wait for it for ever."""
+        ...
+
+    def rung(self, doorbell: int, value: int) -> None:
+        """The host has rung a mapped doorbell that is not of a queue of the engine's."""
+        ...
+
+    def misrung(self, doorbell: int, value: int) -> None:
+        """The host has rung a mapped doorbell with a value that its queue cannot have."""
+        ...
+
+    def settled(self) -> None:
+        """Nothing is in flight any more, after ``is_busy`` or ``is_changing_media`` was true."""
+        ...
+
+
+class Counts(NamedTuple):
+    reads: int
+    writes: int
+    bytes_read: int
+    bytes_written: int
+    others: int  # Flush, Write Zeroes, Dataset Management: SMART does not count them
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A namespace for the engine. Without ``direct`` the data is Python's. Unless ``writable``, writes are Python's, to
+    do or to refuse."""
+
+    direct: Direct | None
+    block_size: int
+    blocks: int
+    writable: bool
+    is_volatile: bool  # what is written may be lost until a sync
+    writes_through: bool  # the write cache is off: a write completes when it is durable
+
+
+class Engine(Protocol):
+    def configure(self, page_size: int, transfer: int, most_held: int, disks: Mapping[int, Disk]) -> None:
+        """CC.MPS, the largest transfer, what the commands at one disk may hold, all in bytes, and
+        all namespaces by their NSIDs."""
+        ...
+
+    def add_cq(self, cq: CompletionQueue) -> OwnedCq: ...
+    def add_sq(self, sq: SubmissionQueue) -> OwnedSq:
+        """Serve it from its head on; its completion queue is the engine's."""
+        ...
+
+    @property
+    def doorbells_fd(self) -> int:
+        """A file that is like BAR0: a client may map its doorbells, and write them without a message. -1: it may not.
+        ``OwnedQueue.ring`` works in any case."""
+        ...
+
+    @property
+    def direct_doorbells(self) -> tuple[int, int]:
+        """The addresses of a C function that takes doorbells and of its first argument, for who has them in C."""
+        ...
+
+    def take_doorbells(self, is_wanted: bool) -> None:
+        """Whether that function takes those of the engine's queues; the others it never takes."""
+        ...
+
+    def watch(self, is_watched: bool) -> None:
+        """Tell the listener when the host rings mapped doorbells that are not of the engine's queues. What it has rung
+        before counts for nothing."""
+        ...
+
+    def forget_doorbell(self, doorbell: int) -> None:
+        """The queue of this doorbell (its number, from the first one) begins or ends: what the host has rung before
+        counts for nothing."""
+        ...
+
+    def drop(self) -> None:
+        """A reset: its queues are gone, and nothing is completed. What a disk works on goes on to its end, unheard."""
+        ...
+
+    def hold(self, held: bool) -> None:
+        """Fetch no commands, or go on."""
+        ...
+
+    def pause(self) -> None:
+        """Touch no guest memory until ``resume``."""
+        ...
+
+    def resume(self) -> None: ...
+    def deliver(self, listener: Listener) -> None:
+        """Tell the news there are."""
+        ...
+
+    @property
+    def has_news(self) -> bool: ...
+    @property
+    def is_busy(self) -> bool:
+        """Commands wait for a disk."""
+        ...
+
+    @property
+    def is_changing_media(self) -> bool:
+        """Writes do."""
+        ...
+
+    def take_counts(self) -> Counts:
+        """What it has done since the last call."""
+        ...
+
+    def set_vector(self, vector: int, eventfd: int) -> None:
+        """Raise this interrupt through a copy of the eventfd; -1: tell the listener instead."""
+        ...
+
+    def coalesce(self, time: float, completions: int, vectors: Iterable[int]) -> None:
+        """Interrupt Coalescing (Base 1.4, 5.21.1.8) for these vectors and no others: the engine raises their interrupts
+        once there are so many completions, Python's too, or after so many seconds. Without any: not at all."""
+        ...
+
+    def signal_all(self) -> None:
+        """The interrupts' ways have changed: raise those of all completion queues that are not empty."""
+        ...

@@ -1,0 +1,200 @@
+"""NVMe in words: the names, fields and statuses that ``spec`` declares, and no others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum, IntEnum
+from functools import cache, lru_cache
+from typing import Any
+
+from nvmeemu import regs, spec
+from nvmeemu.spec.layout import Number
+from nvmeemu.spec.layout import Record as Layout
+
+_ACRONYMS = {"AER", "CID", "CQ", "CSI", "LBA", "NVM", "PRP", "SMART", "SQ", "UUID"}
+_SMALL = {"OF", "TO"}
+NAMED_FIELDS: dict[str, type[IntEnum]] = {"cns": spec.Cns, "lid": spec.LogId, "fid": spec.FeatureId}
+REGISTER_FIELDS: dict[str, type[Layout]] = {
+    "CAP": spec.Capabilities,
+    "CC": spec.Configuration,
+    "CSTS": spec.ControllerStatus,
+    "AQA": spec.AdminQueueAttributes,
+}
+_COMMAND_DWORDS = 40  # where CDW10 begins
+_DWORDS = (1 << 8 * spec.SQE_SIZE) - (1 << 8 * _COMMAND_DWORDS)  # the bits of all of them
+
+
+def words(member: Enum) -> str:
+    """A constant's name as a person writes it: GET_LOG_PAGE is ``Get Log Page``."""
+    return " ".join(
+        part if part in _ACRONYMS else part.lower() if number and part in _SMALL else part.capitalize()
+        for number, part in enumerate(member.name.split("_"))
+    )
+
+
+@cache
+def opcode(sqid: int, number: int) -> str:
+    """``Identify``, or the number of an opcode that is not known."""
+    kind = spec.NvmOpcode if sqid else spec.AdminOpcode
+    return words(kind(number)) if number in _values(kind) else f"{'I/O' if sqid else 'admin'} opcode {number:02X}h"
+
+
+@cache
+def status(number: int) -> str:
+    """``Invalid Field``, or Status Code Type and Status Code of one that is not known."""
+    if number in _values(spec.Status):
+        return words(spec.Status(number))
+    return f"status type {number >> 8}h code {number & 0xFF:02X}h"
+
+
+@cache
+def _values(kind: type[IntEnum]) -> frozenset[int]:
+    return frozenset(kind)
+
+
+def command_of(sqid: int, sqe: bytes) -> spec.Command:
+    """The entry as the command that it is, with the fields of its own."""
+    return (spec.NVM_COMMANDS if sqid else spec.ADMIN_COMMANDS).get(sqe[0], spec.Command)(sqe)
+
+
+def command(sqid: int, sqe: bytes, *, is_whole: bool = False) -> str:
+    """``Identify Controller``, ``Read nsid=1 slba=2048 nlb=8``: the name, and the fields that this command has; those
+    that are 0 only if ``is_whole``."""
+    found = command_of(sqid, sqe)
+    parts = [opcode(sqid, sqe[0])]
+    kind: Any = type(found)
+    fields = _own_fields(kind)
+    values = [(name, field.get(sqe), is_number) for name, field, is_number in fields]
+    parts += [named(name, value) for name, value, _ in values if name in NAMED_FIELDS]
+    if found.nsid or is_whole:
+        parts.append("nsid=all" if found.nsid == spec.BROADCAST else f"nsid={found.nsid}")
+    for name, value, is_number in values:
+        if name not in NAMED_FIELDS and (value or (is_number and (is_whole or name in _ALWAYS))):
+            parts.append(f"{name}={value:d}" if is_number else name)
+    if sqe[1]:
+        parts += [f"fuse={found.fuse}", f"psdt={found.psdt}"]
+    if is_whole and isinstance(found, spec.SetFeatures) and not found.cdw11:
+        parts.append("cdw11=0x0")  # the value of most features
+    return " ".join([*parts, *_rest(found)])
+
+
+_ALWAYS = {"slba", "qid"}  # fields whose 0 says something
+
+
+def named(name: str, value: int) -> str:
+    """The value of a field that has names for its values: ``SMART``, or ``lid=C5h`` of one that is not known."""
+    kind = NAMED_FIELDS[name]
+    return words(kind(value)) if value in _values(kind) else f"{name}={value:02X}h"
+
+
+@cache
+def _own_fields(kind: Any) -> tuple[tuple[str, Any, bool], ...]:
+    """(name, field, whether it is a number) of the fields that only this kind of command has."""
+    return tuple(
+        (name, field, isinstance(field, Number)) for name, field in kind.fields() if not hasattr(spec.Command, name)
+    )
+
+
+@cache
+def _undeclared_bits(kind: Any) -> int:
+    """The bits of the command dwords that no field of its own covers; the entry as a number."""
+    found = 0
+    for name, field in kind.fields():
+        if isinstance(field, Number) and not hasattr(spec.Command, name):
+            found |= (1 << field.high - field.low + 1) - 1 << field.low << field.offset * 8
+        elif not hasattr(spec.Command, name):
+            found |= int(kind(**{name: True}))
+    return _DWORDS & ~found
+
+
+def _rest(found: spec.Command) -> Iterator[str]:
+    """The command dwords that say more than the declared fields."""
+    kind: Any = type(found)
+    rest = int(found) & _undeclared_bits(kind)
+    if not rest:
+        return
+    for number, offset in enumerate(range(_COMMAND_DWORDS, spec.SQE_SIZE, 4), 10):
+        value = rest >> offset * 8 & 0xFFFFFFFF
+        if value:
+            yield f"cdw{number}={value:#x}"
+
+
+def entry(sqid: int, sqe: bytes, *, is_whole: bool = False) -> str:
+    """``#0005 Read nsid=1 slba=0 nlb=8 prp1=0x1000``: a submission queue entry."""
+    said = f"{command(sqid, sqe, is_whole=is_whole)} {pointers(sqe, is_whole=is_whole)}"
+    return f"#{spec.Command(sqe).cid:04x} {said}".rstrip()
+
+
+def doorbell(number: int) -> str:
+    """``the tail doorbell of SQ 1``: the one of this number, from 0 on."""
+    return f"the head doorbell of CQ {number >> 1}" if number & 1 else f"the tail doorbell of SQ {number >> 1}"
+
+
+def field(found: spec.Command, location: tuple[int, int]) -> str:
+    """``prp1=0x1003``: the field at this byte and bit (Parameter Error Location), not a dword of all."""
+    kind: Any = type(found)
+    place = location[0] * 8 + location[1]
+    names = [name for name, one in kind.fields() if isinstance(one, Number) and one.offset * 8 + one.low == place]
+    names.sort(key=lambda name: hasattr(spec.Command, name))
+    return f"{names[0]}={getattr(found, names[0]):#x}" if names else f"byte {location[0]}"
+
+
+def pointers(sqe: bytes, *, is_whole: bool = False) -> str:
+    """PRP1 and PRP2 of a command, if it has any, or if ``is_whole``."""
+    entry = spec.Command(sqe)
+    return " ".join(f"{name}={value:#x}" for name in ("prp1", "prp2") if (value := getattr(entry, name)) or is_whole)
+
+
+def completion(entry: spec.Completion) -> str:
+    """Status with DNR and More, and DW0 if it says something: ``Invalid Field, DNR, More``."""
+    return _completion_words(entry.status, entry.dnr, entry.more, entry.dw0)
+
+
+@lru_cache(1024)  # there are millions, and few different ones
+def _completion_words(number: int, dnr: bool, more: bool, dw0: int) -> str:
+    parts = [status(number)]
+    parts += [name for name, is_set in (("DNR", dnr), ("More", more)) if is_set]
+    if dw0:
+        parts.append(f"dw0={dw0:#x}")
+    return ", ".join(parts)
+
+
+def register(offset: int, data: bytes) -> str:
+    """``CC = 0x460001 (en mps=0 ...)``; what is no whole register is bytes at an offset."""
+    value = int.from_bytes(data, "little")
+    for known in regs.REGISTERS:
+        if (known.offset, known.size) == (offset, len(data)):
+            kind = REGISTER_FIELDS.get(known.name)
+            return f"{known.name} = {value:#x}" + (f" ({_set_fields(kind.of(value))})" if kind and value else "")
+        if known.offset < offset + len(data) and offset < known.offset + known.size and len(data) <= known.size:
+            return f"{known.name}+{offset - known.offset} = {value:#x} ({len(data)} bytes)"
+    shown = f"{value:#x} ({len(data)} bytes)" if len(data) <= 8 else f"{len(data)} bytes"
+    return f"BAR0+{offset:#x} = {shown}"
+
+
+def _set_fields(entry: Layout) -> str:
+    """The fields that are not 0."""
+    found = ((name, getattr(entry, name), field) for name, field in entry.fields())
+    return " ".join(f"{name}={value:d}" if isinstance(field, Number) else name for name, value, field in found if value)
+
+
+def plain(text: str) -> str:
+    """A text out of a file, for a terminal: what could command that is escaped."""
+    return text if text.isprintable() else "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
+def size(number: int) -> str:
+    """Bytes, in the largest unit that fits: ``4 KiB``."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if number < 1024 or number % 1024:
+            return f"{number} {unit}"
+        number //= 1024
+    return f"{number} TiB"
+
+
+def duration(nanoseconds: float) -> str:
+    """``3.2 µs``, ``15 ms``, ``2.1 s``: three digits are enough for a person."""
+    for unit, scale in (("ns", 1), ("µs", 1_000), ("ms", 1_000_000)):
+        if nanoseconds < 999.5 * scale:
+            return f"{nanoseconds / scale:.3g} {unit}"
+    return f"{nanoseconds / 1_000_000_000:.3g} s"

@@ -1,0 +1,1 @@
+"""What controllers share: namespaces, and what the drive remembers of its life."""

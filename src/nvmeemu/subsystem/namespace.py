@@ -1,0 +1,108 @@
+"""Namespaces: which there are, their sizes and names, and the one check of a range of blocks."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from nvmeemu.backend import Backend
+from nvmeemu.controller.limits import Limits
+from nvmeemu.spec import BROADCAST, Status
+from nvmeemu.spec.errors import CommandFailed
+
+MOST_HELD = 64 << 20  # bytes that the commands at one disk may hold,
+MOST_HELD_OF_ALL = 1 << 30  # and those at as many disks as there can be
+_UUID_ROOT = uuid.UUID("8a2f60ac-02c0-5d3c-9f16-2f61a3a4c0de")  # names of ours live below this one (RFC 9562, v5)
+
+
+@dataclass(frozen=True)
+class Ids:
+    """What a host knows a namespace by, whatever its NSID (Base 1.4, Figure 249); None: made from what identifies the
+    disk. There is no EUI-64 but a given one, which is 8 bytes of a vendor's own (IEEE)."""
+
+    nguid: bytes | None = None
+    eui64: bytes | None = None
+    uuid: uuid.UUID | None = None
+
+
+class Namespace:
+    """Blocks of ``block_size`` bytes on a backend."""
+
+    def __init__(
+        self, nsid: int, backend: Backend, block_size: int = 512, identity: str | None = None, ids: Ids = Ids()
+    ) -> None:
+        self.nsid = nsid
+        self.backend = backend
+        self.block_size = block_size
+        self.blocks = backend.size // block_size
+        self.identity = identity or backend.identity
+        named = uuid.uuid5(_UUID_ROOT, f"{self.identity}#{nsid}")
+        digest = hashlib.sha256(named.bytes).digest()
+        # An EUI-64 based identifier with a locally administered OUI (bytes 8 to 10): ours alone, clashing with none.
+        nguid = digest[:8] + bytes((digest[8] & 0xFC | 0x02, digest[9], digest[10])) + digest[11:16]
+        self.uuid = ids.uuid or named
+        self.nguid = ids.nguid or nguid
+        self.eui64 = ids.eui64 or bytes(8)  # 0: none
+
+    def extent(self, slba: int, blocks: int) -> tuple[int, int]:
+        """(offset, length) in bytes of a range of blocks. Raises CommandFailed(LBA_OUT_OF_RANGE)."""
+        if slba + blocks > self.blocks:
+            why = f"up to block {slba + blocks - 1:#x} of {self.blocks:#x}"
+            raise CommandFailed(Status.LBA_OUT_OF_RANGE, location=(40, 0), lba=slba, why=why)
+        return slba * self.block_size, blocks * self.block_size
+
+    def check_writable(self) -> None:
+        """Raises CommandFailed(NAMESPACE_WRITE_PROTECTED) for a read-only disk."""
+        if self.backend.read_only:
+            raise CommandFailed(Status.NAMESPACE_WRITE_PROTECTED, why="the disk is read-only")
+
+
+def flush(backends: Iterable[Backend]) -> None:
+    """Make what was written to all of them durable. Blocks. OSError, whose ``filename`` is the disk that failed."""
+    for backend in backends:
+        try:
+            backend.flush()
+        except OSError as error:
+            error.filename = backend.identity
+            raise
+
+
+@dataclass
+class Namespaces:
+    """The active namespaces by NSID. ``nn`` bounds every NSID and never changes (Base 1.4, Figure 247, NN)."""
+
+    nn: int = Limits.namespaces
+    active: dict[int, Namespace] = field(default_factory=dict)
+
+    def add(self, namespace: Namespace) -> None:
+        if not 1 <= namespace.nsid <= self.nn or namespace.nsid in self.active:
+            raise ValueError(f"NSID {namespace.nsid} is taken or outside 1..{self.nn}")
+        self.active[namespace.nsid] = namespace
+
+    @property
+    def most_held(self) -> int:
+        """Bytes that the commands at each disk may hold while it works on them. As long as it is less, one more may
+        begin, so that it is exceeded by one transfer at the most."""
+        return min(MOST_HELD, MOST_HELD_OF_ALL // self.nn)
+
+    def __getitem__(self, nsid: int) -> Namespace:
+        """The active namespace. Raises CommandFailed: INVALID_NAMESPACE for 0, FFFFFFFFh and what is above NN,
+        INVALID_FIELD for an inactive one (Base 1.4, 6.1.2 and Figure 126)."""
+        namespace = self.active.get(nsid)
+        if namespace is None:
+            status = Status.INVALID_FIELD if self.is_valid(nsid) else Status.INVALID_NAMESPACE
+            why = "no such namespace at this time" if self.is_valid(nsid) else f"outside of 1 to NN, {self.nn}"
+            raise CommandFailed(status, location=(4, 0), why=why)
+        return namespace
+
+    def __iter__(self) -> Iterator[Namespace]:
+        return iter(self.active.values())
+
+    def is_valid(self, nsid: int) -> bool:
+        return 1 <= nsid <= self.nn
+
+    def addressed(self, nsid: int) -> list[Namespace]:
+        """All that a command addresses which takes FFFFFFFFh for every namespace."""
+        return list(self) if nsid == BROADCAST else [self[nsid]]
