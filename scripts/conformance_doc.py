@@ -1,5 +1,5 @@
-"""Make docs/conformance.md of the marks of the conformance tests: each fact, what proves it, by which clause, and
-which mutants show that the proof can fail.
+"""Make docs/conformance.md of tests/conformance/facts.toml and the marks of the conformance tests: each fact, what
+proves it, by which clause, and which mutants show that the proof can fail.
 
 .venv/bin/python scripts/conformance_doc.py [--check]
 """
@@ -13,6 +13,7 @@ import os
 import sys
 import tomllib
 from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,20 +22,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests" / "conformance"
 TARGET = ROOT / "docs" / "conformance.md"
-COLLECTED = [*(f"A{number}" for number in range(1, 34)), *(f"B{number}" for number in range(1, 10))]
-OURS = {"A34": "namespaces that come, go and change while the controller is enabled"}  # added here
-FACTS = [*COLLECTED[:33], *OURS, *COLLECTED[33:]]
-
 INTRODUCTION = """\
 # Conformance
 
-What the NVMe specification demands and emulators miss, and the tests that prove it here: A1 to A33 are facts, B1 to B9
-faults of other emulators that we must not have, all collected before this was written; what we added is ours. The
-tests see the controller as a host driver does, through BAR0 and guest memory (`nvmeemu.testing`), on both data paths
-(those on one are listed in `tests/conformance/conftest.py`); many of them also run against QEMU's own controller
-(judge.md). A mutant is a fault put into our code on purpose: every test that names it fails with it
-(`tests/conformance/mutants.py`; the engine's are in `tests/native/mutants.toml`). Made by `scripts/conformance_doc.py`
-from the tests; their docstrings say more.
+What the NVMe specification demands and emulators miss, fact by fact, with the tests that prove it here. A1 to A33 are
+facts, B1 to B9 faults of other emulators that we must not have; all of these were collected before the controller was
+written. A34 and later ones we added. The tests see the controller as a host driver does, through BAR0 and guest memory
+(`nvmeemu.testing`), on both data paths (those on one are listed in `tests/conformance/conftest.py`). Many of them also
+run against QEMU's own controller (judge.md). A mutant is a fault put into our code on purpose: every test that names it
+fails with it (`tests/conformance/mutants.py`; the engine's are in `tests/native/mutants.toml`).
+
+`scripts/conformance_doc.py` makes this page of `tests/conformance/facts.toml` and the tests. Their docstrings say more.
 """
 
 
@@ -98,41 +96,54 @@ def mutants() -> dict[str, str]:
     return {entry["name"]: entry["why"] for entry in entries}
 
 
+def facts() -> dict[str, dict[str, str]]:
+    """The facts of each area, by their names."""
+    return tomllib.loads((TESTS / "facts.toml").read_text())
+
+
+def check_facts(stated: Collection[str], named: Collection[str]) -> None:
+    """Raise SystemExit unless the tests name exactly the facts that are stated."""
+    for names, what in (
+        (set(named) - set(stated), "the tests name facts that facts.toml does not state"),
+        (set(stated) - set(named), "facts.toml states facts that no test names"),
+    ):
+        if names:
+            raise SystemExit(f"{what}: {', '.join(sorted(names))}")
+
+
 def page(found: _Collector, why: dict[str, str]) -> str:
     """The page, in Markdown."""
-    unknown = sorted(found.proofs.keys() - set(FACTS))
-    if unknown:
-        raise SystemExit(f"tests name facts that are not there: {', '.join(unknown)}")
-    proven = [fact for fact in FACTS if found.proofs.get(fact)]
-    open_facts = [fact for fact in FACTS if fact not in proven]
-    bare = [fact for fact in proven if not any(proof.kills for proof in found.proofs[fact].values())]
+    areas = facts()
+    stated = [name for area in areas.values() for name in area]
+    check_facts(stated, found.proofs)
     lines = [
         INTRODUCTION,
-        f"{len([fact for fact in proven if fact not in OURS])} of {len(COLLECTED)} collected facts are proven, and "
-        f"{len([fact for fact in proven if fact in OURS])} of {len(OURS)} of ours "
-        f"({'; '.join(f'{fact}: {what}' for fact, what in OURS.items())}), by {len(found.tests)} tests "
-        f"({found.cases} cases), which kill {len(why)} mutants.",
-        *([f"Without a test: {', '.join(open_facts)}."] if open_facts else []),
-        *([f"Without a mutant: {', '.join(bare)}."] if bare else []),
-        "",
-        "| fact | test | file | clause | mutants killed |",
-        "|---|---|---|---|---|",
+        f"{len(stated)} facts are proven by {len(found.tests)} tests ({found.cases} cases), "
+        f"which kill {len(why)} mutants.",
     ]
-    for fact in proven:
-        for proof in found.proofs[fact].values():
-            kills = ", ".join(f"`{name}`" for name in proof.kills)
-            file = f"[{proof.file}](../tests/conformance/{proof.file})"
-            lines.append(row(fact, proof.sentence, file, "; ".join(proof.clauses), kills))
+    for area, its in areas.items():
+        lines += ["", f"## {area}"]
+        for name, fact in its.items():
+            lines += _fact(name, fact, found.proofs[name].values())
     lines += ["", "## Where a test proves less than its fact says, or otherwise", ""]
     lines += [
-        f"- {fact}, *{proof.sentence}*: {proof.reservation}"
-        for fact in proven
-        for proof in found.proofs[fact].values()
+        f"- {name}, *{proof.sentence}*: {proof.reservation}"
+        for name in stated
+        for proof in found.proofs[name].values()
         if proof.reservation
     ]
     lines += ["", "## The mutants", "", "| mutant | what it stands for |", "|---|---|"]
     lines += [row(f"`{name}`", reason) for name, reason in sorted(why.items())]
     return "\n".join(lines) + "\n"
+
+
+def _fact(name: str, fact: str, proofs: Iterable[Proof]) -> Iterator[str]:
+    yield from ("", f"### {name}", "", fact, "")
+    yield from ("| test | file | clause | mutants killed |", "|---|---|---|---|")
+    for proof in proofs:
+        file = f"[{proof.file}](../tests/conformance/{proof.file})"
+        kills = ", ".join(f"`{mutant}`" for mutant in proof.kills)
+        yield row(proof.sentence, file, "; ".join(proof.clauses), kills)
 
 
 def row(*cells: str) -> str:
