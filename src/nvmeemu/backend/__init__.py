@@ -195,50 +195,80 @@ def open_backend(
     ``create`` makes a sparse file of ``size`` bytes where none is. ``overlay`` opens it read-only and keeps what is
     written in an unnamed temporary file. ``direct`` leaves out the page cache. Raises BackendError.
     """
-    from nvmeemu.backend import memory, raw  # they build on this module
+    if is_memory(spec):
+        _refuse(
+            (create or size is not None, f"{spec} has its size in its name (mem:1G): leave out --create and --size"),
+            (read_only or overlay, f"{spec} begins empty and is gone at exit: leave out --read-only and --overlay"),
+            (direct, f"{spec} is no file: leave out --direct"),
+        )
+        backend = _open_memory(spec)
+    else:
+        disks = "a raw file, a block device, or memory, for example mem:1G"
+        _refuse(
+            (not spec.removeprefix(_RAW), f"a disk without a name: give {disks}"),
+            (_URL.match(spec) is not None, f"disk {spec} is a URL: give {disks}"),
+            (
+                create and (read_only or overlay),
+                "--create makes a disk to write to: leave out --read-only and --overlay",
+            ),
+            (direct and overlay, "--overlay keeps what is written in a file in the page cache: leave out --direct"),
+            (create != (size is not None), "--create and --size go together: --create --size 10G"),
+        )
+        if size is not None:
+            _create_image(spec, size, block_size)
+        backend = _open_file(spec, read_only, overlay, direct)
+    try:
+        _check_blocks(spec, backend, block_size)
+    except BackendError:
+        backend.close()
+        raise
+    return backend
+
+
+def _refuse(*requests: tuple[bool, str]) -> None:
+    """Raise BadRequest for the first bad request."""
+    for is_bad, why in requests:
+        if is_bad:
+            raise BadRequest(why)
+
+
+# These import late, because what they import builds on this module.
+
+
+def _open_memory(spec: str) -> Backend:
+    from nvmeemu.backend.memory import MemoryBackend
+
+    return MemoryBackend(parse_size(spec.removeprefix(_MEMORY)))
+
+
+def _create_image(spec: str, size: int, block_size: int) -> None:
+    from nvmeemu.backend import raw
+
+    if size % block_size:
+        raise BadRequest(f"a disk of {size} bytes has no whole number of blocks of {block_size} bytes")
+    raw.create_image(spec.removeprefix(_RAW), size)
+
+
+def _open_file(spec: str, read_only: bool, overlay: bool, direct: bool) -> Backend:
     from nvmeemu.backend.overlay import OverlayBackend
+    from nvmeemu.backend.raw import RawBackend
     from nvmeemu.backend.uncached import UncachedBackend
 
-    if is_memory(spec):
-        if create or size is not None:
-            raise BadRequest(f"{spec} has its size in its name (mem:1G): leave out --create and --size")
-        if read_only or overlay:
-            raise BadRequest(f"{spec} begins empty and is gone at exit: leave out --read-only and --overlay")
-        if direct:
-            raise BadRequest(f"{spec} is no file: leave out --direct")
-        backend: Backend = memory.MemoryBackend(parse_size(spec.removeprefix(_MEMORY)))
-    else:
-        path = spec.removeprefix(_RAW)
-        disks = "a raw file, a block device, or memory, for example mem:1G"
-        if not path:
-            raise BadRequest(f"a disk without a name: give {disks}")
-        if _URL.match(spec):
-            raise BadRequest(f"disk {spec} is a URL: give {disks}")
-        if create and (read_only or overlay):
-            raise BadRequest("--create makes a disk to write to: leave out --read-only and --overlay")
-        if direct and overlay:
-            raise BadRequest("--overlay keeps what is written in a file in the page cache: leave out --direct")
-        if create != (size is not None):
-            raise BadRequest("--create and --size go together: --create --size 10G")
-        if create and size is not None:
-            if size % block_size:
-                raise BadRequest(f"a disk of {size} bytes has no whole number of blocks of {block_size} bytes")
-            raw.create_image(path, size)
-        is_forced = path != spec
-        kind = UncachedBackend if direct else raw.RawBackend
-        backend = kind(path, read_only=read_only or overlay, any_content=is_forced)
-        if overlay:
-            backend = OverlayBackend(backend)
+    path = spec.removeprefix(_RAW)
+    kind = UncachedBackend if direct else RawBackend
+    backend = kind(path, read_only=read_only or overlay, any_content=path != spec)
+    return OverlayBackend(backend) if overlay else backend
+
+
+def _check_blocks(spec: str, backend: Backend, block_size: int) -> None:
+    """Raise BackendError unless the disk is made of whole blocks that it can transfer."""
     if backend.size == 0 or backend.size % block_size:
-        backend.close()
         what = "is empty" if backend.size == 0 else f"has {backend.size} bytes, not a multiple of {block_size}"
         advice = "resize it with truncate -s, or serve one with --create --size 10G"
         raise BackendError(f"disk {spec} {what}: {'give another size' if is_memory(spec) else advice}")
     if block_size % backend.alignment:
-        backend.close()
         advice = "give --block-size 4096" if 4096 % backend.alignment == 0 else "leave out --direct"
         raise BackendError(f"disk {spec} has blocks of {backend.alignment} bytes for --direct: {advice}")
-    return backend
 
 
 def describe(error: OSError) -> str:

@@ -149,24 +149,41 @@ def components(settings: Settings) -> list[str]:
 
 
 def _check(settings: Settings) -> None:
+    _check_inputs(settings)
+    _check_job(settings)
+    _check_disks(settings)
+    _check_outputs(settings)
+    _check_firmware(settings)
+    _check_machine(settings)
+
+
+def _check_inputs(settings: Settings) -> None:
     for name in ("disk", "kernel", "initrd", "boot_disk", "sata_disk", "iso", "qemu"):
         path: Path | None = getattr(settings, name)
         if path and not path.exists():
             raise UsageError(f"--{name.replace('_', '-')} {path}: no such file")
         _check_no_folder(name, path)
+
+
+def _check_job(settings: Settings) -> None:
     asked = [name for name in OF_BOOT if getattr(settings, name)]
     if settings.job == "boot" and not (asked or settings.kernel):
         raise UsageError("--job boot needs --kernel, --initrd, --boot-disk, --sata-disk, --iso or --expect")
     if settings.job != "boot" and asked:
         raise UsageError(f"--job {settings.job} takes no --{asked[0].replace('_', '-')}")
-    _check_disks(settings)
+    if settings.peer and settings.nvme_args:
+        raise UsageError("--nvme-arg is for nvmeemu serve, which --peer does not run")
+
+
+def _check_outputs(settings: Settings) -> None:
     for name in ("serial_log", "result_json", "screenshot"):
         output: Path | None = getattr(settings, name)
         if output and not output.parent.is_dir():
             raise UsageError(f"--{name.replace('_', '-')} {output}: no such folder")
         _check_no_folder(name, output)
-    if settings.peer and settings.nvme_args:
-        raise UsageError("--nvme-arg is for nvmeemu serve, which --peer does not run")
+
+
+def _check_firmware(settings: Settings) -> None:
     if settings.firmware not in settings.arch.firmware:
         raise UsageError(f"no firmware {settings.firmware!r} for {settings.arch.name}")
     usable = JOBS[settings.job].firmware
@@ -175,6 +192,9 @@ def _check(settings: Settings) -> None:
         raise UsageError(f"--job {settings.job} is for --arch {names}, not for {settings.arch.name}")
     if settings.firmware not in usable:
         raise UsageError(f"--job {settings.job} needs another firmware: {', '.join(usable)}")
+
+
+def _check_machine(settings: Settings) -> None:
     if settings.iommu and not settings.arch.iommu:
         raise UsageError(f"no --iommu for {settings.arch.name}")
     if settings.kernel and settings.linux != cache.DEFAULT_SUITE:
