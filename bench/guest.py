@@ -28,8 +28,8 @@ from nvmeemu.guest.deadline import Deadline
 from nvmeemu.guest.drive import Drive, ServedDrive
 from nvmeemu.guest.errors import GuestError
 from nvmeemu.guest.guest import Guest
-from nvmeemu.guest.linux import SeveralDrives
-from nvmeemu.guest.run import Run, Settings
+from tools.guest.linux import SeveralDrives
+from tools.guest.run import Run, Settings
 
 ROUNDS = 10
 TRIES = 2  # times the rounds wanted, at the most

@@ -14,7 +14,7 @@ from bench.marks import Mark
 from bench.polled import PAGE
 from bench.rounds import Case, Summary, measure
 from bench.target import MIB, FloorTarget, ServedTarget, Target, fill, has_mapped
-from nvmeemu.guest import process, serving
+from nvmeemu.app import process, serving
 from nvmeemu.testing import VfioClient
 
 DISK = 256 * MIB

@@ -14,8 +14,8 @@ from typing import Protocol, Self
 
 from bench import cpu
 from bench.polled import MAX_DEPTH, PAGE, Floor, Load, Queue, address, library
+from nvmeemu.app import process, serving
 from nvmeemu.app.cli import capabilities
-from nvmeemu.guest import process, serving
 from nvmeemu.spec import CQE_SIZE, DOORBELLS, SQE_SIZE, AdminOpcode, Command, NvmOpcode
 from nvmeemu.testing import Driver, SharedMemory, VfioBus
 from nvmeemu.testing.client import BAR0

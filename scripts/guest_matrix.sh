@@ -21,5 +21,5 @@ cd "$CHECKOUT"
 scripts/setup.sh
 records=$(mktemp)
 # Also when it is interrupted: what has run is kept.
-trap '.venv/bin/python -m nvmeemu.guest.matrix "$records" docs/guests.jsonl docs/guests.md; rm -f "$records"' EXIT
+trap '.venv/bin/python -m tools.guest.matrix "$records" docs/guests.jsonl docs/guests.md; rm -f "$records"' EXIT
 GUEST_RECORDS=$records .venv/bin/python -m pytest -n0 -m "" --deselect tests/guest/test_guest_failures.py "$@" tests/guest

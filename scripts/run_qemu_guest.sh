@@ -6,7 +6,7 @@ trap 'exit 130' INT # also when Ctrl-C meets a child that ends well: bash would 
 CHECKOUT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 # Before set-up: needs Python's standard library only.
-unprepared() { PYTHONPATH=$CHECKOUT/src python3 -m nvmeemu.guest "$@"; }
+unprepared() { PYTHONPATH=$CHECKOUT:$CHECKOUT/src python3 -m tools.guest "$@"; }
 
 for word; do
     case $word in -h | --help) unprepared --help && exit ;; esac
@@ -14,4 +14,4 @@ done
 components=$(unprepared --print-components "$@")
 # shellcheck disable=SC2086  # a list of words
 "$CHECKOUT/scripts/setup.sh" $components
-exec "$CHECKOUT/.venv/bin/python" -m nvmeemu.guest "$@"
+PYTHONPATH=$CHECKOUT exec "$CHECKOUT/.venv/bin/python" -m tools.guest "$@"

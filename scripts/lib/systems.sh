@@ -74,7 +74,7 @@ make_debian() {
         "$SCRATCH" "$CACHE/linux/$DEBIAN_SUITE-amd64" "$DEBIAN_PASSWORD"
     logged debian as_root mkfs.ext4 -q -L root -d "$SCRATCH/root" "$SCRATCH/root.img" "$DEBIAN_ROOT_SIZE"
     as_root rm -rf "$SCRATCH/root"
-    logged debian env PYTHONPATH="$CHECKOUT/src" python3 -m nvmeemu.guest.bootdisk "$SCRATCH/debian/disk.img" \
+    logged debian env PYTHONPATH="$CHECKOUT:$CHECKOUT/src" python3 -m tools.guest.bootdisk "$SCRATCH/debian/disk.img" \
         --config "$SCRATCH/grub.cfg" --root "$SCRATCH/root.img"
     publish "$SCRATCH/debian" "$CACHE/debian"
 }

@@ -16,7 +16,7 @@ import pytest
 
 from nvmeemu.app.control import Control
 from nvmeemu.guest.guest import Guest
-from nvmeemu.guest.run import Run, Settings
+from tools.guest.run import Run, Settings
 
 IMPATIENT = "nvme_core.io_timeout=3 nvme_core.admin_timeout=6"  # seconds
 CAP_TO = "6"  # 500 ms

@@ -11,8 +11,8 @@ import pytest
 
 from guest import boot_sector
 from guest.conftest import SCRIPT, Script
-from nvmeemu.guest import cli, image, main_job
-from nvmeemu.guest.run import Run
+from tools.guest import cli, image, main_job
+from tools.guest.run import Run
 
 PEER = ("--peer", "qemu-nvme")
 

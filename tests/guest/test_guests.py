@@ -7,7 +7,7 @@ import pytest
 from guest import boot_sector
 from guest.conftest import Script
 from nvmeemu.guest import cache, machine
-from nvmeemu.guest.arch import ARCHES
+from tools.guest.arches import ARCHES
 
 
 def test_linux_finds_its_files_again_after_a_power_off(script: Script, drive: list[str], own_tmp: Path) -> None:

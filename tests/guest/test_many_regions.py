@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 from guest.conftest import CHECKOUT
-from nvmeemu.guest import cli
+from nvmeemu.guest.device import NAMESPACE
 from nvmeemu.guest.drive import ServedDrive
 from nvmeemu.guest.guest import Guest
-from nvmeemu.guest.identify import NAMESPACE, identify
-from nvmeemu.guest.main_job import quiet_end
-from nvmeemu.guest.run import Run
 from nvmeemu.vfio.memory import most_regions
 from server.shim import Op, Shim, compile_shim
+from tools.guest import cli
+from tools.guest.identify import identify
+from tools.guest.main_job import quiet_end
+from tools.guest.run import Run
 
 pytestmark = pytest.mark.slow
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from nvmeemu.app.control import Control, ControlError
+from nvmeemu.guest.device import wait_for_device
 from nvmeemu.guest.drive import ServedDrive
 from nvmeemu.guest.guest import Guest
-from nvmeemu.guest.identify import wait_for_device
-from nvmeemu.guest.linux import SeveralDrives
-from nvmeemu.guest.run import Run, Settings
+from tools.guest.linux import SeveralDrives
+from tools.guest.run import Run, Settings
 
 MIB = 1 << 20
 SIZE, CONTENT = 64 * MIB, os.urandom(MIB)

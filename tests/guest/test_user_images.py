@@ -9,8 +9,9 @@ import pytest
 
 from guest import boot_sector
 from guest.conftest import Script
-from nvmeemu.guest import cache, image, user_image
-from nvmeemu.guest.errors import UsageError
+from nvmeemu.guest import cache
+from tools.guest import image, user_image
+from tools.guest.errors import UsageError
 
 FORMATS = ["qcow2", "vhdx", "vmdk", "vdi", "vpc"]
 

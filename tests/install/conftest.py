@@ -38,7 +38,7 @@ def bare(place: Path) -> dict[str, str]:
 def checkout(place: Path) -> Path:
     """A copy as git has it: what is built in it is gone with it."""
     copy = place / "checkout"
-    for folder in ("src", "scripts"):
+    for folder in ("src", "scripts", "tools"):
         shutil.copytree(CHECKOUT / folder, copy / folder, ignore=BUILT)
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"):
         shutil.copy(CHECKOUT / name, copy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,20 @@ def test_pip_tells_what_is_missing_and_where_it_comes_from(checkout: Path, place
     said = " ".join((result.stderr + result.stdout).split())
     assert " ".join(library.MISSING.split()) in said
     assert "Traceback" not in said
+
+
+def test_a_wheel_holds_the_package_and_nothing_that_lies_beside_it(
+    checkout: Path, place: Path, bare: dict[str, str]
+) -> None:
+    """The maintainers' guest jobs in tools/ are not for users, neither beside the package nor within it."""
+    command = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--disable-pip-version-check", "-w", place, ".")
+    environment = bare | {"LIBVFIO_USER_SRC": "none"}
+    subprocess.run(command, cwd=checkout, env=environment, check=True, capture_output=True, timeout=280)
+    (wheel,) = place.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = [Path(name) for name in archive.namelist()]
+    assert {name.parts[0] for name in names} == {"nvmeemu", f"{'-'.join(wheel.name.split('-')[:2])}.dist-info"}
+    ours = {name.relative_to("nvmeemu") for name in names if name.parts[0] == "nvmeemu" and name.suffix == ".py"}
+    assert ours == {path.relative_to(checkout / "src/nvmeemu") for path in (checkout / "src/nvmeemu").rglob("*.py")}
+    assert (checkout / "tools/guest/jobs.py").is_file()
+    assert not {name.name for name in ours if name.parts[0] == "guest"} & {"jobs.py", "matrix.py", "cli.py"}

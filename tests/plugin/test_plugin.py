@@ -448,6 +448,6 @@ def test_nothing_else_needs_pytest() -> None:
     """Whoever serves has not installed it."""
     program = (
         "import sys; sys.modules['pytest'] = sys.modules['_pytest'] = None\n"
-        "import nvmeemu.app.cli, nvmeemu.app.serve, nvmeemu.app.run, nvmeemu.testing, nvmeemu.guest.cli"
+        "import nvmeemu.app.cli, nvmeemu.app.serve, nvmeemu.app.run, nvmeemu.testing, nvmeemu.guest.guest"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=30)

@@ -7,10 +7,10 @@ from contextlib import ExitStack
 import pytest
 
 from nvmeemu.app.control import ControlError
+from nvmeemu.app.serving import ServerEnded
 from nvmeemu.faults import Fault, FaultError
 from nvmeemu.faults.file import scenario
 from nvmeemu.faults.scenarios import SCENARIOS
-from nvmeemu.guest.serving import ServerEnded
 from nvmeemu.pytest_plugin import Expect, NvmeFaults, NvmeServer, Serve, Trace
 from nvmeemu.spec import Cns
 from nvmeemu.spec.structures import IdentifyController

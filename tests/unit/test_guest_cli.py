@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from nvmeemu.guest import cli
-from nvmeemu.guest.cli import components, main, parse
+from tools.guest import cli
+from tools.guest.cli import components, main, parse
 
 
 @pytest.fixture

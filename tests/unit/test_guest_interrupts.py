@@ -9,11 +9,11 @@ from typing import Any, cast
 import pytest
 
 from nvmeemu.guest import guest as guests
-from nvmeemu.guest import interrupts, lifecycle
 from nvmeemu.guest.agent import Result
 from nvmeemu.guest.errors import GuestError
-from nvmeemu.guest.identify import Identity
-from nvmeemu.guest.run import Settings
+from tools.guest import interrupts, lifecycle
+from tools.guest.identify import Identity
+from tools.guest.run import Settings
 
 PIN = """\
            CPU0       CPU1

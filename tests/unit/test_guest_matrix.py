@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nvmeemu.guest import matrix, record
+from tools.guest import matrix, record
 
 ONE = record.Record(
     options="--job grub",

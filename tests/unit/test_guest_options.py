@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from nvmeemu.guest import cli
-from nvmeemu.guest.arch import ARCHES
-from nvmeemu.guest.errors import UsageError
+from tools.guest import cli
+from tools.guest.arches import ARCHES
+from tools.guest.errors import UsageError
 
 CHECKOUT = Path(__file__).parents[2]
 COMMAND = re.compile(r"^\s*scripts/run_qemu_guest\.sh ?(.*?)(?:#.*)?$", re.MULTILINE)

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from nvmeemu.guest import boot, cache, elf, image, machine, main_job
-from nvmeemu.guest.arch import ARCHES
+from nvmeemu.guest import cache, elf, machine
 from nvmeemu.guest.cpio import Archive
 from nvmeemu.guest.deadline import Deadline
-from nvmeemu.guest.drive import PeerDrive, ServedDrive
-from nvmeemu.guest.errors import GuestError, GuestTimeout, UsageError
+from nvmeemu.guest.drive import ServedDrive
+from nvmeemu.guest.errors import GuestError, GuestTimeout
+from tools.guest import boot, image, main_job
+from tools.guest.arches import ARCHES
+from tools.guest.errors import UsageError
+from tools.guest.peer import PeerDrive
 
 
 def test_another_program_reads_the_archive(tmp_path: Path) -> None:

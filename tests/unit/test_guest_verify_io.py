@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nvmeemu.guest import verify_io
+from tools.guest import verify_io
 
 SEED, BLOCKS, ROUNDS = 5, 512, 40
 

@@ -21,6 +21,8 @@ LAYERS = [
     ["pytest_plugin", "profiles", "replay", "app.run", "app.serve"],
     ["app.control", "app.ending"],
     ["guest", "app.logs", "testing", "trace", "vfio"],
+    ["app.serving"],
+    ["app.process", "app.vmm"],
     ["engine.native"],
     ["faults"],
     ["controller.controller"],
@@ -53,7 +55,10 @@ KNOWS: dict[str, set[str]] = {
     "ports": set(),
     "backend": set(),  # so a backend can be written and tested without any NVMe
     "app.logs": set(),
-    "guest": set(),  # runs on a machine without the package's binding, too
+    "guest": {"app.process", "app.serving", "app.vmm"},  # it starts servers, and knows nothing of what they serve
+    "app.serving": {"app.process"},
+    "app.process": set(),
+    "app.vmm": set(),
     "vfio": {"ports", "spec.layout"},  # no NVMe: any PCI function can be served
     "testing.client": set(),
     "testing.driver": {"spec", "spec.structures"},  # judges any controller, also one that is not ours
@@ -177,6 +182,15 @@ def test_it_knows_no_more_than_it_needs(name: str) -> None:
     }
     assert known <= KNOWS[name]
     assert name in MODULES
+
+
+def test_the_package_knows_nothing_that_lies_beside_it() -> None:
+    """The folders of the checkout that no wheel contains."""
+    beside = {path.name for path in SOURCE.parents[1].iterdir() if path.is_dir()} - {"src"}
+    assert "tools" in beside
+    for module, tree in sources():
+        known = {name.partition(".")[0] for statement, _ in statements(tree) for name in names(statement)}
+        assert not known & beside, module
 
 
 def test_the_core_knows_nothing_of_the_world() -> None:

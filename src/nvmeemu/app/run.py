@@ -23,10 +23,9 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from nvmeemu.app import process, serving, vmm
 from nvmeemu.app.signals import MEANINGLESS, WISHES
 from nvmeemu.backend import describe
-from nvmeemu.guest import cache, machine, process, serving
-from nvmeemu.guest.errors import GuestError
 
 ENDING = (*WISHES, signal.SIGQUIT)
 NOT_FOUND, NOT_RUN = 127, 126  # as env(1) and the shells have them
@@ -66,7 +65,7 @@ def run(command: Sequence[str], arguments: Sequence[str], socket: str | None = N
     except _CannotRun as error:
         print(f"nvmeemu run: {error}", file=sys.stderr)
         return error.status
-    except GuestError as error:
+    except serving.ServerError as error:
         print(f"nvmeemu run: {error}", file=sys.stderr)
         return 1
     except OSError as error:
@@ -192,12 +191,10 @@ def _explain(words: Sequence[str]) -> None:
         program = shutil.which(match[0])
         if program is None:
             continue
-        try:
-            machine.require_vfio_user(Path(program))
-        except GuestError as error:
-            ours = cache.root() / "bin"
+        if obstacle := vmm.obstacle(Path(program)):
+            ours = vmm.cache() / "bin"
             where = f"put {ours} first in PATH" if (ours / Path(program).name).exists() else "scripts/setup.sh has one"
-            print(f"nvmeemu run: {error}: {where}", file=sys.stderr)
+            print(f"nvmeemu run: {obstacle}: {where}", file=sys.stderr)
         return
 
 

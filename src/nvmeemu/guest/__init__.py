@@ -1,4 +1,4 @@
-"""Runs guests under QEMU with an nvmeemu drive: the library behind scripts/run_qemu_guest.sh.
+"""Linux guests under QEMU with an nvmeemu drive: what the pytest plugin needs of them.
 
-Uses the standard library only, and nothing of the controller: it starts `nvmeemu serve` as any user does.
+It knows nothing of the controller: it starts `nvmeemu serve` as any user does.
 """

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
+from nvmeemu.app import vmm
 from nvmeemu.guest.errors import GuestError
 
 DEFAULT_SUITE = "trixie"
 
 
 def root() -> Path:
-    """The cache folder: $XDG_CACHE_HOME/nvmeemu, ~/.cache/nvmeemu by default."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "nvmeemu"
+    """The cache folder."""
+    return vmm.cache()
 
 
 def qemu(program: str) -> Path:
@@ -46,11 +45,6 @@ def firmware(*parts: str) -> Path:
 def tools(debian_arch: str) -> Path:
     """The unpacked root with the programs for the guest's initramfs."""
     return present(root() / "tools" / debian_arch)
-
-
-def python(debian_arch: str) -> Path:
-    """The unpacked root with Python for the guest."""
-    return present(root() / "tools-python" / debian_arch)
 
 
 def present(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The drive under test: `nvmeemu serve`, or QEMU's own controller as a peer to compare with."""
+"""The drive under test: `nvmeemu serve` in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from nvmeemu.guest import process, serving
+from nvmeemu.app import process, serving
 from nvmeemu.guest.deadline import Deadline
 from nvmeemu.guest.errors import GuestError
 
@@ -33,31 +33,6 @@ class Drive(Protocol):
 
     def kill(self) -> None:
         """End it, however it is."""
-
-
-class PeerDrive:
-    """QEMU's own NVMe controller on an image of the format `form`."""
-
-    def __init__(self, image: Path, *, bootable: bool = False, serial: str = SERIAL, form: str = "raw") -> None:
-        self.image = image
-        self._form = form
-        self.serial = serial
-        self._boot = {"bootindex": 0} if bootable else {}
-
-    def start(self, folder: Path, deadline: Deadline) -> list[str]:
-        """Nothing to start."""
-        node = {"driver": self._form, "node-name": self.serial, "file": {"driver": "file", "filename": str(self.image)}}
-        device = {"driver": "nvme", "drive": self.serial, "serial": self.serial, **self._boot}
-        return ["-blockdev", json.dumps(node), "-device", json.dumps(device)]
-
-    def check(self) -> None:
-        """It is part of QEMU."""
-
-    def finish(self) -> None:
-        """It ended with QEMU."""
-
-    def kill(self) -> None:
-        """It ends with QEMU."""
 
 
 class ServedDrive:
@@ -89,7 +64,10 @@ class ServedDrive:
         self._log = folder / "server.log"
         arguments = ["--disk", str(self.image), *self._arguments]
         seconds = deadline.within(serving.START_SECONDS).left()
-        self._server = serving.start(socket, arguments, self._log, seconds=seconds, environment=self._environment)
+        try:
+            self._server = serving.start(socket, arguments, self._log, seconds=seconds, environment=self._environment)
+        except serving.ServerError as error:
+            raise GuestError(str(error)) from None
         self.device = {**serving.properties(socket), **self._boot}
         return ["-device", json.dumps(self.device)]
 
@@ -101,7 +79,7 @@ class ServedDrive:
     def check(self) -> None:
         """Status 0 is no death: the server may see the guest's end before we do."""
         if self._server is not None and self._server.poll():
-            raise serving.ServerEnded(self._server.returncode, self._log)
+            raise self._ended(self._server.returncode)
 
     @property
     def server(self) -> subprocess.Popen[bytes]:
@@ -117,9 +95,12 @@ class ServedDrive:
         except subprocess.TimeoutExpired:
             raise GuestError(f"nvmeemu serve --once still runs {LEAVE_SECONDS:g} s after the guest has left") from None
         if status != 0:
-            raise serving.ServerEnded(status, self._log)
+            raise self._ended(status)
         if "Traceback" in self.log:
             raise GuestError("there is a traceback in the log of nvmeemu serve")
+
+    def _ended(self, status: int) -> GuestError:
+        return GuestError(str(serving.ServerEnded(status, self._log)))
 
     def kill(self) -> None:
         """Stop the server."""

@@ -11,7 +11,3 @@ class GuestTimeout(GuestError):
 
 class GuestEnded(GuestError):
     """The guest was gone before it did what was awaited."""
-
-
-class UsageError(GuestError):
-    """The run was asked for in a way that cannot work; nothing was started."""

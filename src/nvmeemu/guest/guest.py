@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
-from nvmeemu.guest import process
+from nvmeemu.app import process
 from nvmeemu.guest.agent import NOT_FOUND, Agent, Result, short
 from nvmeemu.guest.console import Console, Transcript
 from nvmeemu.guest.deadline import Deadline

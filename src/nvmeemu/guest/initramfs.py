@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from nvmeemu.guest import elf, modules, verify_io
+from nvmeemu.guest import elf, modules
 from nvmeemu.guest.agent import AGENT
 from nvmeemu.guest.cpio import Archive
 from nvmeemu.guest.errors import GuestError
 
-PYTHON, VERIFY_IO = "python3 -I -S -B", "/verify_io.py"
-PYTHON_LIBRARY = (
-    "__future__.py",
-    "os.py",
-    "struct.py",
-    *(f"encodings/{name}.py" for name in ("__init__", "aliases", "utf_8")),
-)
 PROGRAMS = ("mkfs.ext4", "e2fsck", "sfdisk", "nvme")
 SEARCHED = ("usr/sbin", "sbin", "usr/bin", "bin")
 LIBRARY_FOLDERS = (
@@ -50,44 +43,35 @@ def build(
     tools: Path,
     triplet: str,
     kernel: Path | None = None,
-    python: Path | None = None,
     *,
     programs: Mapping[str, Path] | None = None,
     drivers: Sequence[str] = (),
+    more: Callable[[Archive], None] | None = None,
 ) -> bytes:
     """The archive, made from an unpacked root of Debian packages. Not compressed: unpacking it costs the guest more.
 
-    `kernel` is the folder of set-up's with its modules, `python` a root with Python, both left out if None. `programs`
-    are more programs, by name, from roots of their own, `drivers` more kernel modules.
+    `kernel` is the folder of set-up's with its modules, left out if None. `programs` are more programs, by name, from
+    roots of their own, `drivers` more kernel modules; `more` adds whatever else is wanted.
     """
     archive = Archive()
     archive.character_device("dev/console", 5, 1)
-    archive.file("bin/busybox", _find(tools, "busybox").read_bytes(), 0o755)
+    archive.file("bin/busybox", find(tools, "busybox").read_bytes(), 0o755)
     archive.file("init", INIT.encode(), 0o755)
     archive.file("agent", AGENT.encode())
     for name, root in (dict.fromkeys(PROGRAMS, tools) | dict(programs or {})).items():
-        program = _find(root, name)
-        archive.file(f"usr/sbin/{name}", program.read_bytes(), 0o755)
-        _add_libraries(archive, root, triplet, program)
+        add_program(archive, root, triplet, find(root, name), f"usr/sbin/{name}")
     wanted = (*modules.WANTED, *drivers)
     for number, module in enumerate(modules.load_order(kernel, wanted) if kernel else ()):
         archive.file(f"modules/{number:02}-{module.name.partition('.')[0]}.ko", modules.content(module))
-    if python:
-        _add_python(archive, python, triplet)
+    if more:
+        more(archive)
     return archive.finish()
 
 
-def _add_python(archive: Archive, root: Path, triplet: str) -> None:
-    """What verify_io.py needs of Python: the most of it is frozen into the program."""
-    program = _find(root, "python3").resolve()
-    version = program.name  # python3.13
-    archive.file("usr/bin/python3", program.read_bytes(), 0o755)
+def add_program(archive: Archive, root: Path, triplet: str, program: Path, place: str) -> None:
+    """A program of an unpacked root, put to a place in the archive, and the libraries that it needs."""
+    archive.file(place, program.read_bytes(), 0o755)
     _add_libraries(archive, root, triplet, program)
-    library = root / "usr" / "lib" / version
-    (mmap,) = library.glob("lib-dynload/mmap.*.so")
-    for path in (*(library / name for name in PYTHON_LIBRARY), mmap):
-        archive.file(str(path.relative_to(root)), path.read_bytes())
-    archive.file(VERIFY_IO, Path(verify_io.__file__).read_bytes())
 
 
 def _add_libraries(archive: Archive, tools: Path, triplet: str, program: Path) -> None:
@@ -96,13 +80,12 @@ def _add_libraries(archive: Archive, tools: Path, triplet: str, program: Path) -
         archive.file(needs.interpreter, _library(tools, triplet, Path(needs.interpreter).name).read_bytes(), 0o755)
     for name in needs.libraries:
         if f"usr/lib/{name}" not in archive:
-            library = _library(tools, triplet, name)
-            archive.file(f"usr/lib/{name}", library.read_bytes(), 0o755)
-            _add_libraries(archive, tools, triplet, library)
+            add_program(archive, tools, triplet, _library(tools, triplet, name), f"usr/lib/{name}")
 
 
-def _find(tools: Path, name: str) -> Path:
-    return _first(tools, SEARCHED, name)
+def find(root: Path, name: str) -> Path:
+    """A program of an unpacked root. Raises GuestError."""
+    return _first(root, SEARCHED, name)
 
 
 def _library(tools: Path, triplet: str, name: str) -> Path:

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nvmeemu.guest import cache, process
-from nvmeemu.guest.arch import ARCHES, Arch
+from nvmeemu.app import process, vmm
+from nvmeemu.guest import cache
+from nvmeemu.guest.arch import X86_64, Arch
 from nvmeemu.guest.errors import GuestError
 
-OLDEST_QEMU = "10.1"
 UEFI = {"ovmf": "OVMF", "edk2": "AAVMF"}  # by the name that --firmware takes: how Debian's files begin
 PROBE_SECONDS = 10.0
 
@@ -27,7 +27,7 @@ class Machine:
     """One virtual machine, without its drive."""
 
     qemu: Path
-    arch: Arch = ARCHES["x86_64"]
+    arch: Arch = X86_64
     smp: int = 1
     mem: str = "512M"
     accel: str = "tcg"
@@ -91,21 +91,9 @@ def _quoted(path: Path) -> str:
 
 
 def require_vfio_user(qemu: Path) -> None:
-    """Refuse a QEMU that cannot be a vfio-user client."""
-    if "vfio-user-pci options" in (_output(qemu, "-device", "vfio-user-pci,help") or ""):
-        return
-    version = re.search(r"version (\S+)", _output(qemu, "--version") or "")
-    if version is None:
-        raise GuestError(f"{qemu} does not run as QEMU")
-    raise GuestError(f"{qemu} is version {version[1]} without vfio-user-pci: QEMU {OLDEST_QEMU} or newer is needed")
-
-
-def _output(qemu: Path, *words: str) -> str | None:
-    try:
-        result = subprocess.run([qemu, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return result.stdout if result.returncode == 0 else None
+    """Refuse a QEMU that cannot be a vfio-user client. Raises GuestError."""
+    if obstacle := vmm.obstacle(qemu):
+        raise GuestError(obstacle)
 
 
 def choose_accel(wanted: str, arch: Arch, qemu: Path, kernel: Path | None = None) -> str:

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from nvmeemu.app import process
 from nvmeemu.app.control import Control
 from nvmeemu.faults import Fault
-from nvmeemu.guest import process
 from nvmeemu.guest.deadline import Deadline
+from nvmeemu.guest.device import NAMESPACE, wait_for_device
 from nvmeemu.guest.drive import ServedDrive
 from nvmeemu.guest.guest import Guest
-from nvmeemu.guest.identify import NAMESPACE, wait_for_device
 from nvmeemu.guest.machine import Machine
 from nvmeemu.pytest_plugin.armed import ServedFaults
 from nvmeemu.pytest_plugin.commands import Trace

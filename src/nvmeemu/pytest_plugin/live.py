@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 import pytest
 
+from nvmeemu.app.serving import ServerError
 from nvmeemu.guest.errors import GuestError
 from nvmeemu.guest.machine import Machine
 from nvmeemu.pytest_plugin.bench import NvmeBench
@@ -92,7 +93,7 @@ class Live:
                 drive.close()
             except BaseException as error:
                 self._ended.append((self._test(), self._sections(drive, folder, error)))
-                with suppress(GuestError):  # the other error is the one to tell
+                with suppress(GuestError, ServerError):  # the other error is the one to tell
                     drive.close()
                 raise
             finally:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from nvmeemu.guest import cache, initramfs
 from nvmeemu.guest import machine as machines
-from nvmeemu.guest.arch import ARCHES
+from nvmeemu.guest.arch import X86_64 as ARCH
 from nvmeemu.guest.errors import GuestError
 from nvmeemu.guest.machine import Machine
 from nvmeemu.vfio import BindingMissing, binding
 
-ARCH = ARCHES["x86_64"]
 HOST = Path("/")
 
 
@@ -36,7 +35,7 @@ def machine(wanted: Wanted, folder: Path, host: Path = HOST) -> Machine:
     kernel = wanted.kernel or cache.kernel(ARCH.debian)
     initrd = wanted.initrd or _initramfs(kernel, folder / "initrd", host)
     accel = machines.choose_accel(wanted.accel, ARCH, qemu, kernel)
-    return Machine(qemu, ARCH, accel=accel, firmware=ARCH.firmware[0], kernel=kernel, initrd=initrd)
+    return Machine(qemu, ARCH, accel=accel, kernel=kernel, initrd=initrd)
 
 
 def require_server() -> None:

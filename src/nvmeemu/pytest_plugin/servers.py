@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
+from nvmeemu.app import process, serving
 from nvmeemu.app.control import Control, ControlError, Unreachable
 from nvmeemu.backend import parse_size
 from nvmeemu.faults import Fault
-from nvmeemu.guest import image, process, serving
-from nvmeemu.guest.errors import GuestError
 from nvmeemu.pytest_plugin.armed import ServedFaults
 from nvmeemu.pytest_plugin.commands import FileSource, Trace
 from nvmeemu.pytest_plugin.options import ServerOptions
@@ -27,7 +26,8 @@ def make_disk(folder: Path, options: ServerOptions) -> Path:
     if options.disk is not None:
         return Path(options.disk)
     disk = folder / "disk.img"
-    image.create(disk, parse_size(options.size))
+    with disk.open("xb") as image:
+        image.truncate(parse_size(options.size))
     return disk
 
 
@@ -81,7 +81,7 @@ class NvmeServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Serve. Raises GuestError."""
+        """Serve. Raises ServerError."""
         arguments = ["--disk", str(self.disk), "--block-size", str(self.options.block_size)]
         arguments += [*self.options.limit_words, *self._observed.arguments, *self.options.serve]
         self._process = serving.start(self.socket, arguments, self.folder / "server.log")
@@ -127,7 +127,7 @@ class NvmeServer:
         return (self.folder / "server.log").read_text(errors="replace")
 
     def close(self) -> None:
-        """Leave, and end the server. Raises GuestError if it does not end well."""
+        """Leave, and end the server. Raises ServerError if it does not end well."""
         while self._buses:
             self._buses.pop().close()
         self._observed.close()
@@ -137,7 +137,7 @@ class NvmeServer:
         if status != 0:
             raise serving.ServerEnded(status, self.folder / "server.log")
         if "Traceback" in self.log:
-            raise GuestError("there is a traceback in the log of nvmeemu serve")
+            raise serving.ServerError("there is a traceback in the log of nvmeemu serve")
 
     def sections(self) -> dict[str, str]:
         """What to know about it when a test has failed."""

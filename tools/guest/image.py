@@ -10,7 +10,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from nvmeemu.guest.errors import GuestError, UsageError
+from nvmeemu.guest.errors import GuestError
+from tools.guest.errors import UsageError
 
 BLOCK_SIZES = (512, 4096)
 PROBED = 1 << 20  # partition tables, boot loaders and file systems all have something in the first MiB

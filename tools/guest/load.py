@@ -6,11 +6,11 @@ import random
 import time
 from pathlib import Path
 
-from nvmeemu.guest import verify_io
+from nvmeemu.guest.device import NAMESPACE
 from nvmeemu.guest.errors import GuestError
 from nvmeemu.guest.guest import Guest
-from nvmeemu.guest.identify import NAMESPACE
-from nvmeemu.guest.initramfs import PYTHON, VERIFY_IO
+from tools.guest import verify_io
+from tools.guest.python import PYTHON, VERIFY_IO
 
 BLOCKS = 2048  # a worker's share: 8 MiB
 WORKERS = 4

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from nvmeemu.guest.device import NAMESPACE
 from nvmeemu.guest.errors import GuestError
 from nvmeemu.guest.guest import Guest
-from nvmeemu.guest.identify import NAMESPACE, SYSFS, Identity
-from nvmeemu.guest.run import Settings
+from tools.guest.identify import SYSFS, Identity
+from tools.guest.run import Settings
 
 PARAMETERS = "/sys/module/nvme/parameters"
 QUEUE = "nvme0q"  # how the kernel calls the drive's interrupts, with the queue's number

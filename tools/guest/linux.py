@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nvmeemu.guest import image, interrupts
 from nvmeemu.guest.deadline import Deadline
+from nvmeemu.guest.device import wait_for_device
 from nvmeemu.guest.drive import Drive
 from nvmeemu.guest.errors import GuestError
-from nvmeemu.guest.identify import identify, wait_for_device
-from nvmeemu.guest.load import Load
-from nvmeemu.guest.main_job import quiet_end
-from nvmeemu.guest.run import DISK_SIZE, Run
+from tools.guest import image, interrupts
+from tools.guest.identify import identify
+from tools.guest.load import Load
+from tools.guest.main_job import quiet_end
+from tools.guest.run import DISK_SIZE, Run
 
 ROUNDS = 40  # of each worker
 SECOND_SERIAL = "GUEST-0002"

@@ -5,11 +5,13 @@ The checksums come from the files' originals in the guest's memory, by way of th
 
 from __future__ import annotations
 
-from nvmeemu.guest import image
-from nvmeemu.guest.errors import GuestError, UsageError
+from nvmeemu.guest.device import NAMESPACE, wait_for_device
+from nvmeemu.guest.errors import GuestError
 from nvmeemu.guest.guest import Guest
-from nvmeemu.guest.identify import NAMESPACE, identify, wait_for_device
-from nvmeemu.guest.run import Run
+from tools.guest import image
+from tools.guest.errors import UsageError
+from tools.guest.identify import identify
+from tools.guest.run import Run
 
 PARTITION = NAMESPACE + "p1"
 TOTAL = 16 << 20

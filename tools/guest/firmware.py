@@ -6,13 +6,16 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from nvmeemu.guest import bootdisk, cache
-from nvmeemu.guest.errors import GuestError, UsageError
+from nvmeemu.guest import cache
+from nvmeemu.guest.device import NAMESPACE
+from nvmeemu.guest.errors import GuestError
 from nvmeemu.guest.guest import Guest
-from nvmeemu.guest.identify import NAMESPACE, identify
 from nvmeemu.guest.machine import Machine
-from nvmeemu.guest.main_job import quiet_end
-from nvmeemu.guest.run import Run
+from tools.guest import bootdisk
+from tools.guest.errors import UsageError
+from tools.guest.identify import identify
+from tools.guest.main_job import quiet_end
+from tools.guest.run import Run
 
 ESP = 64 << 20
 FIRMWARE_SECONDS = 180.0  # on a busy machine

@@ -9,13 +9,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nvmeemu.guest import process
-from nvmeemu.guest.errors import GuestError
+from nvmeemu.app import process
 
 START_SECONDS = 60.0
 
 
-class ServerEnded(GuestError):
+class ServerError(Exception):
+    """`nvmeemu serve` did not do what it should. One line."""
+
+
+class ServerEnded(ServerError):
     """`nvmeemu serve` ended when it should not, or with `status` (negative: the signal) when it should end well."""
 
     def __init__(self, status: int, log: Path | None) -> None:
@@ -32,7 +35,10 @@ def start(
     seconds: float = START_SECONDS,
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a server and wait until it listens. Its output goes to `log`; None: what it has to say, to our stderr."""
+    """Start a server and wait until it listens. Raises ServerError.
+
+    Its output goes to `log`; None: what it has to say, to our stderr.
+    """
     ready, ready_there = os.pipe()
     try:
         command = [sys.executable, "-m", "nvmeemu", "serve", "--socket", str(socket)]
@@ -43,7 +49,7 @@ def start(
     with os.fdopen(ready, "rb") as pipe:  # open until the server has ended: it has nothing to say of a broken pipe
         try:
             if not select.select([pipe], [], [], seconds)[0]:
-                raise GuestError("nvmeemu serve did not say that it listens")
+                raise ServerError("nvmeemu serve did not say that it listens")
             if not pipe.readline():
                 raise ServerEnded(process.end(server), log)
         except BaseException:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from nvmeemu.guest.record import Record, load
+from tools.guest.record import Record, load
 
 OURS = "nvmeemu"
 BEGIN, END = "<!-- made by scripts/guest_matrix.sh: begin -->", "<!-- made by scripts/guest_matrix.sh: end -->"
@@ -67,7 +67,7 @@ def insert(document: str, text: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Merge new records into the kept ones, and write the matrix."""
-    parser = argparse.ArgumentParser(prog="python -m nvmeemu.guest.matrix", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.guest.matrix", description=main.__doc__)
     parser.add_argument("new", type=Path, help="what --result-json wrote")
     parser.add_argument("kept", type=Path, help="all newest records, JSON lines")
     parser.add_argument("document", type=Path, help="Markdown with the two marks")

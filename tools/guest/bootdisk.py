@@ -154,7 +154,7 @@ def _tool(program: str | Path, *words: str | Path, input_: bytes = b"") -> bytes
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """For scripts/setup.sh: a bootable image with a root file system."""
-    parser = argparse.ArgumentParser(prog="python -m nvmeemu.guest.bootdisk", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.guest.bootdisk", description=main.__doc__)
     parser.add_argument("image", type=Path)
     parser.add_argument("--config", type=Path, required=True, help="GRUB's configuration")
     parser.add_argument("--root", type=Path, required=True, help="what goes to the last partition")

@@ -1,4 +1,4 @@
-"""The command line of scripts/run_qemu_guest.sh: `python -m nvmeemu.guest`."""
+"""The command line of scripts/run_qemu_guest.sh: `python -m tools.guest`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nvmeemu.guest import arch, cache, image, process, record, user_image
+from nvmeemu.app import process
+from nvmeemu.guest import cache
 from nvmeemu.guest.console import Transcript
-from nvmeemu.guest.errors import GuestError, UsageError
-from nvmeemu.guest.jobs import JOBS
-from nvmeemu.guest.run import Run, Settings
-from nvmeemu.guest.systems import SYSTEMS, System
+from nvmeemu.guest.errors import GuestError
+from tools.guest import arches, image, record, user_image
+from tools.guest.errors import UsageError
+from tools.guest.jobs import JOBS
+from tools.guest.run import Run, Settings
+from tools.guest.systems import SYSTEMS, System
 
 PROGRAM = "run_qemu_guest.sh"
 SUITES = ("bullseye", "bookworm", "trixie", "trixie-backports", "forky")
@@ -104,7 +107,7 @@ def parse(words: Sequence[str]) -> Settings:
     values = {name: value for name, value in vars(options).items() if name != "print_components"}
     for name in ("expect", "nvme_args", "qemu_args"):
         values[name] = tuple(values[name])
-    values["arch"] = arch.find(options.arch)
+    values["arch"] = arches.find(options.arch)
     custom = any(getattr(options, name) for name in OF_BOOT)
     values["job"] = options.job or ("boot" if custom else "main")
     if options.os:
@@ -188,7 +191,7 @@ def _check_firmware(settings: Settings) -> None:
         raise UsageError(f"no firmware {settings.firmware!r} for {settings.arch.name}")
     usable = JOBS[settings.job].firmware
     if not set(usable) & set(settings.arch.firmware):
-        names = ", ".join(one.name for one in arch.ARCHES.values() if set(usable) & set(one.firmware))
+        names = ", ".join(one.name for one in arches.ARCHES.values() if set(usable) & set(one.firmware))
         raise UsageError(f"--job {settings.job} is for --arch {names}, not for {settings.arch.name}")
     if settings.firmware not in usable:
         raise UsageError(f"--job {settings.job} needs another firmware: {', '.join(usable)}")
@@ -199,8 +202,8 @@ def _check_machine(settings: Settings) -> None:
         raise UsageError(f"no --iommu for {settings.arch.name}")
     if settings.kernel and settings.linux != cache.DEFAULT_SUITE:
         raise UsageError("--kernel and --linux exclude each other")
-    if settings.kernel and arch.of_kernel(settings.kernel) not in ("", settings.arch.name):
-        raise UsageError(f"--kernel {settings.kernel} is for --arch {arch.of_kernel(settings.kernel)}")
+    if settings.kernel and arches.of_kernel(settings.kernel) not in ("", settings.arch.name):
+        raise UsageError(f"--kernel {settings.kernel} is for --arch {arches.of_kernel(settings.kernel)}")
     for pattern in settings.expect:
         try:
             re.compile(pattern)
@@ -286,7 +289,7 @@ def _add_what_to_do(add: Callable[..., object]) -> None:
 
 
 def _add_machine(add: Callable[..., object]) -> None:
-    add("--arch", default="x86_64", metavar="NAME", help=f"the guest's: {', '.join(arch.ARCHES)} (default: x86_64)")
+    add("--arch", default="x86_64", metavar="NAME", help=f"the guest's: {', '.join(arches.ARCHES)} (default: x86_64)")
     add("--smp", type=_count, metavar="N", help="number of CPUs (default: 1, for some jobs and --os 2)")
     add("--mem", type=_memory, metavar="SIZE", help="memory (default: 512M; more where the job or --os needs it)")
     add("--hugepages", action="store_true", help="memory in huge pages (the host must have set some apart)")

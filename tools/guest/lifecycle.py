@@ -9,15 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
+from nvmeemu.app.process import tail
 from nvmeemu.guest.deadline import Deadline
+from nvmeemu.guest.device import NAMESPACE, wait_for_device
 from nvmeemu.guest.drive import ServedDrive
-from nvmeemu.guest.errors import GuestError, UsageError
+from nvmeemu.guest.errors import GuestError
 from nvmeemu.guest.guest import TROUBLE, Guest
-from nvmeemu.guest.identify import NAMESPACE, identify, wait_for_device
-from nvmeemu.guest.load import Load
-from nvmeemu.guest.main_job import quiet_end
-from nvmeemu.guest.process import tail
-from nvmeemu.guest.run import Run
+from tools.guest.errors import UsageError
+from tools.guest.identify import identify
+from tools.guest.load import Load
+from tools.guest.main_job import quiet_end
+from tools.guest.run import Run
 
 # A drive that goes away under load gives I/O errors; nothing may hang, time out or fail to come back.
 COMPLAINTS = (

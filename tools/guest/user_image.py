@@ -6,7 +6,8 @@ import subprocess
 from pathlib import Path
 
 from nvmeemu.guest import cache
-from nvmeemu.guest.errors import GuestError, UsageError
+from nvmeemu.guest.errors import GuestError
+from tools.guest.errors import UsageError
 
 # How an image of each format begins, and what QEMU calls it.
 MAGIC = {b"QFI\xfb": "qcow2", b"vhdxfile": "vhdx", b"KDMV": "vmdk", b"conectix": "vpc"}

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from nvmeemu.guest import cache, image, initramfs, record, user_image
+from nvmeemu.guest import cache, initramfs
 from nvmeemu.guest import machine as machines
-from nvmeemu.guest.arch import ARCHES, Arch
 from nvmeemu.guest.deadline import Deadline
-from nvmeemu.guest.drive import SERIAL, Drive, PeerDrive, ServedDrive
+from nvmeemu.guest.drive import SERIAL, Drive, ServedDrive
 from nvmeemu.guest.guest import COMPLAINTS, Guest
 from nvmeemu.guest.machine import Machine
-from nvmeemu.guest.systems import SYSTEMS
+from tools.guest import image, record, user_image
+from tools.guest.arches import ARCHES, JobArch
+from tools.guest.peer import PeerDrive
+from tools.guest.python import add as add_python
+from tools.guest.systems import SYSTEMS
 
 DISK_SIZE = 256 << 20
 KERNEL_ARGUMENTS = "loglevel=5 panic=-1"  # warnings and worse; a panic ends QEMU
@@ -24,7 +28,7 @@ class Settings:
     """What was asked for, checked."""
 
     job: str = "main"
-    arch: Arch = ARCHES["x86_64"]
+    arch: JobArch = ARCHES["x86_64"]
     disk: Path | None = None
     linux: str = cache.DEFAULT_SUITE
     kernel: Path | None = None
@@ -165,7 +169,7 @@ class Run:
         path = self.folder / "initrd"
         if not path.exists():
             arch = self.settings.arch
-            root = cache.python(arch.debian) if python else None
-            content = initramfs.build(cache.tools(arch.debian), arch.triplet, cache.modules_of(kernel), root)
-            path.write_bytes(content)
+            more = partial(add_python, arch=arch) if python else None
+            modules = cache.modules_of(kernel)
+            path.write_bytes(initramfs.build(cache.tools(arch.debian), arch.triplet, modules, more=more))
         return path

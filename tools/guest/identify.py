@@ -6,11 +6,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from nvmeemu.guest import image
+from nvmeemu.guest.device import NAMESPACE, wait_for_device
 from nvmeemu.guest.errors import GuestError
 from nvmeemu.guest.guest import Guest
+from tools.guest import image
 
-CONTROLLER, NAMESPACE = "/dev/nvme0", "/dev/nvme0n1"
+CONTROLLER = "/dev/nvme0"
 SYSFS = "/sys/class/nvme/nvme0"
 
 
@@ -50,12 +51,6 @@ def identify(guest: Guest) -> Identity:
     block_size = 1 << formats[namespace["flbas"] & 0xF]["ds"]
     _agree("size by nvme-cli", namespace["nsze"] * block_size, size)
     return seen
-
-
-def wait_for_device(guest: Guest, path: str, seconds: int = 30) -> None:
-    """Wait until the kernel has made a block device: it probes drives while init already runs."""
-    if guest.run(f"for i in $(seq {seconds}0); do [ -b {path} ] && exit; sleep 0.1; done; exit 1").status != 0:
-        raise GuestError(f"the guest's kernel shows no {path}")
 
 
 def _nvme(guest: Guest, arguments: str) -> dict[str, Any]:

@@ -6,12 +6,13 @@ import contextlib
 import re
 from dataclasses import replace
 
-from nvmeemu.guest import cache, systems, user_image
+from nvmeemu.guest import cache
 from nvmeemu.guest.deadline import Deadline
 from nvmeemu.guest.errors import GuestError
 from nvmeemu.guest.guest import Guest
 from nvmeemu.guest.machine import Machine
-from nvmeemu.guest.run import Run
+from tools.guest import systems, user_image
+from tools.guest.run import Run
 
 SCREENSHOT_SECONDS = 30.0
 # What stands above a login: Linux' getty, FreeBSD's.

@@ -8,11 +8,13 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-from nvmeemu.guest import cache, image
+from nvmeemu.guest import cache
 from nvmeemu.guest.agent import AGENT
-from nvmeemu.guest.errors import GuestError, UsageError
+from nvmeemu.guest.errors import GuestError
 from nvmeemu.guest.guest import Guest
-from nvmeemu.guest.run import Run
+from tools.guest import image
+from tools.guest.errors import UsageError
+from tools.guest.run import Run
 
 PASSWORD = "nvmeemu"  # as in scripts/lib/systems.sh
 WRITTEN = 4 << 20

@@ -8,17 +8,20 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from nvmeemu.guest import cache, interrupts
-from nvmeemu.guest.boot import boot_job
-from nvmeemu.guest.debian import debian_job
-from nvmeemu.guest.errors import GuestError, UsageError
-from nvmeemu.guest.firmware import grub_job, uefi_shell_job, xen_job
+from nvmeemu.guest import cache
+from nvmeemu.guest.device import NAMESPACE
+from nvmeemu.guest.errors import GuestError
 from nvmeemu.guest.guest import Guest
-from nvmeemu.guest.identify import NAMESPACE, identify
-from nvmeemu.guest.lifecycle import hotplug_job, reboots_job, resets_job, restarts_job, unplug_job
-from nvmeemu.guest.linux import io_job, two_job
-from nvmeemu.guest.main_job import main_job, quiet_end
-from nvmeemu.guest.run import Run
+from tools.guest import interrupts
+from tools.guest.boot import boot_job
+from tools.guest.debian import debian_job
+from tools.guest.errors import UsageError
+from tools.guest.firmware import grub_job, uefi_shell_job, xen_job
+from tools.guest.identify import identify
+from tools.guest.lifecycle import hotplug_job, reboots_job, resets_job, restarts_job, unplug_job
+from tools.guest.linux import io_job, two_job
+from tools.guest.main_job import main_job, quiet_end
+from tools.guest.run import Run
 
 READS_PER_CPU = 32
 REBOOT_BYTES = 1 << 20
