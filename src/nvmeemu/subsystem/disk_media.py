@@ -1,0 +1,126 @@
+"""Blocks on a ``Backend``, which blocks: each operation waits on a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from nvmeemu.backend import Backend, Direct
+from nvmeemu.ports import Job, Worker
+from nvmeemu.subsystem.formats import Format
+from nvmeemu.subsystem.media import (
+    VERIFIED_AT_ONCE,
+    Blocks,
+    Budget,
+    Deallocate,
+    Done,
+    Flush,
+    Media,
+    MediaError,
+    Operation,
+    Read,
+    Verify,
+    Write,
+    Zero,
+)
+
+MOST_HELD = 64 << 20  # bytes
+
+
+class DiskMedia(Media):
+    """The blocks of ``backend``, side by side. What has to wait does so on threads of ``worker``, at this medium: each
+    has its own. Raises ValueError for a format with metadata: a backend's bytes are data."""
+
+    def __init__(self, backend: Backend, format: Format, worker: Worker) -> None:
+        if format.metadata_size:
+            raise ValueError(f"disk {backend.identity} has no room for metadata")
+        super().__init__(format, Budget(MOST_HELD))
+        self.backend = backend
+        self._size = format.data_size
+        self._worker = worker
+
+    @property
+    def blocks(self) -> int:
+        return self.backend.size // self._size
+
+    @property
+    def identity(self) -> str:
+        return self.backend.identity
+
+    @property
+    def read_only(self) -> bool:
+        return self.backend.read_only
+
+    @property
+    def volatile_cache(self) -> bool:
+        return self.backend.volatile_cache
+
+    @property
+    def direct(self) -> Direct | None:
+        return self.backend.direct
+
+    def start(self, operation: Operation, done: Done) -> Job:
+        return self._worker.submit(partial(self._work, operation), done, self)
+
+    def read_now(self, slba: int, data: Sequence[memoryview], metadata: Sequence[memoryview] = ()) -> bool:
+        return self.backend.read_now(slba * self._size, data)
+
+    def write_now(self, slba: int, data: Sequence[memoryview], metadata: Sequence[memoryview] = ()) -> bool:
+        return self.backend.write_now(slba * self._size, data)
+
+    def refresh(self) -> None:
+        self.backend.refresh()
+
+    def close(self) -> None:
+        self.backend.close()
+
+    # --- on a thread of the worker's
+
+    def _work(self, operation: Operation) -> Any:
+        try:
+            return _WORK[type(operation)](self, operation)
+        except OSError as error:
+            raise MediaError.of(operation, self.identity, error) from error
+
+    def _read(self, read: Read) -> Blocks:
+        if read.is_from_media:
+            self.backend.flush()
+        buffer = bytearray(read.blocks * self._size)
+        self.backend.read(read.slba * self._size, [memoryview(buffer)])
+        return Blocks(buffer)
+
+    def _verify(self, verify: Verify) -> None:
+        if verify.is_from_media:
+            self.backend.flush()
+        offset, length = verify.slba * self._size, verify.blocks * self._size
+        buffer = memoryview(bytearray(min(length, VERIFIED_AT_ONCE)))
+        for start in range(0, length, len(buffer)):
+            self.backend.read(offset + start, [buffer[: length - start]])
+
+    def _write(self, write: Write) -> None:
+        self.backend.write(write.slba * self._size, [write.data], write.is_durable)
+
+    def _zero(self, zero: Zero) -> None:
+        self.backend.zero(zero.slba * self._size, zero.blocks * self._size, zero.is_deallocating)
+        if zero.is_durable:
+            self.backend.flush()
+
+    def _deallocate(self, deallocate: Deallocate) -> None:
+        for slba, blocks in deallocate.extents:
+            self.backend.deallocate(slba * self._size, blocks * self._size)
+        if deallocate.is_durable:
+            self.backend.flush()
+
+    def _flush(self, flush: Flush) -> None:
+        self.backend.flush()
+
+
+_WORK: dict[type[Operation], Callable[[DiskMedia, Any], Any]] = {
+    Read: DiskMedia._read,
+    Verify: DiskMedia._verify,
+    Write: DiskMedia._write,
+    Zero: DiskMedia._zero,
+    Deallocate: DiskMedia._deallocate,
+    Flush: DiskMedia._flush,
+}

@@ -1,0 +1,380 @@
+"""What the blocks of a namespace lie on: operations as data, and the media that carry them out.
+
+    namespace.media ->  Filter  ->  Layer  ->  DiskMedia  ->  backend.Backend, which blocks, on threads
+                                           or  a client that gets its answers from the event loop, and has no threads
+
+A medium knows blocks and nothing of NVMe's commands. Media stack: a ``Layer`` is one that has another below it. The
+order matters: what is above sees what the host asks for, what is below sees what the layers above have made of it.
+All of this is called on the controller's thread. What a medium does elsewhere is its own business, and touches nothing
+of the controller's.
+"""
+
+from __future__ import annotations
+
+import errno
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar, NamedTuple
+
+from nvmeemu.backend import Direct
+from nvmeemu.ports import Job
+from nvmeemu.subsystem.formats import Format
+
+VERIFIED_AT_ONCE = 1 << 20  # bytes that a Verify reads at once
+NOTHING = memoryview(b"")
+_EXTENT_SIZE = 256  # bytes of memory that a pair of numbers takes, more or less
+
+
+class Blocks(NamedTuple):
+    """What was read: the data of the blocks, and their metadata, each side by side."""
+
+    data: bytes | bytearray
+    metadata: bytes | bytearray = b""
+
+
+# --- operations
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What a medium is asked to do. Ranges are inside the medium and not empty: whoever asks has looked before."""
+
+    is_changing: ClassVar[bool] = True
+    """What a host sees afterwards may be another, so it must have ended before the host goes on without it."""
+
+    def held(self, format: Format) -> int:
+        """Bytes of memory that it takes until it ends."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Read(Operation):
+    """Its result is ``Blocks``. With ``is_from_media``, what is read has been made durable before."""
+
+    slba: int
+    blocks: int
+    is_from_media: bool = False
+    is_changing = False
+
+    def held(self, format: Format) -> int:
+        return self.blocks * format.block_size
+
+
+@dataclass(frozen=True, slots=True)
+class Verify(Operation):
+    """Find out whether blocks can be read; nobody gets them."""
+
+    slba: int
+    blocks: int
+    is_from_media: bool = False
+    is_changing = False
+
+    def held(self, format: Format) -> int:
+        return min(self.blocks * format.block_size, VERIFIED_AT_ONCE)
+
+
+@dataclass(frozen=True, slots=True)
+class Write(Operation):
+    """``data`` is a whole number of blocks, ``metadata`` as much as they have. With ``is_durable`` it is when it has
+    ended, whatever becomes of the power."""
+
+    slba: int
+    data: memoryview
+    metadata: memoryview = NOTHING
+    is_durable: bool = False
+
+    def held(self, format: Format) -> int:
+        return len(self.data) + len(self.metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Zero(Operation):
+    """Have blocks read as zeros; with ``is_deallocating`` give their storage back if possible."""
+
+    slba: int
+    blocks: int
+    is_deallocating: bool = False
+    is_durable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Deallocate(Operation):
+    """Give the storage of ``extents``, (slba, blocks), back if possible: each then reads as zeros, or as before."""
+
+    extents: Sequence[tuple[int, int]]
+    is_durable: bool = False
+
+    def held(self, format: Format) -> int:
+        return _EXTENT_SIZE * len(self.extents)
+
+
+@dataclass(frozen=True, slots=True)
+class Flush(Operation):
+    """Make all that has been written durable."""
+
+
+# --- errors
+
+
+class ErrorKind(Enum):
+    """What is wrong with a medium, or with what it holds."""
+
+    UNRECOVERED_READ = "unrecovered read"
+    WRITE_FAULT = "write fault"
+    NO_SPACE = "no space"
+    READ_ONLY = "read only"
+    GUARD_CHECK = "guard check"
+    APPLICATION_TAG_CHECK = "application tag check"
+    REFERENCE_TAG_CHECK = "reference tag check"
+
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LASTING_NUMBERS = (*_NO_SPACE, errno.EROFS)
+_LASTING = frozenset(ErrorKind) - {ErrorKind.UNRECOVERED_READ, ErrorKind.WRITE_FAULT}
+
+
+class MediaError(Exception):
+    """An operation has failed. ``disk`` is the identity of the medium that failed, ``lba`` the first block that met
+    the error (None: it is not known), ``cause`` what the system says."""
+
+    def __init__(self, kind: ErrorKind, disk: str, lba: int | None = None, cause: OSError | None = None) -> None:
+        super().__init__(kind, disk, lba, cause)
+        self.kind = kind
+        self.disk = disk
+        self.lba = lba
+        self.cause = cause
+
+    def __str__(self) -> str:
+        where = "" if self.lba is None else f" at block {self.lba:#x}"
+        return f"disk {self.disk}: {self.kind.value}: {self.why}{where}"
+
+    @classmethod
+    def of(cls, operation: Operation, disk: str, cause: OSError) -> MediaError:
+        """The one that an OSError means for the operation that has met it."""
+        if not operation.is_changing:
+            kind = ErrorKind.UNRECOVERED_READ
+        elif cause.errno in _NO_SPACE:
+            kind = ErrorKind.NO_SPACE
+        elif cause.errno == errno.EROFS:
+            kind = ErrorKind.READ_ONLY
+        else:
+            kind = ErrorKind.WRITE_FAULT
+        return cls(kind, disk, cause=cause)
+
+    @property
+    def why(self) -> str:
+        """The system's words for it, or ours."""
+        return self.kind.value if self.cause is None else self.cause.strerror or str(self.cause)
+
+    @property
+    def is_lasting(self) -> bool:
+        """Another attempt fails as well."""
+        return self.kind in _LASTING or (self.cause is not None and self.cause.errno in _LASTING_NUMBERS)
+
+
+# --- media
+
+Done = Callable[[Any, BaseException | None], None]
+
+
+class Budget:
+    """How many bytes the commands at one medium hold, of all controllers together. As long as that is less than
+    ``most`` one more may begin, so ``most`` is exceeded by less than one transfer."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.held = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self.held >= self.most
+
+    def take(self, size: int) -> None:
+        self.held += size
+
+    def give_back(self, size: int) -> None:
+        self.held -= size
+
+
+class Media(ABC):
+    """Blocks. ``start`` takes all operations; ``read_now`` and ``write_now`` are the fast path for some of them."""
+
+    def __init__(self, format: Format, budget: Budget) -> None:
+        self.format = format
+        self.budget = budget
+
+    @property
+    @abstractmethod
+    def blocks(self) -> int:
+        """How many there are."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """A text that is the same at each start for the same disk, and differs between disks."""
+
+    @property
+    @abstractmethod
+    def read_only(self) -> bool: ...
+
+    @property
+    @abstractmethod
+    def volatile_cache(self) -> bool:
+        """What has been written may still be lost by a power cut, unless it was durable or flushed."""
+
+    @property
+    def direct(self) -> Direct | None:
+        """For the native engine, which goes past ``start``; None: every operation has to come here."""
+        return None
+
+    @abstractmethod
+    def start(self, operation: Operation, done: Done) -> Job:
+        """Begin an operation, without waiting for anything. ``done(result, None)`` or ``done(None, error)`` is called
+        once, on the controller's thread, perhaps before ``start`` returns; the error is a MediaError, or whatever
+        shows a mistake of ours. Operations may overtake each other."""
+
+    def read_now(self, slba: int, data: Sequence[memoryview], metadata: Sequence[memoryview] = ()) -> bool:
+        """Fill the views, in order, from this block on, if that can be done without waiting; False: it was not, or not
+        all of it."""
+        return False
+
+    def write_now(self, slba: int, data: Sequence[memoryview], metadata: Sequence[memoryview] = ()) -> bool:
+        """Write the views, in order, from this block on; else as ``read_now``."""
+        return False
+
+    def refresh(self) -> None:  # noqa: B027  # most have the size that they had
+        """Look at its size anew. Raises OSError."""
+
+    def close(self) -> None:  # noqa: B027  # nothing to close is a fine default
+        """Give back what it holds; it does not flush."""
+
+
+class Layer(Media):
+    """A medium above another one, which passes everything on. One that is to see every operation is a ``Filter``."""
+
+    def __init__(self, inner: Media) -> None:
+        super().__init__(inner.format, inner.budget)
+        self.inner = inner
+
+    @property
+    def blocks(self) -> int:
+        return self.inner.blocks
+
+    @property
+    def read_only(self) -> bool:
+        return self.inner.read_only
+
+    @property
+    def volatile_cache(self) -> bool:
+        return self.inner.volatile_cache
+
+    @property
+    def identity(self) -> str:
+        return self.inner.identity
+
+    @property
+    def direct(self) -> Direct | None:
+        return self.inner.direct
+
+    def start(self, operation: Operation, done: Done) -> Job:
+        return self.inner.start(operation, done)
+
+    def read_now(self, slba: int, data: Sequence[memoryview], metadata: Sequence[memoryview] = ()) -> bool:
+        return self.inner.read_now(slba, data, metadata)
+
+    def write_now(self, slba: int, data: Sequence[memoryview], metadata: Sequence[memoryview] = ()) -> bool:
+        return self.inner.write_now(slba, data, metadata)
+
+    def refresh(self) -> None:
+        self.inner.refresh()
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+Steps = Generator[tuple[Media, Operation], Any, Any]
+"""Operations one after the other. Each ``yield`` gives one to a medium, and is its result, or raises its error; what is
+returned is the result of the whole."""
+
+
+class Filter(Layer):
+    """A layer that does something with operations, written as ``steps``. It sees each of them: the ways past ``start``
+    are closed."""
+
+    @abstractmethod
+    def steps(self, operation: Operation) -> Steps:
+        """What is done in place of ``operation``: mostly to ``self.inner``. May raise MediaError."""
+
+    @property
+    def direct(self) -> Direct | None:
+        return None
+
+    def start(self, operation: Operation, done: Done) -> Job:
+        return run(self.steps(operation), done)
+
+    def read_now(self, slba: int, data: Sequence[memoryview], metadata: Sequence[memoryview] = ()) -> bool:
+        return False
+
+    def write_now(self, slba: int, data: Sequence[memoryview], metadata: Sequence[memoryview] = ()) -> bool:
+        return False
+
+
+def run(steps: Steps, done: Done) -> Job:
+    """Begin the first step; each of the others begins when the one before it has ended. ``done`` as for
+    ``Media.start``."""
+    job = _Run(steps, done)
+    job.advance(None, None)
+    return job
+
+
+def flush_all(media: Sequence[Media]) -> Steps:
+    """One after the other, up to the first that fails."""
+    for one in media:
+        yield one, Flush()
+
+
+class _Run:
+    """Steps on their way, as the Job of the whole. A step may end before ``start`` has returned: no recursion, or a
+    long way would overflow the stack."""
+
+    def __init__(self, steps: Steps, done: Done) -> None:
+        self._steps = steps
+        self._done = done
+        self._job: Job | None = None  # of the first step, as long as it may not have begun
+        self._number = 0
+        self._ended: tuple[Any, BaseException | None] | None = None  # how the last step has
+        self._is_advancing = False
+
+    def advance(self, result: Any, error: BaseException | None) -> None:
+        """A step has ended: begin the next one."""
+        self._ended = (result, error)
+        if self._is_advancing:
+            return
+        self._is_advancing = True
+        while self._ended is not None:
+            (result, error), self._ended = self._ended, None
+            self._step(result, error)
+        self._is_advancing = False
+
+    def _step(self, result: Any, error: BaseException | None) -> None:
+        self._job = None
+        try:
+            media, operation = self._steps.send(result) if error is None else self._steps.throw(error)
+        except StopIteration as end:
+            self._done(end.value, None)
+        except Exception as failure:
+            self._done(None, failure)
+        else:
+            self._number += 1
+            job = media.start(operation, self.advance)
+            if self._number == 1 and self._ended is None:
+                self._job = job
+
+    def cancel(self) -> bool:
+        """Only before anything of it has begun."""
+        if self._job is None or not self._job.cancel():
+            return False
+        self._steps.close()
+        return True
