@@ -8,7 +8,7 @@ from nvmeemu.spec import PAGE_MIN
 from nvmeemu.spec.structures import IdentifyController, IdentifyNamespace, IndependentNamespace, LbaFormat
 
 THIN, NSABP, OPTPERF = 1 << 0, 1 << 1, 1 << 4  # of NSFEAT
-SHARED, ANA = 1 << 0, 1 << 3  # of CMIC
+ANA = 1 << 3  # of CMIC
 FORMAT, RESERVATIONS, COPY, WRITE_ZEROES = 1 << 1, 1 << 5, 1 << 8, 1 << 3  # of OACS, and of ONCS
 
 Rules = Iterator[tuple[str, bool]]  # a rule, and whether it holds

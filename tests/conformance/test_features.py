@@ -24,16 +24,6 @@ from nvmeemu.testing import PAGE, Bench, Driver
 CURRENT, DEFAULT, SAVED, CAPABILITIES = range(4)
 GET, SET = 0x0A, 0x09
 OF_NAMESPACES = (FeatureId.ERROR_RECOVERY,)
-WITH_DATA = (FeatureId.TIMESTAMP, FeatureId.HOST_BEHAVIOR_SUPPORT)
-OF_CONTROLLER = (
-    FeatureId.ARBITRATION,
-    FeatureId.POWER_MANAGEMENT,
-    FeatureId.TEMPERATURE_THRESHOLD,
-    FeatureId.INTERRUPT_COALESCING,
-    FeatureId.INTERRUPT_VECTOR_CONFIGURATION,
-    FeatureId.WRITE_ATOMICITY,
-    FeatureId.ASYNC_EVENT_CONFIGURATION,
-)
 CHANGES = (  # (FID, a value that is not the default), both of one dword
     (FeatureId.ARBITRATION, 0x01020304),
     (FeatureId.TEMPERATURE_THRESHOLD, 340),

@@ -80,11 +80,6 @@ def read(path: Path, name: str) -> bytes:
     return _tool("mtype", "-i", f"{path}@@{ESP_START}", f"::{name}")
 
 
-def rest_start(esp: int) -> int:
-    """Where the last partition begins, in bytes."""
-    return ESP_START + esp
-
-
 def _partition(path: Path, esp: int) -> None:
     table = (
         f"label: gpt\n"

@@ -1,4 +1,4 @@
-"""The two ways in which a command or the controller fails."""
+"""How a command fails."""
 
 from __future__ import annotations
 
@@ -33,7 +33,3 @@ class CommandFailed(Exception):
     def field(self) -> int:
         """The 15-bit Status Field, More bit clear."""
         return self.status | (DNR if self.dnr else 0)
-
-
-class ControllerFatal(Exception):
-    """The controller cannot go on: CSTS.CFS, until a reset (Base 1.4, 3.1.6 and 9.5)."""

@@ -88,7 +88,6 @@ class QueuePair:
     sq_tail: int = 0
     cq_head: int = 0
     phase: int = 1
-    sq_head: int = 0
     outstanding: set[int] = field(default_factory=set)  # CIDs
     early: list[Completion] = field(default_factory=list)  # came while another command was waited for
 
@@ -277,7 +276,6 @@ class Driver:
         queue.cq_head = (queue.cq_head + 1) % queue.cq_entries
         if queue.cq_head == 0:
             queue.phase ^= 1
-        queue.sq_head = completion.sqhd
         queue.outstanding.discard(completion.cid)
         if ring:
             self.ring_cq(queue)
