@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+__all__ = ["Backend", "BackendError", "open_backend"]
+
 SECTOR = 512
 _LONGEST_DOUBT = 60  # seconds; a disk gives up a request after 30
 _MEMORY, _RAW = "mem:", "raw:"

@@ -6,6 +6,7 @@ fault = faults.add(Fault(match={"opcode": "write"}, do={"status": "write_fault"}
 
 from nvmeemu.faults.fault import Fault
 from nvmeemu.faults.faults import Faults
+from nvmeemu.faults.file import FaultSet, load, scenario
 from nvmeemu.faults.words import FaultError
 
-__all__ = ["Fault", "FaultError", "Faults"]
+__all__ = ["Fault", "FaultError", "FaultSet", "Faults", "load", "scenario"]

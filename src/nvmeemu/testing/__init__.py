@@ -14,6 +14,7 @@ A controller in a process of its own is driven through a ``VfioBus`` to its sock
 and ``VfioClient`` does to it all that a VMM can do. No part of libvfio-user is needed for that.
 """
 
+from nvmeemu.controller.limits import Limits
 from nvmeemu.testing.bench import Bench
 from nvmeemu.testing.bus import VfioBus
 from nvmeemu.testing.client import Refused, SharedMemory, VfioClient
@@ -50,6 +51,7 @@ __all__ = [
     "Bus",
     "CommandError",
     "Driver",
+    "Limits",
     "ManualWorker",
     "QueuePair",
     "Ram",
