@@ -2,11 +2,11 @@
 
     .venv/bin/python tests/conformance/mutants.py [--of FOLDER] [NAME...]
 
-Each ``[[mutant]]`` of mutants*.toml in a folder of tests names a text that stands exactly once in a file below src/,
-and what to put there. A test of that folder names the mutants that it kills: ``@pytest.mark.kills("late-interrupt")``
-or, if it is of a fact, ``@pytest.mark.fact("A5", kills=("create-cq-accepts-qid-zero",))``; it must pass without them
-and fail, in its own body, with each. Of a parametrized test one case has to fail; a mark on a single ``pytest.param``
-means that case.
+Each ``[[mutant]]`` of mutants*.toml in a folder of tests names some code in a function, and what to put there (see
+``anchors``, which finds it in whatever file it is). A test of that folder names the mutants that it kills:
+``@pytest.mark.kills("late-interrupt")`` or, if it is of a fact, ``@pytest.mark.fact("A5", kills=("cq-of-qid-zero",))``;
+it must pass without them and fail, in its own body, with each. Of a parametrized test one case has to fail; a mark on a
+single ``pytest.param`` means that case.
 
 No source is touched: pytest is imported once, and each mutant gets a forked process in which the changed module is
 imported from memory instead, as in the servers that its tests start.
@@ -34,57 +34,63 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "tests"))  # where this is run as a program
 
+from conformance.anchors import BadMutant, Change, change_c, change_python  # noqa: E402
 from conformance.changed import hand_on, install  # noqa: E402
 
 TESTS = Path("tests/conformance")
+OF_C = "native"  # the folder whose mutants are in C; it has a runner of its own
 _OTHER_ENGINES = {"native", "mapped"}  # cases of these are left out: the mutants are those of the Python path
 _JOBS = 2
 _MEMORY = 2 << 30  # bytes; a mutant may loop
 _SECONDS = 60  # for a test; machines are shared
 
 
-class BadMutant(Exception):
-    """A mutant that cannot be made, or proves nothing."""
-
-
 @dataclass(frozen=True)
 class Mutant:
-    """A fault: ``old`` in ``file`` becomes ``new``. ``why``: whose fault it is, or what it stands for."""
+    """A fault: ``old`` in ``within`` becomes ``new``. ``why``: whose fault it is, or what it stands for."""
 
     name: str
-    file: str
+    within: str
     old: str
     new: str
     why: str
 
-    def source(self, root: Path) -> str:
-        """The changed text of the file. Raises BadMutant."""
-        try:
-            text = (root / self.file).read_text()
-        except OSError as error:
-            raise BadMutant(f"{self.file}: {error.strerror}") from None
-        if (times := text.count(self.old)) != 1:
-            raise BadMutant(f"its old text stands {times} times in {self.file}, not once")
-        return text.replace(self.old, self.new)
+    def change(self, root: Path) -> Change:
+        """Raises BadMutant."""
+        return change_python(root, self.within, self.old, self.new)
 
-    @property
-    def module(self) -> str:
-        parts = Path(self.file).with_suffix("").parts[1:]  # without src
-        return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+class MutantOfC(Mutant):
+    """The same in C."""
+
+    def change(self, root: Path) -> Change:
+        return change_c(root, self.within, self.old, self.new)
 
 
 def load(root: Path, tests: Path = TESTS) -> dict[str, Mutant]:
     """The mutants of all files of that folder, by name. Raises BadMutant."""
+    kind = MutantOfC if tests.name == OF_C else Mutant
     found: dict[str, Mutant] = {}
     for path in sorted((root / tests).glob("mutants*.toml")):
         for entry in tomllib.loads(path.read_text()).get("mutant", ()):
             try:
-                mutant = Mutant(**entry)
+                mutant = kind(**entry)
             except TypeError as error:
                 raise BadMutant(f"{path.name}: {entry.get('name')}: {error}") from None
             if mutant.name in found:
                 raise BadMutant(f"{path.name}: there are two mutants named {mutant.name}")
             found[mutant.name] = mutant
+    return found
+
+
+def misfits(root: Path, mutants: Iterable[Mutant]) -> list[str]:
+    """Those that cannot be made, with the reason: whoever has moved code may have much to follow."""
+    found = []
+    for mutant in mutants:
+        try:
+            mutant.change(root)
+        except BadMutant as error:
+            found.append(f"ERROR: {mutant.name}: {error}")
     return found
 
 
@@ -142,11 +148,12 @@ def run_tests(root: Path, mutant: Mutant | None, nodes: Iterable[str]) -> Outcom
     """Run tests in this process, which must not have imported the project; with ``mutant``, on changed code."""
     if mutant is None:
         return _run_tests(root, nodes)
-    change = mutant.module, str(root / mutant.file), mutant.source(root)
-    install(*change)
+    change = mutant.change(root)
+    changed = change.module, str(root / change.file), change.text
+    install(*changed)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
-        hand_on(Path(folder), *change)
+        hand_on(Path(folder), *changed)
         return _run_tests(root, nodes)
 
 
@@ -207,6 +214,10 @@ def run(root: Path, only: Sequence[str] = (), verbose: bool = False, tests: Path
     except BadMutant as error:
         print(f"mutants: {error}")
         return 1
+    unfit = misfits(root, [mutant for name, mutant in mutants.items() if not only or name in only])
+    if unfit:  # the code is known to all processes that are forked from here on
+        print(*unfit, sep="\n")
+        return len(unfit)
     for plugin in entry_points(group="pytest11"):
         plugin.load()  # once for all the forks
     with get_context("fork").Pool(_JOBS, maxtasksperchild=1) as pool:

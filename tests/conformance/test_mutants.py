@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from conformance import mutants
+
 pytestmark = pytest.mark.mutants
 
 RUNNER = Path(__file__).with_name("mutants.py")
-OF_C = "native"  # has a runner of its own
-FOLDERS = sorted({path.parent.name for path in RUNNER.parents[1].glob("*/mutants*.toml")} - {OF_C})
+FOLDERS = sorted({path.parent.name for path in RUNNER.parents[1].glob("*/mutants*.toml")} - {mutants.OF_C})
 PROJECT = {
     "pyproject.toml": '[tool.pytest.ini_options]\npythonpath = ["src"]\nmarkers = ["fact"]\n',
-    "src/thing.py": "def double(number: int) -> int:\n    return number * 2\n",
+    "src/thing.py": "WIDTH = 8\n\n\ndef double(number: int) -> int:\n    return number * 2\n",
 }
-MUTANT = '[[mutant]]\nname = "{name}"\nfile = "src/thing.py"\nold = "{old}"\nnew = "{new}"\nwhy = "a test"\n'
 TEST = """
 import pytest, thing
 
@@ -26,6 +26,10 @@ import pytest, thing
 def test_two_threes_are_six(number):
     assert thing.double(number) == 2 * number
 """
+
+
+def triples(new: str, within: str = "double", old: str = "number * 2") -> str:
+    return f'[[mutant]]\nname = "triples"\nwithin = "{within}"\nold = "{old}"\nnew = "{new}"\nwhy = "a test"\n'
 
 
 @pytest.mark.timeout(3600)
@@ -37,12 +41,12 @@ def test_every_mutant_is_killed_by_every_test_that_names_it(folder: str) -> None
     assert result.returncode == 0
 
 
-def _run(root: Path, test: str, mutants: str) -> tuple[int, str]:
+def _run(root: Path, test: str, table: str) -> tuple[int, str]:
     """The runner's answer for a project of one function."""
     for name, text in {
         **PROJECT,
         "tests/conformance/test_thing.py": test,
-        "tests/conformance/mutants.toml": mutants,
+        "tests/conformance/mutants.toml": table,
     }.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,28 +58,20 @@ def _run(root: Path, test: str, mutants: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    ("test", "mutants", "says"),
+    ("test", "table", "says"),
     [
-        pytest.param(TEST, MUTANT.format(name="triples", old="* 2", new="* 3"), "mutants: 1 killed", id="killed"),
-        pytest.param(TEST, MUTANT.format(name="triples", old="* 2", new="+ number"), "triples survives", id="survives"),
-        pytest.param(TEST, MUTANT.format(name="triples", old="number", new="n"), "stands 2 times", id="not-once"),
-        pytest.param(TEST, MUTANT.format(name="triples", old="def ", new="dev "), "triples breaks", id="no-import"),
+        pytest.param(TEST, triples("number * 3"), "mutants: 1 killed", id="killed"),
+        pytest.param(TEST, triples("number + number"), "triples survives", id="survives"),
+        pytest.param(TEST, triples("number * 3", old="number * 4"), "does not stand in double", id="not-there"),
+        pytest.param(TEST, triples("undefined", within="WIDTH", old="8"), "triples breaks", id="no-import"),
         pytest.param(TEST, "", "no mutant is named triples", id="no-mutant"),
         pytest.param(
-            TEST.replace('"triples",', ""),
-            MUTANT.format(name="triples", old="* 2", new="* 3"),
-            "no test names the mutant triples",
-            id="no-test",
+            TEST.replace('"triples",', ""), triples("number * 3"), "no test names the mutant triples", id="no-test"
         ),
-        pytest.param(
-            TEST.replace("==", "!="),
-            MUTANT.format(name="triples", old="* 2", new="* 3"),
-            "fails without any mutant",
-            id="fails-anyway",
-        ),
+        pytest.param(TEST.replace("==", "!="), triples("number * 3"), "fails without any mutant", id="fails-anyway"),
     ],
 )
-def test_the_runner_tells_what_is_wrong(tmp_path: Path, test: str, mutants: str, says: str) -> None:
-    code, text = _run(tmp_path, test, mutants)
+def test_the_runner_tells_what_is_wrong(tmp_path: Path, test: str, table: str, says: str) -> None:
+    code, text = _run(tmp_path, test, table)
     assert says in text
     assert code == (not says.endswith("1 killed")), text

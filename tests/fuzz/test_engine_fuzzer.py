@@ -9,21 +9,40 @@ from pathlib import Path
 
 import pytest
 
+from conformance.mutants import Mutant, MutantOfC
+
 ROOT = Path(__file__).parents[2]
 ENGINE = ROOT / "src/nvmeemu/engine/native"
-FAULTS = {
-    "past-the-end-of-a-region": ("memory.c", "    if (*size > there)\n", "    if (*size > there && size == NULL)\n"),
-    "lba-overflow": (
-        "command.c",
-        "return blocks <= disk->blocks && slba <= disk->blocks - blocks;",
-        "return slba + blocks <= disk->blocks;",
+FAULTS = (  # accesses out of bounds
+    MutantOfC(
+        name="past-the-end-of-a-region",
+        within="guest_at",
+        old="if (*size > there)",
+        new="if (*size > there && size == NULL)",
+        why="memory that is not the guest's",
     ),
-    "a-doorbell-behind-the-page": (
-        "doorbells.c",
-        "engine->takes_doorbells && number < MAX_DOORBELLS ?",
-        "engine->takes_doorbells ?",
+    MutantOfC(
+        name="lba-overflow",
+        within="disk_has",
+        old="return blocks <= disk->blocks && slba <= disk->blocks - blocks;",
+        new="return slba + blocks <= disk->blocks;",
+        why="a range that begins behind the disk's end",
     ),
-}
+    MutantOfC(
+        name="a-doorbell-behind-the-page",
+        within="engine_ring",
+        old="engine->takes_doorbells && number < MAX_DOORBELLS ?",
+        new="engine->takes_doorbells ?",
+        why="a queue whose doorbell is on no page of ours",
+    ),
+)
+LOST = MutantOfC(
+    name="a-lost-doorbell",
+    within="look_at_all_doorbells",
+    old="doorbells_are_rung(lane->engine, MAX_DOORBELLS)",
+    new="doorbells_are_rung(lane->engine, lane->engine->watched)",
+    why="main is not told of a doorbell",
+)
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -35,27 +54,24 @@ def fuzz(*options: object) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def fuzz_planted(name: str, old: str, new: str, tmp_path: Path) -> str:
+def fuzz_planted(fault: Mutant, tmp_path: Path) -> str:
     """For five minutes; what the fuzzer has to say of the fault that it has found."""
-    shutil.copytree(ENGINE, tmp_path / "native")
-    file = tmp_path / "native" / name
-    text = file.read_text()
-    assert text.count(old) == 1, f"{name} has changed: choose another fault"
-    file.write_text(text.replace(old, new))
-    done = fuzz("--seconds", 300, "--source", tmp_path / "native", "--", f"-artifact_prefix={tmp_path}/")
+    change = fault.change(ROOT)
+    source = tmp_path / "native"
+    shutil.copytree(ENGINE, source)
+    (source / (ROOT / change.file).relative_to(ENGINE)).write_text(change.text)
+    done = fuzz("--seconds", 300, "--source", source, "--", f"-artifact_prefix={tmp_path}/")
     assert done.returncode == 1
     return done.stderr
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_access_out_of_bounds_is_found_within_five_minutes(fault: str, tmp_path: Path) -> None:
-    assert "Sanitizer" in fuzz_planted(*FAULTS[fault], tmp_path)  # Address or UndefinedBehavior
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_planted_access_out_of_bounds_is_found_within_five_minutes(fault: Mutant, tmp_path: Path) -> None:
+    assert "Sanitizer" in fuzz_planted(fault, tmp_path)  # Address or UndefinedBehavior
 
 
 def test_the_books_show_that_main_is_not_told_of_a_doorbell(tmp_path: Path) -> None:
-    found = "doorbells_are_rung(lane->engine, MAX_DOORBELLS)"
-    said = fuzz_planted("lane.c", found, found.replace("MAX_DOORBELLS", "lane->engine->watched"), tmp_path)
-    assert "FAULT: a doorbell that main was not told of" in said
+    assert "FAULT: a doorbell that main was not told of" in fuzz_planted(LOST, tmp_path)
 
 
 def test_the_corpus_reaches_the_parsing() -> None:

@@ -11,57 +11,70 @@ from pathlib import Path
 
 import pytest
 
+from conformance.mutants import Mutant
+
 ROOT = Path(__file__).parents[2]
-FAULTS = {
-    "completes-twice-after-abort": (
-        "requests.py",
-        "        was_live, self.live = self.live, False",
-        "        was_live = self.live",
+FAULTS = (
+    Mutant(
+        name="completes-twice-after-abort",
+        within="Request.drop",
+        old="was_live, self.live = self.live, False",
+        new="was_live = self.live",
+        why="a command that was aborted is completed again",
     ),
-    "one-too-many-in-a-full-queue": (
-        "queues.py",
-        "        if after == self.head and self.is_full:",
-        "        if False:",
+    Mutant(
+        name="one-too-many-in-a-full-queue",
+        within="CompletionQueue._write",
+        old="after == self.head and self.is_full",
+        new="False",
+        why="a completion that the host has not seen is overwritten",
     ),
-    "prp-list-without-a-chain": (
-        "prp.py",
-        "        if pages > room:",
-        "        if False:",
+    Mutant(
+        name="prp-list-without-a-chain",
+        within="_list",
+        old="pages > room",
+        new="False",
+        why="the last entry of a list's page is taken for data",
     ),
-    "shadow-doorbells-outlive-a-reset": (
-        "device.py",
-        "        self.shadow = None\n        self.changed_namespaces",
-        "        self.changed_namespaces",
+    Mutant(
+        name="shadow-doorbells-outlive-a-reset",
+        within="Device.reset",
+        old="self.shadow = None",
+        new="",
+        why="the host has given their memory to others",
     ),
-    "a-range-of-one-block-too-many": (
-        "namespace.py",
-        "        if slba + blocks > self.blocks:",
-        "        if slba + blocks > self.blocks + 1:",
+    Mutant(
+        name="a-range-of-one-block-too-many",
+        within="Namespace.extent",
+        old="slba + blocks > self.blocks",
+        new="slba + blocks > self.blocks + 1",
+        why="a block behind the disk's end",
     ),
-    "views-outlive-the-map": (
-        "controller.py",
-        "            cq.ring.forget()",
-        "            pass",
+    Mutant(
+        name="views-outlive-the-map",
+        within="Controller.quiesce",
+        old="cq.ring.forget()",
+        new="pass",
+        why="a queue in memory that has been taken away",
     ),
-    "a-read-is-finished-after-a-reset": (
-        "executor.py",
-        "        if request.live:\n            self._proceed",
-        "        if True:\n            self._proceed",
+    Mutant(
+        name="a-read-is-finished-after-a-reset",
+        within="Executor._go_on",
+        old="request.live",
+        new="True",
+        why="a command of the time before",
     ),
-}
+)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("fault", FAULTS)
-def test_the_fuzzer_finds_a_planted_fault(fault: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_the_fuzzer_finds_a_planted_fault(fault: Mutant, tmp_path: Path) -> None:
     """Within a number of programs that takes a minute at most."""
-    name, old, new = FAULTS[fault]
+    change = fault.change(ROOT)
     shutil.copytree(ROOT / "src/nvmeemu", tmp_path / "nvmeemu", ignore=shutil.ignore_patterns("__pycache__"))
-    file = tmp_path / "nvmeemu" / name
-    text = file.read_text()
-    assert text.count(old) == 1, f"{name} has changed: choose another fault"
-    file.write_text(text.replace(old, new))
+    (tmp_path / change.file.relative_to("src")).write_text(change.text)
     done = subprocess.run(
         (sys.executable, ROOT / "fuzz/hunt.py", "--seed", "1", "--programs", "3000", "--seconds", "500"),
         cwd=tmp_path,

@@ -1,8 +1,9 @@
 """Known faults put into the native engine's C, to prove that the tests can fail: ``mutants.py [NAME...]``.
 
-Each mutant of mutants.toml is compiled in a temporary folder and loaded instead of the real engine. First the two data
-paths are compared on generated commands; a mutant that survives this meets the conformance tests and those of the
-engine. A crash and a hang are ways to be found out, too. The unchanged engine, built in the same way, must pass.
+Each mutant of mutants.toml (conformance/anchors.py finds its place) is compiled in a temporary folder and loaded
+instead of the real engine. First the two data paths are compared on generated commands; a mutant that survives this
+meets the conformance tests and those of the engine. A crash and a hang are ways to be found out, too. The unchanged
+engine, built in the same way, must pass.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,8 +29,11 @@ ROOT = Path(__file__).parents[2]
 if __name__ == "__main__":
     sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "fuzz")]
 
-from conformance.mutants import BadMutant, Mutant  # noqa: E402
+from conformance import mutants  # noqa: E402
+from conformance.anchors import BadMutant, Change  # noqa: E402
+from conformance.mutants import Mutant  # noqa: E402
 
+HERE = Path(__file__).parent.relative_to(ROOT)
 NATIVE = "src/nvmeemu/engine/native"
 MODULE = "nvmeemu.engine.native._engine"
 CASES, SEED = 3000, 1
@@ -40,13 +43,8 @@ JOBS = 2
 FLAGS = ("-std=gnu11", "-D_FILE_OFFSET_BITS=64", "-O1", "-fPIC", "-pthread", "-fvisibility=hidden", "-w")
 
 
-def load() -> list[Mutant]:
-    entries = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())["mutant"]
-    return [Mutant(**entry) for entry in entries]
-
-
 class Builder:
-    """Compiles the engine once, and of each mutant the changed file."""
+    """Compiles the engine once, and of each mutant the changed file, or everything if that is a header."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -54,9 +52,7 @@ class Builder:
         self._root = folder / "root"  # a copy: all is compiled from the same state of the sources
         shutil.copytree(ROOT / NATIVE, self._root / NATIVE)
         self._generate()
-        sources = [*sorted((self._root / NATIVE).glob("*.c")), folder / "_engine.c"]
-        for source in sources:
-            self._compile(source, folder / f"{source.stem}.o")
+        self._compile_all(self._root, folder)
 
     def _generate(self) -> None:
         from cffi import FFI
@@ -69,25 +65,35 @@ class Builder:
         ffi.set_source(MODULE, '#include "engine.h"')
         ffi.emit_c_code(str(self._folder / "_engine.c"))
 
-    def _compile(self, source: Path, target: Path) -> None:
-        places = (self._folder, self._root / NATIVE, sysconfig.get_path("include"))
+    def _compile_all(self, root: Path, folder: Path) -> None:
+        for source in (*sorted((root / NATIVE).glob("*.c")), self._folder / "_engine.c"):
+            self._compile(root, source, folder)
+
+    def _compile(self, root: Path, source: Path, folder: Path) -> None:
+        places = (self._folder, root / NATIVE, sysconfig.get_path("include"))
         options = (*FLAGS, *(f"-I{place}" for place in places), *(("-DHAVE_LIBURING",) if self._liburing else ()))
-        subprocess.run(("cc", *options, "-c", source, "-o", target), check=True)
+        subprocess.run(("cc", *options, "-c", source, "-o", folder / f"{source.stem}.o"), check=True)
+
+    def _compile_change(self, change: Change, folder: Path) -> None:
+        root = folder / "root"
+        shutil.copytree(self._root, root)
+        (root / change.file).write_text(change.text)
+        if change.file.suffix == ".h":
+            self._compile_all(root, folder)
+        else:
+            self._compile(root, root / change.file, folder)
 
     def library(self, mutant: Mutant | None) -> Path:
         """The module with the mutant in it. Raises BadMutant."""
         name = mutant.name if mutant else "unchanged"
-        objects = {path.stem: path for path in self._folder.glob("*.o")}
         folder = self._folder / name
         folder.mkdir()
         if mutant is not None:
-            source = folder / Path(mutant.file).name
-            source.write_text(mutant.source(self._root))
-            objects[source.stem] = source.with_suffix(".o")
             try:
-                self._compile(source, objects[source.stem])
+                self._compile_change(mutant.change(self._root), folder)
             except subprocess.CalledProcessError:
                 raise BadMutant("it does not compile") from None
+        objects = {path.stem: path for place in (self._folder, folder) for path in place.glob("*.o")}
         library = folder / "_engine.so"
         liburing = ("-luring",) if self._liburing else ()
         subprocess.run(("cc", "-shared", "-pthread", "-o", library, *objects.values(), *liburing), check=True)
@@ -155,15 +161,19 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.child:
         return _child(arguments.child)
-    mutants = [mutant for mutant in load() if not arguments.names or mutant.name in arguments.names]
+    try:
+        found = mutants.load(ROOT, HERE).values()
+    except BadMutant as error:
+        parser.error(str(error))
+    chosen = [mutant for mutant in found if not arguments.names or mutant.name in arguments.names]
     faults = 0
     with builders() as builder, ThreadPoolExecutor(JOBS) as pool:
-        for verdict in pool.map(lambda mutant: _judge(builder, mutant), [None, *mutants]):
+        for verdict in pool.map(lambda mutant: _judge(builder, mutant), [None, *chosen]):
             is_wrong = bool(verdict.fault) or bool(verdict.how) == (verdict.name == "(unchanged)")
             faults += is_wrong
             what = verdict.fault or verdict.how or "nothing found"
             print(f"{'ERROR' if is_wrong else 'right':6} {verdict.name:28} {what}", flush=True)
-    print(f"mutants of the engine: {len(mutants)}, {faults} errors; CPU {sum(os.times()[:4]):.0f} s")
+    print(f"mutants of the engine: {len(chosen)}, {faults} errors; CPU {sum(os.times()[:4]):.0f} s")
     return 1 if faults else 0
 
 

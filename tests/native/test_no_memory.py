@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from conformance.mutants import Mutant
-from native.mutants import NATIVE, ROOT, Builder
+from conformance.mutants import MutantOfC
+from native.mutants import ROOT, Builder
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.controller.limits import Limits
 from nvmeemu.engine.native.engine import NativeEngine
 from nvmeemu.spec import DOORBELLS, NvmOpcode, ReadWrite
 from nvmeemu.testing import PAGE, Bench
 
-NO_MEMORY = Mutant(
+NO_MEMORY = MutantOfC(
     name="no-memory",
-    file=f"{NATIVE}/queue.c",
+    within="cq_wait",
     old="struct completion *waiting = malloc(room * sizeof(*waiting));",
     new="struct completion *waiting = room > 16 ? malloc(room * sizeof(*waiting)) : NULL;",
     why="the only way to be without memory for just this",
