@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nvmeemu.app.arguments import MOST_IO_THREADS
-from nvmeemu.app.serve import usual_io_threads
+from nvmeemu.app.engines import usual_io_threads
 from server.process import Serve, run
 
 pytestmark = pytest.mark.long

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 
 from nvmeemu import __version__
-from nvmeemu.app.arguments import MOST_IO_THREADS, Hex, Number, Parser, tell
-from nvmeemu.controller.bounds import MAX_IO_QUEUES, MOST_NAMESPACES, OPTIONS
+from nvmeemu.app.arguments import Number, Parser, tell
+from nvmeemu.controller.bounds import MAX_IO_QUEUES, MOST_NAMESPACES
 
 _SERVE = """\
 Be an NVMe drive on a vfio-user socket, for one client (QEMU, ...) after another.
@@ -49,13 +49,6 @@ Talk to a running `nvmeemu serve --control PATH`.
   nvmeemu ctl --control PATH fault add scenario:flaky
   nvmeemu ctl --control PATH namespace add disk2.img
 """
-
-_FEATURES = [
-    *("create", "read-only", "overlay", "direct", "block-size", "once", "pid-file", "ready-fd", "no-msix"),
-    *("engine", "io-threads", "doorbells", "trace", "faults", "control", "ocp"),
-    *("firmware", "subnqn", "cntlid", "nguid", "uuid", "eui64"),
-    *(option.name for option in OPTIONS.values()),
-]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -136,6 +129,7 @@ def _run(arguments: argparse.Namespace, words: list[str], command: list[str]) ->
 
 def capabilities() -> dict[str, object]:
     """What this build can do, for managers of VMs (the convention of QEMU's vhost-user back-ends)."""
+    from nvmeemu.app.drive.options import names
     from nvmeemu.engine.native.engine import EngineMissing
     from nvmeemu.engine.native.engine import require as require_engine
     from nvmeemu.vfio import BindingMissing
@@ -158,7 +152,7 @@ def capabilities() -> dict[str, object]:
         "binding": is_built,
         "engines": engines,
         "backends": ["raw", "mem"],
-        "features": _FEATURES,
+        "features": [*names(), "once", "pid-file", "ready-fd"],
         "nvme": {"version": "1.4", "max_io_queues": MAX_IO_QUEUES, "max_namespaces": MOST_NAMESPACES},
     }
 
@@ -178,13 +172,8 @@ def _parser() -> Parser:
     serve.add_argument("--version", action="version", version=f"nvmeemu {__version__}")
     serve.add_argument("--print-capabilities", action="store_true", help="print what this build can do, as JSON")
     serve.add_argument("--socket", metavar="PATH", help="where to listen; made with mode 0600")
-    _add_disk(serve.add_argument_group("disk"))
-    _add_device(serve.add_argument_group("device"))
-    _add_limits(serve.add_argument_group("limits"))
-    _add_process(process := serve.add_argument_group("process"))
+    _add_process(process := _add_drive(serve))
     process.add_argument("--ready-fd", metavar="N", type=Number(0, 1 << 20), help="gets a line when it listens")
-    _add_trace(serve.add_argument_group("trace"))
-    _add_faults(serve.add_argument_group("faults and control"))
     _add_run(commands)
     _add_ctl(commands)
     for name, text in _TRACES.items():
@@ -203,12 +192,7 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
     run.set_defaults(parser=run, print_capabilities=False)
     run.add_argument("--version", action="version", version=f"nvmeemu {__version__}")
     run.add_argument("--socket", metavar="PATH", help="where the drive listens (in a folder of its own in $TMPDIR)")
-    _add_disk(run.add_argument_group("disk"))
-    _add_device(run.add_argument_group("device"))
-    _add_limits(run.add_argument_group("limits"))
-    _add_process(run.add_argument_group("process"), log_level="warning")
-    _add_trace(run.add_argument_group("trace"))
-    _add_faults(run.add_argument_group("faults and control"))
+    _add_process(_add_drive(run), log_level="warning")
 
 
 def _add_ctl(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -250,75 +234,16 @@ def _number_or_all(text: str) -> str:
     return text if text == "all" else str(Number(1, 1 << 30)(text))
 
 
-def _add_disk(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--disk",
-        metavar="SPEC",
-        action="append",
-        help="a raw file, a block device, or mem:SIZE; each is a namespace",
-    )
-    group.add_argument("--size", metavar="SIZE", help="with --create: size of the disk, for example 10G")
-    group.add_argument("--create", action="store_true", help="make the file if it does not exist")
-    group.add_argument("--read-only", action="store_true", help="never write; others may read the disk too")
-    group.add_argument("--overlay", action="store_true", help="throw away at exit what is written; never copies")
-    group.add_argument("--direct", action="store_true", help="no page cache (O_DIRECT), as QEMU's cache.direct=on")
-    group.add_argument("--block-size", type=int, choices=(512, 4096), default=512, help="of the namespace (512)")
+def _add_drive(parser: Parser) -> argparse._ArgumentGroup:
+    """What describes the drive; the group of what is the process' own."""
+    from nvmeemu.app.drive.options import GROUPS, add  # start-up: other commands need none of it
 
-
-def _add_device(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--serial", metavar="S", help="serial number (made from the disk's path)")
-    group.add_argument("--model", metavar="M", default="nvmeemu NVMe Controller", help="model number (%(default)s)")
-    group.add_argument("--firmware", metavar="F", default="1.0", help="firmware revision, 8 characters (%(default)s)")
-    group.add_argument("--subnqn", metavar="NQN", help="NVM subsystem (made from serial and model number)")
-    group.add_argument("--cntlid", metavar="N", type=Number(0, 0xFFEF), default=1, help="controller id (%(default)s)")
-    each = "the first one for the first --disk, ... (made from the disk's path)"
-    group.add_argument("--nguid", metavar="HEX", type=Hex(16), action="append", help=f"16 bytes; {each}")
-    group.add_argument("--uuid", metavar="UUID", type=Hex(16), action="append", help="likewise")
-    group.add_argument("--eui64", metavar="HEX", type=Hex(8), action="append", help="8 bytes; likewise (none)")
-    group.add_argument("--no-msix", action="store_true", help="no MSI-X capability: the interrupt pin only")
-    group.add_argument("--vendor-id", metavar="ID", type=Number(0, 0xFFFF), help="PCI vendor id, for example 0x1234")
-    group.add_argument("--device-id", metavar="ID", type=Number(0, 0xFFFF), help="PCI device id")
-
-
-def _add_limits(group: argparse._ArgumentGroup) -> None:
-    for option in OPTIONS.values():
-        number = Number(option.least, option.most)
-        about = f"{option.about} ({option.default})"
-        group.add_argument(f"--{option.name}", metavar="N", type=number, help=about)
-
-
-def _add_trace(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--trace", metavar="FILE", help="record all that host and device say; see nvmeemu trace --help")
-    group.add_argument("--trace-payload", action="store_true", help="with the data itself, not only its digests")
-
-
-def _add_faults(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--faults", metavar="FILE", action="append", help="break it on purpose (docs/faults.md); or scenario:NAME"
-    )
-    group.add_argument("--control", metavar="PATH", help="listen there for nvmeemu ctl; made with mode 0600")
-    group.add_argument("--ocp", action="store_true", help="let the guest arm faults: nvme ocp set-error-injection")
+    groups = {title: parser.add_argument_group(title) for title in GROUPS}
+    add(groups.values())
+    return groups["process"]
 
 
 def _add_process(group: argparse._ArgumentGroup, log_level: str = "info") -> None:
-    group.add_argument(
-        "--engine",
-        choices=("auto", "native", "python"),
-        default="auto",
-        help="who serves reads and writes: native (C, fast), python, or auto (default): native if it was built",
-    )
-    group.add_argument(
-        "--doorbells",
-        choices=("auto", "trapped", "mapped"),
-        default="auto",
-        help="trapped: messages, asleep when idle; mapped: memory, polled by the native engine; auto: trapped",
-    )
-    group.add_argument(
-        "--io-threads",
-        metavar="N",
-        type=Number(1, MOST_IO_THREADS),
-        help=f"of the native engine (half of the CPUs that it may use, {MOST_IO_THREADS} at most)",
-    )
     group.add_argument("--once", action="store_true", help="exit when the first client has left")
     group.add_argument("--pid-file", metavar="F", help="written when it listens, removed at exit")
     levels = ("debug", "info", "warning", "error")

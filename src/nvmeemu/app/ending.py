@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from nvmeemu.app.disks import Disks
 from nvmeemu.app.signals import MEANINGLESS, WISHES
 from nvmeemu.backend import Backend, describe
 from nvmeemu.vfio import Loop
@@ -26,9 +27,9 @@ class Ending:
     later ends the process at once. ``give_up`` is called just before that."""
 
     def __init__(self, loop: Loop) -> None:
-        self.backends: dict[str, Backend] = {}
+        self.disks: list[Disks] = []  # of each drive
         self.give_up: Callable[[], None] = lambda: None
-        self._unsynced: list[str] = []
+        self._unsynced: list[tuple[str, Backend]] = []
         self._loop = loop
         self._heard_at = math.inf  # when the first signal came
 
@@ -49,27 +50,38 @@ class Ending:
         self._loop.request_stop()
         if now - self._heard_at <= SAME_WISH:
             return
-        disks = ", ".join(self._unsynced or self.backends)
+        disks = ", ".join(name for name, _ in self._unsynced or self._all())
         os.write(2, f"nvmeemu serve: ended by a second signal: not synced: {disks}\n".encode())
         self.give_up()
         os._exit(1)
 
-    def sync(self) -> list[str]:
-        """Make all written data durable; what failed, and why. On a thread of its own, so that signals are heard."""
-        self._unsynced = [name for name, backend in self.backends.items() if backend.volatile_cache]
-        failures: list[str] = []
-        thread = threading.Thread(target=self._sync_all, args=(failures,), daemon=True)
-        thread.start()
-        thread.join(SAY_SO_AFTER)
-        if thread.is_alive():
-            log.info("syncing %s; a second signal ends without", ", ".join(self._unsynced))
-            thread.join()
-        return failures
+    def _all(self) -> list[tuple[str, Backend]]:
+        return [one for disks in self.disks for one in disks.backends.items()]
 
-    def _sync_all(self, failures: list[str]) -> None:
-        for name in tuple(self._unsynced):
-            try:
-                self.backends[name].flush()
-            except OSError as error:
-                failures.append(f"{name}: {describe(error)}")
-            self._unsynced.remove(name)
+    def sync(self) -> list[str]:
+        """Make all written data durable; what failed, and why. On threads: signals are heard meanwhile, and no disk
+        waits for another one, which may never answer."""
+        todo = [(name, backend) for name, backend in self._all() if backend.volatile_cache]
+        self._unsynced = list(todo)
+        failures: dict[int, str] = {}
+        threads = [
+            threading.Thread(target=self._sync, args=(index, *one, failures), daemon=True)
+            for index, one in enumerate(todo)
+        ]
+        for thread in threads:
+            thread.start()
+        say_so_at = time.monotonic() + SAY_SO_AFTER
+        for thread in threads:
+            thread.join(max(0.0, say_so_at - time.monotonic()))
+        if names := ", ".join(name for name, _ in self._unsynced):
+            log.info("syncing %s; a second signal ends without", names)
+        for thread in threads:
+            thread.join()
+        return [failures[index] for index in sorted(failures)]
+
+    def _sync(self, index: int, name: str, backend: Backend, failures: dict[int, str]) -> None:
+        try:
+            backend.flush()
+        except OSError as error:
+            failures[index] = f"{name}: {describe(error)}"
+        self._unsynced.remove((name, backend))

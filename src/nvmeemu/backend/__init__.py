@@ -182,6 +182,12 @@ def is_same(spec: str, other: str) -> bool:
         return os.path.realpath(path) == os.path.realpath(other_path)  # one that is yet to be made
 
 
+def placed(spec: str, folder: str) -> str:
+    """The spec of a disk as it is meant in this folder: with its path, if it has one."""
+    kind, path = (_RAW, spec.removeprefix(_RAW)) if spec.startswith(_RAW) else ("", spec)
+    return spec if not path or is_memory(spec) or _URL.match(spec) else kind + os.path.join(folder, path)
+
+
 def open_backend(
     spec: str,
     *,

@@ -11,7 +11,7 @@ from typing import Any
 
 from nvmeemu.app.arguments import tell
 from nvmeemu.app.control.client import Control, ControlError, Unreachable
-from nvmeemu.backend import is_memory
+from nvmeemu.backend import placed
 
 INVALID_PARAMS = -32602  # bad use, as far as we are concerned
 
@@ -49,19 +49,13 @@ def _calls(arguments: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
         return [("fault.remove", {} if one == "all" else {"id": int(one)}) for one in arguments.id]
     if what == ("namespace", "add"):
         wanted = {"nsid": arguments.nsid} if arguments.nsid else {}
-        return [("namespace.add", {"disk": _absolute(arguments.disk), **wanted})]
+        return [("namespace.add", {"disk": placed(arguments.disk, os.getcwd()), **wanted})]
     if what == ("namespace", "rm"):
         return [("namespace.remove", {"nsid": arguments.nsid})]
     if what == ("namespace", "resize"):
         wanted = {"size": arguments.size} if arguments.size is not None else {}
         return [("namespace.resize", {"nsid": arguments.nsid, **wanted})]
     return [("fault.list" if arguments.what == "fault" else "status", {})]
-
-
-def _absolute(disk: str) -> str:
-    """The server may have another working folder."""
-    kind, colon, path = disk.partition(":") if disk.startswith("raw:") else ("", "", disk)
-    return f"{kind}{colon}{os.path.abspath(path)}" if path and not is_memory(disk) else disk
 
 
 def _added(words: list[str]) -> list[tuple[str, dict[str, Any]]]:

@@ -1,0 +1,35 @@
+"""The faults that a controller has from its beginning on."""
+
+from __future__ import annotations
+
+from nvmeemu.app.drive.keys import ControllerTable
+from nvmeemu.app.drive.source import Failure
+from nvmeemu.backend import describe
+from nvmeemu.controller.controller import Controller
+from nvmeemu.faults import FaultError, Faults
+from nvmeemu.faults.file import FaultSet, load
+from nvmeemu.faults.ocp import offer
+
+
+def load_all(table: ControllerTable) -> FaultSet:
+    """What its files and scenarios hold, together. Raises Failure."""
+    try:
+        found = [load(spec) for spec in table.faults]
+    except FaultError as error:
+        raise Failure(f"--faults: {error}", 2) from None
+    except OSError as error:
+        raise Failure(f"--faults {error.filename}: {describe(error)}", 2) from None
+    seeds = {one.seed for one in found if one.seed is not None}
+    if len(seeds) > 1:
+        raise Failure("--faults: the files have different seeds, and a drive has one: leave out all but one", 2)
+    return FaultSet([fault for one in found for fault in one.faults], min(seeds, default=None))
+
+
+def arm(table: ControllerTable, controller: Controller, given: FaultSet) -> Faults:
+    """The faults, at work."""
+    faults = Faults(controller, given.seed or 0)
+    if table.ocp:
+        offer(controller.device, faults)
+    for fault in given.faults:
+        faults.add(fault)
+    return faults

@@ -1,0 +1,121 @@
+"""One drive, put together: its disks, engine, controller, trace, faults, socket and control socket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from nvmeemu.app import arming, engines, recording
+from nvmeemu.app.control.methods import Methods, OpenDisk
+from nvmeemu.app.control.server import ControlServer
+from nvmeemu.app.disks import Disks
+from nvmeemu.app.drive.description import Drive
+from nvmeemu.app.drive.keys import NamespaceTable
+from nvmeemu.app.drive.source import Failure
+from nvmeemu.backend import Backend
+from nvmeemu.controller.controller import Controller
+from nvmeemu.controller.device import DEVICE_ID, VENDOR_ID, Identity, serial_of
+from nvmeemu.faults.file import FaultSet
+from nvmeemu.ports import Mirrors
+from nvmeemu.subsystem.namespace import Namespace, Namespaces
+from nvmeemu.vfio import Loop, PciHost, PciIdentity, ServeError, Server
+from nvmeemu.vfio import check as check_socket
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A drive that can be served."""
+
+    drive: Drive
+    disks: Disks
+    controller: Controller
+    server: Server
+
+    @property
+    def socket(self) -> str:
+        return self.drive.controller.socket or ""
+
+
+def faults_of(drive: Drive) -> FaultSet:
+    """What its controller's files of faults hold. Raises Failure."""
+    with drive.source.at("controller", 0):
+        return arming.load_all(drive.controller)
+
+
+def check(drive: Drive) -> None:
+    """Raise Failure if this build cannot serve, or nobody can at the drive's socket. To be asked before all else."""
+    try:
+        check_socket(drive.controller.socket or "")
+    except ServeError as error:
+        raise drive.source.failure(str(error), "controller", 0, "socket", status=1) from None
+
+
+def assemble(drive: Drive, disks: Disks, faults: FaultSet, loop: Loop, stack: ExitStack) -> Assembly:
+    """Open all that it needs, and listen; ``stack`` closes it. Raises Failure."""
+    namespaces = disks.open_all()
+    with drive.source.at("controller", 0):
+        return _connect(drive, disks, namespaces, faults, loop, stack)
+
+
+def _connect(
+    drive: Drive, disks: Disks, namespaces: Sequence[Namespace], given: FaultSet, loop: Loop, stack: ExitStack
+) -> Assembly:
+    table = drive.controller
+    host = PciHost()
+    engine = engines.start(table, loop, stack)
+    limits = drive.limits_of(table)
+    if limits.dstrd and engine is not None and engine.doorbells_fd >= 0:
+        raise Failure("--doorbells mapped: they lie side by side: leave out --dstrd", 2)
+    identity = _identity(drive, namespaces[0])
+    inventory = Namespaces(limits.namespaces)
+    for namespace in namespaces:
+        inventory.add(namespace)
+    controller = Controller(host, loop, loop, inventory, identity, limits, engine)
+    host.mirror = Mirrors(engine, controller.taps)
+    trace = recording.start(table, controller, engine, stack)
+    faults = arming.arm(table, controller, given)
+    pci = PciIdentity(identity.vendor_id, identity.device_id, identity.vendor_id, identity.device_id)
+    try:
+        server = stack.enter_context(Server(loop, host, controller, table.socket or "", pci))
+    except ServeError as error:
+        raise drive.source.failure(str(error), "controller", 0, "socket", status=1) from None
+    server.on_attach, server.on_leave = controller.taps.attached, controller.taps.left
+    if table.control is not None:
+        open_disk, close_disk = _hot_plug(drive, disks, controller, loop)
+        methods = Methods(controller, faults, open_disk, close_disk, None if trace is None else trace.note)
+        try:
+            stack.enter_context(ControlServer(loop, table.control, methods.table()))
+        except ServeError as error:
+            raise drive.source.failure(str(error), "controller", 0, "control", status=1) from None
+    return Assembly(drive, disks, controller, server)
+
+
+def _identity(drive: Drive, first: Namespace) -> Identity:
+    table = drive.identity
+    try:
+        return Identity(
+            serial=serial_of(first.identity) if table.serial is None else table.serial,
+            model=table.model,
+            firmware=table.firmware,
+            cntlid=drive.controller.cntlid,
+            nqn=table.subnqn,
+            vendor_id=VENDOR_ID if table.vendor_id is None else table.vendor_id,
+            device_id=DEVICE_ID if table.device_id is None else table.device_id,
+        )
+    except ValueError as error:
+        raise drive.source.failure(str(error), "identity") from None
+
+
+def _hot_plug(
+    drive: Drive, disks: Disks, controller: Controller, loop: Loop
+) -> tuple[OpenDisk, Callable[[Backend], None]]:
+    """What the control socket does with disks."""
+
+    def open_disk(nsid: int, disk: str) -> Namespace:
+        return disks.add(nsid, NamespaceTable(**{**drive.added, "disk": disk}))
+
+    def close_disk(backend: Backend) -> None:
+        disks.remove(backend, lambda: controller.is_busy, loop)
+
+    return open_disk, close_disk

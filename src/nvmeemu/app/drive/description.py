@@ -1,0 +1,171 @@
+"""``Drive``: all that a user has said of a drive, checked as far as that can be done before anything is opened."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from nvmeemu.app.drive.keys import ControllerTable, IdentityTable, NamespaceTable
+from nvmeemu.app.drive.source import Failure, Place, Source
+from nvmeemu.backend import is_memory, is_same
+from nvmeemu.controller.limits import Limits
+
+Table = Mapping[str, Any]
+"""Checked values by the names of their keys."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A drive as it was written down."""
+
+    identity: Table = field(default_factory=dict)
+    limits: Table = field(default_factory=dict)
+    namespaces: Sequence[Table] = ()
+    controllers: Sequence[Table] = ({},)
+    added: Table = field(default_factory=dict)
+    """What holds for namespaces that are added later."""
+
+
+@dataclass(frozen=True)
+class Drive:
+    """A subsystem, its namespaces and its controllers. ``name`` tells it from others in the same process."""
+
+    name: str
+    source: Source
+    identity: IdentityTable
+    limits: Table
+    namespaces: tuple[NamespaceTable, ...]
+    controllers: tuple[ControllerTable, ...]
+    added: Table
+
+    @classmethod
+    def of(cls, tables: Tables, source: Source, name: str = "drive") -> Drive:
+        """Raises Failure for what no drive can be."""
+        drive = cls(
+            name,
+            source,
+            IdentityTable(**tables.identity),
+            tables.limits,
+            tuple(NamespaceTable(**one) for one in tables.namespaces),
+            tuple(ControllerTable(**one) for one in tables.controllers),
+            tables.added,
+        )
+        drive._check_controllers()
+        drive._check_namespaces()
+        return drive
+
+    @property
+    def controller(self) -> ControllerTable:
+        """The one that there is, as yet."""
+        return self.controllers[0]
+
+    def limits_of(self, controller: ControllerTable) -> Limits:
+        """What this controller can do. Raises ValueError."""
+        own = {} if controller.queues is None else {"queues": controller.queues}
+        return Limits.of({**self.limits, **own}, has_msix=controller.msix)
+
+    @property
+    def numbered(self) -> dict[int, NamespaceTable]:
+        """The namespaces by NSID, in their order: the given ones, and for the others the first free ones."""
+        given = {one.nsid for one in self.namespaces}
+        free = (number for number in range(1, len(self.namespaces) + len(given) + 1) if number not in given)
+        return {one.nsid or next(free): one for one in self.namespaces}
+
+    @property
+    def made(self) -> Iterator[tuple[Place, str]]:
+        """What is made, or written anew."""
+        for index, controller in enumerate(self.controllers):
+            for key in ("socket", "control", "trace"):
+                if (path := getattr(controller, key)) is not None:
+                    yield ("controller", index, key), path
+
+    @property
+    def disks(self) -> Iterator[tuple[Place, str]]:
+        """The disks that are files."""
+        for index, namespace in enumerate(self.namespaces):
+            if not is_memory(namespace.disk):
+                yield ("namespace", index, "disk"), namespace.disk
+
+    # --- what cannot be
+
+    def _check_controllers(self) -> None:
+        if len(self.controllers) != 1:
+            text = f"{len(self.controllers)} controllers: a drive has one"
+            raise self.source.failure(text, "controller", min(1, len(self.controllers)))
+        for index, controller in enumerate(self.controllers):
+            place = ("controller", index)
+            self._check_engine(controller, *place)
+            if controller.trace_payload and controller.trace is None:
+                raise self.source.failure("--trace-payload is for a trace: give --trace FILE", *place, "trace_payload")
+            try:
+                limits = self.limits_of(controller)
+            except ValueError as error:
+                raise self.source.failure(f"there is no such controller: {error}", "limits") from None
+            if limits.dstrd and controller.doorbells == "mapped":
+                text = "--doorbells mapped: they lie side by side: leave out --dstrd"
+                raise self.source.failure(text, *place, "doorbells")
+
+    def _check_engine(self, controller: ControllerTable, *place: str | int) -> None:
+        if controller.engine != "python":
+            return
+        given = {
+            "io_threads": ("--io-threads", controller.io_threads),
+            "doorbells": ("--doorbells mapped", controller.doorbells == "mapped"),
+        }
+        for key, (option, is_given) in given.items():
+            if is_given:
+                text = f"{option} is for the native engine, not for --engine python"
+                raise self.source.failure(text, *place, key)
+
+    def _check_namespaces(self) -> None:
+        nn = self.limits_of(self.controller).namespaces
+        if not self.namespaces:
+            raise self.source.failure("there is no namespace: give --disk SPEC")
+        if len(self.namespaces) > nn:
+            disks = "1 disk" if nn == 1 else f"{nn} disks"
+            raise self.source.failure(f"at most {disks}, as --max-namespaces says", "namespace", nn)
+        for key in ("nsid", "nguid", "uuid", "eui64"):
+            values = [getattr(one, key) for one in self.namespaces]
+            twice = [value for value, times in Counter(values).items() if value is not None and times > 1]
+            if twice:
+                index = len(values) - 1 - values[::-1].index(twice[0])
+                text = f"--{key}: give each namespace one of its own"
+                raise self.source.failure(text, "namespace", index, key)
+        for index, namespace in enumerate(self.namespaces):
+            if (namespace.nsid or 0) > nn:
+                text = f"--nsid: {namespace.nsid} is more than --max-namespaces, {nn}"
+                raise self.source.failure(text, "namespace", index, "nsid")
+
+
+def check_paths(drives: Sequence[Drive], pid_file: str | None) -> None:
+    """What is made or written must be nothing else that we use. Raises Failure."""
+    made = [_Used(path, place, drive) for drive in drives for place, path in drive.made]
+    if pid_file is not None:
+        made.append(_Used(pid_file, ("pid_file",), drives[0] if len(drives) == 1 else None))
+    disks = [_Used(path, place, drive) for drive in drives for place, path in drive.disks]
+    for index, one in enumerate(made):
+        for other in [*made[index + 1 :], *disks]:
+            if is_same(one.path, other.path):
+                raise _both(one, other)
+
+
+class _Used(NamedTuple):
+    """A path that is used for something: where that is said, and of which drive."""
+
+    path: str
+    place: Place
+    drive: Drive | None
+
+    def called(self, by: _Used) -> str:
+        """How another one's message calls it."""
+        key = str(self.place[-1])
+        is_far = self.drive is not None and self.drive is not by.drive
+        return f"{key} of {self.drive.source.file}" if is_far and self.drive else f"--{key.replace('_', '-')}"
+
+
+def _both(one: _Used, other: _Used) -> Failure:
+    where = next((used for used in (other, one) if used.drive is not None), None)
+    text = f"{one.called(other)} and {other.called(other)} are both {one.path}: give each a path of its own"
+    return Failure(text, 2) if where is None or where.drive is None else where.drive.source.failure(text, *where.place)

@@ -1,0 +1,163 @@
+"""The keys of a drive file, declared once: the drive file, its schema and documentation, the options of the command
+line and the words of ``nvmeemu ctl namespace add`` are made of these tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from nvmeemu.app.arguments import MOST_IO_THREADS
+from nvmeemu.app.drive.kinds import Choice, Disk, Faults, Flag, Hex, Kind, Number, Off, Path, Size, Text
+from nvmeemu.controller.bounds import MAX_IO_QUEUES, MOST_NAMESPACES, OPTIONS
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of a table. ``otherwise`` says in words what holds without it."""
+
+    name: str
+    kind: Kind
+    about: str
+    otherwise: str
+    group: str
+    """Of options in --help; none: it is no option."""
+    option: str
+    """The option's name."""
+    is_each: bool
+    """Given once for each disk, in their order; other options of namespaces hold for all of them."""
+    is_required: bool
+
+    @property
+    def help(self) -> str:
+        """For --help."""
+        about = f"{self.about}; the first one for the first --disk, ..." if self.is_each else self.about
+        return f"{about} ({self.otherwise})".replace("%", "%%") if self.otherwise else about
+
+
+def _key(
+    default: Any, kind: Kind, about: str, otherwise: str | None = None, group: str = "", option: str = "", **more: bool
+) -> Any:
+    if otherwise is None:
+        otherwise = "" if default is False or default in (None, ()) else str(default)
+    return field(
+        default=default,
+        metadata={"kind": kind, "about": about, "otherwise": otherwise, "group": group, "option": option, **more},
+    )
+
+
+@dataclass(frozen=True)
+class IdentityTable:
+    """Who the drive says it is."""
+
+    serial: str | None = _key(None, Text("S", 20), "serial number", "made from the first disk's path", "device")
+    model: str = _key("nvmeemu NVMe Controller", Text("M", 40), "model number", group="device")
+    firmware: str = _key("1.0", Text("F", 8), "firmware revision, 8 characters", group="device")
+    subnqn: str | None = _key(
+        None, Text("NQN", 223, "nqn."), "NVM subsystem", "made from serial and model number", "device"
+    )
+    vendor_id: int | None = _key(
+        None, Number(0, 0xFFFF, "ID"), "PCI vendor id, for example 0x1234", "one of ours", "device"
+    )
+    device_id: int | None = _key(None, Number(0, 0xFFFF, "ID"), "PCI device id", "one of ours", "device")
+
+
+@dataclass(frozen=True)
+class NamespaceTable:
+    """A namespace, and the disk that it lies on."""
+
+    disk: str = _key(
+        "", Disk(), "a raw file, a block device, or mem:SIZE; each is a namespace", "", "disk", is_required=True
+    )
+    nsid: int | None = _key(None, Number(1, MOST_NAMESPACES), "the namespace's number", "the first free one")
+    size: int | None = _key(None, Size(), "with `create`: size of the disk, for example 10G", group="disk")
+    create: bool = _key(False, Flag(), "make the file if it does not exist", group="disk")
+    read_only: bool = _key(False, Flag(), "never write; others may read the disk too", group="disk")
+    overlay: bool = _key(False, Flag(), "throw away at exit what is written; never copies", group="disk")
+    direct: bool = _key(False, Flag(), "no page cache (O_DIRECT), as QEMU's cache.direct=on", group="disk")
+    block_size: int = _key(512, Choice(512, 4096), "bytes of a block", group="disk")
+    nguid: bytes | None = _key(None, Hex(16), "16 bytes", "made from the disk's path", "device", is_each=True)
+    uuid: bytes | None = _key(None, Hex(16, "UUID"), "16 bytes", "made from the disk's path", "device", is_each=True)
+    eui64: bytes | None = _key(None, Hex(8), "8 bytes", "none", "device", is_each=True)
+
+
+@dataclass(frozen=True)
+class ControllerTable:
+    """A controller, and how it is served."""
+
+    socket: str | None = _key(None, Path(), "where to listen; made with mode 0600", group="socket")
+    cntlid: int = _key(1, Number(0, 0xFFEF), "controller id", group="device")
+    queues: int | None = _key(None, Number(1, MAX_IO_QUEUES), "I/O queue pairs of this one", "as in [limits]")
+    msix: bool = _key(
+        True,
+        Off("no MSI-X capability: the interrupt pin only"),
+        "an MSI-X capability; without it, there is the interrupt pin only",
+        "true",
+        "device",
+        "no-msix",
+    )
+    engine: str = _key(
+        "auto",
+        Choice("auto", "native", "python"),
+        "who serves reads and writes: native (C, fast), python, or auto: native if it was built",
+        group="process",
+    )
+    doorbells: str = _key(
+        "auto",
+        Choice("auto", "trapped", "mapped"),
+        "trapped: messages, asleep when idle; mapped: memory, polled by the native engine; auto: trapped",
+        group="process",
+    )
+    io_threads: int | None = _key(
+        None,
+        Number(1, MOST_IO_THREADS),
+        "of the native engine",
+        f"half of the CPUs that it may use, {MOST_IO_THREADS} at most",
+        "process",
+    )
+    trace: str | None = _key(
+        None, Path("FILE"), "record all that host and device say; see nvmeemu trace --help", group="trace"
+    )
+    trace_payload: bool = _key(False, Flag(), "with the data itself, not only its digests", group="trace")
+    faults: Sequence[str] = _key(
+        (), Faults(), "break it on purpose (docs/faults.md): files, or scenario:NAME", group="faults and control"
+    )
+    control: str | None = _key(
+        None, Path(), "listen there for nvmeemu ctl; made with mode 0600", group="faults and control"
+    )
+    ocp: bool = _key(
+        False, Flag(), "let the guest arm faults: nvme ocp set-error-injection", group="faults and control"
+    )
+
+
+def _declared(table: type) -> Mapping[str, Key]:
+    found = {}
+    for one in fields(table):
+        data = dict(one.metadata)
+        option = data.pop("option") or one.name.replace("_", "-")
+        found[one.name] = Key(one.name, option=option, **(dict[str, Any](is_each=False, is_required=False) | data))
+    return found
+
+
+def _limits() -> Iterator[Key]:
+    for option in OPTIONS.values():
+        kind = Number(option.least, option.most)
+        otherwise = f"{option.default} less mpsmin" if option.name == "mdts" else str(option.default)
+        yield Key(option.keyword, kind, option.about, otherwise, "limits", option.name, False, False)
+
+
+TABLES: dict[str, Mapping[str, Key]] = {
+    "identity": _declared(IdentityTable),
+    "limits": {key.name: key for key in _limits()},
+    "namespace": _declared(NamespaceTable),
+    "controller": _declared(ControllerTable),
+}
+"""The keys of each table by their names."""
+LISTS = ("namespace", "controller")
+"""There can be several of them: [[namespace]]."""
+ABOUT = {
+    "identity": IdentityTable.__doc__,
+    "limits": "What the controller can do at most.",
+    "namespace": NamespaceTable.__doc__,
+    "controller": ControllerTable.__doc__,
+}
