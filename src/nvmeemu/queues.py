@@ -63,7 +63,7 @@ class CompletionQueue:
         self.ien = ien
         self.head = 0
         self.tail = 0
-        self.waiting: deque[tuple[SubmissionQueue, int, int, int]] = deque()
+        self.waiting: deque[tuple[int, int, int, int, int, bool]] = deque()  # what ``post`` was given
         self.ring = Ring(host, iova, entries, CQE_SIZE)
         self.sqs: set[int] = set()
         self.shadow: Slot | None = None
@@ -91,21 +91,23 @@ class CompletionQueue:
             return self.owned.is_stuck
         return bool(self.waiting) and not self.is_full
 
-    def post(self, sq: SubmissionQueue, cid: int, dw0: int, field: int) -> bool:
-        """Write a completion with the Status Field ``field``; False if it has to wait."""
+    def post(self, sqid: int, sqhd: int, cid: int, dw0: int, field: int, *, wrong_phase: bool = False) -> bool:
+        """Write a completion with the Status Field ``field`` (15 bits), its phase tag inverted or not; False if it has
+        to wait. Nothing is fetched for this queue while one waits, so the head that it says stays true."""
+        wrong_phase = wrong_phase or self._is_phase_wrong
         if self.owned is not None:
-            head = sq.head if sq.owned is None else sq.owned.head
-            return self.owned.post(sq.qid, head, cid, dw0, field, wrong_phase=self._is_phase_wrong)
-        if self.waiting or not self._write(sq, cid, dw0, field):
-            self.waiting.append((sq, cid, dw0, field))
+            return self.owned.post(sqid, sqhd, cid, dw0, field, wrong_phase=wrong_phase)
+        completion = sqid, sqhd, cid, dw0, field, wrong_phase
+        if self.waiting or not self._write(*completion):
+            self.waiting.append(completion)
             return False
         return True
 
-    def drop_waiting(self, sq: SubmissionQueue | None = None) -> None:
+    def drop_waiting(self, sqid: int | None = None) -> None:
         """Forget the completions that wait, all or those of one submission queue."""
-        if self.owned is not None and sq is not None:
-            self.owned.drop_waiting(sq.qid)
-        self.waiting = deque(entry for entry in self.waiting if sq is not None and entry[0].qid != sq.qid)
+        if self.owned is not None and sqid is not None:
+            self.owned.drop_waiting(sqid)
+        self.waiting = deque(entry for entry in self.waiting if sqid is not None and entry[0] != sqid)
 
     def post_waiting(self) -> int:
         """Post what can be posted now of what waits; how many."""
@@ -115,7 +117,7 @@ class CompletionQueue:
             posted += 1
         return posted
 
-    def _write(self, sq: SubmissionQueue, cid: int, dw0: int, field: int) -> bool:
+    def _write(self, sqid: int, sqhd: int, cid: int, dw0: int, field: int, wrong_phase: bool) -> bool:
         tail = self.tail
         after = tail + 1
         if after == self.entries:
@@ -126,7 +128,7 @@ class CompletionQueue:
             entry = self.ring[tail].cast("Q")
         except HostMemoryError:
             return False
-        high = sq.head | sq.qid << 16 | cid << 32 | self._phase << 48 | field << 49
+        high = sqhd | sqid << 16 | cid << 32 | (self._phase ^ wrong_phase) << 48 | field << 49
         if self.tap is not None:  # first: from then on the host may answer, and change the entry
             self.tap(self, tail, (high << 64 | dw0).to_bytes(CQE_SIZE, "little"))
         # Two aligned 64-bit stores, the one with the phase tag last: the host polls that bit.
@@ -139,7 +141,6 @@ class CompletionQueue:
 
     def spoil_phase(self) -> None:
         """Post with the wrong phase tag (a fault), until called again."""
-        self._phase ^= 1
         self._is_phase_wrong = not self._is_phase_wrong
 
     def look(self) -> None:
@@ -303,7 +304,7 @@ class SubmissionQueue:
     def settled(self) -> None:
         """A request has ended."""
         if self._on_idle and not self.outstanding and self.owned is None:
-            self.cq.drop_waiting(self)  # nothing of a deleted queue may follow
+            self.cq.drop_waiting(self.qid)  # nothing of a deleted queue may follow
             self.cq.sqs.discard(self.qid)  # not before: until here completions go into the completion queue
             on_idle, self._on_idle = self._on_idle, None
             on_idle()

@@ -333,7 +333,8 @@ class Executor:
 
     def _write(self, sq: SubmissionQueue, _: Command, cid: int, dw0: int, field: int) -> None:
         cq = sq.cq
-        if cq.post(sq, cid, dw0, field):
+        head = sq.head if sq.owned is None else sq.owned.head
+        if cq.post(sq.qid, head, cid, dw0, field):
             self._posted[cq] += 1
         elif not cq.is_full:
             self._gaps.miss(cq)
