@@ -25,7 +25,7 @@ from bench.rounds import Chosen
 from bench.target import MIB, has_mapped
 from nvmeemu.guest import cache, initramfs
 from nvmeemu.guest.deadline import Deadline
-from nvmeemu.guest.drive import Drive, ServedDrive
+from nvmeemu.guest.drive import GuestDrive, ServedDrive
 from nvmeemu.guest.errors import GuestError
 from nvmeemu.guest.guest import Guest
 from tools.guest.linux import SeveralDrives
@@ -81,7 +81,7 @@ class Rival:
     """One of the drives that are compared."""
 
     name: str  # and its serial number
-    drive: Drive
+    drive: GuestDrive
     device: str  # a glob over /sys/block
 
 

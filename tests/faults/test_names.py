@@ -16,7 +16,7 @@ from nvmeemu.faults.match import Match
 from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import At
 from nvmeemu.faults.scenarios import SCENARIOS
-from nvmeemu.profiles.steps import Submit, parse_steps
+from nvmeemu.profiles.steps import SubmitStep, parse_steps
 from nvmeemu.spec import AdminOpcode, Cns, FeatureId, GetFeatures, Identify, LogId, NvmOpcode, ReadWrite, Status
 from nvmeemu.spec.names import bare
 from nvmeemu.trace import filters
@@ -42,7 +42,7 @@ def test_an_opcode_in_every_place(name: str) -> None:
     assert not filters.opcode(name)(fetched(AdminOpcode.GET_LOG_PAGE, sqid=1))
     if " " not in name:  # there a space ends a word
         (step,) = parse_steps(f"admin {name} lid=Error-Information")
-        assert isinstance(step, Submit)
+        assert isinstance(step, SubmitStep)
         assert step.command.opcode == AdminOpcode.GET_LOG_PAGE
 
 

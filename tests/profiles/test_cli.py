@@ -14,7 +14,7 @@ from nvmeemu.app.cli import main
 from nvmeemu.profiles import Profile, breaks, built_in, load, parse, run
 from nvmeemu.profiles.from_trace import profile_text
 from nvmeemu.profiles.profile import NEVER
-from nvmeemu.profiles.steps import Mode
+from nvmeemu.profiles.steps import ModeStep
 from nvmeemu.trace import open_trace
 
 pytestmark = pytest.mark.long
@@ -95,7 +95,7 @@ def test_a_recorded_boot_is_a_profile(path: Path) -> None:
 
 def modes_of(profile: Profile) -> set[str]:
     """But for what cannot be seen: heads that move late, and whether a driver looks that is sent messages."""
-    found = {step.text.replace(" late", "") for step in profile.steps if isinstance(step, Mode)}
+    found = {step.text.replace(" late", "") for step in profile.steps if isinstance(step, ModeStep)}
     return found - {"polling"} if "msix" in found else found
 
 

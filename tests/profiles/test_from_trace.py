@@ -8,7 +8,7 @@ import pytest
 
 from nvmeemu.profiles import parse, run
 from nvmeemu.profiles.from_trace import profile_text
-from nvmeemu.profiles.steps import Mode, Write
+from nvmeemu.profiles.steps import ModeStep, WriteStep
 from nvmeemu.regs import INTMC, INTMS
 from nvmeemu.trace import (
     Completion,
@@ -54,13 +54,13 @@ def test_how_a_recorded_host_learns(name: str) -> None:
     modes, masks = INTERRUPTS[name]
     with open_trace(CORPUS / f"{name}.trace.xz") as reader:
         steps = parse(profile_text(reader), "x").steps
-    found = [step.text for step in steps if isinstance(step, Mode)]
+    found = [step.text for step in steps if isinstance(step, ModeStep)]
     if name == "openbsd-intx":  # it polls some single commands of its I/O
         assert set(found) == set(modes)
         assert found[0] == found[-1] == "polling"
     else:
         assert found == modes
-    written = [step for step in steps if isinstance(step, Write) and step.offset in (INTMS.offset, INTMC.offset)]
+    written = [step for step in steps if isinstance(step, WriteStep) and step.offset in (INTMS.offset, INTMC.offset)]
     assert len(written) == masks
 
 
@@ -137,7 +137,7 @@ write_cache = true
     outcome = run(first)
     assert [str(one) for one in outcome.findings] == []
     again = parse(profile_text(outcome.trace), "again")
-    assert again.disks == first.disks
+    assert again.namespaces == first.namespaces
     assert again.device["io_queues"] == 2
     assert {"at=0x1200", "list_at=0x2800", "at=0x3ffc"} <= {word for step in again.steps for word in step.text.split()}
     assert [str(one) for one in run(again).findings] == []

@@ -12,7 +12,7 @@ from nvmeemu.profiles.learning import Learning
 from nvmeemu.spec import ReadWrite, words
 from nvmeemu.trace import Fetch, Record, open_trace
 from nvmeemu.trace.commands import by_fetch
-from profiles.deeds import between, ending, starts
+from profiles.host_accesses import between, ending, starts
 
 CORPUS = Path(__file__).parents[1] / "trace/corpus"
 PAGE = 4096

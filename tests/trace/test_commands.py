@@ -25,9 +25,9 @@ from nvmeemu.spec import BROADCAST, AdminOpcode, Command, GetFeatures, Identify,
 from nvmeemu.testing import PAGE
 from nvmeemu.trace.align import align
 from nvmeemu.trace.commands import commands
-from nvmeemu.trace.deeds import Who, steps
-from nvmeemu.trace.difference import Difference
-from nvmeemu.trace.filters import Filter
+from nvmeemu.trace.difference import Comparison
+from nvmeemu.trace.filters import CommandFilter
+from nvmeemu.trace.host_steps import Who, steps
 from nvmeemu.trace.phases import Name, phases
 from nvmeemu.trace.records import encode
 from nvmeemu.trace.sink import TraceFile
@@ -452,7 +452,7 @@ def test_diff_takes_no_firmware_for_a_driver(run: Run, tmp_path: Path, name: str
     status, lines, _ = run("trace", "diff", str(path), str(other), "--context", "0")
     assert status == 1
     marked = [line for line in lines if line.startswith(("-", "+", "!")) and "PCI" not in line]
-    firmware = next(part.steps for part in steps("A", records, Filter()).parts if part.who == Who.FIRMWARE)
+    firmware = next(part.steps for part in steps("A", records, CommandFilter()).parts if part.who == Who.FIRMWARE)
     assert marked == [f"- {step.text}" for step in firmware]
     assert len(firmware) > 20
 
@@ -466,9 +466,9 @@ def test_diff_takes_no_driver_for_the_firmware(name: str, other: str) -> None:
     for one in (name, other):
         with trace.open_trace(CORPUS / f"{one}.trace.xz") as reader:
             both.append(list(reader))
-    a, b = (steps("", records, Filter()).parts for records in both)
+    a, b = (steps("", records, CommandFilter()).parts for records in both)
     firmware = {id(step) for part in a if part.who == Who.FIRMWARE for step in part.steps}
-    pairs = Difference.between(a, b).pairs
+    pairs = Comparison.between(a, b).pairs
     assert len(firmware) > 20
     assert not [one for one, counterpart in pairs if id(one) in firmware and counterpart is not None]
     assert sum(one is not None and counterpart is not None for one, counterpart in pairs) > 10

@@ -15,9 +15,9 @@ from nvmeemu.replay import replay
 from nvmeemu.spec import Command, Completion
 from nvmeemu.trace import words
 from nvmeemu.trace.coverage import coverage
-from nvmeemu.trace.deeds import steps
-from nvmeemu.trace.difference import Difference
-from nvmeemu.trace.filters import Filter
+from nvmeemu.trace.difference import Comparison
+from nvmeemu.trace.filters import CommandFilter
+from nvmeemu.trace.host_steps import steps
 from nvmeemu.trace.records import KINDS
 from nvmeemu.trace.stats import statistics
 
@@ -89,8 +89,8 @@ def test_whatever_is_in_a_trace(records: list[trace.Record]) -> None:
         assert (where + what).isprintable()
     statistics(read(records))
     coverage(read(records))
-    both = [steps("A", read(part), Filter()) for part in (records, records[::2])]
-    list(Difference.between(both[0].parts, both[1].parts).lines(1))
+    both = [steps("A", read(part), CommandFilter()) for part in (records, records[::2])]
+    list(Comparison.between(both[0].parts, both[1].parts).lines(1))
     with suppress(trace.TraceError):
         replay(read(records), data=True)
 

@@ -23,7 +23,7 @@ from nvmeemu.ports import PciState
 from nvmeemu.spec import AdminOpcode, Command, NvmOpcode, ReadWrite
 from nvmeemu.testing import PAGE
 from nvmeemu.trace import picture
-from nvmeemu.trace.activity import Activity, Kind, Outcome, activity
+from nvmeemu.trace.activity import Activity, CommandKind, CommandOutcome, activity
 from nvmeemu.trace.commands import commands
 from nvmeemu.trace.phases import Name, Phase
 from tracing import Traced, ready
@@ -70,8 +70,8 @@ def test_what_the_picture_knows_is_what_the_trace_says() -> None:
     assert sum(found.end) - sum(found.start) == pytest.approx(sum(one.latency or 0 for one in all_of_them) / 1e9)
     opcodes = Counter(one.fetch.opcode for one in all_of_them if one.fetch.sqid)
     kinds = Counter(found.kind)
-    assert (kinds[Kind.READ], kinds[Kind.WRITE]) == (opcodes[NvmOpcode.READ], opcodes[NvmOpcode.WRITE])
-    assert kinds[Kind.OTHER] == opcodes[NvmOpcode.FLUSH]
+    assert (kinds[CommandKind.READ], kinds[CommandKind.WRITE]) == (opcodes[NvmOpcode.READ], opcodes[NvmOpcode.WRITE])
+    assert kinds[CommandKind.OTHER] == opcodes[NvmOpcode.FLUSH]
     assert sum(found.nlb) * 512 == sum(one.digests[0].length for one in all_of_them if one.fetch.sqid and one.digests)
     assert len(found.registers) == sum(isinstance(one, trace.RegisterRead | trace.RegisterWrite) for one in records)
     assert found.last == records[-1].time
@@ -85,9 +85,9 @@ def test_failures_and_what_waits() -> None:
     driver.execute(driver.queues[1], ReadWrite(opcode=NvmOpcode.READ, nsid=1, slba=1 << 40, nlb=1))
     found = seen(bench)
     assert len(found.start) == before + 1
-    assert found.outcome[-1] == Outcome.ERROR
+    assert found.outcome[-1] == CommandOutcome.ERROR
     without_answer = [one for one in bench.records if not isinstance(one, trace.Completion)]
-    assert set(activity(without_answer).outcome) == {Outcome.NO_ANSWER}
+    assert set(activity(without_answer).outcome) == {CommandOutcome.NO_ANSWER}
 
 
 def test_a_time_cut_out() -> None:
@@ -157,7 +157,7 @@ def test_a_command_that_is_never_completed_hides_nothing() -> None:
     assert all(box.x1 - box.x0 == pytest.approx(width) for box in marks)
     assert max(box.y1 - box.y0 for box in failed if box not in marks) < 0.1
     assert max(box.x1 for box in failed) == pytest.approx(2)
-    for kind, count in ((Kind.READ, 100), (Kind.WRITE, 99)):
+    for kind, count in ((CommandKind.READ, 100), (CommandKind.WRITE, 99)):
         seen_bars = boxes[picture._COLOURS[kind]]
         assert len(seen_bars) == count
         assert all(box.x1 - box.x0 == pytest.approx(width) for box in seen_bars)
@@ -169,7 +169,7 @@ def test_blocks_that_are_not_there_are_not_on_the_map() -> None:
     for slba in (5, 1 << 40):
         bench.driver.execute(bench.driver.queues[1], ReadWrite(opcode=NvmOpcode.READ, nsid=1, slba=slba, nlb=1))
     found = seen(bench)
-    assert (list(found.slba), list(found.outcome)[-1]) == ([5], Outcome.ERROR)
+    assert (list(found.slba), list(found.outcome)[-1]) == ([5], CommandOutcome.ERROR)
 
 
 @pytest.mark.kills("failed-reads-are-blue")
@@ -185,7 +185,12 @@ def test_what_failed_is_red_on_the_map() -> None:
         bench.clock.advance(0.1)
     bench.driver.submit(bench.driver.queues[1], ReadWrite(opcode=NvmOpcode.WRITE, nsid=1, prp1=place, slba=8000, nlb=2))
     found = seen(bench)
-    assert list(found.block_outcome) == [Outcome.SUCCESS, Outcome.SUCCESS, Outcome.ERROR, Outcome.NO_ANSWER]
+    assert list(found.block_outcome) == [
+        CommandOutcome.SUCCESS,
+        CommandOutcome.SUCCESS,
+        CommandOutcome.ERROR,
+        CommandOutcome.NO_ANSWER,
+    ]
     made = picture.Picture(found, (0, 4))
     made.blocks({}, 1)
     (marks,) = made.map.collections

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from nvmeemu.guest import guest as guests
-from nvmeemu.guest.agent import Result
+from nvmeemu.guest.agent import CommandResult
 from nvmeemu.guest.errors import GuestError
 from tools.guest import interrupts, lifecycle
 from tools.guest.identify import Identity
@@ -39,8 +39,8 @@ class FakeGuest:
     def machine(self) -> Any:
         return self
 
-    def run(self, command: str) -> Result:
-        return Result(command, 0 if command[5:-2] in self.files else 1, "")
+    def run(self, command: str) -> CommandResult:
+        return CommandResult(command, 0 if command[5:-2] in self.files else 1, "")
 
     def check(self, command: str) -> str:
         return self.files[command.removeprefix("cat ")]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nvmeemu.guest.deadline import Deadline
 from nvmeemu.guest.device import wait_for_device
-from nvmeemu.guest.drive import Drive
+from nvmeemu.guest.drive import GuestDrive
 from nvmeemu.guest.errors import GuestError
 from tools.guest import image, interrupts
 from tools.guest.identify import identify
@@ -45,7 +45,7 @@ def io_job(run: Run) -> str:
 class SeveralDrives:
     """Several drives as one; `image` and `serial` are the first one's."""
 
-    def __init__(self, drives: Sequence[Drive]) -> None:
+    def __init__(self, drives: Sequence[GuestDrive]) -> None:
         self.drives = drives
         self.image, self.serial = drives[0].image, drives[0].serial
 

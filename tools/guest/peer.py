@@ -10,7 +10,7 @@ from nvmeemu.guest.drive import SERIAL
 
 
 class PeerDrive:
-    """QEMU's controller on an image of the format `form`; a `Drive`."""
+    """QEMU's controller on an image of the format `form`; a `GuestDrive`."""
 
     def __init__(self, image: Path, *, bootable: bool = False, serial: str = SERIAL, form: str = "raw") -> None:
         self.image = image

@@ -10,7 +10,7 @@ from pathlib import Path
 from nvmeemu.guest import cache, initramfs
 from nvmeemu.guest import machine as machines
 from nvmeemu.guest.deadline import Deadline
-from nvmeemu.guest.drive import SERIAL, Drive, ServedDrive
+from nvmeemu.guest.drive import SERIAL, GuestDrive, ServedDrive
 from nvmeemu.guest.guest import COMPLAINTS, Guest
 from nvmeemu.guest.machine import Machine
 from tools.guest import image, record, user_image
@@ -123,7 +123,7 @@ class Run:
         append = " ".join(word for word in (*words, self.settings.append) if word)
         return replace(self.machine, firmware=self.settings.firmware, kernel=kernel, initrd=initrd, append=append)
 
-    def boot(self, machine: Machine, complaints: str = COMPLAINTS, drive: Drive | None = None) -> Guest:
+    def boot(self, machine: Machine, complaints: str = COMPLAINTS, drive: GuestDrive | None = None) -> Guest:
         """A new guest on the run's image, with a fresh drive or the one given; a context manager."""
         self.boots += 1
         folder = self.folder / f"boot-{self.boots}"
@@ -153,7 +153,7 @@ class Run:
             verdict=verdict,
         )
 
-    def drive(self, disk: Path | None = None, serial: str = SERIAL) -> Drive:
+    def drive(self, disk: Path | None = None, serial: str = SERIAL) -> GuestDrive:
         """A drive as it was asked for, with the run's image or another one."""
         settings = self.settings
         bootable = settings.boot_disk is not None

@@ -48,7 +48,7 @@ Expect = Callable[[str, Deadline, str], re.Match[str]]
 
 
 @dataclass(frozen=True)
-class Result:
+class CommandResult:
     """How a command in the guest ended."""
 
     command: str
@@ -72,7 +72,7 @@ class Agent:
         self._send = send
         self._expect = expect
 
-    def run(self, command: str, deadline: Deadline) -> Result:
+    def run(self, command: str, deadline: Deadline) -> CommandResult:
         """Run a shell command; its standard error is in the output. When its time is over it is killed."""
         if len(command) <= PIECE:
             return self._run(command, command, deadline)
@@ -117,7 +117,7 @@ class Agent:
         lines = [text[start : start + LINE] for start in range(0, len(text), LINE)]
         self._send("\n".join([f"{name} {len(lines)} {file}", *lines, ""]))
 
-    def _run(self, text: str, command: str, deadline: Deadline) -> Result:
+    def _run(self, text: str, command: str, deadline: Deadline) -> CommandResult:
         name = secrets.token_hex(4)  # nothing printed before can look like our markers
         begin, awaited = None, f"the end of {short(command)}"
         self._say(name, f"{text}\n".encode())
@@ -126,7 +126,7 @@ class Agent:
             end = self._expect(rf"@@end {name} (\d+)\n", deadline, awaited)
         except GuestTimeout as timeout:
             raise GuestTimeout(f"{timeout}; {self._kill(name, begin)}") from None
-        return Result(command, int(end[1]), end.string[begin.end() : end.start()])
+        return CommandResult(command, int(end[1]), end.string[begin.end() : end.start()])
 
     def _kill(self, name: str, begin: re.Match[str] | None) -> str:
         """End a command, and what it has started; what became of it."""

@@ -16,7 +16,7 @@ SERIAL = "GUEST-0001"
 LEAVE_SECONDS = 20.0  # from the guest's end to the server's: it syncs the image
 
 
-class Drive(Protocol):
+class GuestDrive(Protocol):
     """One drive, for one life of one guest."""
 
     image: Path

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import TracebackType
 
 from nvmeemu.app import process
-from nvmeemu.guest.agent import NOT_FOUND, Agent, Result, short
+from nvmeemu.guest.agent import NOT_FOUND, Agent, CommandResult, short
 from nvmeemu.guest.console import Console, Transcript
 from nvmeemu.guest.deadline import Deadline
-from nvmeemu.guest.drive import Drive
+from nvmeemu.guest.drive import GuestDrive
 from nvmeemu.guest.errors import GuestEnded, GuestError
 from nvmeemu.guest.machine import Machine
 from nvmeemu.guest.monitor import POWER_OFF, Monitor
@@ -43,7 +43,7 @@ class Guest:
     def __init__(
         self,
         machine: Machine,
-        drive: Drive,
+        drive: GuestDrive,
         folder: Path,
         deadline: Deadline,
         *,
@@ -92,7 +92,7 @@ class Guest:
         """Type on the console."""
         self._line.send(text)
 
-    def run(self, command: str, timeout: float | None = None) -> Result:
+    def run(self, command: str, timeout: float | None = None) -> CommandResult:
         """Run a shell command in the guest: its ``status`` and ``output`` (standard error is in it).
 
         After ``timeout`` seconds it is killed. Raises GuestTimeout then; the guest stays usable.

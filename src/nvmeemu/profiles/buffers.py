@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 
 from nvmeemu import spec
-from nvmeemu.profiles.steps import Submit
+from nvmeemu.profiles.steps import SubmitStep
 from nvmeemu.spec import AdminOpcode, Command, GetLogPage, NvmOpcode, ReadWrite
 from nvmeemu.testing.driver import Driver
 
@@ -31,7 +31,7 @@ class Buffers:
         self._writes = 0
 
     @contextmanager
-    def of(self, step: Submit) -> Iterator[list[int]]:
+    def of(self, step: SubmitStep) -> Iterator[list[int]]:
         """A buffer for each of its commands, until they are done; queues keep theirs, and so do parked commands."""
         if isinstance(step.command, spec.CreateCq | spec.CreateSq):
             entry = spec.CQE_SIZE if isinstance(step.command, spec.CreateCq) else spec.SQE_SIZE
@@ -58,7 +58,7 @@ class Buffers:
         """Of its namespace; where there is none nothing moves."""
         return self._block_sizes.get(command.nsid, 512)
 
-    def commands(self, step: Submit, places: list[int]) -> Iterator[Command]:
+    def commands(self, step: SubmitStep, places: list[int]) -> Iterator[Command]:
         """The commands of a step, with their data in place."""
         for number, place in enumerate(places):
             command = deepcopy(step.command)
@@ -103,7 +103,7 @@ class Buffers:
             return True
         if not isinstance(command, ReadWrite) or command.opcode not in _WITH_BLOCKS:
             if command.opcode not in (NvmOpcode.FLUSH, NvmOpcode.VERIFY):
-                self._blocks.clear()  # Write Zeroes, Dataset Management: not known any more
+                self._blocks.clear()  # WriteStep Zeroes, Dataset Management: not known any more
             return True
         size = self._block_size(command)
         data = self._driver.bus.read_memory(place, command.nlb * size)

@@ -16,9 +16,19 @@ from nvmeemu.ports import HostMemoryError
 from nvmeemu.profiles.buffers import Buffers
 from nvmeemu.profiles.interrupts import Interrupts
 from nvmeemu.profiles.items import STEP, Break, Finding, Item, Outcome
-from nvmeemu.profiles.profile import NEVER, Disk, Profile, ProfileError
+from nvmeemu.profiles.profile import NEVER, Profile, ProfileError, ProfileNamespace
 from nvmeemu.profiles.queues import Queues, Waiting
-from nvmeemu.profiles.steps import FunctionReset, Mode, Pause, Pci, Read, Step, Submit, Wait, Write
+from nvmeemu.profiles.steps import (
+    FunctionResetStep,
+    ModeStep,
+    PauseStep,
+    PciStep,
+    ReadStep,
+    Step,
+    SubmitStep,
+    WaitStep,
+    WriteStep,
+)
 from nvmeemu.spec import Configuration, ControllerStatus
 from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.testing.bench import Bench
@@ -39,7 +49,7 @@ def _groups(steps: Iterable[Step]) -> Iterator[list[Step]]:
     """Each step with those that are joined to it."""
     group: list[Step] = []
     for step in steps:
-        if group and not (isinstance(step, Submit) and step.is_joined):
+        if group and not (isinstance(step, SubmitStep) and step.is_joined):
             yield group
             group = []
         group.append(step)
@@ -47,7 +57,7 @@ def _groups(steps: Iterable[Step]) -> Iterator[list[Step]]:
         yield group
 
 
-class Stopped(Exception):
+class DriverStopped(Exception):
     """The driver gives up."""
 
 
@@ -57,7 +67,7 @@ def run(profile: Profile, broken: Break | None = None) -> Outcome:
     try:
         with Bench(limits=Limits(**device), ram=_RAM) as bench:
             bench.namespaces.active.clear()
-            for disk in profile.disks:
+            for disk in profile.namespaces:
                 bench.namespaces.add(_namespace(disk))
             return DriverHost(profile, bench, broken.fault if broken else None).play()
     except (BackendError, ValueError) as error:
@@ -66,7 +76,7 @@ def run(profile: Profile, broken: Break | None = None) -> Outcome:
         raise ProfileError(f"{profile.name}: its buffers do not fit into {_RAM >> 20} MiB") from None
 
 
-def _namespace(disk: Disk) -> Namespace:
+def _namespace(disk: ProfileNamespace) -> Namespace:
     backend = MemoryBackend(disk.blocks * disk.block_size)
     backend.volatile_cache = disk.write_cache
     return Namespace(disk.nsid, backend, disk.block_size)
@@ -88,7 +98,7 @@ class DriverHost:
         self.interrupts = Interrupts(self)
         controller.observe(self.interrupts)
         self.queues = Queues(self)
-        self.buffers = Buffers(bench.driver, {disk.nsid: disk.block_size for disk in profile.disks})
+        self.buffers = Buffers(bench.driver, {disk.nsid: disk.block_size for disk in profile.namespaces})
         self.registers: dict[int, int] = {}
         self._read_before: dict[tuple[int, int], int] = {}  # by offset and size
         self._halves: dict[int, tuple[int, int]] = {}  # of ASQ and ACQ: which half was written last, of what address
@@ -105,10 +115,10 @@ class DriverHost:
         if all(one.item != item for one in self.findings) and len(self.findings) < _MOST_FINDINGS:
             self.findings.append(Finding(item, self.step, what or NEVER[name], self.now()))
 
-    def fail(self, name: str, what: str = "") -> Stopped:
+    def fail(self, name: str, what: str = "") -> DriverStopped:
         """The same, and the driver gives up: raise what this returns."""
         self.note(name, what)
-        return Stopped()
+        return DriverStopped()
 
     def play(self) -> Outcome:
         """All steps, or those up to where the driver gives up."""
@@ -119,7 +129,7 @@ class DriverHost:
                 self._take(group)
                 self.interrupts.serve()
             self.linger(_LINGER)
-        except Stopped:
+        except DriverStopped:
             pass
         return Outcome(self.findings, self.queues.commands, self._sink.reader())
 
@@ -133,25 +143,25 @@ class DriverHost:
 
     def _take(self, group: Sequence[Step]) -> None:
         step = group[0]
-        if isinstance(step, Read):
+        if isinstance(step, ReadStep):
             self._read(step)
-        elif isinstance(step, Write):
+        elif isinstance(step, WriteStep):
             self._write(step)
-        elif isinstance(step, Wait):
+        elif isinstance(step, WaitStep):
             self._wait(step)
-        elif isinstance(step, Mode):
+        elif isinstance(step, ModeStep):
             self.interrupts.learn_by(step)
-        elif isinstance(step, Pci):
+        elif isinstance(step, PciStep):
             self.interrupts.set_disable(step.interrupt_disable)
-        elif isinstance(step, Pause):
+        elif isinstance(step, PauseStep):
             self.linger(step.seconds)
-        elif isinstance(step, FunctionReset):
+        elif isinstance(step, FunctionResetStep):
             self._forget()
             self.registers.clear()
             self.bench.ram.pin_disabled = False
             self.bench.controller.reset()
         else:
-            self._submit([step for step in group if isinstance(step, Submit)])
+            self._submit([step for step in group if isinstance(step, SubmitStep)])
 
     def linger(self, seconds: float) -> None:
         """Let time pass; what comes is taken."""
@@ -169,7 +179,7 @@ class DriverHost:
         self.bench.write_bar(offset, value.to_bytes(size, "little"))
         self.bench.settle()
 
-    def _read(self, step: Read) -> None:
+    def _read(self, step: ReadStep) -> None:
         place = step.offset, step.size
         value, before = self.read(*place), self._read_before.get(place)
         self._read_before[place] = value
@@ -185,7 +195,7 @@ class DriverHost:
         start = offset - offset % 8 if offset >= regs.ASQ.offset else offset
         return self.registers.get(start, 0) >> 8 * (offset - start) & (1 << 8 * size) - 1
 
-    def _write(self, step: Write) -> None:
+    def _write(self, step: WriteStep) -> None:
         value = self._address(step) if isinstance(step.value, str) else step.value
         start = step.offset - step.offset % 8 if step.offset >= regs.ASQ.offset else step.offset
         shift, mask = 8 * (step.offset - start), (1 << 8 * step.size) - 1
@@ -202,7 +212,7 @@ class DriverHost:
             self._enable()
         self.write(step.offset, step.size, value)
 
-    def _address(self, step: Write) -> int:
+    def _address(self, step: WriteStep) -> int:
         """Of new memory, or of that whose other half was the last to be written."""
         start = step.offset - step.offset % 8
         half, address = self._halves.pop(start, (step.offset, 0))
@@ -221,7 +231,7 @@ class DriverHost:
         self.queues.forget()
         self.interrupts.forget()
 
-    def _wait(self, step: Wait) -> None:
+    def _wait(self, step: WaitStep) -> None:
         for _ in range(_LOOKS + 1):
             self.check_alive()
             if getattr(ControllerStatus.of(self.read(regs.CSTS.offset, 4)), step.field) == step.value:
@@ -230,7 +240,7 @@ class DriverHost:
         raise self.fail(STEP, f"not within {self.profile.ready:g} s")
 
     def check_alive(self) -> None:
-        """Raises Stopped if it is not."""
+        """Raises DriverStopped if it is not."""
         value = self.read(regs.CSTS.offset, 4)
         if value == _GONE:
             raise self.fail("fatal_status", "the device is gone: CSTS reads as all ones")
@@ -239,7 +249,7 @@ class DriverHost:
 
     # --- commands
 
-    def _submit(self, steps: Sequence[Submit]) -> None:
+    def _submit(self, steps: Sequence[SubmitStep]) -> None:
         """Give the commands of all of them, and wait for all."""
         for sqid in {step.qid for step in steps}:
             if not self.queues.has(sqid):
@@ -258,7 +268,7 @@ class DriverHost:
             for self.step, waiting, places in given:
                 self._end(self.step, waiting, places)
 
-    def _end(self, step: Submit, waiting: Sequence[Waiting], places: Sequence[int]) -> None:
+    def _end(self, step: SubmitStep, waiting: Sequence[Waiting], places: Sequence[int]) -> None:
         if step.expect.parked:
             if not step.is_aer and any(one.completion is not None for one in waiting):
                 raise self.fail(STEP, "is answered")
@@ -267,7 +277,7 @@ class DriverHost:
         for one, place in zip(waiting, places, strict=True):
             self._judge(step, one, place)
 
-    def _await(self, step: Submit, waiting: Sequence[Waiting]) -> None:
+    def _await(self, step: SubmitStep, waiting: Sequence[Waiting]) -> None:
         for _ in range(_LOOKS):
             if all(one.completion is not None for one in waiting):
                 return
@@ -280,7 +290,7 @@ class DriverHost:
             raise self.fail("lost_interrupt", f"a completion, but no interrupt within {self.profile.deadline:g} s")
         raise self.fail("late_answer", f"no answer within {self.profile.deadline:g} s")
 
-    def _judge(self, step: Submit, waiting: Waiting, place: int) -> None:
+    def _judge(self, step: SubmitStep, waiting: Waiting, place: int) -> None:
         completion, expect = waiting.completion, step.expect
         assert completion is not None  # _await
         if expect.statuses is not None and completion.status not in expect.statuses:

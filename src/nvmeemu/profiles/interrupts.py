@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nvmeemu import regs
 from nvmeemu.controller.taps import Observer
 from nvmeemu.ports import PciState
-from nvmeemu.profiles.steps import Mode
+from nvmeemu.profiles.steps import ModeStep
 from nvmeemu.queues import CompletionQueue
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Interrupts(Observer):
 
     # --- what the driver does
 
-    def learn_by(self, step: Mode) -> None:
+    def learn_by(self, step: ModeStep) -> None:
         """From here on; only "msix" and "pin" change what the device does."""
         self._host.queues.catch_up()
         self._mode, self._masking, self._host.queues.is_late = step.mode, step.masking, step.is_late
@@ -56,7 +56,7 @@ class Interrupts(Observer):
             self._host.bench.controller.interrupts_changed()
 
     def mask(self, register: int, value: int) -> None:
-        """Write INTMS or INTMC; the pin follows at once."""
+        """WriteStep INTMS or INTMC; the pin follows at once."""
         self._mask = self._mask | value if register == regs.INTMS.offset else self._mask & ~value
         self._host.write(register, 4, value)
         self._look_at_pin()

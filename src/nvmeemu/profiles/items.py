@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nvmeemu.profiles.profile import NEVER, Never, Profile
-from nvmeemu.profiles.steps import Read, Step, Submit, Wait
+from nvmeemu.profiles.steps import ReadStep, Step, SubmitStep, WaitStep
 from nvmeemu.spec import AdminOpcode, NvmOpcode
 from nvmeemu.trace.file import Reader
 
@@ -85,22 +85,22 @@ def _of_never(never: Never) -> Break:
 
 def _of_step(step: Step) -> Iterator[Break]:
     item = Item(STEP, step.line)
-    if isinstance(step, Read) and step.expected is not None:
+    if isinstance(step, ReadStep) and step.expected is not None:
         match = {"register": step.offset, "access": "read"}
         item = Item("unreadable_register") if step.expected == "written" else item
         fault: dict[str, Any] = {"match": match, "at": "register", "do": {"corrupt": "flip"}}
         if step.expected == "before":
             fault["when"] = {"after": 1}  # so that there is something that it was
         yield Break(item, step.text, fault, anywhere=True)
-    elif isinstance(step, Wait) and step.field == "rdy":
+    elif isinstance(step, WaitStep) and step.field == "rdy":
         yield Break(item, step.text, {"do": {"rdy": 1 - step.value}}, anywhere=True)
-    elif isinstance(step, Wait):
+    elif isinstance(step, WaitStep):
         yield Break(item, step.text, {"do": "endless_shutdown"})
-    elif isinstance(step, Submit):
+    elif isinstance(step, SubmitStep):
         yield from _of_command(step, item)
 
 
-def _of_command(step: Submit, item: Item) -> Iterator[Break]:
+def _of_command(step: SubmitStep, item: Item) -> Iterator[Break]:
     match = _match(step)
     if step.is_aer:
         item = Item("rejected_aer")
@@ -116,7 +116,7 @@ def _of_command(step: Submit, item: Item) -> Iterator[Break]:
         yield Break(item, f"{step.text} ({name})", fault, anywhere=True)
 
 
-def _match(step: Submit) -> dict[str, Any]:
+def _match(step: SubmitStep) -> dict[str, Any]:
     """The words of a fault that mean this command."""
     opcodes = NvmOpcode if step.qid else AdminOpcode
     value = step.command.opcode

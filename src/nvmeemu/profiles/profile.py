@@ -63,7 +63,7 @@ class Never:
 
 
 @dataclass(frozen=True)
-class Disk:
+class ProfileNamespace:
     """A namespace of the device. ``write_cache``: it says that it has a volatile one (VWC)."""
 
     nsid: int = 1
@@ -75,8 +75,8 @@ class Disk:
 @dataclass(frozen=True)
 class Profile:
     """``deadline``: seconds that the driver waits for a command; ``ready``: for CSTS. ``most_admin``: admin commands in
-    a second. ``most_vectors``: MSI-X vectors. ``least_bar0``: bytes of BAR0. ``device``: its limits; ``disks``: its
-    namespaces."""
+    a second. ``most_vectors``: MSI-X vectors. ``least_bar0``: bytes of BAR0. ``device``: its limits, and its
+    ``namespaces``."""
 
     name: str
     title: str
@@ -89,7 +89,7 @@ class Profile:
     most_vectors: int = 2048
     least_bar0: int = 0
     device: Mapping[str, int] = field(default_factory=dict)
-    disks: tuple[Disk, ...] = (Disk(),)
+    namespaces: tuple[ProfileNamespace, ...] = (ProfileNamespace(),)
     facts: tuple[Fact, ...] = ()
     nevers: tuple[Never, ...] = ()
 
@@ -119,7 +119,7 @@ def parse(text: str, name: str, where: str = "profile") -> Profile:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ProfileError(f"{where}: {error}") from None
-    known = {one.name for one in fields(Profile)} - {"name", "facts", "nevers", "disks"}
+    known = {one.name for one in fields(Profile)} - {"name", "facts", "nevers", "namespaces"}
     known |= {"fact", "never", "namespace"}
     for key in table:
         if key not in known:
@@ -148,7 +148,7 @@ def _profile(table: dict[str, Any], text: str, name: str) -> Profile:
         name=name,
         steps=tuple(parse_steps(_text(table, "steps"), first)),
         device=_device(table.get("device", {})),
-        disks=tuple(_disk(one) for one in _tables(table, "namespace")) or (Disk(),),
+        namespaces=tuple(_disk(one) for one in _tables(table, "namespace")) or (ProfileNamespace(),),
         facts=tuple(Fact(_text(one, "text"), _text(one, "at")) for one in _tables(table, "fact")),
         nevers=tuple(_never(one) for one in _tables(table, "never")),
         **values,
@@ -178,16 +178,16 @@ def _device(value: Any) -> dict[str, int]:
     return {key: number(one, f"device.{key}", 0, 1 << 20) for key, one in value.items()}
 
 
-def _disk(table: dict[str, Any]) -> Disk:
-    known = {one.name for one in fields(Disk)}
+def _disk(table: dict[str, Any]) -> ProfileNamespace:
+    known = {one.name for one in fields(ProfileNamespace)}
     for key in table:
         if key not in known:
             raise ValueError(f"namespace: {key}: there are {', '.join(sorted(known))}")
-    made = Disk(
+    made = ProfileNamespace(
         number(table.get("nsid", 1), "namespace.nsid", 1, spec.BROADCAST - 1),
-        number(table.get("blocks", Disk.blocks), "namespace.blocks", 1, 1 << 48),
-        number(table.get("block_size", Disk.block_size), "namespace.block_size"),
-        flag(table.get("write_cache", Disk.write_cache), "namespace.write_cache"),
+        number(table.get("blocks", ProfileNamespace.blocks), "namespace.blocks", 1, 1 << 48),
+        number(table.get("block_size", ProfileNamespace.block_size), "namespace.block_size"),
+        flag(table.get("write_cache", ProfileNamespace.write_cache), "namespace.write_cache"),
     )
     if made.block_size not in (512, 4096):
         raise ValueError("namespace.block_size: 512 or 4096")

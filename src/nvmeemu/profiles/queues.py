@@ -96,8 +96,9 @@ class Queues:
     # --- what is submitted
 
     def submit(self, sqid: int, command: Command) -> Waiting:
-        """Put it into its queue, without ringing, with a CID of ours if it has none; Stopped if the driver sends more
-        than it can mean."""
+        """Put it into its queue, without ringing, with a CID of ours if it has none.
+
+        Raises DriverStopped if the driver sends more than it can mean."""
         if not sqid:
             self._count()
         if not command.cid:

@@ -43,7 +43,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Read(Step):
+class ReadStep(Step):
     """A register, or a part of it. ``expected``: a number, "written" (what the host wrote last), "before" (what the
     driver read there the time before), or None: anything."""
 
@@ -53,7 +53,7 @@ class Read(Step):
 
 
 @dataclass(frozen=True)
-class Write(Step):
+class WriteStep(Step):
     """``value``: a number, or "memory": the address of memory for an admin queue, or that half of it."""
 
     offset: int
@@ -62,7 +62,7 @@ class Write(Step):
 
 
 @dataclass(frozen=True)
-class Wait(Step):
+class WaitStep(Step):
     """CSTS is read until its ``field`` (rdy, shst) has the value."""
 
     field: str
@@ -70,7 +70,7 @@ class Wait(Step):
 
 
 @dataclass(frozen=True)
-class Mode(Step):
+class ModeStep(Step):
     """How the driver learns of completions from here on; ``masking``: with this in INTMS and INTMC around each
     interrupt, or 0. ``is_late``: it moves the head of a completion queue when it has given its next command."""
 
@@ -80,7 +80,7 @@ class Mode(Step):
 
 
 @dataclass(frozen=True)
-class Pci(Step):
+class PciStep(Step):
     """Whether the Command register of the PCI configuration space has Interrupt Disable from here on; bus master and
     memory space are on."""
 
@@ -88,12 +88,12 @@ class Pci(Step):
 
 
 @dataclass(frozen=True)
-class Pause(Step):
+class PauseStep(Step):
     seconds: float
 
 
 @dataclass(frozen=True)
-class FunctionReset(Step):
+class FunctionResetStep(Step):
     """Of the PCI function: the machine is reset, or the host asks for it."""
 
 
@@ -111,7 +111,7 @@ class Expect:
 
 
 @dataclass(frozen=True)
-class Submit(Step):
+class SubmitStep(Step):
     """A command in queue ``qid``, ``times`` at once; I/O goes on block by block. The buffer begins ``at`` bytes into a
     page, a PRP list ``list_at``; ``data`` is what the host gives with it. ``is_joined``: given without waiting for the
     step before, and awaited with it."""
@@ -144,9 +144,13 @@ def parse_steps(text: str, first_line: int = 1) -> list[Step]:
         if words:
             try:
                 step = _step(line, words)
-                if isinstance(step, Submit) and step.is_joined and not (steps and isinstance(steps[-1], Submit)):
+                if (
+                    isinstance(step, SubmitStep)
+                    and step.is_joined
+                    and not (steps and isinstance(steps[-1], SubmitStep))
+                ):
                     raise StepError("no command stands before it")
-                if isinstance(step, Read) and step.expected == "before":
+                if isinstance(step, ReadStep) and step.expected == "before":
                     _check_before(step, steps)
                 steps.append(step)
             except (StepError, FaultError, ValueError) as error:
@@ -154,8 +158,8 @@ def parse_steps(text: str, first_line: int = 1) -> list[Step]:
     return steps
 
 
-def _check_before(step: Read, steps: list[Step]) -> None:
-    if not any(isinstance(one, Read) and (one.offset, one.size) == (step.offset, step.size) for one in steps):
+def _check_before(step: ReadStep, steps: list[Step]) -> None:
+    if not any(isinstance(one, ReadStep) and (one.offset, one.size) == (step.offset, step.size) for one in steps):
         raise StepError("it was not read before")
 
 
@@ -189,18 +193,18 @@ def _mode(line: int, text: str, verb: str, words: list[str]) -> Step:
     if verb == "polling":
         if words not in ([], ["late"]):
             raise StepError("after it there is only: late")
-        return Mode(line, text, verb, is_late=bool(words))
+        return ModeStep(line, text, verb, is_late=bool(words))
     name, equals, bits = (words or [""])[0].partition("=")
     if words[1:] or name not in ("", "masking") or (equals and not bits):
         raise StepError("after it there is only: masking, or masking=BITS")
-    return Mode(line, text, verb, number(bits or "1", "masking", 1, 0xFFFFFFFF) if words else 0)
+    return ModeStep(line, text, verb, number(bits or "1", "masking", 1, 0xFFFFFFFF) if words else 0)
 
 
 def _read(line: int, text: str, words: list[str]) -> Step:
     offset, size, value = _access(words)
     if value in (None, "written", "before"):
-        return Read(line, text, offset, size, value)
-    return Read(line, text, offset, size, number(value, "value"))
+        return ReadStep(line, text, offset, size, value)
+    return ReadStep(line, text, offset, size, number(value, "value"))
 
 
 def _write(line: int, text: str, words: list[str]) -> Step:
@@ -208,8 +212,8 @@ def _write(line: int, text: str, words: list[str]) -> Step:
     if value is None:
         raise StepError("write REGISTER = VALUE")
     if value == "memory":
-        return Write(line, text, offset, size, value)
-    return Write(line, text, offset, size, number(value, "value", 0, (1 << 8 * size) - 1))
+        return WriteStep(line, text, offset, size, value)
+    return WriteStep(line, text, offset, size, number(value, "value", 0, (1 << 8 * size) - 1))
 
 
 def _access(words: list[str]) -> tuple[int, int, str | None]:
@@ -226,23 +230,23 @@ def _access(words: list[str]) -> tuple[int, int, str | None]:
 def _wait(line: int, text: str, words: list[str]) -> Step:
     if len(words) != 3 or (name := key(words[0])) not in ("rdy", "shst") or words[1] != "=":
         raise StepError("wait rdy = 1, or wait shst = 2")
-    return Wait(line, text, name, number(words[2], "value", 0, 3))
+    return WaitStep(line, text, name, number(words[2], "value", 0, 3))
 
 
 def _pci(line: int, text: str, words: list[str]) -> Step:
     if [key(word) for word in words[:2]] != ["interrupt_disable", "="] or words[2:] not in (["0"], ["1"]):
         raise StepError("pci interrupt_disable = 1, or pci interrupt_disable = 0")
-    return Pci(line, text, words[2] == "1")
+    return PciStep(line, text, words[2] == "1")
 
 
 def _pause(line: int, text: str, words: list[str]) -> Step:
-    return Pause(line, text, min(seconds(" ".join(words), "pause"), 3600.0))
+    return PauseStep(line, text, min(seconds(" ".join(words), "pause"), 3600.0))
 
 
 def _reset(line: int, text: str, words: list[str]) -> Step:
     if words:
         raise StepError("it takes nothing")
-    return FunctionReset(line, text)
+    return FunctionResetStep(line, text)
 
 
 # --- commands
@@ -276,7 +280,7 @@ def _submit(line: int, text: str, qid: int, words: list[str], is_joined: bool) -
     if is_joined and isinstance(command, spec.CreateCq | spec.CreateSq):
         raise StepError("a queue is made by itself")
     expect = _expect(after.split(), _structure(qid, command))
-    return Submit(line, text, qid, command, **options, expect=expect, fields=tuple(fields), is_joined=is_joined)
+    return SubmitStep(line, text, qid, command, **options, expect=expect, fields=tuple(fields), is_joined=is_joined)
 
 
 def _set(command: spec.Command, name: str, given: str) -> None:

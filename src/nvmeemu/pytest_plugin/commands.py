@@ -24,7 +24,7 @@ SHOWN = 20
 Op = str | spec.AdminOpcode | spec.NvmOpcode
 
 
-class Source(Protocol):
+class RecordSource(Protocol):
     """Where records come from. It may give half a record: the rest comes with the next bytes."""
 
     def more(self) -> bytes:
@@ -130,7 +130,7 @@ class NothingSent(AssertionError):
 class Trace:
     """The commands that the host has sent to one drive since the test began (``list(trace)``)."""
 
-    def __init__(self, source: Source, patience: float, remember: int = REMEMBERED) -> None:
+    def __init__(self, source: RecordSource, patience: float, remember: int = REMEMBERED) -> None:
         self._source = source
         self._patience = patience
         self._rest = b""

@@ -31,7 +31,7 @@ Serve = Callable[..., AbstractContextManager[NvmeServer]]
 Boot = Callable[..., AbstractContextManager[NvmeGuest]]
 
 
-class Drive(Protocol):
+class LiveDrive(Protocol):
     """What a drive must be to live here. ``close`` also follows a ``start`` or ``close`` that failed."""
 
     @property
@@ -41,7 +41,7 @@ class Drive(Protocol):
     def sections(self) -> dict[str, str]: ...
 
 
-D = TypeVar("D", bound=Drive)
+D = TypeVar("D", bound=LiveDrive)
 
 
 class Live:
@@ -51,7 +51,7 @@ class Live:
         self._config = config
         self._test = test
         self._keep = keep
-        self._drives: list[tuple[str, Path, Drive]] = []  # with the test that has made them
+        self._drives: list[tuple[str, Path, LiveDrive]] = []  # with the test that has made them
         self._ended: list[tuple[str, list[Section]]] = []  # what was to be told of those that are gone
 
     # --- makers
@@ -146,7 +146,7 @@ class Live:
                 found += self._sections(drive, folder, error)
         return found
 
-    def _sections(self, drive: Drive, folder: Path, error: BaseException) -> list[Section]:
+    def _sections(self, drive: LiveDrive, folder: Path, error: BaseException) -> list[Section]:
         try:
             told = drive.trace.sections(error) | drive.sections()
         except Exception as failure:  # a report that fails would hide what it is about

@@ -30,7 +30,7 @@ from nvmeemu.trace.records import (
 from nvmeemu.trace.rings import Rings
 
 
-class Kind(IntEnum):
+class CommandKind(IntEnum):
     """Of a command, for its colour."""
 
     READ = 0
@@ -39,7 +39,7 @@ class Kind(IntEnum):
     ADMIN = 3
 
 
-class Outcome(IntEnum):
+class CommandOutcome(IntEnum):
     """How a command ended."""
 
     SUCCESS = 0
@@ -47,7 +47,7 @@ class Outcome(IntEnum):
     NO_ANSWER = 2
 
 
-_KINDS: dict[int, Kind] = {NvmOpcode.READ: Kind.READ, NvmOpcode.WRITE: Kind.WRITE}
+_KINDS: dict[int, CommandKind] = {NvmOpcode.READ: CommandKind.READ, NvmOpcode.WRITE: CommandKind.WRITE}
 
 
 Span = tuple[float, float]  # from, to
@@ -191,13 +191,13 @@ def _add(found: Activity, command: TracedCommand, ended: int) -> None:
     found.sqid.append(fetch.sqid)
     found.kind.append(kind)
     if done is None:
-        found.outcome.append(Outcome.NO_ANSWER)
+        found.outcome.append(CommandOutcome.NO_ANSWER)
     else:
-        found.outcome.append(Outcome.SUCCESS if done.status == Status.SUCCESS else Outcome.ERROR)
+        found.outcome.append(CommandOutcome.SUCCESS if done.status == Status.SUCCESS else CommandOutcome.ERROR)
     if done is not None and done.status == Status.LBA_OUT_OF_RANGE:
         return
     entry = words.command_of(fetch.sqid, fetch.sqe)
-    if kind in (Kind.READ, Kind.WRITE) and isinstance(entry, spec.ReadWrite):
+    if kind in (CommandKind.READ, CommandKind.WRITE) and isinstance(entry, spec.ReadWrite):
         found.block_time.append(start)
         found.block_kind.append(kind)
         found.nsid.append(entry.nsid)
@@ -206,5 +206,5 @@ def _add(found: Activity, command: TracedCommand, ended: int) -> None:
         found.block_outcome.append(found.outcome[-1])
 
 
-def _kind(fetch: Fetch) -> Kind:
-    return _KINDS.get(fetch.opcode, Kind.OTHER) if fetch.sqid else Kind.ADMIN
+def _kind(fetch: Fetch) -> CommandKind:
+    return _KINDS.get(fetch.opcode, CommandKind.OTHER) if fetch.sqid else CommandKind.ADMIN

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from nvmeemu.app.arguments import Number
 from nvmeemu.trace import words
 from nvmeemu.trace.align import align
-from nvmeemu.trace.deeds import Part, Step, Steps, steps
 from nvmeemu.trace.file import open_trace
-from nvmeemu.trace.filters import Filter, add_command_options, check_times
+from nvmeemu.trace.filters import CommandFilter, add_command_options, check_times
+from nvmeemu.trace.host_steps import HostStep, HostSteps, Part, steps
 from nvmeemu.trace.terminal import Output, at, heading, with_progress
 
 _DIFF = """\
@@ -39,14 +39,14 @@ def add(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 @dataclass
-class Difference:
+class Comparison:
     """Two traces side by side: each pair is a step of A and one of B, or one of them alone."""
 
-    pairs: list[tuple[Step | None, Step | None]]
+    pairs: list[tuple[HostStep | None, HostStep | None]]
 
     @classmethod
-    def between(cls, a: list[Part], b: list[Part]) -> Difference:
-        pairs: list[tuple[Step | None, Step | None]] = []
+    def between(cls, a: list[Part], b: list[Part]) -> Comparison:
+        pairs: list[tuple[HostStep | None, HostStep | None]] = []
         done_a = done_b = 0
         for at_a, at_b in (*_counterparts(a, b), (len(a), len(b))):
             pairs += [(step, None) for part in a[done_a:at_a] for step in part.steps]
@@ -57,7 +57,7 @@ class Difference:
         return cls(pairs)
 
     @staticmethod
-    def _of_part(a: list[Step], b: list[Step]) -> Iterator[tuple[Step | None, Step | None]]:
+    def _of_part(a: list[HostStep], b: list[HostStep]) -> Iterator[tuple[HostStep | None, HostStep | None]]:
         done_a = done_b = 0
         same = align([one.name for one in a], [one.name for one in b])
         for at_a, at_b in (*same, (len(a), len(b))):
@@ -91,7 +91,7 @@ class Difference:
         return near
 
     @staticmethod
-    def _mark(a: Step | None, b: Step | None) -> str:
+    def _mark(a: HostStep | None, b: HostStep | None) -> str:
         if b is None:
             return "-"
         if a is None:
@@ -99,7 +99,7 @@ class Difference:
         return " " if a.answer == b.answer else "!"
 
     @staticmethod
-    def _text(a: Step | None, b: Step | None) -> str:
+    def _text(a: HostStep | None, b: HostStep | None) -> str:
         if a is not None and b is not None and a.answer != b.answer:
             return f"{a.name} -> A: {a.answer} -> B: {b.answer}"
         one = a or b
@@ -136,14 +136,14 @@ def _counterparts(a: Sequence[Part], b: Sequence[Part]) -> list[tuple[int, int]]
 
 def run(arguments: argparse.Namespace) -> int:
     output = Output()
-    wanted = Filter.of(arguments)
+    wanted = CommandFilter.of(arguments)
     both = []
     for name, path in (("A", arguments.a), ("B", arguments.b)):
         with open_trace(path) as reader:
             both.append(steps(name, with_progress(reader, prints=False), wanted))
             check_times(path, wanted.start, wanted.end, both[-1].statistics.ends)
             output.line(output.styled("dim", f"# {name} is {heading(reader)}"))
-    difference = Difference.between(both[0].parts, both[1].parts)
+    difference = Comparison.between(both[0].parts, both[1].parts)
     for mark, text in difference.lines(arguments.context):
         output.line(f"@@ {text}" if mark == "@" else output.styled(_MARKS.get(mark, ""), f"{mark} {text}"))
     same, other, only_a, only_b = (difference.count(mark) for mark in " !-+")
@@ -153,7 +153,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if same == len(difference.pairs) else 1
 
 
-def _numbers(one: Steps) -> str:
+def _numbers(one: HostSteps) -> str:
     """What is not compared: how often registers were read and doorbells rung, and interrupts."""
     queues = one.statistics.queues.values()
     doorbells = sum(queue.tails + queue.heads for queue in queues)

@@ -112,7 +112,7 @@ class Writer:
         self._file.write(data)
 
 
-class Source(Protocol):
+class BinarySource(Protocol):
     """A binary file that gives what it has: ``io.BufferedReader``, ``io.BytesIO``, ``gzip.GzipFile``, ..."""
 
     def read1(self, size: int, /) -> bytes: ...
@@ -129,7 +129,9 @@ class Reader:
     it goes on at the end of the file until nobody writes there any more; the last second comes when there is no more.
     """
 
-    def __init__(self, file: Source, name: str = "trace", raw: Source | None = None, *, follow: bool = False) -> None:
+    def __init__(
+        self, file: BinarySource, name: str = "trace", raw: BinarySource | None = None, *, follow: bool = False
+    ) -> None:
         self._file = file
         self._raw = raw or file
         self._follows = follow

@@ -53,7 +53,7 @@ def check_times(name: str, start: int, end: int | None, last: int) -> None:
 
 
 @dataclass(frozen=True)
-class Filter:
+class CommandFilter:
     """``tests``: of each group one must hold. ``start`` and ``end`` in nanoseconds; the fetch has to be between."""
 
     tests: tuple[tuple[Test, ...], ...] = ()
@@ -61,7 +61,7 @@ class Filter:
     end: int | None = None
 
     @classmethod
-    def of(cls, arguments: argparse.Namespace) -> Filter:
+    def of(cls, arguments: argparse.Namespace) -> CommandFilter:
         groups = (
             tuple(arguments.queue or ()),
             tuple(arguments.opcode or ()),

@@ -16,13 +16,23 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from nvmeemu.trace import words
-from nvmeemu.trace.activity import Activity, Kind, Outcome
+from nvmeemu.trace.activity import Activity, CommandKind, CommandOutcome
 from nvmeemu.trace.phases import Name, Phase
 
 Array = Any  # numpy's, whose types say nothing that is of use here
 
-_COLOURS = {Kind.READ: "#2166ac", Kind.WRITE: "#d9670b", Kind.OTHER: "#2a8a57", Kind.ADMIN: "#6f6f6f"}
-_LABELS = {Kind.READ: "Read", Kind.WRITE: "Write", Kind.OTHER: "other I/O", Kind.ADMIN: "admin"}
+_COLOURS = {
+    CommandKind.READ: "#2166ac",
+    CommandKind.WRITE: "#d9670b",
+    CommandKind.OTHER: "#2a8a57",
+    CommandKind.ADMIN: "#6f6f6f",
+}
+_LABELS = {
+    CommandKind.READ: "Read",
+    CommandKind.WRITE: "Write",
+    CommandKind.OTHER: "other I/O",
+    CommandKind.ADMIN: "admin",
+}
 _PHASE_COLOURS = {
     Name.FIRMWARE: "#d6c6e8",
     Name.LOADER: "#f7e0a8",
@@ -82,7 +92,7 @@ class Picture:
         self.kind, self.outcome, self.sqid = (
             np.asarray(one) for one in (activity.kind, activity.outcome, activity.sqid)
         )
-        self.answered = self.outcome != Outcome.NO_ANSWER
+        self.answered = self.outcome != CommandOutcome.NO_ANSWER
         self.latency = np.maximum((self.until - self.begin)[self.answered] * self.unit, 1e-9)
         self._images: list[tuple[Any, str]] = []  # whose shades count commands, with what they are
         self._narrow: set[tuple[int, Name]] = set()  # by column: the phases less than one wide that are drawn
@@ -138,7 +148,7 @@ class Picture:
         for kind, label in _LABELS.items():
             if number := int(np.sum(self.kind == kind)):
                 lines.append(f"  {number} {label}")
-        for outcome, label in ((Outcome.ERROR, "with an error"), (Outcome.NO_ANSWER, "not completed")):
+        for outcome, label in ((CommandOutcome.ERROR, "with an error"), (CommandOutcome.NO_ANSWER, "not completed")):
             lines.append(f"{int(np.sum(self.outcome == outcome))} {label}")
         lines.append(f"{len(self.activity.doorbells)} doorbells")
         lines.append(f"{len(self.activity.interrupts)} interrupts")
@@ -172,7 +182,7 @@ class Picture:
         for axes in (self.top, self.map, self.scatter):
             for at in np.unique(self._columns(self._times(self.activity.resets))):
                 axes.axvline(self.start + at * self._column, **_RESET)
-        has = [kind for kind in Kind if np.any(self.kind == kind)]
+        has = [kind for kind in CommandKind if np.any(self.kind == kind)]
         handles: list[Artist] = [Patch(color=_COLOURS[kind], label=_LABELS[kind]) for kind in has]
         if np.any(self.outcome):
             handles.append(Patch(color=_FAILED, label="failed, or never completed"))
@@ -196,13 +206,13 @@ class Picture:
     def _queue(self, row: int, sqid: int) -> None:
         """Reads above, writes in the middle, all else below. Of what failed a mark where it was fetched, and a line as
         long as it was under way: thin, as that may be up to the trace's end and must not hide what came after."""
-        places = {Kind.READ: -0.24, Kind.WRITE: 0.0, Kind.OTHER: 0.24, Kind.ADMIN: 0.0}
+        places = {CommandKind.READ: -0.24, CommandKind.WRITE: 0.0, CommandKind.OTHER: 0.24, CommandKind.ADMIN: 0.0}
         of_queue = self.sqid == sqid
         for kind, place in places.items():
             mine = of_queue & self.answered & (self.kind == kind)
-            height = 0.72 if kind == Kind.ADMIN else 0.24
+            height = 0.72 if kind == CommandKind.ADMIN else 0.24
             self._bars(row + place, height, self.begin[mine], self.until[mine], _COLOURS[kind])
-        failed = of_queue & (self.outcome != Outcome.SUCCESS)
+        failed = of_queue & (self.outcome != CommandOutcome.SUCCESS)
         self._bars(row, 0.72, self.begin[failed], self.begin[failed], _FAILED)
         self._bars(row + 0.42, 0.07, self.begin[failed], self.until[failed], _FAILED)
 
@@ -265,13 +275,13 @@ class Picture:
         extent = (self.start, self.end, low / scale, (low + step * _LINES) / scale)
         read, written = (
             _cells(columns[those], first[those], count[those], low, step)
-            for those in (kinds == Kind.READ, kinds == Kind.WRITE)
+            for those in (kinds == CommandKind.READ, kinds == CommandKind.WRITE)
         )
         every = read + written
         norm = LogNorm(1, max(2, every.max()))
         for cells, colour, label in (
-            (every * (written == 0), _COLOURS[Kind.READ], _LABELS[Kind.READ]),
-            (every * (read == 0), _COLOURS[Kind.WRITE], _LABELS[Kind.WRITE]),
+            (every * (written == 0), _COLOURS[CommandKind.READ], _LABELS[CommandKind.READ]),
+            (every * (read == 0), _COLOURS[CommandKind.WRITE], _LABELS[CommandKind.WRITE]),
             (every * (read > 0) * (written > 0), _BOTH, "both"),
         ):
             if not cells.any():
@@ -281,7 +291,7 @@ class Picture:
                 aspect="auto", interpolation="nearest", zorder=2,
             )  # fmt: skip
             self._images.append((image, label))
-        is_bad = outcome != Outcome.SUCCESS
+        is_bad = outcome != CommandOutcome.SUCCESS
         if is_bad.any():  # larger than a cell: it must not be overlooked
             middle = (first + count / 2)[is_bad] / scale
             axes.scatter(times[is_bad] / self.unit, middle, s=22, c=_FAILED, marker="x", linewidths=1.2, zorder=3)
@@ -332,7 +342,7 @@ class Picture:
 
     def _distribution(self, latency: Array, kinds: Array, edges: Array) -> None:
         axes = self.distribution
-        groups = [kind for kind in Kind if np.any(kinds == kind)]
+        groups = [kind for kind in CommandKind if np.any(kinds == kind)]
         axes.hist(
             [latency[kinds == kind] for kind in groups],
             bins=edges, orientation="horizontal", stacked=True, color=[_COLOURS[kind] for kind in groups],

@@ -14,7 +14,7 @@ from nvmeemu.trace.records import ClientLeft, Completion, Doorbell, Fetch, Recor
 
 
 @dataclass(slots=True)
-class Ring:
+class QueueState:
     """``head``: taken up to there; ``tail``: filled up to there."""
 
     entries: int
@@ -36,8 +36,8 @@ class Rings:
     device cannot have taken, in words, or nothing."""
 
     def __init__(self) -> None:
-        self.sqs: dict[int, Ring] = {}
-        self.cqs: dict[int, Ring] = {}
+        self.sqs: dict[int, QueueState] = {}
+        self.cqs: dict[int, QueueState] = {}
         self.cq_of: dict[int, int] = {}  # CQID by SQID
         self.refused = ""
         self._aqa = AdminQueueAttributes()
@@ -71,8 +71,8 @@ class Rings:
         written = written_configuration(record)
         if written is not None and written.en and not self._is_enabled:
             self._is_enabled = True
-            self.sqs = {0: Ring(self._aqa.asqs)}
-            self.cqs = {0: Ring(self._aqa.acqs)}
+            self.sqs = {0: QueueState(self._aqa.asqs)}
+            self.cqs = {0: QueueState(self._aqa.acqs)}
             self.cq_of = {0: 0}
         elif is_reset(record):
             self._reset(record)
@@ -93,9 +93,9 @@ class Rings:
             return
         command = command_of(0, sqe)
         if isinstance(command, CreateCq):
-            self.cqs[command.qid] = Ring(command.qsize)
+            self.cqs[command.qid] = QueueState(command.qsize)
         elif isinstance(command, CreateSq):
-            self.sqs[command.qid] = Ring(command.qsize)
+            self.sqs[command.qid] = QueueState(command.qsize)
             self.cq_of[command.qid] = command.cqid
         elif isinstance(command, DeleteQueue):
             of = self.sqs if command.opcode == AdminOpcode.DELETE_SQ else self.cqs
@@ -128,7 +128,7 @@ class Rings:
 _OF_QUEUES = {AdminOpcode.CREATE_CQ, AdminOpcode.CREATE_SQ, AdminOpcode.DELETE_CQ, AdminOpcode.DELETE_SQ}
 
 
-def _why_not(ring: Ring, record: Doorbell) -> str:
+def _why_not(ring: QueueState, record: Doorbell) -> str:
     """Why the device cannot take this value; nothing if it can (Base 1.4, 3.1.19 and 3.1.20)."""
     if record.value >= ring.entries:
         return f"it has {ring.entries} entries"

@@ -11,7 +11,7 @@ from nvmeemu.spec import EventType, Status
 from nvmeemu.trace import words
 from nvmeemu.trace.commands import Matcher, TracedCommand, commands
 from nvmeemu.trace.file import open_trace
-from nvmeemu.trace.filters import Filter, add_options
+from nvmeemu.trace.filters import CommandFilter, add_options
 from nvmeemu.trace.records import AsyncEvent, Completion, Injection, Record, RegisterRead, RegisterWrite
 from nvmeemu.trace.rings import Rings
 from nvmeemu.trace.terminal import Output, at, heading, with_progress
@@ -53,7 +53,7 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 def run_show(arguments: argparse.Namespace) -> int:
-    wanted = Filter.of(arguments)
+    wanted = CommandFilter.of(arguments)
     with open_trace(arguments.file, follow=arguments.follow) as reader:
         show = _Show(Output(), arguments)
         show.say(show.output.styled("dim", f"# {heading(reader)}"))
@@ -83,7 +83,7 @@ class _Show:
         if self._follows:
             sys.stdout.flush()
 
-    def everything(self, records: Iterable[Record], wanted: Filter) -> None:
+    def everything(self, records: Iterable[Record], wanted: CommandFilter) -> None:
         matcher, rings = Matcher(), Rings()
         for record in records:
             ended = matcher.feed(record)
@@ -145,7 +145,7 @@ class _Show:
 def run_grep(arguments: argparse.Namespace) -> int:
     """1 if nothing was found, as with grep(1)."""
     output = Output()
-    wanted = Filter.of(arguments)
+    wanted = CommandFilter.of(arguments)
     pattern = arguments.pattern
     found = False
     with open_trace(arguments.file) as reader:

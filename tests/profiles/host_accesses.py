@@ -31,7 +31,7 @@ def register(record: RegisterRead | RegisterWrite) -> str:
     return text.partition(" = ")[0] if is_address else text
 
 
-def deeds(records: list[Record]) -> Iterator[tuple[int, str]]:
+def accesses(records: list[Record]) -> Iterator[tuple[int, str]]:
     """(number of the record, what), without interrupt handlers, doorbells and I/O; reads of CSTS in one."""
     handlers = Learning(records).handlers
     fetched = by_fetch(records)
@@ -68,7 +68,7 @@ def starts(records: list[Record]) -> Iterator[list[str]]:
         for number, record in enumerate(records)
         if isinstance(record, RegisterWrite) and (cc := written_configuration(record)) and cc.en and not cc.shn
     ]
-    all_deeds = list(deeds(records))
+    all_accesses = list(accesses(records))
     commands = [number for number, record in enumerate(records) if isinstance(record, Fetch | Completion)]
     ends = [
         number
@@ -82,19 +82,19 @@ def starts(records: list[Record]) -> Iterator[list[str]]:
             continue
         done = first
         last = min((one for one in ends if one > enable), default=len(records))
-        found = [what for number, what in all_deeds if first < number < last]
+        found = [what for number, what in all_accesses if first < number < last]
         yield found[:-1] if found[-1] == "read CSTS" else found  # looked at from time to time
 
 
 def between(records: list[Record]) -> list[list[str]]:
     """What it did between two I/O commands, each time that it did something; without reads of CSTS."""
-    all_deeds = dict(deeds(records))
+    all_accesses = dict(accesses(records))
     found: list[list[str]] = [[]]
     for number, record in enumerate(records):
         if isinstance(record, Fetch) and record.sqid:
             found.append([])
-        elif number in all_deeds and all_deeds[number] != "read CSTS":
-            found[-1].append(all_deeds[number])
+        elif number in all_accesses and all_accesses[number] != "read CSTS":
+            found[-1].append(all_accesses[number])
     return [one for one in found[1:-1] if one]
 
 
@@ -104,4 +104,4 @@ def ending(records: list[Record]) -> list[str]:
     end = next(
         (at for at, one in enumerate(records) if at > last and isinstance(one, Reset | ClientLeft)), len(records)
     )
-    return [what for number, what in deeds(records) if last < number < end]
+    return [what for number, what in accesses(records) if last < number < end]

@@ -8,7 +8,7 @@ from enum import Enum
 
 from nvmeemu.regs import ACQ, ASQ, INTMC, INTMS
 from nvmeemu.trace import words
-from nvmeemu.trace.filters import Filter
+from nvmeemu.trace.filters import CommandFilter
 from nvmeemu.trace.phases import Name, Phases
 from nvmeemu.trace.records import (
     ClientAttached,
@@ -28,13 +28,15 @@ from nvmeemu.trace.records import (
 )
 from nvmeemu.trace.stats import Statistics
 
-Deed = RegisterWrite | Reset | InterruptMode | PciChange | ClientAttached | ClientLeft  # a host's, but for commands
+HostRecord = (
+    RegisterWrite | Reset | InterruptMode | PciChange | ClientAttached | ClientLeft
+)  # a host's, but for commands
 _MASKS = (INTMS.offset, INTMC.offset)
 _QUIET = {Doorbell, Interrupt, Prp, Digest, Data}  # no steps, nor where a part begins; and most records
 
 
 @dataclass(slots=True)
-class Step:
+class HostStep:
     """Something that the host did: ``name`` is what is compared; ``answer`` is what a command got."""
 
     time: int
@@ -65,11 +67,11 @@ class Part:
     """What one of them did in one boot."""
 
     who: Who
-    steps: list[Step] = field(default_factory=list)
+    steps: list[HostStep] = field(default_factory=list)
 
 
 @dataclass(slots=True)
-class Steps:
+class HostSteps:
     """What a host did, and the rest in numbers."""
 
     name: str
@@ -86,7 +88,7 @@ class _Cutter:
     """Cuts ``steps`` into parts: call ``feed`` with each record before its step is added, and ``added`` after that."""
 
     def __init__(self) -> None:
-        self.steps: list[Step] = []
+        self.steps: list[HostStep] = []
         self._phases = Phases()
         self._cuts: list[tuple[Who, int]] = [(Who.MACHINE, 0)]  # with the number of the first step
         self._quiet: int | None = None  # how many steps there were when this boot's last command was given or ended
@@ -118,11 +120,11 @@ class _Cutter:
         return [part for part in found if part.steps]
 
 
-def steps(name: str, records: Iterable[Record], wanted: Filter) -> Steps:
+def steps(name: str, records: Iterable[Record], wanted: CommandFilter) -> HostSteps:
     """The steps of a trace; where ``wanted`` has tests, only the commands that they let through."""
     statistics, cutter = Statistics(wanted.start, wanted.end), _Cutter()
     found = cutter.steps
-    under_way: dict[int, Step] = {}  # by the id of a Fetch
+    under_way: dict[int, HostStep] = {}  # by the id of a Fetch
     for record in records:
         is_quiet = type(record) in _QUIET
         if not is_quiet:
@@ -138,20 +140,20 @@ def steps(name: str, records: Iterable[Record], wanted: Filter) -> Steps:
         newest = statistics.matcher.newest
         if isinstance(record, Fetch) and newest is not None and wanted.matches(newest):
             queue = "I/O  " if record.sqid else "admin"
-            step = Step(record.time, f"{queue} {words.command(record.sqid, record.sqe)}", "no completion")
+            step = HostStep(record.time, f"{queue} {words.command(record.sqid, record.sqe)}", "no completion")
             found.append(step)
             under_way[id(record)] = step
-        elif isinstance(record, Deed) and not wanted.tests and wanted.is_in_time(record.time):
-            found.append(Step(record.time, _words(record)))
+        elif isinstance(record, HostRecord) and not wanted.tests and wanted.is_in_time(record.time):
+            found.append(HostStep(record.time, _words(record)))
         cutter.added(record)
     for command in statistics.matcher.under_way():
         if (step := under_way.get(id(command.fetch))) is not None:
             step.answer += words.injections(command.injections)
     statistics.end()
-    return Steps(name, cutter.parts(), statistics)
+    return HostSteps(name, cutter.parts(), statistics)
 
 
-def _words(record: Deed) -> str:
+def _words(record: HostRecord) -> str:
     """Without what is another one at each run: addresses and process ids."""
     if isinstance(record, ClientAttached):
         return "client attached"
