@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import io
 import resource
 import sys
@@ -25,6 +26,7 @@ import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.metadata import entry_points
 from multiprocessing import get_context
 from pathlib import Path
@@ -32,7 +34,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "tests"))  # where this is run as a program
+if __name__ == "__main__":
+    sys.path[0] = str(ROOT / "tests")  # instead of this folder: its modules are conformance's
 
 from conformance.anchors import BadMutant, Change, change_c, change_python  # noqa: E402
 from conformance.changed import hand_on, install  # noqa: E402
@@ -40,6 +43,7 @@ from conformance.changed import hand_on, install  # noqa: E402
 TESTS = Path("tests/conformance")
 OF_C = "native"  # the folder whose mutants are in C; it has a runner of its own
 _OTHER_ENGINES = {"native", "mapped"}  # cases of these are left out: the mutants are those of the Python path
+_LIBRARIES = ("_cffi_backend", "hypothesis", "hypothesis.stateful", "rich")  # what tests import and takes time
 _JOBS = 2
 _MEMORY = 2 << 30  # bytes; a mutant may loop
 _SECONDS = 60  # for a test; machines are shared
@@ -193,6 +197,16 @@ def _judge(task: tuple[Path, Mutant, set[str]]) -> Verdict:
     return Verdict(mutant, len(tests), faults, reasons, time.process_time())
 
 
+def _prepare_forks() -> None:
+    """Import once what is not the project's, and keep each fork's garbage collector away from all that is here."""
+    for plugin in entry_points(group="pytest11"):
+        plugin.load()
+    for name in _LIBRARIES:
+        import_module(name)
+    gc.collect()
+    gc.freeze()
+
+
 def _survey(root: Path, tests: Path) -> Outcome:
     return run_tests(root, None, [str(tests)])
 
@@ -218,8 +232,7 @@ def run(root: Path, only: Sequence[str] = (), verbose: bool = False, tests: Path
     if unfit:  # the code is known to all processes that are forked from here on
         print(*unfit, sep="\n")
         return len(unfit)
-    for plugin in entry_points(group="pytest11"):
-        plugin.load()  # once for all the forks
+    _prepare_forks()
     with get_context("fork").Pool(_JOBS, maxtasksperchild=1) as pool:
         survey = pool.apply(_survey, (root, tests))
         faults = [f"there is no mutant {name}" for name in only if name not in mutants]

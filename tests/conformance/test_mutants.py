@@ -51,8 +51,8 @@ def _run(root: Path, test: str, table: str) -> tuple[int, str]:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    program = f"import sys; sys.path.insert(0, {str(RUNNER.parent)!r}); import mutants, pathlib; "
-    program += f"sys.exit(mutants.run(pathlib.Path({str(root)!r})) > 0)"
+    program = f"import sys; sys.path.insert(0, {str(RUNNER.parents[1])!r}); from conformance import mutants; "
+    program += f"import pathlib; sys.exit(mutants.run(pathlib.Path({str(root)!r})) > 0)"
     result = subprocess.run((sys.executable, "-c", program), capture_output=True, text=True, check=False)
     return result.returncode, result.stdout + result.stderr
 
