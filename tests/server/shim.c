@@ -6,6 +6,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -77,16 +78,51 @@ static int failure(enum op op)
     return (int)(control->once[op] ? atomic_exchange(&control->error[op], 0) : control->error[op]);
 }
 
+static uint32_t held_ops(void)
+{
+    uint32_t ops = 0;
+
+    for (enum op op = 0; op < OPS; op++)
+        ops |= (uint32_t)(control->hold[op] != 0) << op;
+    return ops;
+}
+
+/* Hundreds of threads may wait: one of them looks for all, or they would keep the machine busy. */
+static void wait_for(enum op op)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static pthread_cond_t change = PTHREAD_COND_INITIALIZER;
+    static int somebody_looks;
+    const struct timespec moment = {0, 500000};
+
+    pthread_mutex_lock(&lock);
+    while (control->hold[op]) {
+        uint32_t ops = held_ops();
+        if (somebody_looks) {
+            pthread_cond_wait(&change, &lock);
+            continue;
+        }
+        somebody_looks = 1;
+        while (control->hold[op] && held_ops() == ops) {
+            pthread_mutex_unlock(&lock);
+            nanosleep(&moment, NULL);
+            pthread_mutex_lock(&lock);
+        }
+        somebody_looks = 0;
+        pthread_cond_broadcast(&change);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
 /* Wait where the test says so; then fail (-1) if it says so. */
 static int pass(enum op op)
 {
-    const struct timespec moment = {0, 500000};
     int error;
 
     control->calls[op]++;
     control->held[op]++;
-    while (control->hold[op])
-        nanosleep(&moment, NULL);
+    if (control->hold[op])
+        wait_for(op);
     control->held[op]--;
     error = failure(op);
     if (error)
