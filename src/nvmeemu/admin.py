@@ -16,10 +16,14 @@ from nvmeemu.spec import (
     SQE_SIZE,
     Abort,
     AdminOpcode,
+    AsyncEventRequest,
     Command,
+    CommandEffect,
     CreateCq,
     CreateSq,
+    DeleteCq,
     DeleteQueue,
+    DeleteSq,
     DoorbellBufferConfig,
     GetFeatures,
     GetLogPage,
@@ -28,7 +32,6 @@ from nvmeemu.spec import (
     Status,
 )
 from nvmeemu.spec.errors import CommandFailed
-from nvmeemu.spec.structures import CommandEffect
 
 _NO_QUEUE = "there is no such I/O queue"
 
@@ -155,16 +158,16 @@ def _supported(*, ccc: bool = False) -> CommandEffect:
 
 
 COMMANDS: dict[int, CommandEntry] = {
-    AdminOpcode.DELETE_SQ: CommandEntry(DeleteQueue, delete_sq, _supported()),
+    AdminOpcode.DELETE_SQ: CommandEntry(DeleteSq, delete_sq, _supported()),
     AdminOpcode.CREATE_SQ: CommandEntry(CreateSq, create_sq, _supported()),
     AdminOpcode.GET_LOG_PAGE: CommandEntry(GetLogPage, get_log_page, _supported()),
-    AdminOpcode.DELETE_CQ: CommandEntry(DeleteQueue, delete_cq, _supported()),
+    AdminOpcode.DELETE_CQ: CommandEntry(DeleteCq, delete_cq, _supported()),
     AdminOpcode.CREATE_CQ: CommandEntry(CreateCq, create_cq, _supported()),
     AdminOpcode.IDENTIFY: CommandEntry(Identify, identify, _supported()),
     AdminOpcode.ABORT: CommandEntry(Abort, abort, _supported()),
     AdminOpcode.SET_FEATURES: CommandEntry(SetFeatures, set_features, _supported(ccc=True)),
     AdminOpcode.GET_FEATURES: CommandEntry(GetFeatures, get_features, _supported()),
-    AdminOpcode.ASYNC_EVENT_REQUEST: CommandEntry(Command, async_event_request, _supported()),
+    AdminOpcode.ASYNC_EVENT_REQUEST: CommandEntry(AsyncEventRequest, async_event_request, _supported()),
     AdminOpcode.DOORBELL_BUFFER_CONFIG: CommandEntry(
         DoorbellBufferConfig,
         doorbell_buffer_config,

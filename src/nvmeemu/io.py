@@ -14,9 +14,23 @@ from nvmeemu.commands.features import value
 from nvmeemu.controller import prp
 from nvmeemu.controller.device import Device
 from nvmeemu.controller.request import Background, CommandEntry, Result
-from nvmeemu.spec import Command, DatasetManagement, DsmRange, FeatureId, NvmOpcode, ReadWrite, Status
+from nvmeemu.spec import (
+    Command,
+    CommandEffect,
+    Compare,
+    DatasetManagement,
+    DsmRange,
+    FeatureId,
+    Flush,
+    NvmOpcode,
+    Read,
+    ReadWrite,
+    Status,
+    Verify,
+    Write,
+    WriteZeroes,
+)
 from nvmeemu.spec.errors import CommandFailed
-from nvmeemu.spec.structures import CommandEffect
 from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.subsystem.namespace import flush as flush_all
 
@@ -193,12 +207,12 @@ def _entry(kind: type[Command], run: Callable[..., Result], *, changes: bool = F
 
 
 COMMANDS: dict[int, CommandEntry] = {
-    NvmOpcode.FLUSH: _entry(Command, flush),
-    NvmOpcode.WRITE: _entry(ReadWrite, write, changes=True),
-    NvmOpcode.READ: _entry(ReadWrite, read),
-    NvmOpcode.COMPARE: _entry(ReadWrite, compare, oncs=1 << 0),
-    NvmOpcode.VERIFY: _entry(ReadWrite, verify, oncs=1 << 7),
-    NvmOpcode.WRITE_ZEROES: _entry(ReadWrite, write_zeroes, changes=True, oncs=1 << 3),
+    NvmOpcode.FLUSH: _entry(Flush, flush),
+    NvmOpcode.WRITE: _entry(Write, write, changes=True),
+    NvmOpcode.READ: _entry(Read, read),
+    NvmOpcode.COMPARE: _entry(Compare, compare, oncs=1 << 0),
+    NvmOpcode.VERIFY: _entry(Verify, verify, oncs=1 << 7),
+    NvmOpcode.WRITE_ZEROES: _entry(WriteZeroes, write_zeroes, changes=True, oncs=1 << 3),
     NvmOpcode.DATASET_MANAGEMENT: _entry(DatasetManagement, dataset_management, changes=True, oncs=1 << 2),
 }
 """Opcode -> how it is run and what is said of it: ONCS and the Commands Supported and Effects log come from here."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nvmeemu.spec import PAGE_MIN
-from nvmeemu.spec.structures import IdentifyController, IdentifyNamespace, IndependentNamespace, LbaFormat
+from nvmeemu.spec import PAGE_MIN, IdentifyController, IdentifyNamespace, IndependentNamespace, LbaFormat
 
 THIN, NSABP, OPTPERF = 1 << 0, 1 << 1, 1 << 4  # of NSFEAT
 ANA = 1 << 3  # of CMIC

@@ -18,8 +18,7 @@ from conformance.tools import (
     read_command,
     write_command,
 )
-from nvmeemu.spec import BROADCAST, Command, Completion, LogId, NvmOpcode, ReadWrite, Status
-from nvmeemu.spec.structures import ErrorLogEntry
+from nvmeemu.spec import BROADCAST, Command, Completion, ErrorLogEntry, LogId, NvmOpcode, ReadWrite, Status
 from nvmeemu.testing import PAGE, Bench, Driver, QueuePair
 
 WITH_AND_WITHOUT_THE_ENGINE = pytest.mark.parametrize("disk", [False, True], indirect=True, ids=["told", "direct"])

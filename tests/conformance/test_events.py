@@ -6,8 +6,17 @@ import pytest
 
 from conformance.tools import Advance, aer, fails, identify_controller
 from nvmeemu.controller.events import Event
-from nvmeemu.spec import AdminOpcode, Completion, CriticalWarning, EventType, FeatureId, LogId, SetFeatures, Status
-from nvmeemu.spec.structures import SmartLog
+from nvmeemu.spec import (
+    AdminOpcode,
+    Completion,
+    CriticalWarning,
+    EventType,
+    FeatureId,
+    LogId,
+    SetFeatures,
+    SmartLog,
+    Status,
+)
 from nvmeemu.testing import Bench, Driver
 
 ERROR, SMART = 0, 1  # types

@@ -21,8 +21,7 @@ from conformance.tools import (
     is_untouched,
 )
 from nvmeemu.backend import open_backend
-from nvmeemu.spec import BROADCAST, AdminOpcode, Cns, Command, Identify, Status
-from nvmeemu.spec.structures import IndependentNamespace
+from nvmeemu.spec import BROADCAST, AdminOpcode, Cns, Command, Identify, IndependentNamespace, Status
 from nvmeemu.testing import CAP, CC, PAGE, VS, Driver
 
 VERSION_1_4 = 0x00010400

@@ -16,8 +16,18 @@ from conformance.tools import (
     is_untouched,
     read_command,
 )
-from nvmeemu.spec import BROADCAST, Command, Completion, LogId, NvmOpcode, ReadWrite, Status
-from nvmeemu.spec.structures import ErrorLogEntry, FirmwareSlotLog, SmartLog
+from nvmeemu.spec import (
+    BROADCAST,
+    Command,
+    Completion,
+    ErrorLogEntry,
+    FirmwareSlotLog,
+    LogId,
+    NvmOpcode,
+    ReadWrite,
+    SmartLog,
+    Status,
+)
 from nvmeemu.testing import PAGE, Bench, Driver
 
 NOT_SPECIFIC = 0xFFFF  # Parameter Error Location

@@ -18,8 +18,7 @@ from conformance.tools import (
     identify_namespace,
     read_command,
 )
-from nvmeemu.spec import BROADCAST, Cns, Status
-from nvmeemu.spec.structures import IndependentNamespace
+from nvmeemu.spec import BROADCAST, Cns, IndependentNamespace, Status
 from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.testing import PAGE, Driver
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from conformance.tools import admin, fails, guarded, identify_controller, is_untouched
-from nvmeemu.spec import AdminOpcode, Command, LogId, NvmOpcode, Status
-from nvmeemu.spec.structures import CommandEffectsLog
+from nvmeemu.spec import AdminOpcode, Command, CommandEffectsLog, LogId, NvmOpcode, Status
 from nvmeemu.testing import PAGE, Driver
 
 MANDATORY_ADMIN = (0x00, 0x01, 0x02, 0x04, 0x05, 0x06, 0x08, 0x09, 0x0A, 0x0C)

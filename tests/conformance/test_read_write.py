@@ -22,8 +22,7 @@ from conformance.tools import (
     read_command,
     write_command,
 )
-from nvmeemu.spec import BROADCAST, Cns, NvmOpcode, ReadWrite, Status
-from nvmeemu.spec.structures import NvmController
+from nvmeemu.spec import BROADCAST, Cns, NvmController, NvmOpcode, ReadWrite, Status
 from nvmeemu.testing import PAGE, Driver
 
 TRANSFERS = (NvmOpcode.READ, NvmOpcode.WRITE, NvmOpcode.COMPARE)

@@ -20,12 +20,12 @@ from nvmeemu.spec import (
     SQE_SIZE,
     AdminOpcode,
     Command,
+    CommandEffectsLog,
     Completion,
     DoorbellBufferConfig,
     LogId,
     Status,
 )
-from nvmeemu.spec.structures import CommandEffectsLog
 from nvmeemu.testing import PAGE, Bench, Driver, QueuePair, Ram
 from nvmeemu.vfio.binding import barrier
 

@@ -14,11 +14,12 @@ from nvmeemu.spec import (
     Completion,
     DatasetManagement,
     DsmRange,
+    IdentifyController,
+    IdentifyNamespace,
     NvmOpcode,
     ReadWrite,
     Status,
 )
-from nvmeemu.spec.structures import IdentifyController, IdentifyNamespace
 from nvmeemu.testing import Bench, Driver, QueuePair
 
 GUARD = b"\xa5"

@@ -17,7 +17,7 @@ from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import At
 from nvmeemu.faults.scenarios import SCENARIOS
 from nvmeemu.profiles.steps import SubmitStep, parse_steps
-from nvmeemu.spec import AdminOpcode, Cns, FeatureId, GetFeatures, Identify, LogId, NvmOpcode, ReadWrite, Status
+from nvmeemu.spec import AdminOpcode, Cns, FeatureId, GetFeatures, Identify, LogId, NvmOpcode, Status, Write
 from nvmeemu.spec.names import bare
 from nvmeemu.trace import filters
 from nvmeemu.trace.commands import TracedCommand
@@ -158,7 +158,7 @@ def test_a_pair_may_mean_a_range_and_is_refused(key: str) -> None:
         Fault({"opcode": "write", key: (0, 7)}, do="drop")
     for meant, hits in (("0-7", [1, 1, 1]), ([0, 7], [1, 0, 1])):
         fault = Fault({"opcode": "write", "slba": meant}, do="drop")
-        commands = [ReadWrite(opcode=1, nsid=1, slba=slba, nlb=1) for slba in (0, 3, 7)]
+        commands = [Write(nsid=1, slba=slba, nlb=1) for slba in (0, 3, 7)]
         assert [fault.meets(Passage(At.EXECUTE, qid=1, command=one)) for one in commands] == hits
 
 

@@ -12,8 +12,7 @@ from nvmeemu.faults import Fault, FaultError
 from nvmeemu.faults.file import scenario
 from nvmeemu.faults.scenarios import SCENARIOS
 from nvmeemu.pytest_plugin import Expect, NvmeFaults, NvmeServer, Serve, Trace
-from nvmeemu.spec import Cns
-from nvmeemu.spec.structures import IdentifyController
+from nvmeemu.spec import Cns, IdentifyController
 from nvmeemu.testing import CommandError, Driver
 from nvmeemu.trace import Note, open_trace
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nvmeemu.spec import AdminOpcode, Cns, Command, CreateCq, NvmOpcode, ReadWrite, Status
-from nvmeemu.spec.structures import IdentifyController
+from nvmeemu.spec import AdminOpcode, Cns, Command, CreateCq, IdentifyController, NvmOpcode, ReadWrite, Status
 from nvmeemu.testing import PAGE, Driver, VfioBus
 from server.process import Serve, run
 

@@ -45,16 +45,16 @@ LAYERS = [
     ["backend", "ports", "controller.limits", "subsystem.formats"],
     ["spec.words"],
     ["spec.errors", "regs"],
-    ["spec.structures"],
     ["spec"],
-    ["app.arguments", "controller.bounds", "spec.layout", "spec.names", "app.signals"],
+    ["spec.layout"],
+    ["app.arguments", "controller.bounds", "spec.names", "app.signals"],
     ["__init__", "app", "commands", "controller", "engine", "subsystem"],
 ]
 
 # What these know of the rest, and no more than that.
 KNOWS: dict[str, set[str]] = {
     "__init__": set(),
-    "spec.layout": set(),
+    "spec.layout": {"spec.names"},
     "spec.names": set(),
     "ports": set(),
     "backend": set(),  # so a backend can be written and tested without any NVMe
@@ -65,7 +65,7 @@ KNOWS: dict[str, set[str]] = {
     "app.vmm": set(),
     "vfio": {"ports", "spec.layout"},  # no NVMe: any PCI function can be served
     "testing.client": set(),
-    "testing.driver": {"spec", "spec.structures"},  # judges any controller, also one that is not ours
+    "testing.driver": {"spec"},  # judges any controller, also one that is not ours
     "testing.ports": {"ports"},
 }
 

@@ -9,16 +9,22 @@ from operator import or_
 
 from nvmeemu.controller.device import Device
 from nvmeemu.controller.request import CommandEntry
-from nvmeemu.spec import CQE_SIZE, PAGE_MIN, SQE_SIZE, VERSION, Cns, Identify, Status
-from nvmeemu.spec.errors import CommandFailed
-from nvmeemu.spec.structures import (
+from nvmeemu.spec import (
+    CQE_SIZE,
+    PAGE_MIN,
+    SQE_SIZE,
+    VERSION,
+    Cns,
+    Identify,
     IdentifyController,
     IdentifyNamespace,
     IndependentNamespace,
     LbaFormat,
     NvmController,
     PowerState,
+    Status,
 )
+from nvmeemu.spec.errors import CommandFailed
 from nvmeemu.subsystem.health import CRITICAL_TEMPERATURE, ERROR_LOG_ENTRIES, WARNING_TEMPERATURE
 from nvmeemu.subsystem.namespace import Namespace
 

@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping
 from nvmeemu.commands.features import critical_warnings
 from nvmeemu.controller.device import Device
 from nvmeemu.controller.request import CommandEntry
-from nvmeemu.spec import BROADCAST, GetLogPage, LogId, Status
+from nvmeemu.spec import BROADCAST, CommandEffect, CommandEffectsLog, FirmwareSlotLog, GetLogPage, LogId, Status
 from nvmeemu.spec.errors import CommandFailed
-from nvmeemu.spec.structures import CommandEffect, CommandEffectsLog, FirmwareSlotLog
 
 
 def get_log_page(device: Device, command: GetLogPage) -> int:

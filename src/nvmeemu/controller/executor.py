@@ -21,9 +21,8 @@ from nvmeemu.controller.request import Background, CommandEntry, Request, Result
 from nvmeemu.controller.taps import Taps
 from nvmeemu.ports import HostMemoryError, Job, Worker
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
-from nvmeemu.spec import DRIVER_ERRORS, MORE, Command, Status, words
+from nvmeemu.spec import DRIVER_ERRORS, MORE, Command, CommandEffect, Status, words
 from nvmeemu.spec.errors import CommandFailed
-from nvmeemu.spec.structures import CommandEffect
 
 log = logging.getLogger(__name__)
 

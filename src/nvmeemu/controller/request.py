@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nvmeemu.ports import Job
-from nvmeemu.spec import Command, Status
-from nvmeemu.spec.structures import CommandEffect
+from nvmeemu.spec import Command, CommandEffect, Status
 
 if TYPE_CHECKING:
     from nvmeemu.queues import SubmissionQueue

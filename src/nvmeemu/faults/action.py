@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import At
 from nvmeemu.faults.words import FaultError
+from nvmeemu.spec import DataTransfer
 
 if TYPE_CHECKING:
     from nvmeemu.faults.disk import History
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from nvmeemu.faults.plan import Plan
 
 Go = Callable[..., None]
-_MOVES_DATA = 0b11  # Base 1.4, Figure 105: Data Transfer
 
 NOTHING_PASSES = 'nothing passes when it is "now"'
 ANSWERED = "a register that is read must be answered at once, or the VMM gives up"
@@ -51,7 +51,7 @@ class Action:
 
     def concerns(self, at: At, opcode: int) -> bool:
         """Whether it can do anything to commands with this opcode; at backend they are I/O commands."""
-        return at != At.DMA or bool(opcode & _MOVES_DATA)
+        return at != At.DMA or DataTransfer.of(opcode) != DataTransfer.NONE
 
     def wanted(self, at: At) -> str:
         """What the commands do that it concerns there, for a refusal."""

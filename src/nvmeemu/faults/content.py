@@ -14,7 +14,7 @@ from nvmeemu.faults.match import LAST_VALUE
 from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import At
 from nvmeemu.faults.words import FaultError, choice, number, table
-from nvmeemu.spec import Command, NvmOpcode, ReadWrite
+from nvmeemu.spec import NVM_COMMANDS, Command, DataTransfer, Flush, ReadWrite, Write
 from nvmeemu.spec.layout import Record
 
 if TYPE_CHECKING:
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound=Record)
 
-_WRITING = frozenset({NvmOpcode.WRITE, NvmOpcode.WRITE_ZEROES, NvmOpcode.DATASET_MANAGEMENT})
-_GIVEN = frozenset({NvmOpcode.READ, NvmOpcode.COMPARE})  # whose data the disk gives, and the host sees
-_TO_HOST = 0b10  # Base 1.4, Figure 105: Data Transfer
+
+def _at_disk(opcode: int) -> type[Command]:
+    """The I/O command with this opcode."""
+    return NVM_COMMANDS.of(opcode)
 
 
 class Fail(Action):
@@ -52,7 +53,7 @@ class Lose(Action):
     places = (At.BACKEND,)
 
     def concerns(self, at: At, opcode: int) -> bool:
-        return opcode in _WRITING or opcode == NvmOpcode.FLUSH
+        return _at_disk(opcode).CHANGES_MEDIA or _at_disk(opcode) is Flush
 
     def wanted(self, at: At) -> str:
         return "writes to a disk or flushes it"
@@ -72,7 +73,7 @@ class Tear(Action):
         self.bytes = number(argument, "do.torn", 0, 1 << 32)
 
     def concerns(self, at: At, opcode: int) -> bool:
-        return super().concerns(at, opcode) if at == At.DMA else opcode in _WRITING
+        return super().concerns(at, opcode) if at == At.DMA else _at_disk(opcode).CHANGES_MEDIA
 
     def wanted(self, at: At) -> str:
         return super().wanted(at) if at == At.DMA else "writes to a disk: what arrives of a read is torn at dma"
@@ -108,9 +109,9 @@ class Corrupt(Action):
 
     def concerns(self, at: At, opcode: int) -> bool:
         if at == At.BACKEND:
-            return opcode in _GIVEN or opcode == NvmOpcode.WRITE
+            return _at_disk(opcode).MOVES_BLOCKS
         is_stale_only = at == At.DMA and self.kind == "stale"
-        return bool(opcode & _TO_HOST) if is_stale_only else super().concerns(at, opcode)
+        return DataTransfer.TO_HOST in DataTransfer.of(opcode) if is_stale_only else super().concerns(at, opcode)
 
     def wanted(self, at: At) -> str:
         if at == At.BACKEND:
@@ -119,7 +120,7 @@ class Corrupt(Action):
 
     def applies(self, passage: Passage) -> bool:
         command = passage.command
-        if self.history is None or not isinstance(command, ReadWrite) or command.opcode == NvmOpcode.WRITE:
+        if self.history is None or not isinstance(command, ReadWrite) or isinstance(command, Write):
             return True
         return self.history.knows(command.nsid, command.slba, command.nlb)
 
@@ -144,7 +145,7 @@ class Corrupt(Action):
         return self._spoil(faults, value)
 
     def plan(self, faults: Faults, plan: Plan) -> None:
-        if self.history is not None and plan.command.opcode == NvmOpcode.WRITE:
+        if self.history is not None and isinstance(plan.command, Write):
             plan.disk.loses = True
         elif self.history is not None:
             plan.disk.recalls = self.history

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from enum import IntEnum
 from typing import Any
 
-from nvmeemu import admin, io, regs
+from nvmeemu import regs
 from nvmeemu.faults.passage import PIN, Passage
 from nvmeemu.faults.places import OF_COMMANDS, OF_QUEUES, At
 from nvmeemu.faults.words import RANGE, FaultError, Numbers, choice, number, numbers
-from nvmeemu.spec import AdminOpcode, Command, Completion, EventType, NvmOpcode, ReadWrite, Status, names, words
+from nvmeemu.spec import (
+    ADMIN_COMMANDS,
+    NVM_COMMANDS,
+    Command,
+    Completion,
+    EventType,
+    ReadWrite,
+    Status,
+    names,
+)
 from nvmeemu.spec.layout import Field, Number
 
 LAST_QUEUE = 0xFFFF  # Base 1.4, 5.4: QID
@@ -121,8 +129,10 @@ class Match:
         if not kinds:
             raise FaultError(f"{what}: no command that the rest of match asks for has such a field")
         self.commands = frozenset(one for one in self.commands if _kind(one) in kinds)
-        least, most = _limits(fields[kind] for kind in kinds)
-        wanted = numbers(value, what, words.NAMED_FIELDS.get(key), least, most)
+        meant = [fields[kind] for kind in kinds]
+        least, most = _limits(meant)
+        named = next((one.names for one in meant if isinstance(one, Number) and one.names is not None), None)
+        wanted = numbers(value, what, named, least, most)
         return lambda passage: isinstance(passage.command, kinds) and int(getattr(passage.command, key)) in wanted
 
     def _lba(self, value: Any, what: str) -> Test:
@@ -182,10 +192,11 @@ def _opcodes(value: Any, what: str) -> frozenset[tuple[bool, int]]:
 
 
 def _named(name: str, what: str) -> set[tuple[bool, int]]:
-    kinds: tuple[tuple[bool, type[IntEnum]], ...] = ((True, AdminOpcode), (False, NvmOpcode))
+    kinds = ((True, ADMIN_COMMANDS.names), (False, NVM_COMMANDS.names))
     found = {(is_admin, int(one)) for is_admin, kind in kinds if (one := names.member(kind, name)) is not None}
     if not found:
-        raise FaultError(f"{what}: {name!r} is none of {names.known(AdminOpcode, NvmOpcode)}, nor a number")
+        known = names.known(ADMIN_COMMANDS.names, NVM_COMMANDS.names)
+        raise FaultError(f"{what}: {name!r} is none of {known}, nor a number")
     return found
 
 
@@ -200,8 +211,7 @@ def _kinds(commands: Iterable[tuple[bool, int]]) -> set[type[Command]]:
 def _kind(command: tuple[bool, int]) -> type[Command]:
     """How such a command is understood."""
     is_admin, opcode = command
-    known = admin.COMMANDS if is_admin else io.COMMANDS
-    return known[opcode].kind if opcode in known else Command
+    return (ADMIN_COMMANDS if is_admin else NVM_COMMANDS).of(opcode)
 
 
 def _limits(fields: Iterable[Field[Any]]) -> tuple[int, int]:

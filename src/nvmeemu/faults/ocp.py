@@ -13,7 +13,7 @@ from uuid import UUID
 from nvmeemu.controller.device import Device
 from nvmeemu.faults.fault import Fault
 from nvmeemu.faults.faults import Faults
-from nvmeemu.spec import AdminOpcode, GetFeatures, SetFeatures, Status
+from nvmeemu.spec import ADMIN_COMMANDS, AsyncEventRequest, GetFeatures, SetFeatures, Status
 from nvmeemu.spec.errors import CommandFailed
 from nvmeemu.spec.layout import Record, bit, uint
 
@@ -34,8 +34,11 @@ class Entry(Record, size=32):
 
 READ: dict[str, Any] = {"opcode": "read"}
 IO: dict[str, Any] = {"queue": "io"}
-_KEPT = (AdminOpcode.ASYNC_EVENT_REQUEST, AdminOpcode.SET_FEATURES, AdminOpcode.GET_FEATURES)  # to end it again
-ADMIN: dict[str, Any] = {"queue": "admin", "opcode": [number for number in range(256) if number not in _KEPT]}
+_KEPT = (AsyncEventRequest, SetFeatures, GetFeatures)  # to end it again
+ADMIN: dict[str, Any] = {
+    "queue": "admin",
+    "opcode": [number for number in range(256) if ADMIN_COMMANDS.of(number) not in _KEPT],
+}
 
 
 @dataclass(frozen=True)

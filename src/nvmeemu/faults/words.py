@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Any
 
-from nvmeemu.spec import AdminOpcode, NvmOpcode, names
+from nvmeemu.spec import Opcode, names
 
 RANGE = re.compile(r"\s*(\d\w*)\s*-\s*(\d\w*)\s*")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}
@@ -20,7 +20,7 @@ class FaultError(ValueError):
 
 def plain(value: Any) -> Any:
     """As TOML and JSON have it: an opcode by its name, other enums as numbers, a list for a set or tuple."""
-    if isinstance(value, AdminOpcode | NvmOpcode):
+    if isinstance(value, Opcode):
         return value.name.lower()
     if isinstance(value, StrEnum):
         return str(value)
@@ -76,7 +76,7 @@ def flag(value: Any, what: str) -> bool:
     return value
 
 
-def named(value: Any, what: str, kind: type[IntEnum], most: int) -> int:
+def named(value: Any, what: str, kind: Iterable[IntEnum], most: int) -> int:
     """A number, or a name of these, however it is spelled (``names``)."""
     if isinstance(value, str) and not names.is_number(value):
         found = names.member(kind, value)
@@ -129,7 +129,7 @@ class Numbers:
 
 
 def numbers(
-    value: Any, what: str, kind: type[IntEnum] | None = None, least: int = 0, most: int = (1 << 64) - 1
+    value: Any, what: str, kind: Iterable[IntEnum] | None = None, least: int = 0, most: int = (1 << 64) - 1
 ) -> Numbers:
     """One number (or name), a list of them, a range "8-15", or ``{mask = 0xff, value = 7}``: none outside of what there
     can be, ``least`` to ``most``."""

@@ -8,15 +8,19 @@ from copy import deepcopy
 
 from nvmeemu import spec
 from nvmeemu.profiles.steps import SubmitStep
-from nvmeemu.spec import AdminOpcode, Command, GetLogPage, NvmOpcode, ReadWrite
+from nvmeemu.spec import (
+    Command,
+    Compare,
+    DatasetManagement,
+    DataTransfer,
+    DsmRange,
+    Flush,
+    GetLogPage,
+    ReadWrite,
+    Verify,
+    Write,
+)
 from nvmeemu.testing.driver import Driver
-
-_NO_DATA = (AdminOpcode.ABORT, AdminOpcode.ASYNC_EVENT_REQUEST, AdminOpcode.DELETE_SQ, AdminOpcode.DELETE_CQ)
-_WITH_BLOCKS = (NvmOpcode.READ, NvmOpcode.WRITE, NvmOpcode.COMPARE)
-_HAS_DATA = 0b11  # of an opcode: which way data goes, if any (Base 1.4, Figure 105)
-_TO_CONTROLLER = 0b01
-_DSM_RANGE = 16  # bytes
-
 
 _Block = tuple[int, int]  # NSID, LBA
 
@@ -38,21 +42,18 @@ class Buffers:
             yield [self._driver.alloc(step.command.qsize * entry)]
             return
         with self._driver.scratch():
-            size = self.size(step.qid, step.command)
+            size = self.size(step.command)
             yield [self._driver.alloc(step.at + size) + step.at for _ in range(step.times)]
 
-    def size(self, qid: int, command: Command) -> int:
+    def size(self, command: Command) -> int:
         """Bytes of its data."""
-        if qid:
-            if isinstance(command, ReadWrite) and command.opcode in _WITH_BLOCKS:
-                return command.nlb * self._block_size(command)
-            if isinstance(command, spec.DatasetManagement):
-                return command.nr * _DSM_RANGE
-        elif isinstance(command, GetLogPage):
+        if isinstance(command, ReadWrite) and command.MOVES_BLOCKS:
+            return command.nlb * self._block_size(command)
+        if isinstance(command, DatasetManagement):
+            return command.nr * DsmRange.SIZE
+        if isinstance(command, GetLogPage):
             return min(command.numd * 4, 1 << 20)
-        elif command.opcode in _NO_DATA:
-            return 0
-        return spec.PAGE_MIN if command.opcode & _HAS_DATA else 0
+        return spec.PAGE_MIN if DataTransfer.of(command.opcode) else 0
 
     def _block_size(self, command: Command) -> int:
         """Of its namespace; where there is none nothing moves."""
@@ -68,11 +69,11 @@ class Buffers:
                 continue
             if isinstance(command, ReadWrite):
                 command.slba += number * command.nlb
-            size = self.size(step.qid, command)
+            size = self.size(command)
             if size:
                 self._point(command, place, size, step.list_at)
-            if size and command.opcode & _HAS_DATA == _TO_CONTROLLER:
-                self._driver.bus.write_memory(place, step.data or self._content(step.qid, command, size))
+            if size and DataTransfer.of(command.opcode) == DataTransfer.TO_CONTROLLER:
+                self._driver.bus.write_memory(place, step.data or self._content(command, size))
             yield command
 
     def _point(self, command: Command, place: int, size: int, list_at: int) -> None:
@@ -84,12 +85,12 @@ class Buffers:
             command.prp2 = self._driver.alloc(page) + list_at
             self._driver.bus.write_memory(command.prp2, entries)
 
-    def _content(self, qid: int, command: Command, size: int) -> bytes:
+    def _content(self, command: Command, size: int) -> bytes:
         """Blocks that tell where they belong and which write they are of; for Compare, what must be there."""
-        if not qid or not isinstance(command, ReadWrite):
+        if not isinstance(command, ReadWrite):
             return bytes(size)
         block_size = self._block_size(command)
-        if command.opcode == NvmOpcode.COMPARE:
+        if isinstance(command, Compare):
             return b"".join(self._blocks.get(block, bytes(block_size)) for block in _range(command))
         self._writes += 1
         return b"".join(
@@ -101,14 +102,14 @@ class Buffers:
         """A command has succeeded: whether what was read is what was written."""
         if not qid or command.nsid not in self._block_sizes:
             return True
-        if not isinstance(command, ReadWrite) or command.opcode not in _WITH_BLOCKS:
-            if command.opcode not in (NvmOpcode.FLUSH, NvmOpcode.VERIFY):
-                self._blocks.clear()  # WriteStep Zeroes, Dataset Management: not known any more
+        if not isinstance(command, ReadWrite) or not command.MOVES_BLOCKS:
+            if not isinstance(command, Flush | Verify):
+                self._blocks.clear()  # Write Zeroes, Dataset Management: not known any more
             return True
         size = self._block_size(command)
         data = self._driver.bus.read_memory(place, command.nlb * size)
         blocks = {block: data[start * size : (start + 1) * size] for start, block in enumerate(_range(command))}
-        if command.opcode == NvmOpcode.WRITE:
+        if isinstance(command, Write):
             self._blocks |= blocks
         return all(self._blocks.get(block, content) == content for block, content in blocks.items())
 

@@ -9,12 +9,13 @@ from itertools import groupby
 from nvmeemu import regs, spec
 from nvmeemu.controller.limits import Limits
 from nvmeemu.profiles.learning import Learning
+from nvmeemu.spec.layout import Number
+from nvmeemu.spec.names import Names
 from nvmeemu.trace.commands import TracedCommand, by_fetch
 from nvmeemu.trace.file import Reader, TraceError
 from nvmeemu.trace.records import Fetch, PciChange, Record, RegisterRead, RegisterWrite, Reset
 from nvmeemu.trace.words import command_of, plain
 
-_ENUMS = {"cns": spec.Cns, "fid": spec.FeatureId, "lid": spec.LogId}
 _ADDRESSES = (regs.ASQ.offset, regs.ACQ.offset)
 _MOST_DATA = 4096  # bytes that a step can show
 _LIMITS = {one.name for one in fields(Limits)}
@@ -125,13 +126,13 @@ class _Steps:
 
     def _command(self, traced: TracedCommand) -> Iterator[str]:
         fetch, command = traced.fetch, command_of(traced.fetch.sqid, traced.fetch.sqe)
-        name = _name(fetch.sqid, command.opcode)
-        if not fetch.sqid and command.opcode == spec.AdminOpcode.DOORBELL_BUFFER_CONFIG:
+        name = _name(spec.commands_of(fetch.sqid).names, command.opcode)
+        if isinstance(command, spec.DoorbellBufferConfig):
             yield "# left out: doorbell_buffer_config (the driver of a profile rings its doorbells)"
             return
         where = f"q{fetch.sqid}" if fetch.sqid else "admin"
         words = [where, name, *_fields(command), *_data(traced, command, self._page)]
-        if not fetch.sqid and command.opcode == spec.AdminOpcode.ASYNC_EVENT_REQUEST:
+        if isinstance(command, spec.AsyncEventRequest):
             yield " ".join([*words, "-> parked"])
         elif traced.completion is None:
             yield f"# not answered before a reset, and left out: {' '.join(words)}"
@@ -149,21 +150,18 @@ def _register(offset: int, size: int) -> str | None:
     return None
 
 
-def _name(sqid: int, opcode: int) -> str:
-    opcodes = spec.NvmOpcode if sqid else spec.AdminOpcode
-    return opcodes(opcode).name.lower() if opcode in set(opcodes) else f"{opcode:#x}"
+def _name(names: Names, number: int) -> str:
+    known = names.get(number)
+    return f"{number:#x}" if known is None else known.name.lower()
 
 
 def _fields(command: spec.Command) -> Iterator[str]:
     if command.nsid:
         yield "nsid=all" if command.nsid == spec.BROADCAST else f"nsid={command.nsid}"
-    for name, _ in type(command).fields():
-        if hasattr(spec.Command, name):
-            continue
+    for name, field in type(command).own_fields():
         value = int(getattr(command, name))
-        if name in _ENUMS:
-            kind = _ENUMS[name]
-            yield f"{name}={kind(value).name.lower() if value in set(kind) else f'{value:#x}'}"
+        if isinstance(field, Number) and field.names is not None:
+            yield f"{name}={_name(field.names, value)}"
         elif value or name == "slba":
             yield f"{name}={value}"
     yield from _rest(command)
@@ -172,9 +170,8 @@ def _fields(command: spec.Command) -> Iterator[str]:
 def _rest(command: spec.Command) -> Iterator[str]:
     """Dwords that the command's own fields do not say."""
     again = type(command)(opcode=command.opcode)
-    for name, _ in type(command).fields():
-        if not hasattr(spec.Command, name):
-            setattr(again, name, getattr(command, name))
+    for name, _ in type(command).own_fields():
+        setattr(again, name, getattr(command, name))
     for number in range(10, 16):
         value = getattr(command, f"cdw{number}")
         if value != getattr(again, f"cdw{number}"):
@@ -190,8 +187,7 @@ def _data(traced: TracedCommand, command: spec.Command, page: int) -> Iterator[s
     if traced.prp is not None and command.prp2 % page:
         yield f"list_at={command.prp2 % page:#x}"
     given = b"".join(one.data for one in traced.data if not one.to_host)
-    is_blocks = traced.fetch.sqid and isinstance(command, spec.ReadWrite)
-    if not is_blocks and (shown := given[:_MOST_DATA].rstrip(b"\0")):
+    if not isinstance(command, spec.ReadWrite) and (shown := given[:_MOST_DATA].rstrip(b"\0")):
         yield f"data={shown.hex()}"
 
 
@@ -200,7 +196,6 @@ def _answer(traced: TracedCommand) -> Iterator[str]:
     assert traced.completion is not None
     completion = traced.completion.completion
     if completion.status:
-        known = completion.status in set(spec.Status)
-        yield f"-> {spec.Status(completion.status).name.lower() if known else f'{completion.status:#x}'}"
+        yield f"-> {_name(spec.STATUSES, completion.status)}"
     elif completion.dw0:
         yield f"-> dw0={completion.dw0:#x}"

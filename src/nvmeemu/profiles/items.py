@@ -8,7 +8,7 @@ from typing import Any
 
 from nvmeemu.profiles.profile import NEVER, Never, Profile
 from nvmeemu.profiles.steps import ReadStep, Step, SubmitStep, WaitStep
-from nvmeemu.spec import AdminOpcode, NvmOpcode
+from nvmeemu.spec import commands_of
 from nvmeemu.trace.file import Reader
 
 STEP = "step"  # the item of what must be seen: a step came to something else
@@ -118,8 +118,8 @@ def _of_command(step: SubmitStep, item: Item) -> Iterator[Break]:
 
 def _match(step: SubmitStep) -> dict[str, Any]:
     """The words of a fault that mean this command."""
-    opcodes = NvmOpcode if step.qid else AdminOpcode
     value = step.command.opcode
-    opcode = opcodes(value).name.lower() if value in set(opcodes) else value
+    known = commands_of(step.qid).names.get(value)
+    opcode = value if known is None else known.name.lower()
     told = {name: int(getattr(step.command, name)) for name in _TELLING if name in step.fields}
     return {"opcode": opcode, "queue": step.qid or "admin"} | told

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nvmeemu import spec
-from nvmeemu.spec import AdminOpcode, Command, Completion, CreateCq, CreateSq, GetLogPage, Status
+from nvmeemu.spec import AsyncEventRequest, Command, Completion, CreateCq, CreateSq, GetLogPage, Status
 from nvmeemu.testing.driver import QueuePair
 from nvmeemu.trace import words
 
@@ -74,9 +74,9 @@ class Queues:
         elif isinstance(command, CreateSq):
             self._sqs[command.qid] = QueuePair(command.qid, command.prp1, 0, command.qsize, 0)
             self._cq_of[command.qid] = command.cqid
-        elif isinstance(command, spec.DeleteQueue) and command.opcode == AdminOpcode.DELETE_SQ:
+        elif isinstance(command, spec.DeleteSq):
             self._sqs.pop(command.qid, None)
-        elif isinstance(command, spec.DeleteQueue):
+        elif isinstance(command, spec.DeleteCq):
             self._cqs.pop(command.qid, None)
             self._made.pop(command.qid, None)
             self._behind.discard(command.qid)
@@ -149,7 +149,7 @@ class Queues:
                 raise self._host.fail("unknown_completion", f"CID {completion.cid:#x} of queue {completion.sqid}")
             found = waiting.popleft()
             found.completion = completion
-            if not completion.sqid and found.command.opcode == AdminOpcode.ASYNC_EVENT_REQUEST:
+            if isinstance(found.command, AsyncEventRequest):
                 back.append(completion)
         if number and self.is_late:
             self._behind.add(cqid)
@@ -164,8 +164,8 @@ class Queues:
         if completion.status != Status.SUCCESS:
             self._host.note("rejected_aer", words.completion(completion))
         elif lid := completion.dw0 >> 16 & 0xFF:
-            log = GetLogPage(opcode=AdminOpcode.GET_LOG_PAGE, nsid=spec.BROADCAST, lid=lid, numd=_LOG // 4)
+            log = GetLogPage(nsid=spec.BROADCAST, lid=lid, numd=_LOG // 4)
             log.prp1 = self._driver.alloc(_LOG)
             self.submit(0, log)
-        self.submit(0, Command(opcode=AdminOpcode.ASYNC_EVENT_REQUEST))
+        self.submit(0, AsyncEventRequest())
         self.ring(0)

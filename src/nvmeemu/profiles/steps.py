@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from nvmeemu import admin, io, spec
+from nvmeemu import spec
 from nvmeemu.faults.match import register_place
 from nvmeemu.faults.words import FaultError, named, number, seconds
-from nvmeemu.spec.layout import Field, Record
+from nvmeemu.spec import IdentifyController, IdentifyNamespace
+from nvmeemu.spec.layout import Field, Number, Record
 from nvmeemu.spec.names import key
-from nvmeemu.spec.structures import IdentifyController, IdentifyNamespace
-from nvmeemu.spec.words import NAMED_FIELDS
 
 MODES = ("polling", "msix", "pin")
 _MOST_TIMES = 1024
@@ -128,7 +127,7 @@ class SubmitStep(Step):
 
     @property
     def is_aer(self) -> bool:
-        return not self.qid and self.command.opcode == spec.AdminOpcode.ASYNC_EVENT_REQUEST
+        return isinstance(self.command, spec.AsyncEventRequest)
 
     @property
     def structure(self) -> type[Record] | None:
@@ -257,9 +256,9 @@ def _submit(line: int, text: str, qid: int, words: list[str], is_joined: bool) -
     if not before.strip():
         raise StepError("the command is missing")
     opcode, *written = before.split()
-    value = named(opcode, "opcode", spec.NvmOpcode if qid else spec.AdminOpcode, 0xFF)
-    entry = (io.COMMANDS if qid else admin.COMMANDS).get(value)
-    command: spec.Command = (entry.kind if entry else spec.Command)(opcode=value)
+    known = spec.commands_of(qid)
+    value = named(opcode, "opcode", known.names, 0xFF)
+    command = known.of(value)(opcode=value)
     options: dict[str, Any] = {}
     fields = []
     for word in written:
@@ -284,10 +283,11 @@ def _submit(line: int, text: str, qid: int, words: list[str], is_joined: bool) -
 
 
 def _set(command: spec.Command, name: str, given: str) -> None:
-    if not any(isinstance(vars(kind).get(name), Field) for kind in type(command).__mro__):
+    field = next((one for other, one in type(command).fields() if other == name), None)
+    if field is None:
         raise StepError(f"{name}: this command has no such field: use the specification's names, or cdw10 to cdw15")
-    if name in NAMED_FIELDS:
-        value = int(named(given, name, NAMED_FIELDS[name], 0xFF))
+    if isinstance(field, Number) and field.names is not None:
+        value = int(named(given, name, field.names, 0xFF))
     else:
         value = spec.BROADCAST if (name, given) == ("nsid", "all") else number(given, name)
     try:

@@ -21,7 +21,7 @@ LATE = 20.0  # seconds; a server whose disk is full or that is killed writes no 
 REMEMBERED = 100_000  # commands
 SHOWN = 20
 
-Op = str | spec.AdminOpcode | spec.NvmOpcode
+Op = str | spec.Opcode
 
 
 class RecordSource(Protocol):

@@ -13,9 +13,11 @@ engine) generates C. ``count`` is a "0's based" field: it holds one less than it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from enum import IntEnum
+from enum import IntFlag
 from struct import Struct
 from typing import Any, ClassVar, Generic, Self, TypeVar, overload
+
+from nvmeemu.spec.names import Names
 
 T = TypeVar("T")
 R = TypeVar("R", bound="Record")
@@ -52,6 +54,8 @@ class Field(Generic[T]):
 
 class Number(Field[int]):
     """An unsigned number in bits ``high:low`` of the ``size`` bytes at ``offset``; 0's based ones mean one more."""
+
+    names: Names | None = None
 
     def __init__(self, offset: int, size: int, high: int, low: int, zero_based: bool = False) -> None:
         self.high, self.low, self.zero_based = high, low, zero_based
@@ -95,16 +99,25 @@ def count(offset: int, high: int, low: int, size: int = 4) -> Number:
     return Number(offset, size, high, low, zero_based=True)
 
 
-def named(offset: int, high: int, low: int, names: type[IntEnum], size: int = 4) -> Number:
+def named(offset: int, high: int, low: int, names: Names, size: int = 4) -> Number:
     """The same for a number that reads as one of ``names``, if it is one of them."""
     field = Number(offset, size, high, low)
-    get, members = field.get, {member.value: member for member in names}
+    get, members = field.get, names.members
 
     def get_named(data: Buffer) -> int:
         value = get(data)
         return members.get(value, value)
 
     field.get, field.show = get_named, lambda value: str(members.get(value, hex(value)))
+    field.names = names
+    return field
+
+
+def flags(offset: int, size: int, kind: type[IntFlag]) -> Number:
+    """``size`` bytes whose bits have names: they read as that ``kind``."""
+    field = uint(offset, size)
+    get = field.get
+    field.get = lambda data: kind(get(data))
     return field
 
 
@@ -167,19 +180,21 @@ class Record:
     """A fixed-size little-endian structure. Made from ``bytes`` it is read-only, otherwise it owns a bytearray."""
 
     SIZE: ClassVar[int] = 0
+    BLANK: ClassVar[bytes] = b""  # what one made of no data holds
     __slots__ = ("data",)
     data: bytes | bytearray
 
     def __init_subclass__(cls, size: int | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.SIZE = cls.SIZE if size is None else size
+        if size is not None:
+            cls.SIZE, cls.BLANK = size, bytes(size)
         for name, field in vars(cls).items():
             if isinstance(field, Field) and field.offset + field.size > cls.SIZE:
                 raise TypeError(f"{cls.__name__}.{name} lies outside its {cls.SIZE} bytes")
 
     def __init__(self, data: bytes | None = None, **values: Any) -> None:
         if data is None:
-            self.data = bytearray(self.SIZE)
+            self.data = bytearray(self.BLANK)
         elif len(data) == self.SIZE:
             self.data = data
         else:

@@ -1,13 +1,56 @@
-"""Names as people write them: with spaces, ``_``, ``-`` or nothing between the words, in small or large letters."""
+"""Names of numbers, as people write them: with spaces, ``_``, ``-`` or nothing between the words, in small or large
+letters."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import TypeVar
 
 E = TypeVar("E", bound=IntEnum)
+
+
+class Names:
+    """What the numbers of one kind are called: the members of the specification's enum, and those that ``add`` adds.
+
+    ``members`` are all of them by number; only ``add`` and ``remove`` change it.
+    """
+
+    def __init__(self, members: Iterable[IntEnum] = ()) -> None:
+        self.members: dict[int, IntEnum] = {int(one): one for one in members}
+
+    def __iter__(self) -> Iterator[IntEnum]:
+        return iter(self.members.values())
+
+    def __contains__(self, number: object) -> bool:
+        return number in self.members
+
+    def get(self, number: int) -> IntEnum | None:
+        """The member with this number."""
+        return self.members.get(number)
+
+    def add(self, one: IntEnum) -> None:
+        """It has a name from now on, in everything that this process reads or writes. Raises ValueError if the number
+        or the name is another's."""
+        for other in self:
+            if other == one or bare(other.name) == bare(one.name):
+                raise ValueError(f"{one.name} ({one:#x}): there is {other.name} ({other:#x}) already")
+        self.members[int(one)] = one
+
+    def remove(self, one: IntEnum) -> None:
+        """As if it had never been added. Raises KeyError."""
+        del self.members[one]
+
+    @contextmanager
+    def extended(self, one: IntEnum) -> Iterator[None]:
+        """With one more, until the block ends."""
+        self.add(one)
+        try:
+            yield
+        finally:
+            self.remove(one)
 
 
 def bare(name: str) -> str:
@@ -20,7 +63,7 @@ def key(name: str) -> str:
     return re.sub(r"[\s-]", "_", name).casefold()
 
 
-def member(kind: type[E], name: str) -> E | None:
+def member(kind: Iterable[E], name: str) -> E | None:
     """The constant that is meant."""
     return next((one for one in kind if bare(one.name) == bare(name)), None)
 
@@ -35,6 +78,6 @@ def choice(choices: Iterable[str], name: str) -> str | None:
     return next((one for one in choices if bare(one) == bare(name)), None)
 
 
-def known(*kinds: type[IntEnum]) -> str:
+def known(*kinds: Iterable[IntEnum]) -> str:
     """All of their names, for a message."""
     return ", ".join(one.name.lower() for kind in kinds for one in kind)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from enum import Enum, IntEnum
+from enum import Enum
 from functools import cache, lru_cache
 from typing import Any
 
 from nvmeemu import regs, spec
-from nvmeemu.spec.layout import Number
+from nvmeemu.spec.layout import Field, Number
 from nvmeemu.spec.layout import Record as Layout
+from nvmeemu.spec.names import Names
 
 _ACRONYMS = {"AER", "CID", "CQ", "CSI", "LBA", "NVM", "PRP", "SMART", "SQ", "UUID"}
 _SMALL = {"OF", "TO"}
-NAMED_FIELDS: dict[str, type[IntEnum]] = {"cns": spec.Cns, "lid": spec.LogId, "fid": spec.FeatureId}
 REGISTER_FIELDS: dict[str, type[Layout]] = {
     "CAP": spec.Capabilities,
     "CC": spec.Configuration,
@@ -26,35 +26,32 @@ _DWORDS = (1 << 8 * spec.SQE_SIZE) - (1 << 8 * _COMMAND_DWORDS)  # the bits of a
 
 def words(member: Enum) -> str:
     """A constant's name as a person writes it: GET_LOG_PAGE is ``Get Log Page``."""
+    return _words(member.name)
+
+
+@cache
+def _words(name: str) -> str:
     return " ".join(
         part if part in _ACRONYMS else part.lower() if number and part in _SMALL else part.capitalize()
-        for number, part in enumerate(member.name.split("_"))
+        for number, part in enumerate(name.split("_"))
     )
 
 
-@cache
 def opcode(sqid: int, number: int) -> str:
     """``Identify``, or the number of an opcode that is not known."""
-    kind = spec.NvmOpcode if sqid else spec.AdminOpcode
-    return words(kind(number)) if number in _values(kind) else f"{'I/O' if sqid else 'admin'} opcode {number:02X}h"
+    known = spec.commands_of(sqid).names.get(number)
+    return f"{'I/O' if sqid else 'admin'} opcode {number:02X}h" if known is None else words(known)
 
 
-@cache
 def status(number: int) -> str:
     """``Invalid Field``, or Status Code Type and Status Code of one that is not known."""
-    if number in _values(spec.Status):
-        return words(spec.Status(number))
-    return f"status type {number >> 8}h code {number & 0xFF:02X}h"
-
-
-@cache
-def _values(kind: type[IntEnum]) -> frozenset[int]:
-    return frozenset(kind)
+    known = spec.STATUSES.get(number)
+    return f"status type {number >> 8}h code {number & 0xFF:02X}h" if known is None else words(known)
 
 
 def command_of(sqid: int, sqe: bytes) -> spec.Command:
     """The entry as the command that it is, with the fields of its own."""
-    return (spec.NVM_COMMANDS if sqid else spec.ADMIN_COMMANDS).get(sqe[0], spec.Command)(sqe)
+    return spec.commands_of(sqid).of(sqe[0])(sqe)
 
 
 def command(sqid: int, sqe: bytes, *, is_whole: bool = False) -> str:
@@ -63,13 +60,13 @@ def command(sqid: int, sqe: bytes, *, is_whole: bool = False) -> str:
     found = command_of(sqid, sqe)
     parts = [opcode(sqid, sqe[0])]
     kind: Any = type(found)
-    fields = _own_fields(kind)
-    values = [(name, field.get(sqe), is_number) for name, field, is_number in fields]
-    parts += [named(name, value) for name, value, _ in values if name in NAMED_FIELDS]
+    plain_fields, fields_with_names = _own_fields(kind)
+    parts += [named(name, field.get(sqe), names) for name, field, names in fields_with_names]
     if found.nsid or is_whole:
         parts.append("nsid=all" if found.nsid == spec.BROADCAST else f"nsid={found.nsid}")
-    for name, value, is_number in values:
-        if name not in NAMED_FIELDS and (value or (is_number and (is_whole or name in _ALWAYS))):
+    for name, field, is_number in plain_fields:
+        value = field.get(sqe)
+        if value or (is_number and (is_whole or name in _ALWAYS)):
             parts.append(f"{name}={value:d}" if is_number else name)
     if sqe[1]:
         parts += [f"fuse={found.fuse}", f"psdt={found.psdt}"]
@@ -81,28 +78,38 @@ def command(sqid: int, sqe: bytes, *, is_whole: bool = False) -> str:
 _ALWAYS = {"slba", "qid"}  # fields whose 0 says something
 
 
-def named(name: str, value: int) -> str:
+def named(name: str, value: int, names: Names) -> str:
     """The value of a field that has names for its values: ``SMART``, or ``lid=C5h`` of one that is not known."""
-    kind = NAMED_FIELDS[name]
-    return words(kind(value)) if value in _values(kind) else f"{name}={value:02X}h"
+    known = names.get(value)
+    return f"{name}={value:02X}h" if known is None else words(known)
+
+
+_Plain = tuple[str, Field[Any], bool]
+_WithNames = tuple[str, Field[Any], Names]
 
 
 @cache
-def _own_fields(kind: Any) -> tuple[tuple[str, Any, bool], ...]:
-    """(name, field, whether it is a number) of the fields that only this kind of command has."""
-    return tuple(
-        (name, field, isinstance(field, Number)) for name, field in kind.fields() if not hasattr(spec.Command, name)
-    )
+def _own_fields(kind: Any) -> tuple[tuple[_Plain, ...], tuple[_WithNames, ...]]:
+    """The fields that only this kind of command has: (name, field, whether it is a number), and those with names for
+    their values: (name, field, names)."""
+    plain: list[_Plain] = []
+    with_names: list[_WithNames] = []
+    for name, field in kind.own_fields():
+        if isinstance(field, Number) and field.names is not None:
+            with_names.append((name, field, field.names))
+        else:
+            plain.append((name, field, isinstance(field, Number)))
+    return tuple(plain), tuple(with_names)
 
 
 @cache
 def _undeclared_bits(kind: Any) -> int:
     """The bits of the command dwords that no field of its own covers; the entry as a number."""
     found = 0
-    for name, field in kind.fields():
-        if isinstance(field, Number) and not hasattr(spec.Command, name):
+    for name, field in kind.own_fields():
+        if isinstance(field, Number):
             found |= (1 << field.high - field.low + 1) - 1 << field.low << field.offset * 8
-        elif not hasattr(spec.Command, name):
+        else:
             found |= int(kind(**{name: True}))
     return _DWORDS & ~found
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from nvmeemu.ports import Clock
-from nvmeemu.spec import CriticalWarning
-from nvmeemu.spec.structures import ErrorLogEntry, SmartLog
+from nvmeemu.spec import CriticalWarning, ErrorLogEntry, SmartLog
 
 ERROR_LOG_ENTRIES = 64
 WARNING_TEMPERATURE = 343  # kelvin

@@ -14,7 +14,6 @@ from nvmeemu.spec import (
     CQE_SIZE,
     DOORBELLS,
     SQE_SIZE,
-    AdminOpcode,
     AdminQueueAttributes,
     Capabilities,
     Cns,
@@ -24,17 +23,20 @@ from nvmeemu.spec import (
     ControllerStatus,
     CreateCq,
     CreateSq,
-    DeleteQueue,
+    DeleteCq,
+    DeleteSq,
     FeatureId,
+    Flush,
     GetFeatures,
     GetLogPage,
     Identify,
-    NvmOpcode,
-    ReadWrite,
+    IdentifyNamespace,
+    Read,
     SetFeatures,
     Status,
+    Write,
+    commands_of,
 )
-from nvmeemu.spec.structures import IdentifyNamespace
 from nvmeemu.testing.heap import Heap
 
 CAP, VS, INTMS, INTMC, CC, CSTS, AQA, ASQ, ACQ = 0x00, 0x08, 0x0C, 0x10, 0x14, 0x1C, 0x24, 0x28, 0x30
@@ -71,8 +73,8 @@ def _name_in(names: type[IntEnum], value: int, otherwise: str) -> str:
 
 
 def _name(queue: QueuePair, command: Command) -> str:
-    opcodes = NvmOpcode if queue.qid else AdminOpcode
-    opcode = _name_in(opcodes, command.opcode, f"opcode {command.opcode:02X}h")
+    known = commands_of(queue.qid).names.get(command.opcode)
+    opcode = f"opcode {command.opcode:02X}h" if known is None else known.name
     return f"{opcode} (queue {queue.qid}, CID {command.cid})"
 
 
@@ -104,7 +106,7 @@ class Driver:
     stays until ``free``, or until the end of a ``scratch`` block around it:
 
         with driver.scratch():
-            command = ReadWrite(opcode=NvmOpcode.READ, nsid=1, prp1=driver.alloc(4096), slba=0, nlb=8)
+            command = Read(nsid=1, prp1=driver.alloc(4096), slba=0, nlb=8)
             completion = driver.execute(driver.queues[1], command)
 
     Queues keep theirs until they are deleted, or the controller has been reset.
@@ -316,35 +318,35 @@ class Driver:
     # commands
     def identify(self, cns: int, nsid: int = 0, csi: int = 0) -> bytes:
         """The page of this CNS, of the controller or a namespace."""
-        command = Identify(opcode=AdminOpcode.IDENTIFY, nsid=nsid, cns=cns, csi=csi)
+        command = Identify(nsid=nsid, cns=cns, csi=csi)
         return self._receive(self.admin, command, PAGE)
 
     def get_log(self, lid: int, size: int, *, nsid: int = 0xFFFFFFFF, lpo: int = 0, rae: bool = False) -> bytes:
         """``size`` bytes, a multiple of 4, of a log page from ``lpo`` on."""
-        command = GetLogPage(opcode=AdminOpcode.GET_LOG_PAGE, nsid=nsid, lid=lid, numd=size // 4, lpo=lpo, rae=rae)
+        command = GetLogPage(nsid=nsid, lid=lid, numd=size // 4, lpo=lpo, rae=rae)
         return self._receive(self.admin, command, size)
 
     def get_feature(self, fid: int, *, sel: int = 0, cdw11: int = 0, nsid: int = 0) -> int:
         """DW0 of its completion: the feature's value, or with ``sel`` the default, the saved one, what it can."""
-        command = GetFeatures(opcode=AdminOpcode.GET_FEATURES, nsid=nsid, fid=fid, sel=sel, cdw11=cdw11)
+        command = GetFeatures(nsid=nsid, fid=fid, sel=sel, cdw11=cdw11)
         return self.succeed(self.admin, command).dw0
 
     def set_feature(self, fid: int, cdw11: int, *, nsid: int = 0) -> int:
         """DW0 of its completion."""
-        command = SetFeatures(opcode=AdminOpcode.SET_FEATURES, nsid=nsid, fid=fid, cdw11=cdw11)
+        command = SetFeatures(nsid=nsid, fid=fid, cdw11=cdw11)
         return self.succeed(self.admin, command).dw0
 
     def create_cq(self, qid: int, entries: int | None = None, *, vector: int = 0, ien: bool = True) -> int:
         """Create an I/O completion queue, of 64 entries if there may be as many; its address."""
         entries = entries or self._entries
-        command = CreateCq(opcode=AdminOpcode.CREATE_CQ, qid=qid, qsize=entries, pc=True, ien=ien, iv=vector)
+        command = CreateCq(qid=qid, qsize=entries, pc=True, ien=ien, iv=vector)
         return self._create("cq", qid, command, entries * CQE_SIZE)
 
     def create_sq(self, qid: int, entries: int | None = None, *, cqid: int | None = None) -> int:
         """Create an I/O submission queue, of 64 entries if there may be as many; its address."""
         entries = entries or self._entries
         cqid = qid if cqid is None else cqid
-        command = CreateSq(opcode=AdminOpcode.CREATE_SQ, qid=qid, qsize=entries, pc=True, cqid=cqid)
+        command = CreateSq(qid=qid, qsize=entries, pc=True, cqid=cqid)
         return self._create("sq", qid, command, entries * SQE_SIZE)
 
     def _create(self, kind: str, qid: int, command: Command, size: int) -> int:
@@ -366,11 +368,11 @@ class Driver:
 
     def delete_sq(self, qid: int) -> Completion:
         """Delete an I/O submission queue; the completion, whatever its status."""
-        return self._delete("sq", qid, DeleteQueue(opcode=AdminOpcode.DELETE_SQ, qid=qid))
+        return self._delete("sq", qid, DeleteSq(qid=qid))
 
     def delete_cq(self, qid: int) -> Completion:
         """Delete an I/O completion queue; the completion, whatever its status."""
-        return self._delete("cq", qid, DeleteQueue(opcode=AdminOpcode.DELETE_CQ, qid=qid))
+        return self._delete("cq", qid, DeleteCq(qid=qid))
 
     def _delete(self, kind: str, qid: int, command: Command) -> Completion:
         completion = self.execute(self.admin, command)
@@ -411,7 +413,7 @@ class Driver:
     def read(self, slba: int, blocks: int, *, nsid: int = 1, block_size: int | None = None, qid: int = 1) -> bytes:
         """So many blocks from ``slba`` on. Without ``block_size``, the namespace is asked for it."""
         queue, size = self.queues[qid], blocks * (block_size or self.block_size(nsid))
-        return self._receive(queue, ReadWrite(opcode=NvmOpcode.READ, nsid=nsid, slba=slba, nlb=blocks), size)
+        return self._receive(queue, Read(nsid=nsid, slba=slba, nlb=blocks), size)
 
     def write(
         self, slba: int, data: bytes, *, nsid: int = 1, block_size: int | None = None, qid: int = 1, fua: bool = False
@@ -422,14 +424,14 @@ class Driver:
         blocks, rest = divmod(len(data), block_size)
         if rest or not blocks:
             raise ValueError(f"{len(data)} bytes are not one or more whole blocks of {block_size} bytes")
-        command = ReadWrite(opcode=NvmOpcode.WRITE, nsid=nsid, slba=slba, nlb=blocks, fua=fua)
+        command = Write(nsid=nsid, slba=slba, nlb=blocks, fua=fua)
         with self.scratch():
             self.bus.write_memory(self._point(command, len(data)), data)
             self.succeed(queue, command)
 
     def flush(self, nsid: int = 1, *, qid: int = 1) -> None:
         """What was written is durable when this returns."""
-        self.succeed(self.queues[qid], Command(opcode=NvmOpcode.FLUSH, nsid=nsid))
+        self.succeed(self.queues[qid], Flush(nsid=nsid))
 
     def _receive(self, queue: QueuePair, command: Command, size: int) -> bytes:
         with self.scratch():

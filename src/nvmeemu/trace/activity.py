@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from nvmeemu import spec
-from nvmeemu.spec import AdminOpcode, NvmOpcode, Status
+from nvmeemu.spec import Status
 from nvmeemu.trace import words
 from nvmeemu.trace.commands import Matcher, TracedCommand
 from nvmeemu.trace.filters import SECOND
@@ -47,7 +47,7 @@ class CommandOutcome(IntEnum):
     NO_ANSWER = 2
 
 
-_KINDS: dict[int, CommandKind] = {NvmOpcode.READ: CommandKind.READ, NvmOpcode.WRITE: CommandKind.WRITE}
+_KINDS: dict[type[spec.Command], CommandKind] = {spec.Read: CommandKind.READ, spec.Write: CommandKind.WRITE}
 
 
 Span = tuple[float, float]  # from, to
@@ -182,9 +182,10 @@ def _add_event(found: Activity, record: Record) -> None:
 
 def _add(found: Activity, command: TracedCommand, ended: int) -> None:
     fetch, done = command.fetch, command.completion
-    if not fetch.sqid and fetch.opcode == AdminOpcode.ASYNC_EVENT_REQUEST:
+    command_kind = spec.commands_of(fetch.sqid).of(fetch.opcode)
+    if command_kind is spec.AsyncEventRequest:
         return
-    kind = _kind(fetch)
+    kind = _KINDS.get(command_kind, CommandKind.OTHER) if fetch.sqid else CommandKind.ADMIN
     start = fetch.time / SECOND
     found.start.append(start)
     found.end.append(max(start, ended / SECOND))
@@ -204,7 +205,3 @@ def _add(found: Activity, command: TracedCommand, ended: int) -> None:
         found.slba.append(entry.slba)
         found.nlb.append(entry.nlb)
         found.block_outcome.append(found.outcome[-1])
-
-
-def _kind(fetch: Fetch) -> CommandKind:
-    return _KINDS.get(fetch.opcode, CommandKind.OTHER) if fetch.sqid else CommandKind.ADMIN

@@ -122,15 +122,14 @@ class Matcher:
 
 
 _AT_BEGIN = ("fetch", "execute", "backend")  # faults there fire before the next command is fetched
-_TO_CONTROLLER, _TO_HOST = 0b01, 0b10  # of an opcode: which way its data goes, if any (Base 1.4, Figure 105)
 
 
 def _moves(command: TracedCommand, record: Prp | Digest | Data) -> bool:
     """Whether this record of data can be that command's, and is not yet there."""
-    ways = command.fetch.opcode & (_TO_CONTROLLER | _TO_HOST)
+    ways = spec.DataTransfer.of(command.fetch.opcode)
     if isinstance(record, Prp):
         return bool(ways) and command.prp is None
-    if not ways & (_TO_HOST if record.to_host else _TO_CONTROLLER):
+    if not ways & (spec.DataTransfer.TO_HOST if record.to_host else spec.DataTransfer.TO_CONTROLLER):
         return False
     return isinstance(record, Data) or all(one.to_host != record.to_host for one in command.digests)
 

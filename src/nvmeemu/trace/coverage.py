@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from nvmeemu import admin, io, regs, spec
+from nvmeemu import regs, spec
 from nvmeemu.trace import words
 from nvmeemu.trace.commands import Matcher, TracedCommand
 from nvmeemu.trace.file import open_trace
@@ -53,15 +53,15 @@ class Coverage:
 
     def __init__(self) -> None:
         self._matcher = Matcher()
-        self.admin = Area.of("Admin commands", (one for one in spec.AdminOpcode if one in admin.COMMANDS))
-        self.io = Area.of("I/O commands", (one for one in spec.NvmOpcode if one in io.COMMANDS))
-        self.cns = Area.of("Identify", spec.Cns)
-        self.set = Area.of("Set Features", spec.FeatureId)
-        self.get = Area.of("Get Features", spec.FeatureId)
-        self.logs = Area.of("Log pages", spec.LogId)
+        self.admin = Area.of("Admin commands", spec.ADMIN_COMMANDS.names)
+        self.io = Area.of("I/O commands", spec.NVM_COMMANDS.names)
+        self.cns = Area.of("Identify", spec.CNS_NAMES)
+        self.set = Area.of("Set Features", spec.FEATURE_NAMES)
+        self.get = Area.of("Get Features", spec.FEATURE_NAMES)
+        self.logs = Area.of("Log pages", spec.LOG_NAMES)
         self.read = Area("Registers read", {one.offset: one.name for one in regs.REGISTERS})
         self.written = Area("Registers written", {one.offset: one.name for one in regs.REGISTERS if one.writable})
-        self.statuses = Area.of("Statuses", spec.Status)
+        self.statuses = Area.of("Statuses", spec.STATUSES)
 
     @property
     def areas(self) -> tuple[Area, ...]:

@@ -6,7 +6,6 @@ import argparse
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
 
 from nvmeemu import spec
 from nvmeemu.app.arguments import Number
@@ -105,7 +104,7 @@ def opcode(text: str) -> Test:
     if is_number(text):
         number = _number(text)
         return lambda command: command.fetch.opcode == number
-    kinds: tuple[type[IntEnum], ...] = (spec.AdminOpcode, spec.NvmOpcode)
+    kinds = (spec.ADMIN_COMMANDS.names, spec.NVM_COMMANDS.names)
     found = [member(kind, text) for kind in kinds]
     if found == [None, None]:
         raise argparse.ArgumentTypeError(f"no opcode {text!r}: give a number or one of {known(*kinds)}")

@@ -14,7 +14,7 @@ from nvmeemu.controller.device import Device
 from nvmeemu.controller.events import Event
 from nvmeemu.ports import HostMemoryError, PciState
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
-from nvmeemu.spec import Command, NvmOpcode
+from nvmeemu.spec import Command
 from nvmeemu.spec.errors import CommandFailed
 from nvmeemu.trace.file import Description
 from nvmeemu.trace.records import (
@@ -41,8 +41,6 @@ from nvmeemu.trace.records import (
     Signal,
     encode,
 )
-
-_BLOCKS = (NvmOpcode.WRITE, NvmOpcode.COMPARE)  # what the host gives with them is data, not part of the command
 
 
 class Sink(Protocol):
@@ -135,7 +133,7 @@ class Recorder(taps.Observer):
         for view in views:
             crc = crc32(view, crc)
         self._record(Digest, sq.qid, command.cid, to_host, length, crc)
-        if self._payload or not (to_host or (sq.qid and command.opcode in _BLOCKS)):
+        if self._payload or not (to_host or command.MOVES_BLOCKS):
             data = b"".join(views)
             for start in range(0, length, BIGGEST_PIECE):
                 self._record(Data, sq.qid, command.cid, to_host, start, data[start : start + BIGGEST_PIECE])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nvmeemu import regs
-from nvmeemu.spec import AdminOpcode, AdminQueueAttributes, CreateCq, CreateSq, DeleteQueue
+from nvmeemu.spec import ADMIN_COMMANDS, AdminQueueAttributes, CreateCq, CreateSq, DeleteQueue, DeleteSq
 from nvmeemu.spec.words import command_of
 from nvmeemu.trace.commands import is_reset, written_configuration
 from nvmeemu.trace.records import ClientLeft, Completion, Doorbell, Fetch, Record, RegisterWrite, Reset
@@ -81,7 +81,7 @@ class Rings:
         ring = self.sqs.get(record.sqid)
         if ring is not None:
             ring.head = (record.slot + 1) % ring.entries
-        if not record.sqid and record.opcode in _OF_QUEUES:
+        if not record.sqid and issubclass(ADMIN_COMMANDS.of(record.opcode), _OF_QUEUES):
             self._asked[record.cid] = record.sqe
 
     def _complete(self, record: Completion) -> None:
@@ -98,7 +98,7 @@ class Rings:
             self.sqs[command.qid] = QueueState(command.qsize)
             self.cq_of[command.qid] = command.cqid
         elif isinstance(command, DeleteQueue):
-            of = self.sqs if command.opcode == AdminOpcode.DELETE_SQ else self.cqs
+            of = self.sqs if isinstance(command, DeleteSq) else self.cqs
             of.pop(command.qid, None)
 
     def _ring(self, record: Doorbell) -> None:
@@ -125,7 +125,7 @@ class Rings:
         return said
 
 
-_OF_QUEUES = {AdminOpcode.CREATE_CQ, AdminOpcode.CREATE_SQ, AdminOpcode.DELETE_CQ, AdminOpcode.DELETE_SQ}
+_OF_QUEUES = (CreateCq, CreateSq, DeleteQueue)
 
 
 def _why_not(ring: QueueState, record: Doorbell) -> str:

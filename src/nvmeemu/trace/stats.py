@@ -11,7 +11,7 @@ from math import ceil
 
 from rich.table import Table
 
-from nvmeemu.spec import AdminOpcode, CreateCq, Status
+from nvmeemu.spec import CreateCq, DeleteCq, Status
 from nvmeemu.trace import words
 from nvmeemu.trace.commands import Matcher, TracedCommand, is_reset
 from nvmeemu.trace.file import open_trace
@@ -53,7 +53,7 @@ def percentile(values: Sequence[int], percent: float) -> int:
 
 
 @dataclass
-class Opcode:
+class OpcodeStats:
     """One opcode on one queue. Latencies in nanoseconds."""
 
     commands: int = 0
@@ -89,7 +89,7 @@ class Statistics:
 
     def __init__(self, start: int = 0, end: int | None = None) -> None:
         self.start, self.until = start, end
-        self.opcodes: defaultdict[tuple[int, int], Opcode] = defaultdict(Opcode)  # by (SQID, opcode)
+        self.opcodes: defaultdict[tuple[int, int], OpcodeStats] = defaultdict(OpcodeStats)  # by (SQID, opcode)
         self.queues: defaultdict[int, Queue] = defaultdict(Queue)
         self.statuses: Counter[int] = Counter()
         self.faults: defaultdict[tuple[int, str], Injected] = defaultdict(Injected)  # by number and words
@@ -199,12 +199,12 @@ class _Vectors:
         fetch, done = command.fetch, command.completion
         if fetch.sqid or done is None or done.status != Status.SUCCESS:
             return
-        if fetch.opcode in (AdminOpcode.CREATE_CQ, AdminOpcode.DELETE_CQ):
-            entry = CreateCq(fetch.sqe)
+        entry = words.command_of(0, fetch.sqe)
+        if isinstance(entry, CreateCq | DeleteCq):
             for cqs in self._cqs.values():
                 cqs.discard(entry.qid)
-            if entry.ien and fetch.opcode == AdminOpcode.CREATE_CQ:
-                self._cqs.setdefault(entry.iv, set()).add(entry.qid)
+        if isinstance(entry, CreateCq) and entry.ien:
+            self._cqs.setdefault(entry.iv, set()).add(entry.qid)
 
 
 def statistics(records: Iterable[Record], start: int = 0, end: int | None = None) -> Statistics:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from enum import IntEnum
 from typing import Any
 
 from nvmeemu import spec
@@ -93,21 +92,12 @@ def _map(one: kinds.DmaMap) -> _Line:
     return "DMA", f"map {one.iova:#x}, {size(one.size)}{'' if one.writable else ', read-only'}"
 
 
-_EVENTS: dict[int, type[IntEnum]] = {
-    spec.EventType.ERROR: spec.ErrorEvent,
-    spec.EventType.SMART: spec.SmartEvent,
-    spec.EventType.NOTICE: spec.NoticeEvent,
-}
-
-
 def _event(one: kinds.AsyncEvent) -> _Line:
-    known = _EVENTS.get(one.type)
-    kind = words(spec.EventType(one.type)) if known is not None else f"type {one.type}"
-    if known is not None and one.info in frozenset(known):
-        info = words(known(one.info))
-    else:
-        info = f"information {one.info:#x}"
-    return "event", f"{kind}, {info}, log {named('lid', one.log)}"
+    names = spec.EVENT_INFORMATION.get(one.type)
+    kind = f"type {one.type}" if names is None else words(spec.EventType(one.type))
+    known = None if names is None else names.get(one.info)
+    info = f"information {one.info:#x}" if known is None else words(known)
+    return "event", f"{kind}, {info}, log {named('lid', one.log, spec.LOG_NAMES)}"
 
 
 def injection(one: kinds.Injection) -> str:

@@ -1,0 +1,265 @@
+"""The commands: opcodes, fields, and what else is known of each. Base 1.4, 5 and 6.
+
+A command stands here once: ``ADMIN_COMMANDS`` and ``NVM_COMMANDS`` are what traces, faults, profiles and the tables of
+handlers ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from nvmeemu.spec.entries import CDW10, CDW11, CDW12, Command, Opcode
+from nvmeemu.spec.features import FEATURE_NAMES
+from nvmeemu.spec.identify import CNS_NAMES
+from nvmeemu.spec.layout import Record, bit, bits, count, named, uint
+from nvmeemu.spec.logs import LOG_NAMES
+from nvmeemu.spec.names import Names
+
+
+class AdminOpcode(Opcode):
+    """Base 1.4, Figure 139."""
+
+    DELETE_SQ = 0x00
+    CREATE_SQ = 0x01
+    GET_LOG_PAGE = 0x02
+    DELETE_CQ = 0x04
+    CREATE_CQ = 0x05
+    IDENTIFY = 0x06
+    ABORT = 0x08
+    SET_FEATURES = 0x09
+    GET_FEATURES = 0x0A
+    ASYNC_EVENT_REQUEST = 0x0C
+    DOORBELL_BUFFER_CONFIG = 0x7C
+
+
+class NvmOpcode(Opcode):
+    """Base 1.4, Figure 346."""
+
+    FLUSH = 0x00
+    WRITE = 0x01
+    READ = 0x02
+    COMPARE = 0x05
+    WRITE_ZEROES = 0x08
+    DATASET_MANAGEMENT = 0x09
+    VERIFY = 0x0C
+
+
+class CreateCq(Command):
+    """Create I/O Completion Queue. Base 1.4, 5.3."""
+
+    OPCODE = AdminOpcode.CREATE_CQ
+    qid = bits(CDW10, 15, 0)
+    qsize = count(CDW10, 31, 16)
+    pc = bit(CDW11, 0)
+    ien = bit(CDW11, 1)
+    iv = bits(CDW11, 31, 16)
+
+
+class CreateSq(Command):
+    """Create I/O Submission Queue. Base 1.4, 5.4."""
+
+    OPCODE = AdminOpcode.CREATE_SQ
+    qid = bits(CDW10, 15, 0)
+    qsize = count(CDW10, 31, 16)
+    pc = bit(CDW11, 0)
+    qprio = bits(CDW11, 2, 1)
+    cqid = bits(CDW11, 31, 16)
+
+
+class DeleteQueue(Command):
+    """What Delete I/O Completion Queue and Delete I/O Submission Queue share. Base 1.4, 5.5 and 5.6."""
+
+    qid = bits(CDW10, 15, 0)
+
+
+class DeleteSq(DeleteQueue):
+    """Base 1.4, 5.6."""
+
+    OPCODE = AdminOpcode.DELETE_SQ
+
+
+class DeleteCq(DeleteQueue):
+    """Base 1.4, 5.5."""
+
+    OPCODE = AdminOpcode.DELETE_CQ
+
+
+class Abort(Command):
+    """Base 1.4, 5.1."""
+
+    OPCODE = AdminOpcode.ABORT
+    sqid = bits(CDW10, 15, 0)
+    target_cid = bits(CDW10, 31, 16)
+
+
+class AsyncEventRequest(Command):
+    """Base 1.4, 5.2."""
+
+    OPCODE = AdminOpcode.ASYNC_EVENT_REQUEST
+
+
+class DoorbellBufferConfig(Command):
+    """Base 1.4, 5.7: PRP1 is the Shadow Doorbell buffer, PRP2 the EventIdx buffer."""
+
+    OPCODE = AdminOpcode.DOORBELL_BUFFER_CONFIG
+
+
+class Identify(Command):
+    """Base 1.4, 5.15."""
+
+    OPCODE = AdminOpcode.IDENTIFY
+    cns = named(CDW10, 7, 0, CNS_NAMES)
+    cntid = bits(CDW10, 31, 16)
+    csi = bits(CDW11, 31, 24)
+
+
+class GetLogPage(Command):
+    """Base 1.4, 5.14."""
+
+    OPCODE = AdminOpcode.GET_LOG_PAGE
+    lid = named(CDW10, 7, 0, LOG_NAMES)
+    rae = bit(CDW10, 15)
+    numd = count(CDW10 + 2, 31, 0)  # NUMDU:NUMDL, dwords
+    lpo = uint(CDW12, 8)
+
+
+class GetFeatures(Command):
+    """Base 1.4, 5.13."""
+
+    OPCODE = AdminOpcode.GET_FEATURES
+    fid = named(CDW10, 7, 0, FEATURE_NAMES)
+    sel = bits(CDW10, 10, 8)
+
+
+class SetFeatures(Command):
+    """Base 1.4, 5.21."""
+
+    OPCODE = AdminOpcode.SET_FEATURES
+    fid = named(CDW10, 7, 0, FEATURE_NAMES)
+    sv = bit(CDW10, 31)
+
+
+class Flush(Command):
+    """Base 1.4, 6.8."""
+
+    OPCODE = NvmOpcode.FLUSH
+
+
+class ReadWrite(Command):
+    """What the commands that name a range of blocks share. Base 1.4, 6.6 to 6.15."""
+
+    slba = uint(CDW10, 8)
+    nlb = count(CDW12, 15, 0)
+    deac = bit(CDW12, 25)  # Write Zeroes
+    prinfo = bits(CDW12, 29, 26)
+    fua = bit(CDW12, 30)
+    lr = bit(CDW12, 31)
+
+
+class Read(ReadWrite):
+    """Base 1.4, 6.9."""
+
+    OPCODE = NvmOpcode.READ
+    MOVES_BLOCKS = True
+
+
+class Write(ReadWrite):
+    """Base 1.4, 6.15."""
+
+    OPCODE = NvmOpcode.WRITE
+    MOVES_BLOCKS = True
+    CHANGES_MEDIA = True
+
+
+class Compare(ReadWrite):
+    """Base 1.4, 6.4."""
+
+    OPCODE = NvmOpcode.COMPARE
+    MOVES_BLOCKS = True
+
+
+class Verify(ReadWrite):
+    """NVM 1.0, 3.2.6."""
+
+    OPCODE = NvmOpcode.VERIFY
+
+
+class WriteZeroes(ReadWrite):
+    """Base 1.4, 6.16."""
+
+    OPCODE = NvmOpcode.WRITE_ZEROES
+    CHANGES_MEDIA = True
+
+
+class DatasetManagement(Command):
+    """Base 1.4, 6.7."""
+
+    OPCODE = NvmOpcode.DATASET_MANAGEMENT
+    CHANGES_MEDIA = True
+    nr = count(CDW10, 7, 0)
+    ad = bit(CDW11, 2)
+
+
+class DsmRange(Record, size=16):
+    """One range of Dataset Management. Base 1.4, Figure 363. ``length`` in blocks, not 0's based."""
+
+    attributes = uint(0, 4)
+    length = uint(4, 4)
+    slba = uint(8, 8)
+
+
+class CommandTable(Mapping[int, type[Command]]):
+    """The commands of the admin queue, or those of an I/O command set, by their opcodes.
+
+    ``names``: what the opcodes are called. A command that ``add`` adds is known by its name and fields in all that this
+    process does with commands; whether a controller has it is its own command table's business.
+    """
+
+    def __init__(self, *kinds: type[Command]) -> None:
+        self._kinds: dict[int, type[Command]] = {int(kind.OPCODE): kind for kind in kinds}
+        self.names = Names(kind.OPCODE for kind in kinds)
+
+    def __getitem__(self, opcode: int) -> type[Command]:
+        return self._kinds[opcode]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._kinds)
+
+    def __len__(self) -> int:
+        return len(self._kinds)
+
+    def of(self, opcode: int) -> type[Command]:
+        """The layout of this command; of one that is not known, what all commands share."""
+        return self._kinds.get(opcode, Command)
+
+    def add(self, kind: type[Command]) -> None:
+        """One command more. Raises ValueError if the opcode or the name is another's."""
+        self.names.add(kind.OPCODE)
+        self._kinds[int(kind.OPCODE)] = kind
+
+    def remove(self, kind: type[Command]) -> None:
+        """As if it had never been added. Raises KeyError."""
+        self.names.remove(kind.OPCODE)
+        del self._kinds[kind.OPCODE]
+
+    @contextmanager
+    def extended(self, kind: type[Command]) -> Iterator[None]:
+        """With one command more, until the block ends."""
+        self.add(kind)
+        try:
+            yield
+        finally:
+            self.remove(kind)
+
+
+ADMIN_COMMANDS = CommandTable(
+    *(DeleteSq, CreateSq, GetLogPage, DeleteCq, CreateCq, Identify, Abort, SetFeatures, GetFeatures),
+    *(AsyncEventRequest, DoorbellBufferConfig),
+)
+NVM_COMMANDS = CommandTable(Flush, Write, Read, Compare, WriteZeroes, DatasetManagement, Verify)
+
+
+def commands_of(qid: int) -> CommandTable:
+    """The commands that this submission queue takes."""
+    return NVM_COMMANDS if qid else ADMIN_COMMANDS

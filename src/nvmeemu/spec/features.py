@@ -1,0 +1,129 @@
+"""Features: their identifiers, what Get Features can ask for, and the values of those with fields. Base 1.4, 5.21.1.
+
+The value of most features is CDW11 of Set Features and DW0 of Get Features: a record of four bytes.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, IntFlag
+
+from nvmeemu.spec.events import CriticalWarning, Notice
+from nvmeemu.spec.layout import Record, bit, bits, count, flags, uint
+from nvmeemu.spec.names import Names
+
+
+class FeatureId(IntEnum):
+    """Base 1.4, Figure 271 and 272."""
+
+    ARBITRATION = 0x01
+    POWER_MANAGEMENT = 0x02
+    TEMPERATURE_THRESHOLD = 0x04
+    ERROR_RECOVERY = 0x05
+    VOLATILE_WRITE_CACHE = 0x06
+    NUMBER_OF_QUEUES = 0x07
+    INTERRUPT_COALESCING = 0x08
+    INTERRUPT_VECTOR_CONFIGURATION = 0x09
+    WRITE_ATOMICITY = 0x0A
+    ASYNC_EVENT_CONFIGURATION = 0x0B
+    TIMESTAMP = 0x0E
+    HOST_BEHAVIOR_SUPPORT = 0x16
+
+
+FEATURE_NAMES = Names(FeatureId)
+FIRST_VENDOR_FEATURE = 0xC0
+
+
+class Select(IntEnum):
+    """Which value Get Features asks for. Base 1.4, 5.13."""
+
+    CURRENT = 0
+    DEFAULT = 1
+    SAVED = 2
+    CAPABILITIES = 3
+
+
+class FeatureCapability(IntFlag):
+    """The answer to ``Select.CAPABILITIES``. Base 1.4, 5.13."""
+
+    SAVEABLE = 1 << 0
+    PER_NAMESPACE = 1 << 1
+    CHANGEABLE = 1 << 2
+
+
+class PowerManagement(Record, size=4):
+    """Base 1.4, 5.21.1.2."""
+
+    ps = bits(0, 4, 0)
+    wh = bits(0, 7, 5)
+
+
+class TemperatureThreshold(Record, size=4):
+    """Base 1.4, 5.21.1.4. ``tmpth`` in kelvin."""
+
+    tmpth = bits(0, 15, 0)
+    tmpsel = bits(0, 19, 16)
+    thsel = bits(0, 21, 20)
+
+
+COMPOSITE_TEMPERATURE, ALL_SENSORS = 0x0, 0xF  # TMPSEL
+OVER_TEMPERATURE, UNDER_TEMPERATURE = 0, 1  # THSEL
+
+
+class ErrorRecovery(Record, size=4):
+    """Base 1.4, 5.21.1.5. ``tler`` in 100 ms."""
+
+    tler = bits(0, 15, 0)
+    dulbe = bit(0, 16)
+
+
+class VolatileWriteCache(Record, size=4):
+    """Base 1.4, 5.21.1.6."""
+
+    wce = bit(0, 0)
+
+
+class NumberOfQueues(Record, size=4):
+    """Base 1.4, 5.21.1.7: what the host asks for, and what it is given."""
+
+    nsq = count(0, 15, 0)
+    ncq = count(0, 31, 16)
+
+
+MOST_QUEUES = 0xFFFF  # that a host may ask for: FFFFh in the 0's based field is invalid
+
+
+class InterruptCoalescing(Record, size=4):
+    """Base 1.4, 5.21.1.8. ``time`` in 100 us."""
+
+    thr = count(0, 7, 0)
+    time = bits(0, 15, 8)
+
+
+class InterruptVectorConfiguration(Record, size=4):
+    """Base 1.4, 5.21.1.9."""
+
+    iv = bits(0, 15, 0)
+    cd = bit(0, 16)
+
+
+class AsyncEventConfiguration(Record, size=4):
+    """Base 1.4, 5.21.1.11: what the host wants to be told by events."""
+
+    warnings = flags(0, 1, CriticalWarning)
+    notices = flags(0, 4, Notice)  # the bits above the warnings
+
+
+class Timestamp(Record, size=8):
+    """Base 1.4, 5.21.1.14. ``milliseconds`` since 1970, or since the reset if the host has not set it."""
+
+    milliseconds = bits(0, 47, 0, size=8)
+    synch = bit(0, 48, size=8)  # it may have stood still meanwhile
+    origin = bits(0, 51, 49, size=8)  # 1: the host has set it
+
+
+class HostBehaviorSupport(Record, size=512):
+    """Base 1.4, 5.21.1.22; from ``etdas`` on: Base 2.0."""
+
+    acre = uint(0, 1)
+    etdas = uint(1, 1)
+    lbafee = uint(2, 1)

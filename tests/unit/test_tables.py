@@ -1,0 +1,172 @@
+"""What is known of a command stands with it in ``spec``: nobody else lists opcodes, and one call adds a command."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+from collections.abc import Iterator
+from enum import IntEnum
+from pathlib import Path
+
+import pytest
+
+import nvmeemu
+from nvmeemu import admin, io, spec
+from nvmeemu.controller.request import CommandEntry
+from nvmeemu.faults import Fault
+from nvmeemu.faults.words import FaultError
+from nvmeemu.profiles.steps import StepError, SubmitStep, parse_steps
+from nvmeemu.spec.layout import Record, flags, uint
+from nvmeemu.spec.names import Names, bare
+from nvmeemu.trace import words
+from nvmeemu.trace.coverage import Coverage
+from nvmeemu.trace.filters import opcode
+
+SOURCE = Path(nvmeemu.__file__).parent
+HANDLERS = (SOURCE / "admin.py", SOURCE / "io.py")
+ENUMS = ("AdminOpcode", "NvmOpcode")
+THEMES = ("registers", "statuses", "entries", "events", "features", "logs", "identify", "commands")
+
+
+class Vendor(spec.Opcode):
+    SHOW_LAMP = 0xC1
+
+
+class ShowLamp(spec.Command):
+    OPCODE = Vendor.SHOW_LAMP
+    colour = uint(spec.CDW10, 4)
+
+
+def opcodes_in(path: Path) -> Iterator[str]:
+    """The opcodes that this file names."""
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if not isinstance(node, ast.Attribute):
+            continue
+        of = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", None)
+        if of in ENUMS:
+            yield f"{path.relative_to(SOURCE)}:{node.lineno}: {of}.{node.attr}"
+
+
+def test_no_module_but_the_spec_lists_opcodes() -> None:
+    """And the tables of handlers, each row its own."""
+    others = (path for path in sorted(SOURCE.rglob("*.py")) if path.parent != SOURCE / "spec" and path not in HANDLERS)
+    assert not [one for path in others for one in opcodes_in(path)]
+
+
+def test_the_search_for_opcodes_finds_them() -> None:
+    assert len(list(opcodes_in(SOURCE / "spec/commands.py"))) == len(spec.AdminOpcode) + len(spec.NvmOpcode)
+
+
+@pytest.mark.parametrize(
+    ("table", "kind"), [(spec.ADMIN_COMMANDS, spec.AdminOpcode), (spec.NVM_COMMANDS, spec.NvmOpcode)]
+)
+def test_every_opcode_is_a_command_of_that_name(table: spec.CommandTable, kind: type[spec.Opcode]) -> None:
+    assert set(table) == set(kind)
+    for number in kind:
+        assert bare(table[number].__name__) == bare(number.name)
+        assert table[number]().opcode == number  # one that is made has it
+        assert table.names.get(number) is number
+
+
+def test_commands_know_what_they_do() -> None:
+    kinds = spec.NVM_COMMANDS.values()
+    assert {one for one in kinds if one.CHANGES_MEDIA} == {spec.Write, spec.WriteZeroes, spec.DatasetManagement}
+    assert {one for one in kinds if one.MOVES_BLOCKS} == {spec.Read, spec.Write, spec.Compare}
+    assert not [one for one in spec.ADMIN_COMMANDS.values() if one.CHANGES_MEDIA or one.MOVES_BLOCKS]
+    assert spec.DataTransfer.of(spec.Read.OPCODE) == spec.DataTransfer.TO_HOST
+    assert spec.DataTransfer.of(spec.Compare.OPCODE) == spec.DataTransfer.TO_CONTROLLER
+    assert spec.DataTransfer.of(spec.Flush.OPCODE) == spec.DataTransfer.NONE
+
+
+@pytest.mark.parametrize(
+    ("commands", "known"), [(admin.COMMANDS, spec.ADMIN_COMMANDS), (io.COMMANDS, spec.NVM_COMMANDS)]
+)
+def test_the_handlers_take_the_layouts_of_the_spec(commands: dict[int, CommandEntry], known: spec.CommandTable) -> None:
+    """Faults match what handlers get: the classes must be the same."""
+    assert {number: entry.kind for number, entry in commands.items()} == dict(known)
+
+
+def test_a_command_that_is_added_is_known_to_all_by_its_name() -> None:
+    entry = bytes(ShowLamp(cid=7, colour=3))
+    with spec.ADMIN_COMMANDS.extended(ShowLamp):
+        assert words.command(0, entry) == "Show Lamp colour=3"
+        assert words.command(1, entry) == "I/O opcode C1h cdw10=0x3"
+        fault = Fault({"opcode": "show lamp", "colour": 3}, do="drop")
+        assert fault.match.commands == {(True, 0xC1)}
+        opcode("show-lamp")
+        (step,) = parse_steps("admin show_lamp colour=3 -> any")
+        assert isinstance(step, SubmitStep)
+        assert isinstance(step.command, ShowLamp)
+        assert step.command.colour == 3
+        assert "Show Lamp" in Coverage().admin.unused
+    assert words.command(0, entry) == "admin opcode C1h cdw10=0x3"
+    with pytest.raises(FaultError, match="'show lamp' is none of delete_sq"):
+        Fault({"opcode": "show lamp"}, do="drop")
+    with pytest.raises(FaultError, match="no command has such a field"):
+        Fault({"colour": 3}, do="drop")
+    with pytest.raises(argparse.ArgumentTypeError, match="no opcode 'show-lamp'"):
+        opcode("show-lamp")
+    with pytest.raises(StepError, match="show_lamp"):
+        parse_steps("admin show_lamp")
+
+
+def test_names_that_are_added_are_known_to_all() -> None:
+    class Mine(IntEnum):
+        LAMPS = 0xC4
+
+    entry = bytes(spec.GetLogPage(lid=0xC4, numd=1))
+    with spec.LOG_NAMES.extended(Mine.LAMPS):
+        assert words.command(0, entry) == "Get Log Page Lamps numd=1"
+        assert Fault({"opcode": "get log page", "lid": "lamps"}, do="drop").match.commands == {(True, 2)}
+    assert words.command(0, entry) == "Get Log Page lid=C4h numd=1"
+
+
+def test_neither_a_number_nor_a_name_is_given_twice() -> None:
+    class Other(spec.Opcode):
+        IDENTIFY = 0xC1
+        LAMP = spec.AdminOpcode.IDENTIFY
+
+    class NameTwice(spec.Command):
+        OPCODE = Other.IDENTIFY
+
+    class NumberTwice(spec.Command):
+        OPCODE = Other.LAMP
+
+    before = dict(spec.ADMIN_COMMANDS)
+    for kind in (NameTwice, NumberTwice):
+        with pytest.raises(ValueError, match="IDENTIFY"), spec.ADMIN_COMMANDS.extended(kind):
+            pass
+    assert dict(spec.ADMIN_COMMANDS) == before
+    assert list(spec.ADMIN_COMMANDS.names) == list(spec.AdminOpcode)
+
+
+def test_the_spec_has_all_names_of_its_themes() -> None:
+    found: set[str] = set()
+    for theme in THEMES:
+        module = importlib.import_module(f"nvmeemu.spec.{theme}")
+        for node in ast.parse(Path(str(module.__file__)).read_text()).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                found.add(node.name)
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                found |= {one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)}
+    assert {name for name in found if not name.startswith("_")} == set(spec.__all__)
+
+
+def test_flags_read_as_their_names() -> None:
+    class Page(Record, size=4):
+        bits = flags(1, 2, spec.Oacs)
+
+    page = Page(bits=spec.Oacs.FIRMWARE | spec.Oacs.LOCKDOWN)
+    assert bytes(page) == b"\0\x04\x04\0"
+    assert page.bits is spec.Oacs.FIRMWARE | spec.Oacs.LOCKDOWN
+    assert Page(bytes.fromhex("00008000")).bits == 1 << 15  # one without a name
+
+
+def test_names_are_those_of_an_enum_until_more_are_added() -> None:
+    names = Names(spec.Cns)
+    assert [*names] == [*spec.Cns]
+    assert names.get(0xC0) is None
+    assert 0x01 in names
+    assert 0xC0 not in names
