@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nvmeemu.guest import initramfs
+from nvmeemu.guest import initramfs, libraries
 from nvmeemu.guest.errors import GuestError
 from nvmeemu.pytest_plugin import live, parts
 
@@ -351,6 +351,18 @@ def test_without_qemu_a_test_is_skipped_or_fails(pytester: pytest.Pytester) -> N
     result = pytester.runpytest("--nvmeemu-require-guest")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*nvmeemu: no qemu-system-x86_64: *"])
+
+
+@pytest.mark.parametrize(("module", "package"), libraries.WANTED.items())
+def test_without_a_library_of_the_extra_a_guest_is_skipped_and_the_rest_works(
+    pytester: pytest.Pytester, module: str, package: str
+) -> None:
+    pytester.makeconftest(f"import sys; sys.modules[{module!r}] = None")
+    pytester.makepyfile(GUEST_TEST + "def test_another(nvme): pass")
+    result = pytester.runpytest_subprocess("-rs")
+    result.assert_outcomes(skipped=1, passed=1)
+    missing = f"the Python package {package} is missing: pip install 'nvmeemu[[]guest]'"
+    result.stdout.fnmatch_lines([f"SKIPPED*nvmeemu: {missing} (docs/pytest.md*"])
 
 
 @pytest.mark.usefixtures("bare_machine")

@@ -31,11 +31,6 @@ class Archive:
         self._parent(path)
         self._entry(path.strip("/"), stat.S_IFREG | mode, content)
 
-    def link(self, path: str, target: str) -> None:
-        """Add a symbolic link."""
-        self._parent(path)
-        self._entry(path.strip("/"), stat.S_IFLNK | 0o777, target.encode())
-
     def character_device(self, path: str, major: int, minor: int) -> None:
         """Add a character device node."""
         self._parent(path)

@@ -28,5 +28,9 @@ class Deadline:
         """Seconds left; raises when there are none."""
         left = self.left()
         if left <= 0:
-            raise GuestTimeout(f"timeout: {awaited} did not come in {self.seconds:g} s")
+            raise self.passed(awaited)
         return left
+
+    def passed(self, awaited: str) -> GuestTimeout:
+        """What to raise when there are none."""
+        return GuestTimeout(f"timeout: {awaited} did not come in {self.seconds:g} s")

@@ -10,15 +10,19 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from nvmeemu.app import process
+from nvmeemu.guest import libraries
 from nvmeemu.guest.agent import NOT_FOUND, Agent, CommandResult, short
 from nvmeemu.guest.console import Console, Transcript
 from nvmeemu.guest.deadline import Deadline
 from nvmeemu.guest.drive import GuestDrive
 from nvmeemu.guest.errors import GuestEnded, GuestError
 from nvmeemu.guest.machine import Machine
-from nvmeemu.guest.monitor import POWER_OFF, Monitor
+
+if TYPE_CHECKING:
+    from nvmeemu.guest.monitor import Monitor
 
 # Kernel messages that mean trouble whatever has happened to the drive; "nobody cared": an interrupt storm.
 TROUBLE = r"Kernel panic|Oops|BUG: |WARNING: CPU|blocked for more than|hung_task|nobody cared"
@@ -30,6 +34,7 @@ COMPLAINTS = (
     rf"|JBD2: .*[Ee]rror|{TROUBLE}"
 )
 QEMU_ENDS_SECONDS = 30.0
+POWER_OFF = "guest-shutdown"  # as QMP's ShutdownCause has it
 PROGRAMS_ARE = "docs/pytest.md lists the guest's programs; put() brings more"
 
 
@@ -191,6 +196,9 @@ class Guest:
         return self.deadline.within(timeout)
 
     def _start(self) -> None:
+        libraries.require()
+        from nvmeemu.guest.monitor import Monitor
+
         arguments = self.drive.start(self.folder, self.deadline)
         console, its_console = socket.socketpair()
         monitor, its_monitor = socket.socketpair()

@@ -1,87 +1,88 @@
-"""QEMU's machine protocol (QMP): commands, events, and why the guest ended."""
+"""QEMU's machine protocol (QMP): commands, events, and why the guest ended. QEMU's own library, qemu.qmp, speaks it."""
 
 from __future__ import annotations
 
-import json
+import asyncio
+import logging
 import socket
-from collections.abc import Callable
-from typing import Any
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
+
+from qemu.qmp import ExecuteError, Message, QMPClient, QMPError, Runstate
 
 from nvmeemu.guest.deadline import Deadline
 from nvmeemu.guest.errors import GuestEnded, GuestError
 
-RESET, POWER_OFF = "guest-reset", "guest-shutdown"
+LOOK_AGAIN_SECONDS = 0.02
+END_SECONDS = 5.0
+T = TypeVar("T")
 
 
 class Monitor:
-    """Our end of QEMU's control connection."""
+    """Our end of QEMU's control connection.
+
+    The library is asynchronous. Its loop has a thread of its own, because whoever waits here may be in a loop already,
+    as asynchronous tests are.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._said = b""
-        self._events: list[dict[str, Any]] = []
-        self._send("qmp_capabilities", {})  # before it, QEMU tells no events
+        self._client = QMPClient("guest")
+        self._client.logger.setLevel(logging.CRITICAL)  # that QEMU ends is no error
+        self._events: list[Message] = []  # that nobody has waited for yet
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="qemu.qmp", daemon=True)
+        self._thread.start()
+        self._session = asyncio.run_coroutine_threadsafe(self._client.connect(connection), self._loop)
 
     def execute(self, command: str, arguments: dict[str, Any], deadline: Deadline) -> Any:
         """Carry out a command; what it returns."""
-        self._send(command, arguments, id=command)
-        answer = self._await(lambda message: message.get("id") == command, deadline, command)
-        if "error" in answer:
-            raise GuestError(f"QEMU does not {command}: {answer['error']['desc']}")
-        return answer["return"]
+        return self._wait(partial(self._client.execute, command, arguments), deadline, command)
 
     def await_event(self, name: str, deadline: Deadline) -> dict[str, Any]:
         """The next event of this kind that has not been waited for; what it tells."""
-        while True:
-            for event in self._events:
-                if event["event"] == name:
-                    self._events.remove(event)
-                    return dict(event.get("data", {}))
-            self._await(lambda message: message.get("event") == name, deadline, name)
+        data = self._wait(partial(self._next, name), deadline, name).get("data", {})
+        assert isinstance(data, dict)
+        return data
 
     def shutdown_reason(self) -> str:
         """After QEMU's end: the reason it gave for it ("" if none), as in QMP's ShutdownCause."""
-        self._connection.settimeout(None)
-        while data := self._connection.recv(65536):
-            self._said += data
-        while (message := self._next()) is not None:
-            if message.get("event") == "SHUTDOWN":
-                self._events.append(message)
-        reasons = [event["data"]["reason"] for event in self._events if event["event"] == "SHUTDOWN"]
-        return str(reasons[0]) if reasons else ""
+        try:
+            return str(self.await_event("SHUTDOWN", Deadline(END_SECONDS))["reason"])
+        except GuestEnded:
+            return ""
 
     def close(self) -> None:
         """Close the connection."""
-        self._connection.close()
+        self._session.cancel()
+        with suppress(Exception):  # the connection's end, which the library tells as an error
+            asyncio.run_coroutine_threadsafe(self._client.disconnect(), self._loop).result(END_SECONDS)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
-    def _send(self, command: str, arguments: dict[str, Any], **more: str) -> None:
+    def _wait(self, start: Callable[[], Coroutine[Any, Any, T]], deadline: Deadline, what: str) -> T:
+        """The result of a coroutine in the library's loop."""
         try:
-            self._connection.sendall(json.dumps({"execute": command, "arguments": arguments} | more).encode() + b"\n")
-        except OSError:
-            raise GuestEnded(f"QEMU ended before it was asked to {command}") from None
+            self._session.result(deadline.check(what))
+            timed = asyncio.wait_for(start(), deadline.check(what))
+            return asyncio.run_coroutine_threadsafe(timed, self._loop).result()
+        except TimeoutError:
+            raise deadline.passed(what) from None
+        except ExecuteError as error:
+            raise GuestError(f"QEMU does not {what}: {error}") from None
+        except (QMPError, EOFError):
+            raise GuestEnded(f"QEMU ended before {what}") from None
 
-    def _await(self, wanted: Callable[[dict[str, Any]], bool], deadline: Deadline, what: str) -> dict[str, Any]:
-        """Read until such a message; events are kept."""
+    async def _next(self, name: str) -> Message:
         while True:
-            while (message := self._next()) is not None:
-                if "event" in message:
-                    self._events.append(message)
-                if wanted(message):
-                    return message
-            self._connection.settimeout(max(deadline.check(what), 0.01))
-            try:
-                data = self._connection.recv(65536)
-            except TimeoutError:
-                continue
-            except ConnectionError:
-                data = b""
-            if not data:
-                raise GuestEnded(f"QEMU ended before {what}")
-            self._said += data
-
-    def _next(self) -> dict[str, Any] | None:
-        line, newline, rest = self._said.partition(b"\n")
-        if not newline:
-            return None
-        self._said = rest
-        return dict(json.loads(line))
+            self._events += self._client.events.clear()
+            for event in self._events:
+                if event["event"] == name:
+                    self._events.remove(event)
+                    return event
+            if self._client.runstate is not Runstate.RUNNING:
+                raise EOFError
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)

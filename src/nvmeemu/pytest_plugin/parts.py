@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from nvmeemu.guest import cache, initramfs
+from nvmeemu.guest import cache, initramfs, libraries
 from nvmeemu.guest import machine as machines
 from nvmeemu.guest.arch import X86_64 as ARCH
 from nvmeemu.guest.errors import GuestError
@@ -30,6 +30,7 @@ def machine(wanted: Wanted, folder: Path, host: Path = HOST) -> Machine:
 
     Raises GuestError, with what is missing and how to get it.
     """
+    libraries.require()
     qemu = wanted.qemu or cache.qemu(ARCH.qemu)
     machines.require_vfio_user(qemu)
     kernel = wanted.kernel or cache.kernel(ARCH.debian)
