@@ -6,6 +6,7 @@ import stat
 import struct
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,6 @@ def test_another_program_reads_the_archive(tmp_path: Path) -> None:
     archive = Archive()
     archive.file("a/b/script", b"#!/bin/sh\n", 0o755)
     archive.file("a/odd", b"123")
-    archive.link("link", "a/odd")
     archive.folder("/empty/")
     assert "a/b" in archive
     assert "a/c" not in archive
@@ -34,7 +34,6 @@ def test_another_program_reads_the_archive(tmp_path: Path) -> None:
     assert (tmp_path / "a/b/script").read_bytes() == b"#!/bin/sh\n"
     assert stat.S_IMODE((tmp_path / "a/b/script").stat().st_mode) == 0o755
     assert (tmp_path / "a/odd").read_bytes() == b"123"
-    assert (tmp_path / "link").readlink() == Path("a/odd")
     assert (tmp_path / "empty").is_dir()
 
 
@@ -56,13 +55,42 @@ def test_a_script_needs_no_library(tmp_path: Path) -> None:
     assert elf.needs(script) == elf.Needs(None, ())
 
 
+def write_gpt(path: Path, block_size: int, *starts: int) -> None:
+    """A GPT (UEFI 2.10, 5.3) with partitions of 16 blocks; sfdisk and the kernel make none of 4096 bytes in a file."""
+    blocks, table = 4096, 128 * 128 // block_size
+    entries = b"".join(
+        struct.pack("<16s16sQQ80x", b"type", bytes([start % 251]), start, start + 15) for start in starts
+    )
+    entries = entries.ljust(128 * 128, b"\0")
+
+    def header(here: int, there: int, at: int, checksum: int = 0) -> bytes:
+        numbers = (checksum, 0, here, there, 2 + table, blocks - 2 - table)
+        rest = (b"disk", at, 128, 128, zlib.crc32(entries))
+        packed = struct.pack("<8sIIIIQQQQ16sQIII", b"EFI PART", 0x10000, 92, *numbers, *rest)
+        return packed if checksum else header(here, there, at, zlib.crc32(packed))
+
+    content = {
+        0: bytes(446) + struct.pack("<4xB3xII48x", 0xEE, 1, blocks - 1) + b"\x55\xaa",
+        1: header(1, blocks - 1, 2),
+        2: entries,
+        blocks - 1 - table: entries,
+        blocks - 1: header(blocks - 1, 1, blocks - 1 - table),
+    }
+    image.create(path, blocks * block_size)
+    with path.open("r+b") as file:
+        for block, data in content.items():
+            file.seek(block * block_size)
+            file.write(data)
+
+
 @pytest.mark.parametrize("block_size", image.BLOCK_SIZES)
 def test_the_first_partition_is_found(tmp_path: Path, block_size: int) -> None:
     path = tmp_path / "disk"
-    header = b"EFI PART" + bytes(64) + struct.pack("<Q", 2) + bytes(12)
-    entry = bytes(32) + struct.pack("<Q", 256) + bytes(88)
-    path.write_bytes(bytes(block_size) + header.ljust(block_size, b"\0") + entry)
+    write_gpt(path, block_size, 256, 512)
     assert image.partition(path) == 256 * block_size
+    assert image.partition(path, 2) == 512 * block_size
+    with pytest.raises(GuestError, match="holds no partition 3"):
+        image.partition(path, 3)
 
 
 def test_an_image_without_partition_table_is_a_failure(tmp_path: Path) -> None:
@@ -70,7 +98,7 @@ def test_an_image_without_partition_table_is_a_failure(tmp_path: Path) -> None:
     image.create(path, 1 << 20)
     assert image.size(path) == 1 << 20
     assert image.is_empty(path)
-    with pytest.raises(GuestError, match="holds no GPT"):
+    with pytest.raises(GuestError, match="holds no partition 1"):
         image.partition(path)
 
 

@@ -6,10 +6,7 @@ Made from the host with sfdisk, mtools and grub-mkimage on a plain file: no loop
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import struct
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +14,7 @@ from pathlib import Path
 
 from nvmeemu.guest import cache
 from nvmeemu.guest.errors import GuestError
+from tools.guest import programs
 
 SECTOR = 512
 MIB = 1 << 20
@@ -72,12 +70,13 @@ def make(
         if arch == "x86_64":
             _install_bios(path, _core(BIOS, Path(folder)))
     if isinstance(rest, Path):
-        _tool("dd", f"if={rest}", f"of={path}", "bs=1M", f"seek={(ESP_START + esp) // MIB}", "conv=notrunc,sparse")
+        place = f"seek={(ESP_START + esp) // MIB}"
+        programs.run("dd", f"if={rest}", f"of={path}", "bs=1M", place, "conv=notrunc,sparse")
 
 
 def read(path: Path, name: str) -> bytes:
     """A file on the EFI system partition."""
-    return _tool("mtype", "-i", f"{path}@@{ESP_START}", f"::{name}")
+    return programs.run("mtype", "-i", f"{path}@@{ESP_START}", f"::{name}")
 
 
 def _partition(path: Path, esp: int) -> None:
@@ -87,21 +86,21 @@ def _partition(path: Path, esp: int) -> None:
         f"start={ESP_START // SECTOR}, size={esp // SECTOR}, type=U, name=esp\n"
         f"start={(ESP_START + esp) // SECTOR}, type=L, name=root\n"
     )
-    _tool("sfdisk", "--quiet", path, input_=table.encode())
+    programs.run("sfdisk", "--quiet", path, input_=table.encode())
 
 
 def _fill_esp(path: Path, esp: int, tree: Path) -> None:
     place = f"{path}@@{ESP_START}"
     cluster = "1" if esp < 256 * MIB else "8"  # sectors; a FAT32 has at least 65525 clusters
-    _tool("mformat", "-i", place, "-F", "-c", cluster, "-T", str(esp // SECTOR), "-v", "ESP", "::")
-    _tool("mcopy", "-i", place, "-s", "-Q", *sorted(tree.iterdir()), "::")
+    programs.run("mformat", "-i", place, "-F", "-c", cluster, "-T", str(esp // SECTOR), "-v", "ESP", "::")
+    programs.run("mcopy", "-i", place, "-s", "-Q", *sorted(tree.iterdir()), "::")
 
 
 def _core(grub: Grub, folder: Path) -> bytes:
     """GRUB with all it needs in one file; it looks for its configuration on the partition it came from."""
     out = folder / grub.platform
     prefix = "/grub" if grub.program else "(hd0,gpt2)/grub"
-    _tool(
+    programs.run(
         cache.present(cache.root() / "bin" / "grub-mkimage"),
         *("-d", cache.present(cache.root() / "grub" / grub.debian / grub.platform)),
         *("-O", grub.platform, "-p", prefix, "-o", out),
@@ -132,19 +131,6 @@ def _put(path: Path, content: bytes | Path) -> None:
         path.symlink_to(content)  # mcopy follows it
     else:
         path.write_bytes(content)
-
-
-def _tool(program: str | Path, *words: str | Path, input_: bytes = b"") -> bytes:
-    """Run a program that must succeed; returns its output."""
-    found = shutil.which(str(program), path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    if found is None:
-        raise GuestError(f"host: no {program}: run scripts/setup.sh disk-tools")
-    environment = os.environ | {"MTOOLS_SKIP_CHECK": "1", "TZ": "UTC"}
-    done = subprocess.run([found, *map(str, words)], input=input_, capture_output=True, env=environment)
-    if done.returncode != 0:
-        last = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
-        raise GuestError(f"host: {Path(program).name} ended with status {done.returncode}: {last}")
-    return done.stdout
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
