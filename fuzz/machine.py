@@ -19,7 +19,6 @@ from memory import PAGE, SLOT, Area, Guest, Violation
 from model import Judge
 from nvmeemu.controller import executor
 from nvmeemu.controller.controller import Controller
-from nvmeemu.controller.device import Identity
 from nvmeemu.controller.limits import Limits
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.spec import (
@@ -31,6 +30,7 @@ from nvmeemu.spec import (
     AdminQueueAttributes,
     Configuration,
 )
+from nvmeemu.subsystem.identity import Identity
 from nvmeemu.subsystem.namespace import Namespace, Namespaces
 from nvmeemu.testing import ACQ, AQA, ASQ, CC, ManualWorker, Ram, VirtualClock
 from operations import ENTRIES, OPERATIONS, Operation
@@ -120,12 +120,12 @@ class Machine:
         while self.controller.run():
             runs += 1
             if runs > MOST_RUNS:
-                if self.controller.device.shadow is None and not self.is_wild:
+                if self.controller.state.shadow is None and not self.is_wild:
                     raise Violation("the controller never comes to rest")
                 break  # the host may keep the controller busy: data that it reads rings its shadow doorbells
         if self.trap.caught:
             raise Violation(self.trap.caught[0])
-        for sq in self.controller.device.sqs.values():
+        for sq in self.controller.state.sqs.values():
             if len(sq.outstanding) > self.outstanding:
                 raise Violation(f"queue {sq.qid} has {len(sq.outstanding)} commands under way")
         interrupts = self.ram.interrupts[self._interrupts :]
@@ -169,7 +169,7 @@ class Machine:
     @property
     def sqs(self) -> list[tuple[SubmissionQueue, Sq]]:
         """The queues that exist, with the host's books of them."""
-        live = self.controller.device.sqs
+        live = self.controller.state.sqs
         return sorted(
             ((device_sq, self.judge.sqs[device_sq]) for device_sq in live.values() if device_sq in self.judge.sqs),
             key=lambda pair: pair[0].qid,
@@ -177,7 +177,7 @@ class Machine:
 
     @property
     def cqs(self) -> list[tuple[CompletionQueue, Cq]]:
-        live = self.controller.device.cqs
+        live = self.controller.state.cqs
         return sorted(
             ((device_cq, self.judge.cqs[device_cq]) for device_cq in live.values() if device_cq in self.judge.cqs),
             key=lambda pair: pair[0].qid,
@@ -246,7 +246,7 @@ class Machine:
 
     def ring_shadow(self, index: int, value: int, old: int) -> bool:
         """Write a shadow doorbell; whether the real one must be rung."""
-        buffers = self.controller.device.shadow
+        buffers = self.controller.state.shadow
         assert buffers is not None
         shadow, event = buffers._shadow, buffers._event
         self.guest.write(shadow + 4 * index, value.to_bytes(4, "little"))
@@ -255,7 +255,7 @@ class Machine:
 
     def consume(self, device_cq: CompletionQueue, cq: Cq, most: int) -> None:
         number = min(most, (cq.tail - cq.head) % cq.entries)
-        is_there = self.controller.device.cqs.get(cq.qid) is device_cq  # not deleted by what went before
+        is_there = self.controller.state.cqs.get(cq.qid) is device_cq  # not deleted by what went before
         if number and is_there:
             self._ring_head(device_cq, cq, (cq.head + number) % cq.entries)
 
@@ -286,7 +286,7 @@ class Machine:
             if not self._go_on():
                 break
         else:
-            if not self.is_wild and self.controller.device.shadow is None:
+            if not self.is_wild and self.controller.state.shadow is None:
                 raise Violation("the controller does not come to an end")
         self._check_end()
         self.judge.reset()

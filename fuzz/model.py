@@ -44,7 +44,7 @@ class Judge:
         self.controller = controller
         self.is_wild = is_wild
         self._tell = tell
-        self.device = controller.device
+        self.device = controller.state
         self.guest = guest
         self.disk = disk
         self.sqs: dict[SubmissionQueue, Sq] = {}

@@ -19,7 +19,7 @@ class Traced(Bench):
         super().__init__(**options)  # type: ignore[arg-type]
         description = describe(self.controller, payload=payload)
         self.memory = Memory(description, lambda: int(self.clock.now() * 1_000_000_000))
-        self.controller.observe(Recorder(self.memory, self.controller.device, payload=payload))
+        self.controller.observe(Recorder(self.memory, self.controller.state, payload=payload))
 
     @property
     def records(self) -> list[trace.Record]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from nvmeemu.backend import Backend
 from nvmeemu.commands.features import value
-from nvmeemu.controller import prp
-from nvmeemu.controller.device import Device
-from nvmeemu.controller.request import Background, CommandEntry, Result
+from nvmeemu.controller.request import Background, CommandEntry, Request, Result
+from nvmeemu.controller.state import ControllerState
 from nvmeemu.spec import (
     Command,
     CommandEffect,
@@ -35,20 +35,20 @@ from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.subsystem.namespace import flush as flush_all
 
 
-def read(device: Device, command: ReadWrite) -> Result:
+def read(request: Request[ReadWrite]) -> Result:
     """Base 1.4, 6.9."""
-    namespace, offset, length, prp1, prp2 = _transfer(device, command)
-    views = device.views(device.host, prp1, prp2, length, device.page_size)
-    device.health.reads += 1
-    device.health.bytes_read += length
+    controller, command = request.controller, request.command
+    namespace, offset, length = _extent(controller, command)
+    views = request.places(length)
+    controller.health.reads += 1
+    controller.health.bytes_read += length
     backend = namespace.backend
     fua = _is_from_media(command, backend)
     if not fua and backend.read_now(offset, views):
         return 0
 
     def then(buffer: bytearray) -> int:
-        places = device.views(device.host, prp1, prp2, length, device.page_size)
-        prp.scatter(places, buffer)
+        request.send(buffer)
         return 0
 
     work = _reading(backend, offset, length, fua)
@@ -68,37 +68,39 @@ def _reading(backend: Backend, offset: int, length: int, fua: bool) -> Callable[
     return work
 
 
-def write(device: Device, command: ReadWrite) -> Result:
+def write(request: Request[ReadWrite]) -> Result:
     """Base 1.4, 6.15. With FUA, or with the write cache off, it is durable when it completes."""
-    namespace, offset, length, prp1, prp2 = _transfer(device, command)
+    controller, command = request.controller, request.command
+    namespace, offset, length = _extent(controller, command)
     namespace.check_writable()
-    views = device.views(device.host, prp1, prp2, length, device.page_size, writable=False)
-    device.health.writes += 1
-    device.health.bytes_written += length
+    views = request.given(length)
+    controller.health.writes += 1
+    controller.health.bytes_written += length
     backend = namespace.backend
-    fua = _is_durable(device, command, backend)
+    fua = _is_durable(controller, command, backend)
     if not fua and backend.write_now(offset, views):
         return 0
     data = memoryview(b"".join(views))
 
     def work() -> None:
         backend.write(offset, [data], fua)
-        if not fua and _is_durable(device, command, backend):  # the write cache was switched off meanwhile
+        if not fua and _is_durable(controller, command, backend):  # the write cache was switched off meanwhile
             backend.flush()
 
     return Background(namespace, work, failure=Status.WRITE_FAULT, size=length)
 
 
-def compare(device: Device, command: ReadWrite) -> Result:
+def compare(request: Request[ReadWrite]) -> Result:
     """Base 1.4, 6.4: the host's data against the disk's."""
-    namespace, offset, length, prp1, prp2 = _transfer(device, command)
-    device.views(device.host, prp1, prp2, length, device.page_size, writable=False)  # bad PRPs come before bad media
-    device.health.reads += 1
-    device.health.bytes_read += length
+    controller, command = request.controller, request.command
+    namespace, offset, length = _extent(controller, command)
+    request.given(length)  # bad PRPs come before bad media
+    controller.health.reads += 1
+    controller.health.bytes_read += length
     backend = namespace.backend
 
     def then(buffer: bytearray) -> int:
-        if buffer != b"".join(device.views(device.host, prp1, prp2, length, device.page_size, writable=False)):
+        if buffer != request.receive(length):
             raise CommandFailed(Status.COMPARE_FAILURE, lba=command.slba)
         return 0
 
@@ -106,11 +108,12 @@ def compare(device: Device, command: ReadWrite) -> Result:
     return Background(namespace, work, then, Status.UNRECOVERED_READ_ERROR, size=length, droppable=True)
 
 
-def verify(device: Device, command: ReadWrite) -> Result:
+def verify(request: Request[ReadWrite]) -> Result:
     """NVM 1.0, 3.2.6: the blocks can be read; nothing is transferred, so MDTS does not bind it (VSL is 0)."""
-    namespace = device.namespaces[command.nsid]
+    controller, command = request.controller, request.command
+    namespace = controller.namespaces[command.nsid]
     offset, length = namespace.extent(command.slba, command.nlb)
-    device.health.bytes_read += length
+    controller.health.bytes_read += length
     backend = namespace.backend
     fua = _is_from_media(command, backend)
 
@@ -124,9 +127,10 @@ def verify(device: Device, command: ReadWrite) -> Result:
     return Background(namespace, work, failure=Status.UNRECOVERED_READ_ERROR, size=min(length, 1 << 20), droppable=True)
 
 
-def write_zeroes(device: Device, command: ReadWrite) -> Result:
+def write_zeroes(request: Request[ReadWrite]) -> Result:
     """Base 1.4, 6.16. MDTS does not bind it: nothing is transferred."""
-    namespace = device.namespaces[command.nsid]
+    controller, command = request.controller, request.command
+    namespace = controller.namespaces[command.nsid]
     offset, length = namespace.extent(command.slba, command.nlb)
     namespace.check_writable()
     backend = namespace.backend
@@ -134,15 +138,16 @@ def write_zeroes(device: Device, command: ReadWrite) -> Result:
 
     def work() -> None:
         backend.zero(offset, length, deac)
-        if _is_durable(device, command, backend):
+        if _is_durable(controller, command, backend):
             backend.flush()
 
     return Background(namespace, work, failure=Status.WRITE_FAULT)
 
 
-def flush(device: Device, command: Command) -> Result:
+def flush(request: Request[Command]) -> Result:
     """Base 1.4, 6.8. NSID FFFFFFFFh: every namespace (Identify Controller, VWC bits 2:1)."""
-    namespaces = device.namespaces.addressed(command.nsid)
+    controller, command = request.controller, request.command
+    namespaces = controller.namespaces.addressed(command.nsid)
     backends = [namespace.backend for namespace in namespaces]
     if not any(backend.volatile_cache for backend in backends):
         return 0
@@ -150,11 +155,12 @@ def flush(device: Device, command: Command) -> Result:
     return Background(disk, partial(flush_all, backends), failure=Status.WRITE_FAULT)
 
 
-def dataset_management(device: Device, command: DatasetManagement) -> Result:
+def dataset_management(request: Request[DatasetManagement]) -> Result:
     """Base 1.4, 6.7. Every range is checked before anything is deallocated; hints are read and ignored. With the write
     cache off, a range that reads as zeros when it completes does so after a power cut, too."""
-    namespace = device.namespaces[command.nsid]
-    data = device.receive(command, command.nr * DsmRange.SIZE)
+    controller, command = request.controller, request.command
+    namespace = controller.namespaces[command.nsid]
+    data = request.receive(command.nr * DsmRange.SIZE)
     starts = range(0, len(data), DsmRange.SIZE)
     ranges = [DsmRange(data[start : start + DsmRange.SIZE]) for start in starts]
     extents = [namespace.extent(one.slba, one.length) for one in ranges]
@@ -167,25 +173,25 @@ def dataset_management(device: Device, command: DatasetManagement) -> Result:
         for offset, length in extents:
             if length:
                 backend.deallocate(offset, length)
-        if _writes_through(device, backend):
+        if _writes_through(controller, backend):
             backend.flush()
 
     return Background(namespace, work, failure=Status.WRITE_FAULT, size=_EXTENT * len(extents))
 
 
-def _transfer(device: Device, command: ReadWrite) -> tuple[Namespace, int, int, int, int]:
-    """Of a command that transfers its blocks: the namespace, the extent in bytes, PRP1 and PRP2."""
-    nsid, prp1, prp2, slba = _fields(command.data)
-    namespace = device.namespaces[nsid]
+def _extent(controller: ControllerState, command: ReadWrite) -> tuple[Namespace, int, int]:
+    """Of a command that transfers its blocks: the namespace, and the extent in bytes."""
+    nsid, slba = _fields(command.data)
+    namespace = controller.namespaces[nsid]
     offset, length = namespace.extent(slba, command.nlb)
-    if length > device.limits.transfer:
-        why = f"{length:#x} bytes, more than MDTS, {device.limits.transfer:#x}"
+    if length > controller.limits.transfer:
+        why = f"{length:#x} bytes, more than MDTS, {controller.limits.transfer:#x}"
         raise CommandFailed(Status.INVALID_FIELD, location=(48, 0), why=why)
-    return namespace, offset, length, prp1, prp2
+    return namespace, offset, length
 
 
 _EXTENT = 256  # bytes of memory that a pair of numbers takes, more or less
-_fields = ReadWrite.unpacker("nsid", "prp1", "prp2", "slba")
+_fields = ReadWrite.unpacker("nsid", "slba")
 
 
 def _is_from_media(command: ReadWrite, backend: Backend) -> bool:
@@ -193,20 +199,22 @@ def _is_from_media(command: ReadWrite, backend: Backend) -> bool:
     return command.fua and backend.volatile_cache
 
 
-def _is_durable(device: Device, command: ReadWrite, backend: Backend) -> bool:
-    return (command.fua and backend.volatile_cache) or _writes_through(device, backend)
+def _is_durable(controller: ControllerState, command: ReadWrite, backend: Backend) -> bool:
+    return (command.fua and backend.volatile_cache) or _writes_through(controller, backend)
 
 
-def _writes_through(device: Device, backend: Backend) -> bool:
+def _writes_through(controller: ControllerState, backend: Backend) -> bool:
     """The write cache is off."""
-    return backend.volatile_cache and not value(device, FeatureId.VOLATILE_WRITE_CACHE) & 1
+    return backend.volatile_cache and not value(controller, FeatureId.VOLATILE_WRITE_CACHE) & 1
 
 
-def _entry(kind: type[Command], run: Callable[..., Result], *, changes: bool = False, oncs: int = 0) -> CommandEntry:
+def _entry(
+    kind: type[Command], run: Callable[..., Result], *, changes: bool = False, oncs: int = 0
+) -> CommandEntry[Any]:
     return CommandEntry(kind, run, CommandEffect(csupp=True, lbcc=changes), oncs)
 
 
-COMMANDS: dict[int, CommandEntry] = {
+COMMANDS: dict[int, CommandEntry[Any]] = {
     NvmOpcode.FLUSH: _entry(Flush, flush),
     NvmOpcode.WRITE: _entry(Write, write, changes=True),
     NvmOpcode.READ: _entry(Read, read),

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 from nvmeemu.controller.doorbells import Slot
-from nvmeemu.controller.request import Request
+from nvmeemu.controller.outstanding import Outstanding
 from nvmeemu.engine.port import OwnedCq, OwnedSq
 from nvmeemu.ports import Host, HostMemoryError
 from nvmeemu.spec import CQE_SIZE, SQE_SIZE
@@ -70,7 +70,6 @@ class CompletionQueue:
         self.owned: OwnedCq | None = None  # by the native engine, which then does all of this
         self.tap: CqTap | None = None  # hears of each entry that was written
         self._phase = 1
-        self._is_phase_wrong = False
 
     @property
     def is_empty(self) -> bool:
@@ -94,7 +93,6 @@ class CompletionQueue:
     def post(self, sqid: int, sqhd: int, cid: int, dw0: int, field: int, *, wrong_phase: bool = False) -> bool:
         """Write a completion with the Status Field ``field`` (15 bits), its phase tag inverted or not; False if it has
         to wait. Nothing is fetched for this queue while one waits, so the head that it says stays true."""
-        wrong_phase = wrong_phase or self._is_phase_wrong
         if self.owned is not None:
             return self.owned.post(sqid, sqhd, cid, dw0, field, wrong_phase=wrong_phase)
         completion = sqid, sqhd, cid, dw0, field, wrong_phase
@@ -138,10 +136,6 @@ class CompletionQueue:
         if not after:
             self._phase ^= 1
         return True
-
-    def spoil_phase(self) -> None:
-        """Post with the wrong phase tag (a fault), until called again."""
-        self._is_phase_wrong = not self._is_phase_wrong
 
     def look(self) -> None:
         """Take the head from the shadow doorbell, if there is one."""
@@ -211,7 +205,7 @@ class SubmissionQueue:
         self.cq = cq
         self.head = 0
         self.tail = 0
-        self.outstanding: set[Request] = set()
+        self.outstanding: set[Outstanding] = set()
         self.ring = Ring(host, iova, entries, SQE_SIZE)
         self.shadow: Slot | None = None
         self.owned: OwnedSq | None = None  # by the native engine, which then fetches

@@ -309,7 +309,7 @@ def test_a_reset_forgets_events_masks_and_requests(driver: Driver) -> None:
 @pytest.mark.fact("A16", clause="Base 1.4, 5.2", kills=("events-without-bound",))
 def test_of_events_that_nobody_fetches_the_last_ones_are_kept(bench: Bench) -> None:
     """Each of its own log page here, so that none takes another's place; no device of ours has so many."""
-    driver, events = bench.driver, bench.controller.device.events
+    driver, events = bench.driver, bench.controller.state.events
     driver.enable()
     for number in range(200):
         events.report(Event(EventType.NOTICE, number, LogId.SUPPORTED_LOG_PAGES + number))  # type: ignore[arg-type]

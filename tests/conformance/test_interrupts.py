@@ -303,7 +303,7 @@ def test_the_mask_registers_have_no_effect_on_messages(bench: Bench) -> None:
 def test_windows_can_have_all_vectors(bench: Bench) -> None:
     """It takes at most 128 messages (fact A32)."""
     assert 2 <= bench.controller.vectors <= 128
-    assert bench.controller.vectors > bench.controller.device.limits.io_queues
+    assert bench.controller.vectors > bench.controller.state.limits.io_queues
 
 
 @pytest.mark.fact("A31", clause=PIN, kills=("pin-of-the-admin-queue-only", "pin-falls-with-the-first"))

@@ -104,11 +104,11 @@ def test_the_admin_queue_goes_on_and_aborts_what_waits(stalled: Bench) -> None:
 def test_what_waits_for_a_namespace_that_is_taken_away_fails(stalled: Bench) -> None:
     """And what is for its successor of the same NSID does not wait for the disk that is gone."""
     driver, queue = stalled.driver, stalled.driver.queues[1]
-    inventory.remove(stalled.controller.device, STALLED)
+    inventory.remove(stalled.controller.state, STALLED)
     stalled.settle()
     completions = driver.drain(queue)
     assert [completion.status for completion in completions] == [Status.INVALID_FIELD] * WAITING
-    inventory.add(stalled.controller.device, Namespace(STALLED, TellingBackend(16 * MIB), identity="new"))
+    inventory.add(stalled.controller.state, Namespace(STALLED, TellingBackend(16 * MIB), identity="new"))
     send(driver, queue, STALLED)
     assert len(stalled.worker.tasks) == 2 * FIT
     stalled.worker.finish_all()

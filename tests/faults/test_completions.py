@@ -71,7 +71,6 @@ def test_what_is_late_of_a_deleted_queue_is_void(do: Any, rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("do", [{"corrupt": "ones"}, {"torn": 100}, "drop"])
-@pytest.mark.kills("plans-by-cid")
 def test_two_commands_with_one_cid_each_have_their_faults(do: Any, rig: Rig) -> None:
     """A hit is one that the host sees, whatever it does with its identifiers."""
     fault = rig.add(do, "dma", READS)
@@ -86,7 +85,6 @@ def test_two_commands_with_one_cid_each_have_their_faults(do: Any, rig: Rig) -> 
     assert found[0] == found[1] != OLD * BLOCK
 
 
-@pytest.mark.kills("completions-by-cid")
 def test_a_completion_is_that_of_its_command(rig: Rig) -> None:
     """Of two with one CID, the fault is about the first one, which ends last."""
     fault = rig.add({"status": "internal_error"}, "completion", READS)

@@ -6,9 +6,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from nvmeemu.controller.request import Reply, Request
 from nvmeemu.controller.taps import Observer
 from nvmeemu.faults.file import parse
 from nvmeemu.spec import Command, NvmOpcode, ReadWrite
@@ -80,11 +82,11 @@ class Said(Observer):
     def doorbell(self, number: int, value: int) -> None:
         self.said.append(("doorbell", number, value))
 
-    def fetched(self, sq: object, entry: bytes) -> None:
-        self.said.append(("fetch", entry))
+    def fetched(self, request: Request[Any]) -> None:
+        self.said.append(("fetch", request.entry))
 
-    def completed(self, sq: object, cid: int, dw0: int, field: int) -> None:
-        self.said.append(("completion", cid, dw0, field))
+    def completed(self, reply: Reply) -> None:
+        self.said.append(("completion", reply.cid, reply.dw0, reply.field))
 
     def interrupt(self, vector: int) -> None:
         self.said.append(("interrupt", vector))

@@ -25,7 +25,7 @@ class Armed(Rig):
 
     def __init__(self) -> None:
         super().__init__()
-        offer(self.bench.controller.device, self.faults)
+        offer(self.bench.controller.state, self.faults)
 
     def set(self, *entries: bytes, uuid_index: int = 1, save: bool = False) -> Completion:
         """nvme ocp set-error-injection: one buffer of exactly the entries, their number in CDW11."""

@@ -22,7 +22,7 @@ WRITE = "Write nsid=1 slba=0 nlb=1"
 
 def traced(rig: Rig) -> Memory:
     sink = Memory(describe(rig.bench.controller))
-    rig.bench.controller.observe(Recorder(sink, rig.bench.controller.device))
+    rig.bench.controller.observe(Recorder(sink, rig.bench.controller.state))
     return sink
 
 

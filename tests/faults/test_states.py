@@ -22,7 +22,7 @@ OVERLAPPING: list[list[Any]] = [
 
 def state(rig: Rig) -> tuple[Any, ...]:
     """All that these faults change."""
-    device = rig.bench.controller.device
+    device = rig.bench.controller.state
     namespaces = [(one.nsid, one.blocks, one.backend.read_only) for one in device.namespaces]
     return device.health.temperature, device.health.spare, device.health.is_degraded, namespaces
 
@@ -42,7 +42,7 @@ def test_the_drive_is_as_before_in_the_end(rig: Rig, actions: list[Any], order: 
 
 @pytest.mark.kills("the-oldest-temperature-counts", "layers-end-in-reverse-order")
 def test_the_ones_that_are_left_still_work(rig: Rig) -> None:
-    health = rig.bench.controller.device.health
+    health = rig.bench.controller.state.health
     hot = rig.add({"smart": {"temperature": 360}})
     rig.add({"smart": {"temperature": 350}})
     assert health.temperature == 350  # the newest counts
@@ -64,7 +64,7 @@ def test_the_ones_that_are_left_still_work(rig: Rig) -> None:
 
 @pytest.mark.kills("layers-undo-what-a-user-did")
 def test_what_a_user_changes_meanwhile_stays(rig: Rig) -> None:
-    device = rig.bench.controller.device
+    device = rig.bench.controller.state
     fault = rig.add({"shrink": 1, "blocks": 8})
     inventory.resize(device, 1, 100)
     rig.faults.remove(fault)

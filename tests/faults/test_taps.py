@@ -6,10 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from faults.rig import NEW, Rig
+from nvmeemu.controller.request import Reply, Request
 from nvmeemu.controller.taps import Interceptor, Observer
 from nvmeemu.queues import CompletionQueue
 from nvmeemu.spec import AdminOpcode, Command
@@ -46,7 +48,7 @@ def test_several_observers_see_the_same_and_one_can_leave(rig: Rig) -> None:
         def __init__(self) -> None:
             self.commands = 0
 
-        def fetched(self, sq: object, entry: bytes) -> None:
+        def fetched(self, request: Request[Any]) -> None:
             self.commands += 1
 
     controller = rig.bench.controller
@@ -65,8 +67,8 @@ def test_an_observer_sees_what_the_host_gets_and_an_interceptor_what_it_says(rig
     seen: list[object] = []
 
     class Telling(Observer):
-        def completed(self, sq: object, cid: int, dw0: int, field: int) -> None:
-            seen.append(dw0)
+        def completed(self, reply: Reply) -> None:
+            seen.append(reply.dw0)
 
         def register_read(self, offset: int, data: bytes) -> None:
             seen.append(data)
@@ -135,7 +137,7 @@ def test_what_a_fault_keeps_from_the_host_no_observer_sees(rig: Rig) -> None:
     seen: list[str] = []
 
     class All(Observer):
-        def completed(self, sq: object, cid: int, dw0: int, field: int) -> None:
+        def completed(self, reply: Reply) -> None:
             seen.append("completion")
 
         def interrupt(self, vector: int) -> None:
@@ -150,11 +152,11 @@ def test_what_a_fault_keeps_from_the_host_no_observer_sees(rig: Rig) -> None:
     rig.add("drop", "interrupt")
     rig.add("drop", "event")
     rig.submit(rig.write())
-    rig.bench.controller.device.host.interrupt(1)
+    rig.bench.controller.state.interrupts.send(1)
     rig.heat()
     assert seen == []
     rig.faults.clear()
-    rig.bench.controller.device.host.interrupt(1)
+    rig.bench.controller.state.interrupts.send(1)
     assert seen == ["interrupt"]
 
 
@@ -164,7 +166,7 @@ def test_data_is_told_when_it_has_moved(rig: Rig) -> None:
     moved: list[int] = []
 
     class Mover(Observer):
-        def transferred(self, sq: object, command: object, views: list[memoryview], to_host: bool) -> None:
+        def transferred(self, request: Request[Any], views: list[memoryview], to_host: bool) -> None:
             moved.append(sum(map(len, views)))
 
     rig.bench.controller.observe(Mover())

@@ -286,10 +286,14 @@ def test_a_fault_is_added_once(rig: Rig) -> None:
 @pytest.mark.kills("taps-stay-for-ever")
 def test_without_faults_nothing_stands_between(rig: Rig) -> None:
     fault = rig.add("drop", match={"opcode": "flush"})
-    assert rig.bench.controller.device.views.__name__ == "_views"
+    state = rig.bench.controller.state
+    assert state.interrupts.tap is not None
+    assert state.events.tap is not None
+    assert state.cqs[0].tap is not None
     rig.faults.remove(fault)
-    assert rig.bench.controller.device.views.__name__ == "views"
-    assert rig.bench.controller.device.host is rig.bench.ram
+    assert state.interrupts.tap is None
+    assert state.events.tap is None
+    assert state.cqs[0].tap is None
 
 
 FIELDS = "match.{}: no command that the rest of match asks for has such a field"

@@ -38,7 +38,7 @@ FAULTS = (
     ),
     Mutant(
         name="shadow-doorbells-outlive-a-reset",
-        within="Device.reset",
+        within="ControllerState.reset",
         old="self.shadow = None",
         new="",
         why="the host has given their memory to others",

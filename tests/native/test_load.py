@@ -67,7 +67,7 @@ class Rig:
         self.bench.write_bar(0x1000 + 8 * queue.qid, queue.sq_tail.to_bytes(4, "little"))
 
     def wait_until_fetched(self) -> None:
-        sqs = self.bench.controller.device.sqs
+        sqs = self.bench.controller.state.sqs
         deadline = time.monotonic() + 60
         for queue in self.queues:
             owned = sqs[queue.qid].owned
@@ -123,7 +123,7 @@ def test_a_disk_that_comes_in_its_place_has_all_its_room(rig: Rig) -> None:
     """What waited for the old one is for the new one; and the old one's answers are nobody's."""
     rig.read(rig.queues[0], 400, SMALL)
     rig.wait_until_fetched()
-    device = rig.bench.controller.device
+    device = rig.bench.controller.state
     del rig.bench.namespaces.active[1]
     rig.bench.namespaces.add(Namespace(1, MemoryBackend(MIB), identity="new"))
     device.configure_engine(write_cache=True)

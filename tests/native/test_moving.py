@@ -51,7 +51,7 @@ class Load:
         self.buffers = [driver.alloc(PAGE) for _ in range(DEPTH)]
         self.pages: dict[int, bytes] = {}
         self.pending: dict[tuple[int, int], tuple[int, int, bytes | None]] = {}
-        self.shadow = bench.controller.device.shadow
+        self.shadow = bench.controller.state.shadow
         self.completed = 0
 
     def submit(self) -> None:
@@ -116,7 +116,7 @@ def test_queues_move_a_thousand_times_under_commands(bench: Bench) -> None:
             bench.controller.run()
             bench.worker.finish_all()
         load.collect()
-        by_python += sum(sq.owned is None for sq in bench.controller.device.sqs.values())
+        by_python += sum(sq.owned is None for sq in bench.controller.state.sqs.values())
     for _ in range(SQ_ENTRIES):
         bench.settle()
         load.collect()
@@ -124,7 +124,7 @@ def test_queues_move_a_thousand_times_under_commands(bench: Bench) -> None:
     assert load.completed > MOVES
     counts = engine.take_counts()
     assert min(counts.reads, counts.writes, by_python) > 0
-    for sq in bench.controller.device.sqs.values():
+    for sq in bench.controller.state.sqs.values():
         assert (sq.owned is None) == (sq.qid == 0 or sq.qid in which)
 
 
@@ -136,7 +136,7 @@ def test_a_queue_that_is_made_later_is_pythons_from_the_start(bench: Bench) -> N
         bench.settle()
         load.collect()
     assert not load.pending
-    sqs = bench.controller.device.sqs
+    sqs = bench.controller.state.sqs
     assert sqs[1].owned is not None
     assert sqs[2].owned is None
 

@@ -96,7 +96,7 @@ def test_a_command_without_an_end(drive: NvmeBench) -> None:
 
 def test_only_the_last_commands_are_remembered(drive: NvmeBench) -> None:
     records = Records(drive.clock)
-    drive.controller.observe(Recorder(records, drive.controller.device))
+    drive.controller.observe(Recorder(records, drive.controller.state))
     trace = Trace(records, patience=0, remember=5)
     for slba in range(8):
         drive.driver.read(slba=slba, blocks=1)

@@ -269,7 +269,7 @@ def test_with_the_native_engine_each_record_is_there_once() -> None:
 
 def test_the_description_says_what_was_traced() -> None:
     bench = Traced(block_size=4096)
-    namespace = bench.controller.device.namespaces[1]
+    namespace = bench.controller.state.namespaces[1]
     description = bench.memory.reader().description
     assert description.identity["serial"] == "TEST0001"
     assert description.limits["io_queues"] == 64

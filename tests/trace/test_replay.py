@@ -13,8 +13,7 @@ import pytest
 from conformance.tools import TellingBackend
 from nvmeemu import admin, io, trace
 from nvmeemu.backend.memory import MemoryBackend
-from nvmeemu.controller.device import Device
-from nvmeemu.controller.request import CommandEntry, Parked, Result
+from nvmeemu.controller.request import CommandEntry, Parked, Request, Result
 from nvmeemu.replay import replay
 from nvmeemu.spec import AdminOpcode, Cns, Command, FeatureId, GetFeatures, NvmOpcode, ReadWrite, SetFeatures, Status
 from nvmeemu.spec.errors import CommandFailed
@@ -54,13 +53,13 @@ def test_every_family_of_hosts_is_in_the_corpus() -> None:
 
 
 def broken(
-    monkeypatch: pytest.MonkeyPatch, table: dict[int, CommandEntry], opcode: int, run: Callable[..., Result]
+    monkeypatch: pytest.MonkeyPatch, table: dict[int, CommandEntry[Any]], opcode: int, run: Callable[..., Result]
 ) -> None:
     entry = table[opcode]
     monkeypatch.setitem(table, opcode, CommandEntry(entry.kind, run, entry.effects, entry.advertised))
 
 
-def refuse(device: Device, command: Command) -> int:
+def refuse(request: Request[Command]) -> int:
     raise CommandFailed(Status.INVALID_FIELD)
 
 
@@ -71,7 +70,7 @@ def refuse(device: Device, command: Command) -> int:
     ids=["identify", "read"],
 )
 def test_a_device_that_answers_otherwise_is_found_out(
-    path: Path, table: dict[int, CommandEntry], opcode: int, monkeypatch: pytest.MonkeyPatch
+    path: Path, table: dict[int, CommandEntry[Any]], opcode: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken(monkeypatch, table, opcode, refuse)
     with trace.open_trace(path) as reader:
@@ -104,9 +103,9 @@ def test_data_is_compared_if_that_is_asked_for() -> None:
 
 def test_a_namespace_has_the_identifiers_that_it_had() -> None:
     bench = ready()
-    namespace = bench.controller.device.namespaces[1]
+    namespace = bench.controller.state.namespaces[1]
     named = Ids(b"n" * 16, b"e" * 8, uuid.UUID(int=7))
-    bench.controller.device.namespaces.active[1] = Namespace(1, namespace.backend, namespace.block_size, ids=named)
+    bench.controller.state.namespaces.active[1] = Namespace(1, namespace.backend, namespace.block_size, ids=named)
     bench.driver.identify(Cns.NAMESPACE, 1)
     bench.driver.identify(Cns.NAMESPACE_DESCRIPTORS, 1)
     reader = bench.memory.reader()
@@ -262,7 +261,7 @@ def test_a_command_that_is_not_answered_any_more_is_named(monkeypatch: pytest.Mo
     bench = ready()
     bench.driver.execute(bench.driver.admin, GetFeatures(opcode=AdminOpcode.GET_FEATURES, fid=FeatureId.ARBITRATION))
     never = Parked(lambda request: None)
-    broken(monkeypatch, admin.COMMANDS, AdminOpcode.GET_FEATURES, lambda device, command: never)
+    broken(monkeypatch, admin.COMMANDS, AdminOpcode.GET_FEATURES, lambda request: never)
     assert [what.partition(": ")[2] for what in again(bench)] == ["has no completion now"]
 
 

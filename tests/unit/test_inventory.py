@@ -26,14 +26,14 @@ def test_a_namespace_that_comes_while_the_write_cache_is_off_writes_through(
     """Base 1.4, 5.21.1.6: the feature is the controller's, for all its namespaces."""
     told: list[Mapping[int, Disk]] = []
     with Bench(Volatile(1 << 20), engine="native") as bench:
-        engine = bench.controller.device.engine
+        engine = bench.controller.state.engine
         assert engine is not None
         monkeypatch.setattr(engine, "configure", lambda *told_with: told.append(told_with[-1]))
         bench.driver.enable()
         assert [disk.writes_through for disk in told[-1].values()] == [False]
         bench.driver.set_feature(FeatureId.VOLATILE_WRITE_CACHE, 0)
-        inventory.add(bench.controller.device, Namespace(3, Volatile(1 << 20), identity="disk 3"))
+        inventory.add(bench.controller.state, Namespace(3, Volatile(1 << 20), identity="disk 3"))
         if change == "resized":
-            inventory.resize(bench.controller.device, 3, 100)
+            inventory.resize(bench.controller.state, 3, 100)
             assert told[-1][3].blocks == 100
         assert {nsid: disk.writes_through for nsid, disk in told[-1].items()} == {1: True, 3: True}

@@ -8,6 +8,7 @@ import importlib
 from collections.abc import Iterator
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,7 +83,9 @@ def test_commands_know_what_they_do() -> None:
 @pytest.mark.parametrize(
     ("commands", "known"), [(admin.COMMANDS, spec.ADMIN_COMMANDS), (io.COMMANDS, spec.NVM_COMMANDS)]
 )
-def test_the_handlers_take_the_layouts_of_the_spec(commands: dict[int, CommandEntry], known: spec.CommandTable) -> None:
+def test_the_handlers_take_the_layouts_of_the_spec(
+    commands: dict[int, CommandEntry[Any]], known: spec.CommandTable
+) -> None:
     """Faults match what handlers get: the classes must be the same."""
     assert {number: entry.kind for number, entry in commands.items()} == dict(known)
 

@@ -29,7 +29,7 @@ def arm(table: ControllerTable, controller: Controller, given: FaultSet) -> Faul
     """The faults, at work."""
     faults = Faults(controller, given.seed or 0)
     if table.ocp:
-        offer(controller.device, faults)
+        offer(controller.state, faults)
     for fault in given.faults:
         faults.add(fault)
     return faults

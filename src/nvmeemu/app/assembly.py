@@ -15,9 +15,9 @@ from nvmeemu.app.drive.keys import NamespaceTable
 from nvmeemu.app.drive.source import Failure
 from nvmeemu.backend import Backend
 from nvmeemu.controller.controller import Controller
-from nvmeemu.controller.device import DEVICE_ID, VENDOR_ID, Identity, serial_of
 from nvmeemu.faults.file import FaultSet
 from nvmeemu.ports import Mirrors
+from nvmeemu.subsystem.identity import DEVICE_ID, VENDOR_ID, Identity, serial_of
 from nvmeemu.subsystem.namespace import Namespace, Namespaces
 from nvmeemu.vfio import Loop, PciHost, PciIdentity, ServeError, Server
 from nvmeemu.vfio import check as check_socket

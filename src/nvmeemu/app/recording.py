@@ -29,7 +29,7 @@ def start(
     except TraceError as error:
         raise Failure(f"--trace: {error}", 2 if isinstance(error, BadTarget) else 1) from None
     stack.callback(file.close)
-    controller.observe(Recorder(file, controller.device, payload=table.trace_payload))
+    controller.observe(Recorder(file, controller.state, payload=table.trace_payload))
     if engine is not None:
         engine.trace(file.put, file.start)
         stack.callback(engine.trace, None)

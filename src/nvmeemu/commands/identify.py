@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from functools import reduce
 from operator import or_
 
-from nvmeemu.controller.device import Device
-from nvmeemu.controller.request import CommandEntry
+from nvmeemu.controller.request import Request
+from nvmeemu.controller.state import ControllerState, Offer
 from nvmeemu.spec import (
     CQE_SIZE,
     PAGE_MIN,
@@ -33,22 +33,23 @@ _NIDT_EUI64, _NIDT_NGUID, _NIDT_UUID, _NIDT_CSI = 1, 2, 3, 4
 _SHUTDOWN_TIME = 30_000_000  # microseconds that a Flush of a slow disk may take: RTD3E
 
 
-def identify(device: Device, command: Identify) -> int:
+def identify(request: Request[Identify]) -> int:
     """Base 1.4, 5.15."""
+    controller, command = request.controller, request.command
     build = PAGES.get(command.cns)
     if build is None or (command.cns in _OF_COMMAND_SET and command.csi != 0):  # only the NVM command set is there
         raise CommandFailed(Status.INVALID_FIELD, location=(40, 0))
-    device.send(command, build(device, command.nsid))
+    request.send(build(controller, command.nsid))
     return 0
 
 
-def _advertised(device: Device, commands: Mapping[int, CommandEntry]) -> int:
-    return reduce(or_, (entry.advertised for entry in commands.values() if entry.is_offered(device)), 0)
+def _advertised(controller: ControllerState, commands: Mapping[int, Offer]) -> int:
+    return reduce(or_, (entry.advertised for entry in commands.values() if entry.is_offered(controller)), 0)
 
 
-def _controller(device: Device, nsid: int) -> bytes:
+def _controller(controller: ControllerState, nsid: int) -> bytes:
     """CNS 01h."""
-    identity, limits = device.identity, device.limits
+    identity, limits = controller.identity, controller.limits
     page = IdentifyController(
         vid=identity.vendor_id,
         ssvid=identity.vendor_id,
@@ -61,9 +62,9 @@ def _controller(device: Device, nsid: int) -> bytes:
         ver=VERSION,
         rtd3e=_SHUTDOWN_TIME,
         oaes=1 << 8,  # namespaces that change are told
-        ctratt=bool(device.uuids) << 9,  # UUID list
+        ctratt=bool(controller.uuids) << 9,  # UUID list
         cntrltype=1,  # I/O controller
-        oacs=_advertised(device, device.admin_commands),
+        oacs=_advertised(controller, controller.admin_commands),
         acl=limits.acl,
         aerl=limits.aerl,
         frmw=0b11,  # one firmware slot, read-only
@@ -78,18 +79,18 @@ def _controller(device: Device, nsid: int) -> bytes:
         sqes_max=SQE_SIZE.bit_length() - 1,
         cqes_min=CQE_SIZE.bit_length() - 1,
         cqes_max=CQE_SIZE.bit_length() - 1,
-        nn=device.namespaces.nn,
-        oncs=_advertised(device, device.io_commands) | 1 << 4 | 1 << 6,  # Save and Select fields; Timestamp
-        vwc=0b111 if device.has_write_cache else 0b110,  # bits 2:1: Flush takes NSID FFFFFFFFh
+        nn=controller.namespaces.nn,
+        oncs=_advertised(controller, controller.io_commands) | 1 << 4 | 1 << 6,  # Save and Select fields; Timestamp
+        vwc=0b111 if controller.has_write_cache else 0b110,  # bits 2:1: Flush takes NSID FFFFFFFFh
         subnqn=identity.subnqn.encode(),
         psd=[PowerState(mp=900, enlat=0, exlat=0)],
     )
     return bytes(page)
 
 
-def _namespace(device: Device, nsid: int) -> bytes:
+def _namespace(controller: ControllerState, nsid: int) -> bytes:
     """CNS 00h: an inactive NSID reads as zeros (Base 1.4, 5.15.2.1)."""
-    namespace = _active_or_none(device, nsid)
+    namespace = _active_or_none(controller, nsid)
     if namespace is None:
         return bytes(PAGE)
     granularity = max(PAGE_MIN // namespace.block_size, 1)
@@ -113,62 +114,62 @@ def _namespace(device: Device, nsid: int) -> bytes:
     return bytes(page)
 
 
-def _active_or_none(device: Device, nsid: int) -> Namespace | None:
-    if not device.namespaces.is_valid(nsid):
+def _active_or_none(controller: ControllerState, nsid: int) -> Namespace | None:
+    if not controller.namespaces.is_valid(nsid):
         raise CommandFailed(Status.INVALID_NAMESPACE, location=(4, 0))
-    return device.namespaces.active.get(nsid)
+    return controller.namespaces.active.get(nsid)
 
 
-def _list(device: Device, nsid: int) -> bytes:
+def _list(controller: ControllerState, nsid: int) -> bytes:
     """CNS 02h: the active NSIDs greater than ``nsid``."""
     if nsid >= 0xFFFFFFFE:
         raise CommandFailed(Status.INVALID_NAMESPACE, location=(4, 0))
-    found = sorted(number for number in device.namespaces.active if number > nsid)[: PAGE // 4]
+    found = sorted(number for number in controller.namespaces.active if number > nsid)[: PAGE // 4]
     return struct.pack(f"<{len(found)}I", *found).ljust(PAGE, b"\0")
 
 
-def _descriptors(device: Device, nsid: int) -> bytes:
+def _descriptors(controller: ControllerState, nsid: int) -> bytes:
     """CNS 03h: EUI-64 if there is one, NGUID, UUID, command set. Base 1.4, Figure 246: type, length, 2 bytes reserved,
     value."""
-    namespace = device.namespaces[nsid]
+    namespace = controller.namespaces[nsid]
     values = [(_NIDT_NGUID, namespace.nguid), (_NIDT_UUID, namespace.uuid.bytes), (_NIDT_CSI, b"\0")]
     if any(namespace.eui64):
         values.insert(0, (_NIDT_EUI64, namespace.eui64))
     return b"".join(bytes((kind, len(value), 0, 0)) + value for kind, value in values).ljust(PAGE, b"\0")
 
 
-def _csi_namespace(device: Device, nsid: int) -> bytes:
+def _csi_namespace(controller: ControllerState, nsid: int) -> bytes:
     """CNS 05h: no protection information, no storage tags: all zero, as for an inactive NSID."""
-    _active_or_none(device, nsid)
+    _active_or_none(controller, nsid)
     return bytes(PAGE)
 
 
-def _csi_controller(device: Device, nsid: int) -> bytes:
+def _csi_controller(controller: ControllerState, nsid: int) -> bytes:
     """CNS 06h: no limits beyond MDTS."""
     return bytes(NvmController())
 
 
-def _independent_namespace(device: Device, nsid: int) -> bytes:
+def _independent_namespace(controller: ControllerState, nsid: int) -> bytes:
     """CNS 08h."""
-    namespace = _active_or_none(device, nsid)
+    namespace = _active_or_none(controller, nsid)
     if namespace is None:
         return bytes(PAGE)
     return bytes(IndependentNamespace(nsattr=int(namespace.backend.read_only), nstat=1))
 
 
-def _uuid_list(device: Device, nsid: int) -> bytes:
+def _uuid_list(controller: ControllerState, nsid: int) -> bytes:
     """CNS 17h, if there are any: entries of 32 bytes from 32 on, each with its UUID in the upper half."""
-    if not device.uuids:
+    if not controller.uuids:
         raise CommandFailed(Status.INVALID_FIELD, location=(40, 0))
-    return (bytes(32) + b"".join(bytes(16) + uuid for uuid in device.uuids)).ljust(PAGE, b"\0")
+    return (bytes(32) + b"".join(bytes(16) + uuid for uuid in controller.uuids)).ljust(PAGE, b"\0")
 
 
-def _command_sets(device: Device, nsid: int) -> bytes:
+def _command_sets(controller: ControllerState, nsid: int) -> bytes:
     """CNS 1Ch: one combination, the NVM command set alone."""
     return struct.pack("<Q", 1).ljust(PAGE, b"\0")
 
 
-PAGES: dict[int, Callable[[Device, int], bytes]] = {
+PAGES: dict[int, Callable[[ControllerState, int], bytes]] = {
     Cns.NAMESPACE: _namespace,
     Cns.CONTROLLER: _controller,
     Cns.ACTIVE_NAMESPACES: _list,

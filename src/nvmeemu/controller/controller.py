@@ -14,10 +14,10 @@ from functools import partial
 
 from nvmeemu import admin, io, regs
 from nvmeemu.commands.features import report_warnings
-from nvmeemu.controller.device import Device, EntrySizes, Identity
 from nvmeemu.controller.events import Event
 from nvmeemu.controller.executor import Executor
 from nvmeemu.controller.limits import Limits
+from nvmeemu.controller.state import ControllerState, EntrySizes
 from nvmeemu.controller.taps import Interceptor, Observer, Taps
 from nvmeemu.engine.port import Engine
 from nvmeemu.ports import Clock, Host, PciState, Worker
@@ -40,6 +40,7 @@ from nvmeemu.spec import (
     LogId,
     words,
 )
+from nvmeemu.subsystem.identity import Identity
 from nvmeemu.subsystem.namespace import Namespaces, flush
 
 log = logging.getLogger(__name__)
@@ -63,14 +64,16 @@ class Controller:
         engine: Engine | None = None,
     ) -> None:
         limits = limits or Limits()
-        self.device = Device(host, clock, identity, namespaces, limits, admin.COMMANDS, io.COMMANDS, engine)
+        self.state = ControllerState(host, clock, identity, namespaces, limits, admin.COMMANDS, io.COMMANDS, engine)
         self.vectors = limits.vectors
         self._stride = limits.stride
         if limits.dstrd and self.bar0_shared is not None:
             raise ValueError(f"mapped doorbells lie side by side: dstrd is 0, not {limits.dstrd}")
-        self.taps = Taps(self.device)
+        self.taps = Taps(self.state)
         self._worker = worker
-        self._executor = Executor(self.device, worker, self.fail, self._settle, self._mapped_doorbell)
+        self._executor = Executor(
+            self.state, admin.COMMANDS, io.COMMANDS, worker, self.fail, self._settle, self._mapped_doorbell
+        )
         self._registers = regs.RegisterFile()
         self._flushing: object | None = None
         self._is_ready = False  # CSTS.RDY, for the doorbells
@@ -83,19 +86,19 @@ class Controller:
     @property
     def bar0_size(self) -> int:
         """Bytes of BAR0; a power of two."""
-        return self.device.limits.bar0_size
+        return self.state.limits.bar0_size
 
     @property
     def bar0_shared(self) -> tuple[int, int, int] | None:
         """The part of BAR0 that a client may map, the doorbells: a file like BAR0, offset, size in bytes."""
-        engine = self.device.engine
+        engine = self.state.engine
         return None if engine is None or engine.doorbells_fd < 0 else (engine.doorbells_fd, DOORBELLS, DOORBELLS)
 
     @property
     def direct_doorbells(self) -> tuple[int, int] | None:
         """Who takes doorbells before ``write`` does, if it wants to: see ``Engine.direct_doorbells``."""
-        engine = self.device.engine
-        return None if engine is None or self.device.limits.dstrd else engine.direct_doorbells  # for CAP.DSTRD = 0
+        engine = self.state.engine
+        return None if engine is None or self.state.limits.dstrd else engine.direct_doorbells  # for CAP.DSTRD = 0
 
     def read(self, offset: int, size: int) -> bytes:
         """A read of BAR0. Doorbells and everything reserved read as zero."""
@@ -120,27 +123,27 @@ class Controller:
 
     def quiesce(self) -> None:
         """The memory map is about to change: let go of guest memory, until ``memory_changed``."""
-        if self.device.engine is not None:
-            self.device.engine.pause()
-        for sq in self.device.sqs.values():
+        if self.state.engine is not None:
+            self.state.engine.pause()
+        for sq in self.state.sqs.values():
             sq.ring.forget()
-        for cq in self.device.cqs.values():
+        for cq in self.state.cqs.values():
             cq.ring.forget()
 
     def memory_changed(self) -> None:
         """The memory map has changed."""
         self.quiesce()
-        if self.device.engine is not None:
-            self.device.engine.resume()
+        if self.state.engine is not None:
+            self.state.engine.resume()
         self._executor.memory_changed()
 
     def interrupts_changed(self) -> None:
         """MSI-X was enabled or disabled, or the VMM takes its messages at another place."""
-        engine = self.device.engine
+        engine = self.state.engine
         if engine is not None:
             self._route_interrupts(engine)
             engine.signal_all()  # one may have gone to the old place
-            engine.take_doorbells(not self._is_tapped and self.device.host.msix_enabled)
+            engine.take_doorbells(not self._is_tapped and self.state.host.msix_enabled)
         self.taps.interrupts_changed()
 
     def pci_changed(self, state: PciState) -> None:
@@ -149,7 +152,7 @@ class Controller:
 
     def _route_interrupts(self, engine: Engine) -> None:
         for vector in range(self.vectors):
-            engine.set_vector(vector, self.device.host.interrupt_fd(vector))
+            engine.set_vector(vector, self.state.interrupts.fd(vector))
 
     def pin_unmasked(self) -> None:
         """The VMM has unmasked the interrupt pin."""
@@ -158,7 +161,7 @@ class Controller:
     def reset(self) -> None:
         """A reset of the PCI function: everything, AQA, ASQ and ACQ too (Base 1.4, 7.3.2)."""
         if self._cc.en and self.status.shst == SHST_NORMAL:
-            self.device.health.unsafe_shutdowns += 1  # the host is gone, or has pulled the plug, without a word
+            self.state.health.unsafe_shutdowns += 1  # the host is gone, or has pulled the plug, without a word
         self._registers[regs.CC] = 0
         self._stop()
         self._reset_registers()
@@ -182,23 +185,24 @@ class Controller:
         """Let it decide what becomes of all that passes, from now on."""
         self.taps.interceptor = interceptor
         self._tap()
-        if self.device.engine is not None:
-            self._route_interrupts(self.device.engine)
+        if self.state.engine is not None:
+            self._route_interrupts(self.state.engine)
 
     def _tap(self) -> None:
-        self._is_tapped = self.taps.install()
+        self.taps.install()
+        self._is_tapped = self.taps.is_used
         self._on_doorbell: Callable[[int, int], None]
         self._on_write: Callable[[int, bytes], None]
         self._on_doorbell = partial(self.taps.doorbell, self._ring) if self._is_tapped else self._ring
         self._on_write = partial(self.taps.register_write, self._write) if self._is_tapped else self._write
-        self._executor.tap(self.taps if self._is_tapped else None)
-        if self.device.engine is not None:  # the pin follows the heads, which Python has to see for that
-            self.device.engine.take_doorbells(not self._is_tapped and self.device.host.msix_enabled)
+        self._executor.taps = self.taps if self._is_tapped else None
+        if self.state.engine is not None:  # the pin follows the heads, which Python has to see for that
+            self.state.engine.take_doorbells(not self._is_tapped and self.state.host.msix_enabled)
 
     def serve_in_python(self, which: Callable[[int], bool]) -> None:
         """Which I/O submission queues, by their identifiers and also those to come, are not for the native engine: from
         now on, until the next call. Queues move with commands in flight; each of those still ends once."""
-        self.device.is_pythons = which
+        self.state.is_pythons = which
         self._executor.assign_queues()
 
     def hang(self, is_hung: bool) -> None:
@@ -210,16 +214,16 @@ class Controller:
     ) -> None:
         """Change what the SMART log says: the composite temperature in kelvin, the available spare in percent, whether
         the media can no longer be relied upon. The host is told of new critical warnings that it asked to hear of."""
-        health = self.device.health
+        health = self.state.health
         health.temperature = health.temperature if temperature is None else temperature
         health.spare = health.spare if spare is None else spare
         health.is_degraded = health.is_degraded if is_degraded is None else is_degraded
-        report_warnings(self.device)
+        report_warnings(self.state)
 
     # --- registers -------------------------------------------------------------------------------------------------
 
     def _reset_registers(self) -> None:
-        limits = self.device.limits
+        limits = self.state.limits
         self._registers = regs.RegisterFile()
         self._is_ready = False
         self._registers[regs.CAP] = int(
@@ -272,21 +276,21 @@ class Controller:
                 log.info("the guest wrote %s while enabled: it counts from the next enable on", register.name)
 
     def _mask_interrupts(self, register: regs.Register, value: int) -> None:
-        mask = self.device.interrupt_mask
+        mask = self.state.interrupt_mask
         mask = mask | value if register is regs.INTMS else mask & ~value
-        self.device.interrupt_mask = mask
+        self.state.interrupt_mask = mask
         self._registers[regs.INTMS] = self._registers[regs.INTMC] = mask
         self._executor.pin.update()
 
     def _write_cc(self, value: int) -> None:
         old, new = self._cc, Configuration.of(value)
         if old.en and new.en:
-            taken = _SHN | (0 if self.device.has_io_queues else _ENTRY_SIZES)
+            taken = _SHN | (0 if self.state.has_io_queues else _ENTRY_SIZES)
             new = Configuration.of(int(old) & ~taken | value & taken)
             if int(new) != value:
                 log.warning("the guest wrote CC %#x while enabled with %#x: ignored but for SHN", value, int(old))
         self._registers[regs.CC] = int(new)
-        self.device.entry_sizes = EntrySizes.of(new)
+        self.state.entry_sizes = EntrySizes.of(new)
         if new.en and not old.en:
             self._enable()
         elif old.en and not new.en:
@@ -298,7 +302,7 @@ class Controller:
     # --- the states ------------------------------------------------------------------------------------------------
 
     def _enable(self) -> None:
-        cc, limits = self._cc, self.device.limits
+        cc, limits = self._cc, self.state.limits
         aqa = AdminQueueAttributes.of(self._registers[regs.AQA])
         page_size = PAGE_MIN << cc.mps
         bases = (self._registers[regs.ASQ], self._registers[regs.ACQ])
@@ -318,21 +322,21 @@ class Controller:
         self._is_queue_move_told = False
         self._flushing = None  # of a shutdown while disabled
         self._set_status(rdy=False, shst=SHST_NORMAL)  # a driver that did not wait for RDY=0 waits for RDY=1
-        self.device.page_size = page_size
-        self.device.configure_engine(write_cache=True)
-        cq = CompletionQueue(self.device.host, 0, bases[1], aqa.acqs, vector=0, ien=True)
-        self.device.add_admin_queues(SubmissionQueue(self.device.host, 0, bases[0], aqa.asqs, cq))
-        if self.device.engine is not None:
-            self.device.engine.watch(True)
+        self.state.page_size = page_size
+        self.state.configure_engine(write_cache=True)
+        cq = CompletionQueue(self.state.host, 0, bases[1], aqa.acqs, vector=0, ien=True)
+        self.state.add_admin_queues(SubmissionQueue(self.state.host, 0, bases[0], aqa.asqs, cq))
+        if self.state.engine is not None:
+            self.state.engine.watch(True)
         self._settle()
 
     def _stop(self) -> None:
         """What every reset does. RDY falls at once unless a worker still writes."""
         self._executor.stop()
-        if self.device.engine is not None:
-            self.device.engine.watch(False)
+        if self.state.engine is not None:
+            self.state.engine.watch(False)
         self._flushing = None
-        self.device.reset()
+        self.state.reset()
         self._registers[regs.INTMS] = self._registers[regs.INTMC] = 0
         self._set_status(cfs=False, shst=SHST_NORMAL)
         self._settle()
@@ -344,7 +348,7 @@ class Controller:
         if not status.cfs and status.rdy != is_enabled and not self._executor.is_changing_media:
             self._set_status(rdy=is_enabled)
             if is_enabled:
-                log.info("controller enabled, %d KiB pages", self.device.page_size // 1024)
+                log.info("controller enabled, %d KiB pages", self.state.page_size // 1024)
         if self.status.shst == SHST_OCCURRING and not self._executor.is_busy:
             self._flush_and_finish()
 
@@ -361,7 +365,7 @@ class Controller:
         if self._flushing is not None:
             return
         token = self._flushing = object()
-        backends = [namespace.backend for namespace in self.device.namespaces]
+        backends = [namespace.backend for namespace in self.state.namespaces]
 
         def done(_: object, error: BaseException | None) -> None:
             if error is not None:
@@ -386,12 +390,12 @@ class Controller:
 
     def _ring(self, number: int, value: int) -> None:
         """The doorbell of this number, from 0 on. Base 1.4, 3.1.24 and 3.1.25."""
-        device = self.device
+        state = self.state
         if not self._is_ready:
             log.warning("the guest rang %s before the controller was ready", words.doorbell(number))
             return
         qid, is_cq = number >> 1, number & 1
-        queue: CompletionQueue | SubmissionQueue | None = (device.cqs if is_cq else device.sqs).get(qid)
+        queue: CompletionQueue | SubmissionQueue | None = (state.cqs if is_cq else state.sqs).get(qid)
         if queue is None:
             self._doorbell_error(ErrorEvent.INVALID_DOORBELL_REGISTER, self._place(number), value)
             return
@@ -404,8 +408,8 @@ class Controller:
                 self._executor.wake(queue)
         except DoorbellError:
             self._doorbell_error(ErrorEvent.INVALID_DOORBELL_VALUE, self._place(number), value)
-        if qid == 0 and device.shadow is not None:
-            device.echo_admin_doorbells()
+        if qid == 0 and state.shadow is not None:
+            state.echo_admin_doorbells()
 
     def _mapped_doorbell(self, number: int, value: int, is_good: bool) -> None:
         """One that came without a message."""
@@ -422,12 +426,12 @@ class Controller:
         number, rest = divmod(offset - DOORBELLS, self._stride)
         wrong = "no doorbell is there" if rest else self._what_is_wrong(number, value)
         log.warning("the guest rang %s (at %#x) with %d: %s", words.doorbell(number), offset, value, wrong)
-        self.device.events.report(Event(EventType.ERROR, what, LogId.ERROR_INFORMATION), keep=False)
+        self.state.events.report(Event(EventType.ERROR, what, LogId.ERROR_INFORMATION), keep=False)
 
     def _what_is_wrong(self, number: int, value: int) -> str:
         """With the value for a doorbell, for the log."""
         qid, is_cq = number >> 1, number & 1
-        queue: CompletionQueue | SubmissionQueue | None = (self.device.cqs if is_cq else self.device.sqs).get(qid)
+        queue: CompletionQueue | SubmissionQueue | None = (self.state.cqs if is_cq else self.state.sqs).get(qid)
         if queue is None:
             return "there is no such queue"
         if value >= queue.entries:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from nvmeemu.controller.request import Request
+from nvmeemu.controller.outstanding import Outstanding
 from nvmeemu.spec import EventType, LogId
 
 _MOST_PENDING = 64
@@ -36,7 +36,7 @@ class Events:
 
     def __init__(self, tap: Tap | None = None) -> None:
         self.tap = tap
-        self.parked: deque[Request] = deque()
+        self.parked: deque[Outstanding] = deque()
         self._pending: deque[Event] = deque(maxlen=_MOST_PENDING)
         self._masked_by: dict[EventType, LogId] = {}
 
@@ -45,7 +45,7 @@ class Events:
         """Requests parked and not aborted."""
         return sum(request.live for request in self.parked)
 
-    def park(self, request: Request) -> None:
+    def park(self, request: Outstanding) -> None:
         self.parked = deque(other for other in self.parked if other.live)  # a host may abort what it parks, for ever
         self.parked.append(request)
         self._deliver()

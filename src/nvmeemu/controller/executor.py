@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from nvmeemu.controller.device import Device
 from nvmeemu.controller.gaps import Gaps
 from nvmeemu.controller.media import DiskFull, Media
 from nvmeemu.controller.pin import Pin
-from nvmeemu.controller.request import Background, CommandEntry, Request, Result, Stage
+from nvmeemu.controller.request import Background, CommandEntry, Reply, Request, Result
+from nvmeemu.controller.state import ControllerState
 from nvmeemu.controller.taps import Taps
 from nvmeemu.ports import HostMemoryError, Job, Worker
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
@@ -30,6 +30,7 @@ BURST = 32  # commands that one queue may run before the next has its turn
 MOST_OUTSTANDING = 1024  # commands of one queue that have begun: a host may take no notice of its queues' depth
 BATCH_BYTES = 8 << 20  # moved before the bus has its turn again: a few milliseconds
 _LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # another attempt fails as well
+Commands = Mapping[int, CommandEntry[Any]]
 BLANK = (
     "an admin command is 64 zero bytes: what the guest writes is perhaps not seen here. Its VMM must share its memory "
     "with this process: for QEMU, give each memory backend share=on"
@@ -45,7 +46,9 @@ class Executor:
 
     def __init__(
         self,
-        device: Device,
+        controller: ControllerState,
+        admin_commands: Commands,
+        io_commands: Commands,
         worker: Worker,
         on_fatal: Callable[[str], None],
         on_settled: Callable[[], None],
@@ -53,8 +56,10 @@ class Executor:
     ) -> None:
         self.is_paused = False
         self._is_hung = False  # no commands are fetched
-        self._device = device
-        self._engine = device.engine
+        self._controller = controller
+        self._admin_commands = admin_commands
+        self._io_commands = io_commands
+        self._engine = controller.engine
         self.worker = worker
         self._on_settled = on_settled
         self._on_doorbell = on_doorbell
@@ -62,20 +67,14 @@ class Executor:
         self._posted: defaultdict[CompletionQueue, int] = defaultdict(int)  # and how many completions
         self._due: set[CompletionQueue] = set()  # whose interrupt the engine wants raised
         self._running: set[_Running] = set()
-        self._media = Media(device.namespaces.most_held)
+        self._media = Media(controller.namespaces.most_held)
         self._on_fatal = on_fatal
-        self._gaps = Gaps(device.clock, lambda: device.host, self._late, self._lost, on_settled)
-        self.pin = Pin(device)
+        self._gaps = Gaps(controller.clock, lambda: controller.host, self._late, self._lost, on_settled)
+        self.pin = Pin(controller)
         self._had_msix = False
-        self.tap(None)
+        self.taps: Taps | None = None  # every entry and every completion passes them first
+        self._left = 0  # bytes that may be moved until the bus has its turn
         self._complaints: set[tuple[Status, str, int | None]] = set()
-
-    def tap(self, taps: Taps | None) -> None:
-        """Have every entry and every completion pass ``taps`` first."""
-        self._taps = taps
-        self._begin = self._execute if taps is None else self._begin_tapped
-        self._post: Callable[[SubmissionQueue, Command, int, int, int], None]
-        self._post = self._write if taps is None else partial(taps.complete, self._write)
 
     # --- what the controller asks for --------------------------------------------------------------------------
 
@@ -103,9 +102,9 @@ class Executor:
             self._wake_all()
 
     def assign_queues(self) -> None:
-        """Move every I/O submission queue to where ``Device.is_pythons`` wants it."""
-        for sq in self._device.sqs.values():
-            if sq.qid and self._device.is_pythons(sq.qid):
+        """Move every I/O submission queue to where ``ControllerState.is_pythons`` wants it."""
+        for sq in self._controller.sqs.values():
+            if sq.qid and self._controller.is_pythons(sq.qid):
                 self.give_back(sq)
             elif sq.qid:
                 self.take(sq)
@@ -129,8 +128,8 @@ class Executor:
         if cq.waiting and (number := cq.post_waiting()):
             self._posted[cq] += number
         for sqid in cq.sqs:
-            if sqid in self._device.sqs:
-                self.wake(self._device.sqs[sqid])
+            if sqid in self._controller.sqs:
+                self.wake(self._controller.sqs[sqid])
 
     def run(self) -> bool:
         """Do a batch; True if more is waiting that can be done now."""
@@ -138,36 +137,33 @@ class Executor:
             self._engine.deliver(self)
             if self.is_paused:
                 self._on_settled()
-        health = self._device.health
-        enough = health.bytes_read + health.bytes_written + BATCH_BYTES
+        self._left = BATCH_BYTES
         if self._media.is_waited_for:
-            self._resume_waiting(enough)
+            self._resume_waiting()
         if not self.is_paused:
-            self._serve_ready(enough)
+            self._serve_ready()
         self.signal()
-        if self._media.is_waited_for and self._media.has_ready(self._device.namespaces.active.values()):
+        if self._media.is_waited_for and self._media.has_ready(self._controller.namespaces.active.values()):
             return True
         return bool(self._ready) and not self.is_paused
 
-    def _resume_waiting(self, enough: int) -> None:
-        """Begin commands whose disks have room now, until so many bytes have been moved in all."""
-        health = self._device.health
-        for request, stage in self._media.ready(self._device.namespaces.active.values()):
-            self._proceed(request.sq, request.command, request, stage)
-            if health.bytes_read + health.bytes_written >= enough:
+    def _resume_waiting(self) -> None:
+        """Begin commands whose disks have room now, until enough has been moved."""
+        for request in self._media.ready(self._controller.namespaces.active.values()):
+            self._proceed(request)
+            if self._left <= 0:
                 return
 
-    def _serve_ready(self, enough: int) -> None:
+    def _serve_ready(self) -> None:
         """Give each queue its turn, the admin queue first, until enough has been moved: then the bus has its turn, and
         the next batch goes on where this one has stopped."""
-        health = self._device.health
         for sq in sorted(self._ready, key=_is_io):
             if sq not in self._ready:
                 continue  # dropped by what went before
             del self._ready[sq]
-            if self._serve(sq, enough):
+            if self._serve(sq):
                 self._ready[sq] = None  # behind all others
-            if health.bytes_read + health.bytes_written >= enough:
+            if self._left <= 0:
                 return
 
     @property
@@ -193,9 +189,9 @@ class Executor:
 
     def drop_all(self) -> None:
         """Drop every command without a completion. What a worker has begun goes on to its end, unheard."""
-        if self._taps is not None:
-            self._taps.dropped()
-        for sq in {*self._device.sqs.values(), *(running.request.sq for running in self._running)}:
+        if self.taps is not None:
+            self.taps.dropped()
+        for sq in {*self._controller.sqs.values(), *(running.request.sq for running in self._running)}:
             for request in tuple(sq.outstanding):
                 request.drop()
         self._media.drop()
@@ -203,7 +199,7 @@ class Executor:
             running.cancel()
         if self._engine is not None:
             self._engine.drop()
-        for cq in self._device.cqs.values():
+        for cq in self._controller.cqs.values():
             cq.drop_waiting()
         self._ready.clear()
         self._posted.clear()
@@ -212,9 +208,9 @@ class Executor:
 
     def memory_changed(self) -> None:
         """Guest memory has been mapped or unmapped: go on with what waits for it."""
-        for request, stage in self._gaps.take():
-            self._proceed(request.sq, request.command, request, stage)
-        for cq in self._device.cqs.values():
+        for request in self._gaps.take():
+            self._proceed(request)
+        for cq in self._controller.cqs.values():
             if cq.waiting and (number := cq.post_waiting()):
                 self._posted[cq] += number
         self._wake_all()
@@ -222,12 +218,12 @@ class Executor:
 
     def signal(self) -> None:
         """Raise the interrupts of what has been posted: one for each vector, or the level of the pin."""
-        host = self._device.host
+        host = self._controller.host
         if host.msix_enabled:
-            is_due = self._device.coalescing.is_due
+            is_due = self._controller.coalescing.is_due
             vectors = {cq.vector for cq, number in self._posted.items() if cq.ien and is_due(cq, number)}
             for vector in vectors | {cq.vector for cq in self._due}:
-                host.interrupt(vector)
+                self._controller.interrupts.send(vector)
             if self.pin.is_asserted:
                 self.pin.update()
         elif self._posted or self._due or self.pin.is_asserted or self._had_msix:
@@ -238,12 +234,10 @@ class Executor:
 
     # --- the life of a command ---------------------------------------------------------------------------------
 
-    def _serve(self, sq: SubmissionQueue, enough: int) -> bool:
-        """Run up to BURST commands of a queue, fewer once ``enough`` bytes have been moved in all; False once it is
-        empty or cannot go on."""
+    def _serve(self, sq: SubmissionQueue) -> bool:
+        """Run up to BURST commands of a queue, fewer once enough has been moved; False once it is empty or cannot go
+        on."""
         cq = sq.cq
-        health = self._device.health
-        commands = self._device.io_commands if sq.qid else self._device.admin_commands
         for _ in range(BURST):
             if self._is_hung or len(sq.outstanding) >= MOST_OUTSTANDING:
                 return False
@@ -256,108 +250,129 @@ class Executor:
             except HostMemoryError:
                 self._gaps.miss(sq)
                 return False
-            self._begin(sq, commands, entry)
-            if health.bytes_read + health.bytes_written >= enough:
+            self._fetched(sq, entry)
+            if self._left <= 0:
                 break
         return True
 
-    def _begin_tapped(self, sq: SubmissionQueue, commands: Mapping[int, CommandEntry], entry: bytes) -> None:
-        if self._taps is not None:
-            self._taps.fetch(partial(self._execute, sq, commands), sq, entry)
+    def _fetched(self, sq: SubmissionQueue, entry: bytes) -> None:
+        """Make a request of an entry, and begin it."""
+        request = self._request(sq, entry)
+        if self.taps is None:
+            self._begin(request)
+        else:
+            self.taps.fetch(self._begin_entry, request)
 
-    def _execute(self, sq: SubmissionQueue, commands: Mapping[int, CommandEntry], entry: bytes) -> None:
-        found = commands.get(entry[0], UNKNOWN)
-        if entry[1] & _FUSE_AND_PSDT:
-            found = UNSERVED
-        command = found.kind(entry)
-        stage: Stage = partial(found.run, self._device, command)
-        if sq.qid:
-            stage = partial(self._enter, command, stage)
-        if self._taps is not None:
-            stage = self._taps.execute(self._go_on, sq, command, stage)
-        self._proceed(sq, command, None, stage)
+    def _request(self, sq: SubmissionQueue, entry: bytes) -> Request[Any]:
+        found = (self._io_commands if sq.qid else self._admin_commands).get(entry[0], UNKNOWN)
+        request = Request(self._controller, sq, entry, found.kind(entry), self._ended)
+        request.run = _refuse if entry[1] & _FUSE_AND_PSDT else found.run
+        return request
 
-    def _enter(self, command: Command, stage: Stage) -> Result:
-        """A stage that may need the command's disk."""
+    def _begin_entry(self, request: Request[Any], entry: bytes) -> None:
+        """Begin what the taps let go: perhaps once more, or with another entry than was fetched."""
+        is_first = entry is request.entry and not request.has_begun
+        self._begin(request if is_first else self._request(request.sq, entry))
+
+    def _begin(self, request: Request[Any]) -> None:
+        request.has_begun = True
+        request.stage = self._enter if request.sq.qid else request.run
+        if self.taps is not None:
+            self.taps.execute(request, self._go_on)
+        self._proceed(request)
+
+    def _enter(self, request: Request[Any]) -> Result:
+        """The first stage of an I/O command: it may have to wait until its disk has room."""
         if self._media.is_used:
-            self._media.enter(self._device.namespaces.active.get(command.nsid))
-        return stage()
+            self._media.enter(self._controller.namespaces.active.get(request.command.nsid))
+        return request.run(request)
 
-    def _proceed(self, sq: SubmissionQueue, command: Command, request: Request | None, stage: Stage) -> None:
-        """Run one stage of a command; it ends, waits for memory, or goes to a worker."""
+    def _proceed(self, request: Request[Any]) -> None:
+        """Run the stage of a command; it ends, waits for memory or for room, or goes to a worker."""
         dw0 = field = 0
         try:
-            result = stage()
+            result = request.stage(request) if request.tap is None else request.tap.run(request)
         except CommandFailed as failure:
-            field = self._failed(sq, command, failure)
+            field = self._failed(request, failure)
         except HostMemoryError as gap:
-            self._gaps.hold(request or self._request(sq, command), stage, gap)
+            self._gaps.hold(request, gap)
             return
         except DiskFull as full:
-            self._media.wait(request or self._request(sq, command), stage, full.disk)
+            self._media.wait(request, full.disk)
             return
         except Exception:
-            log.exception("internal error in %r of queue %d", command, sq.qid)
-            field = self._failed(sq, command, CommandFailed(Status.INTERNAL_ERROR))
+            log.exception("internal error in %r of queue %d", request.command, request.sq.qid)
+            field = self._failed(request, CommandFailed(Status.INTERNAL_ERROR))
         else:
+            self._left -= request.moved
             if isinstance(result, int):
                 dw0 = result
             elif isinstance(result, Background):
-                _Running(self, request or self._request(sq, command), result)
+                request.hold()
+                _Running(self, request, result)
                 return
             else:
-                request = request or self._request(sq, command)
+                request.hold()
                 request.is_abortable = result.is_abortable
                 result.take(request)
                 return
-        if request is None:
-            self._post(sq, command, command.cid, dw0, field)
-        else:
-            request.complete(dw0, field)
+        request.complete(dw0, field)
 
-    def _go_on(self, request: Request, stage: Stage) -> None:
+    def _go_on(self, request: Request[Any]) -> None:
+        """Run its stage, unless it has ended meanwhile."""
         if request.live:
-            self._proceed(request.sq, request.command, request, stage)
+            self._proceed(request)
 
-    def _request(self, sq: SubmissionQueue, command: Command) -> Request:
-        return Request(sq, command, self._post_request)
-
-    def _post_request(self, request: Request, dw0: int, field: int) -> None:
-        command = request.command
-        self._post(request.sq, command, command.cid, dw0, field)
+    def _ended(self, request: Request[Any], dw0: int, field: int) -> None:
+        """It completes."""
+        if self.taps is None:
+            sq = request.sq
+            head = sq.head if sq.owned is None else sq.owned.head
+            self._post(sq, head, request.command.cid, dw0, field)
+        else:
+            self.taps.complete(self._post_reply, Reply(request, request.command.cid, dw0, field))
         if len(request.sq.outstanding) == MOST_OUTSTANDING - 1:
             if request.sq.owned is not None:
                 request.sq.owned.hold(False)
             self.wake(request.sq)
 
-    def _write(self, sq: SubmissionQueue, _: Command, cid: int, dw0: int, field: int) -> None:
-        cq = sq.cq
+    def _post_reply(self, reply: Reply) -> None:
+        """Post what the taps let go."""
+        sq = reply.request.sq
         head = sq.head if sq.owned is None else sq.owned.head
-        if cq.post(sq.qid, head, cid, dw0, field):
+        sqhd = head if reply.sqhd is None else reply.sqhd
+        self._post(sq, sqhd, reply.cid, reply.dw0, reply.field, wrong_phase=reply.has_wrong_phase)
+
+    def _post(
+        self, sq: SubmissionQueue, sqhd: int, cid: int, dw0: int, field: int, *, wrong_phase: bool = False
+    ) -> None:
+        cq = sq.cq
+        if cq.post(sq.qid, sqhd, cid, dw0, field, wrong_phase=wrong_phase):
             self._posted[cq] += 1
         elif not cq.is_full:
             self._gaps.miss(cq)
 
-    def _failed(self, sq: SubmissionQueue, command: Command, failure: CommandFailed) -> int:
+    def _failed(self, request: Request[Any], failure: CommandFailed) -> int:
         """Log the error for the host; the Status Field that says so."""
+        command, sqid = request.command, request.sq.qid
         byte, bit = failure.location or (0xFF, 0xFF)
         field = failure.field | MORE
-        self._device.errors.record(
-            sqid=sq.qid,
+        self._controller.errors.record(
+            sqid=sqid,
             cid=command.cid,
             field=field,
             nsid=command.nsid,
             location=_NO_LOCATION if failure.location is None else byte | bit << 8,
             lba=_NO_LBA if failure.lba is None else failure.lba,
         )
-        if not sq.qid and not any(bytes(command)):
+        if not sqid and not any(request.entry):
             log.warning(BLANK)
         level = logging.WARNING if failure.status in DRIVER_ERRORS else logging.DEBUG
         if log.isEnabledFor(level):
             where = words.field(command, failure.location) if failure.location else ""
-            text = words.entry(sq.qid, bytes(command))
+            text = words.entry(sqid, request.entry)
             why = ": ".join(filter(None, (where, failure.why)))
-            log.log(level, f"{words.status(failure.status)}: SQ %d %s%s", sq.qid, text, f": {why}" if why else "")
+            log.log(level, f"{words.status(failure.status)}: SQ %d %s%s", sqid, text, f": {why}" if why else "")
         return field
 
     def started(self, running: _Running) -> None:
@@ -377,7 +392,8 @@ class Executor:
 
     def conclude(self, running: _Running, value: Any, error: BaseException | None) -> None:
         """Take a command on from where its worker has brought it."""
-        self._go_on(running.request, partial(self._outcome, running, value, error))
+        running.request.stage = lambda _: self._outcome(running, value, error)
+        self._go_on(running.request)
 
     def _outcome(self, running: _Running, value: Any, error: BaseException | None) -> Result:
         background = running.background
@@ -386,25 +402,25 @@ class Executor:
         if isinstance(error, OSError):
             self._complain(background.failure, running.request.command.nsid, error)
             if background.failure in (Status.WRITE_FAULT, Status.UNRECOVERED_READ_ERROR):
-                self._device.health.media_errors += 1
+                self._controller.health.media_errors += 1
             raise CommandFailed(background.failure, dnr=error.errno in _LASTING)
         if error is not None:
             raise error
         return background.then(value)
 
-    def _late(self, request: Request, gap: str) -> None:
+    def _late(self, request: Request[Any], gap: str) -> None:
         """It has waited for guest memory for too long."""
         failure = CommandFailed(Status.DATA_TRANSFER_ERROR, why=gap)
-        request.complete(0, self._failed(request.sq, request.command, failure))
+        request.complete(0, self._failed(request, failure))
 
     def _lost(self) -> None:
         """So has a queue, which the controller cannot go on without."""
-        obstacle = self._device.host.obstacle
+        obstacle = self._controller.host.obstacle
         self._on_fatal("the memory of a queue is gone" + (f": the guest {obstacle}" if obstacle else ""))
 
     def _complain(self, status: Status, nsid: int, error: OSError) -> None:
         """Tell the user, once for each disk and kind of failure."""
-        namespace = self._device.namespaces.active.get(nsid)
+        namespace = self._controller.namespaces.active.get(nsid)
         disk = error.filename or (f"namespace {nsid}" if namespace is None else namespace.backend.identity)
         if (status, disk, error.errno) not in self._complaints:
             self._complaints.add((status, disk, error.errno))
@@ -412,13 +428,13 @@ class Executor:
             log.error("disk %s failed: %s: the guest gets %s (told once)", disk, text, status.name)
 
     def _wake_all(self) -> None:
-        for sq in self._device.sqs.values():
+        for sq in self._controller.sqs.values():
             self.wake(sq)
 
     # --- the engine's Listener -------------------------------------------------------------------------------------
 
     def punted(self, sq: SubmissionQueue, entry: bytes) -> None:
-        self._begin(sq, self._device.io_commands, entry)
+        self._fetched(sq, entry)
         if sq.owned is not None and len(sq.outstanding) == MOST_OUTSTANDING:
             sq.owned.hold(True)
 
@@ -437,7 +453,7 @@ class Executor:
     def stopped(self, sq: SubmissionQueue) -> None:
         if sq.is_closing:
             sq.settled()
-        elif self._device.is_pythons(sq.qid):
+        elif self._controller.is_pythons(sq.qid):
             self.wake(sq)
         else:  # wanted back meanwhile
             self.take(sq)
@@ -452,7 +468,7 @@ class Executor:
 class _Running:
     """A command at a worker."""
 
-    def __init__(self, executor: Executor, request: Request, background: Background) -> None:
+    def __init__(self, executor: Executor, request: Request[Any], background: Background) -> None:
         self.request = request
         self.background = background
         self._executor = executor
@@ -479,15 +495,14 @@ def _is_io(sq: SubmissionQueue) -> bool:
     return sq.qid != 0
 
 
-def _unknown(device: Device, command: Command) -> Result:
+def _unknown(request: Request[Command]) -> Result:
     raise CommandFailed(Status.INVALID_OPCODE, location=(0, 0))
 
 
-def _unserved(device: Device, command: Command) -> Result:
+def _refuse(request: Request[Any]) -> Result:
     """There are no fused operations and no SGLs (SGLS in Identify Controller is 0)."""
     raise CommandFailed(Status.INVALID_FIELD, location=(1, 0))
 
 
 UNKNOWN = CommandEntry(Command, _unknown, CommandEffect())
-UNSERVED = CommandEntry(Command, _unserved, CommandEffect())
 _FUSE_AND_PSDT = 0xC3

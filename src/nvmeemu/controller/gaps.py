@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from nvmeemu.controller.request import Request, Stage
+from nvmeemu.controller.request import Request
 from nvmeemu.ports import Clock, Host, HostMemoryError, Timer
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
 
@@ -20,7 +21,7 @@ QUEUE_PATIENCE = 1.0  # seconds that a queue does
 
 
 class Gaps:
-    """Commands, each with the stage to be tried again, and queues that wait for guest memory.
+    """Commands, whose stages are to be tried again, and queues that wait for guest memory.
 
     ``on_late`` is called for a command that has waited too long, with what it has waited for; ``on_lost`` when a queue
     has; ``on_look`` whenever they may have been.
@@ -30,7 +31,7 @@ class Gaps:
         self,
         clock: Clock,
         host: Callable[[], Host],
-        on_late: Callable[[Request, str], None],
+        on_late: Callable[[Request[Any], str], None],
         on_lost: Callable[[], None],
         on_look: Callable[[], None],
     ) -> None:
@@ -39,7 +40,7 @@ class Gaps:
         self._on_late = on_late
         self._on_lost = on_lost
         self._on_look = on_look
-        self._held: list[tuple[Request, Stage, str]] = []  # and what is missing; an exception would keep views alive
+        self._held: list[tuple[Request[Any], str]] = []  # and what is missing; an exception would keep views alive
         self._queues: dict[SubmissionQueue | CompletionQueue, float] = {}  # and when they are lost
         self._timer: Timer | None = None
         self._is_told = False
@@ -47,14 +48,15 @@ class Gaps:
     @property
     def holds_commands(self) -> bool:
         """A command waits."""
-        return any(request.live for request, *_ in self._held)
+        return any(request.live for request, _ in self._held)
 
-    def hold(self, request: Request, stage: Stage, gap: HostMemoryError) -> None:
-        """The command cannot go on with ``stage``."""
+    def hold(self, request: Request[Any], gap: HostMemoryError) -> None:
+        """The command cannot go on with its stage."""
         log.debug("SQ %d #%04x waits: %s", request.sq.qid, request.command.cid, gap)
         if request.deadline is None:  # otherwise it has waited before: its patience does not begin anew
             request.deadline = self._clock.now() + COMMAND_PATIENCE
-        self._held.append((request, stage, str(gap)))
+        request.hold()
+        self._held.append((request, str(gap)))
         self._watch()
 
     def miss(self, queue: SubmissionQueue | CompletionQueue) -> None:
@@ -62,10 +64,10 @@ class Gaps:
         self._queues.setdefault(queue, self._clock.now() + QUEUE_PATIENCE)
         self._watch()
 
-    def take(self) -> Iterator[tuple[Request, Stage]]:
+    def take(self) -> Iterator[Request[Any]]:
         """The commands that wait, to be tried again: they no longer do. (A turn may end the turn of another.)"""
         held, self._held = self._held, []
-        return ((request, stage) for request, stage, _ in held if request.live)
+        return (request for request, _ in held if request.live)
 
     def forget(self) -> None:
         """Nothing waits any more."""
@@ -82,11 +84,11 @@ class Gaps:
         now = self._clock.now()
         self._tell(now)
         held, self._held = self._held, []
-        for request, stage, gap in held:
+        for request, gap in held:
             if not request.live:
                 continue
             if request.deadline is not None and now < request.deadline:
-                self._held.append((request, stage, gap))
+                self._held.append((request, gap))
             else:
                 self._on_late(request, gap)
         self._queues = {queue: deadline for queue, deadline in self._queues.items() if queue.is_stuck}
@@ -103,7 +105,7 @@ class Gaps:
         everything away when it resets its machine."""
         obstacle = self._host().obstacle
         waiting_since = [deadline - QUEUE_PATIENCE for queue, deadline in self._queues.items() if queue.is_stuck]
-        waiting_since += [(request.deadline or 0) - COMMAND_PATIENCE for request, *_ in self._held if request.live]
+        waiting_since += [(request.deadline or 0) - COMMAND_PATIENCE for request, _ in self._held if request.live]
         if obstacle and not self._is_told and any(now - since >= COMMAND_PATIENCE for since in waiting_since):
             self._is_told = True
             log.warning("the guest uses the drive, but %s: no command can work", obstacle)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator
+from typing import Any
 
-from nvmeemu.controller.request import Request, Stage
+from nvmeemu.controller.request import Request
 
 
 class DiskFull(Exception):
@@ -26,7 +27,7 @@ class Media:
     def __init__(self, most: int) -> None:
         self._most = most
         self._held: defaultdict[object, int] = defaultdict(int)  # bytes; no entry: none
-        self._waiting: dict[object, dict[Request, Stage]] = {}
+        self._waiting: dict[object, dict[Request[Any], None]] = {}
 
     @property
     def is_waited_for(self) -> bool:
@@ -54,9 +55,10 @@ class Media:
             if not self._held[disk]:
                 del self._held[disk]
 
-    def wait(self, request: Request, stage: Stage, disk: object) -> None:
-        """Keep a stage that has raised DiskFull, as long as its command lives."""
-        self._waiting.setdefault(disk, {})[request] = stage
+    def wait(self, request: Request[Any], disk: object) -> None:
+        """Keep a command whose stage has raised DiskFull, as long as it lives."""
+        request.hold()
+        self._waiting.setdefault(disk, {})[request] = None
         request.deadline = None  # it does not wait for guest memory meanwhile
         request.on_end = lambda: self._forget(request, disk)
 
@@ -64,15 +66,15 @@ class Media:
         """``ready`` has something to give."""
         return any(self._is_ready(disk, disks) for disk in self._waiting)
 
-    def ready(self, disks: Collection[object]) -> Iterator[tuple[Request, Stage]]:
+    def ready(self, disks: Collection[object]) -> Iterator[Request[Any]]:
         """What need not wait any more, in order: its disk has room, or is none of ``disks``, which are those that there
         are. Whoever takes one runs it before it takes the next."""
         for disk in tuple(self._waiting):
             while disk in self._waiting and self._is_ready(disk, disks):
-                request, stage = next(iter(self._waiting[disk].items()))
+                request = next(iter(self._waiting[disk]))
                 request.on_end = None
                 self._forget(request, disk)
-                yield request, stage
+                yield request
 
     def drop(self) -> None:
         """Nothing waits any more, and what waited is never completed."""
@@ -86,7 +88,7 @@ class Media:
     def _is_ready(self, disk: object, disks: Collection[object]) -> bool:
         return not self._is_full(disk) or disk not in disks
 
-    def _forget(self, request: Request, disk: object) -> None:
+    def _forget(self, request: Request[Any], disk: object) -> None:
         waiting = self._waiting[disk]
         del waiting[request]
         if not waiting:

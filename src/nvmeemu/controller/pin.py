@@ -9,7 +9,7 @@ interrupts as the guest can take. So nothing is told twice of the same completio
 
 from __future__ import annotations
 
-from nvmeemu.controller.device import Device
+from nvmeemu.controller.state import ControllerState
 from nvmeemu.ports import Timer
 from nvmeemu.queues import CompletionQueue
 
@@ -23,9 +23,9 @@ MOST_REST = 0.016
 class Pin:
     """The pin of ``device``. ``update`` it whenever a queue, a mask or the way of interrupts has changed."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, controller: ControllerState) -> None:
         self.is_asserted = False
-        self._device = device
+        self._controller = controller
         self._is_told = False  # an event has been given since the last UNMASK:
         self._told: dict[CompletionQueue, int] = {}  # the tails of the queues that it was about
         self._is_unmasked = False  # the level is to be told again
@@ -42,7 +42,7 @@ class Pin:
             self._fall()
         elif self._is_unmasked and all(self._is_owed(cq) for cq in pending):
             if self._rest is None:  # else one UNMASK after another could put it off for ever
-                self._rest = self._device.clock.call_later(self._rest_time, self._rested)
+                self._rest = self._controller.clock.call_later(self._rest_time, self._rested)
         elif self._is_unmasked or not self.is_asserted:
             self._assert(pending)
 
@@ -62,14 +62,14 @@ class Pin:
     def _fall(self) -> None:
         if self.is_asserted:
             self.is_asserted = False
-            self._device.host.pin(False)
+            self._controller.interrupts.drive(False)
 
     def _pending(self) -> list[CompletionQueue]:
-        mask = self._device.interrupt_mask
-        cqs = self._device.cqs.values()
+        mask = self._controller.interrupt_mask
+        cqs = self._controller.cqs.values()
         for cq in cqs:
             cq.look()
-        if self._device.host.msix_enabled:
+        if self._controller.host.msix_enabled:
             return []
         return [cq for cq in cqs if cq.ien and not cq.is_empty and not mask >> cq.vector & 1]
 
@@ -90,7 +90,7 @@ class Pin:
             self._is_told = True
             self._told = {cq: cq.tail for cq in pending}
         self.is_asserted = True
-        self._device.host.pin(True)
+        self._controller.interrupts.drive(True)
 
     def _rested(self) -> None:
         self._rest = None

@@ -5,34 +5,21 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 
-from nvmeemu.ports import Host, HostMemoryError
+from nvmeemu.ports import Host
 from nvmeemu.spec import Status
 from nvmeemu.spec.errors import CommandFailed
 
 _ENTRY = 8
 
 
-def views(host: Host, prp1: int, prp2: int, length: int, page_size: int, writable: bool = True) -> list[memoryview]:
-    """The ``length`` bytes that PRP1 and PRP2 describe, as views in order.
-
-    Raises CommandFailed(INVALID_PRP_OFFSET), and HostMemoryError where no memory is.
-    """
+def runs(host: Host, prp1: int, prp2: int, length: int, page_size: int) -> list[tuple[int, int]]:
+    """The ``length`` bytes that PRP1 and PRP2 describe, in order: (iova, bytes), pages that follow each other taken
+    together. Raises CommandFailed(INVALID_PRP_OFFSET), and HostMemoryError where a PRP list should be."""
     if prp1 & 3:
         raise CommandFailed(Status.INVALID_PRP_OFFSET, location=(24, 0), why="no multiple of 4")
     if length <= page_size - (prp1 & page_size - 1):
-        try:
-            return [host.view(prp1, length)]
-        except HostMemoryError:
-            return host.views(prp1, length, writable)
-    found: list[memoryview] = []
-    for start, size in runs(host, prp1, prp2, length, page_size):
-        found += host.views(start, size, writable)
-    return found
-
-
-def runs(host: Host, prp1: int, prp2: int, length: int, page_size: int) -> Iterator[tuple[int, int]]:
-    """(iova, bytes) of data that is longer than the rest of PRP1's page; pages that follow each other taken together.
-    Raises like ``views``."""
+        return [(prp1, length)]
+    found = []
     start, size = prp1, page_size - (prp1 & page_size - 1)
     left = length - size
     pages: Iterable[int]
@@ -48,10 +35,11 @@ def runs(host: Host, prp1: int, prp2: int, length: int, page_size: int) -> Itera
         if page == start + size:
             size += piece
         else:
-            yield start, size
+            found.append((start, size))
             start, size = page, piece
         left -= piece
-    yield start, size
+    found.append((start, size))
+    return found
 
 
 def _list(host: Host, pointer: int, pages: int, page_size: int) -> Iterator[int]:
@@ -75,12 +63,3 @@ def _list(host: Host, pointer: int, pages: int, page_size: int) -> Iterator[int]
             entries = entries[:-1]
         pages -= len(entries)
         yield from entries
-
-
-def scatter(places: list[memoryview], data: bytes | bytearray | memoryview) -> None:
-    """Copy ``data`` into ``places``, in order."""
-    source = memoryview(data)
-    start = 0
-    for place in places:
-        place[:] = source[start : start + len(place)]
-        start += len(place)

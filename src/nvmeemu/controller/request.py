@@ -1,38 +1,100 @@
-"""A command on its way: the right to complete it once, and the ways in which a handler may answer.
+"""A command on its way: from its fetch to its only completion, and the ways in which a handler may answer.
 
-A handler returns DW0 of the completion (an int) when the command is done, raises ``CommandFailed``, or returns
-``Background`` (finish on a worker thread) or ``Parked`` (somebody will complete it later).
+A handler takes the request. It returns DW0 of the completion (an int) when the command is done, raises
+``CommandFailed``, or returns ``Background`` (finish on a worker thread) or ``Parked`` (somebody will complete it
+later).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, Protocol, TypeVar
 
+from nvmeemu.controller.state import ControllerState
+from nvmeemu.controller.transfer import Transfer, scatter
 from nvmeemu.ports import Job
+from nvmeemu.queues import SubmissionQueue
 from nvmeemu.spec import Command, CommandEffect, Status
 
-if TYPE_CHECKING:
-    from nvmeemu.queues import SubmissionQueue
+C = TypeVar("C", bound=Command)
 
 
-class Request:
-    """A fetched command that has not been completed. It can be completed once; whoever comes later does nothing."""
+class Request(Generic[C]):
+    """One fetched command. It can be completed once; whoever comes later does nothing.
 
-    __slots__ = ("_post", "command", "deadline", "droppable", "is_abortable", "job", "live", "on_end", "sq")
+    ``stage`` is what runs next. It runs again when guest memory was missing, or its disk had no room.
+    """
 
-    def __init__(self, sq: SubmissionQueue, command: Command, post: Callable[[Request, int, int], None]) -> None:
+    # What most commands never need has its value here: a command is made for each entry that is fetched.
+    live = True
+    job: Job | None = None
+    droppable = False  # its work changes nothing outside
+    is_abortable = True
+    deadline: float | None = None  # of its wait for guest memory
+    on_end: Callable[[], None] | None = None
+    tap: RequestTap | None = None  # somebody observes the controller, or stands in its way
+    has_begun = False
+    stage: Stage
+    run: Stage  # the handler
+    _transfer: Transfer | None = None
+
+    def __init__(
+        self,
+        controller: ControllerState,
+        sq: SubmissionQueue,
+        entry: bytes,
+        command: C,
+        post: Callable[[Request[C], int, int], None],
+    ) -> None:
+        self.controller = controller
         self.sq = sq
+        self.entry = entry
         self.command = command
-        self.live = True
-        self.job: Job | None = None
-        self.droppable = False
-        self.is_abortable = True
-        self.deadline: float | None = None  # of its wait for guest memory
-        self.on_end: Callable[[], None] | None = None
         self._post = post
-        sq.outstanding.add(self)
+
+    @property
+    def cid(self) -> int:
+        return self.command.cid
+
+    # --- its data
+
+    @property
+    def transfer(self) -> Transfer:
+        """Where its data lies in guest memory."""
+        if self._transfer is None:
+            command, controller = self.command, self.controller
+            self._transfer = Transfer(controller.host, command.prp1, command.prp2, controller.page_size)
+        return self._transfer
+
+    @property
+    def moved(self) -> int:
+        """Bytes of its data."""
+        return 0 if self._transfer is None else self._transfer.length
+
+    def places(self, length: int) -> list[memoryview]:
+        """Where the host wants ``length`` bytes. Raises CommandFailed(INVALID_PRP_OFFSET) and HostMemoryError."""
+        views = self.transfer.views(length, writable=True)
+        return views if self.tap is None else self.tap.transfer(self, views, True)
+
+    def given(self, length: int) -> list[memoryview]:
+        """``length`` bytes that the host gives. Raises like ``places``."""
+        views = self.transfer.views(length, writable=False)
+        return views if self.tap is None else self.tap.transfer(self, views, False)
+
+    def send(self, data: bytes | bytearray | memoryview) -> None:
+        """Give the host ``data``. Raises like ``places``."""
+        scatter(self.places(len(data)), data)
+
+    def receive(self, length: int) -> bytes:
+        """Take ``length`` bytes from the host. Raises like ``places``."""
+        return b"".join(self.given(length))
+
+    # --- its end
+
+    def hold(self) -> None:
+        """It waits: from now on it can be found in its queue."""
+        self.sq.outstanding.add(self)
 
     def complete(self, dw0: int = 0, field: int = 0) -> None:
         """Post the completion with this DW0 and Status Field (15 bits, without the phase tag)."""
@@ -49,7 +111,7 @@ class Request:
             on_end()
         return was_live
 
-    def abort(self, status: Status) -> bool:
+    def abort(self, status: int) -> bool:
         """Complete it with ``status`` now, if that is safe: False while a worker may still change the media."""
         if not self.is_abortable or (self.job is not None and not self.job.cancel() and not self.droppable):
             return False
@@ -81,24 +143,46 @@ class Background:
 class Parked:
     """The command completes when whoever ``take`` gives the request to says so."""
 
-    take: Callable[[Request], None]
+    take: Callable[[Request[Any]], None]
     is_abortable: bool = True
 
 
 Result = int | Background | Parked
-Stage = Callable[[], Result]
+Stage = Callable[["Request[Any]"], Result]
+
+
+@dataclass(slots=True)
+class Reply:
+    """A completion on its way to its queue. ``field``: the 15-bit Status Field; ``sqhd`` None: the head of the
+    submission queue when it is written."""
+
+    request: Request[Any]
+    cid: int
+    dw0: int
+    field: int
+    sqhd: int | None = None
+    has_wrong_phase: bool = False
+
+
+class RequestTap(Protocol):
+    """Stands beside one command whose controller is observed."""
+
+    def run(self, request: Request[Any]) -> Result:
+        """Run its stage."""
+        ...
+
+    def transfer(self, request: Request[Any], views: list[memoryview], to_host: bool) -> list[memoryview]:
+        """Its data moves; what stands in for guest memory."""
+        ...
 
 
 @dataclass(frozen=True)
-class CommandEntry:
-    """One row of a dispatch table: it runs the command *and* says to the host that the command is supported.
+class CommandEntry(Generic[C]):
+    """One row of a dispatch table: it runs the command *and* says to the host that the command is supported (an
+    ``Offer``)."""
 
-    ``effects`` goes into the Commands Supported and Effects log, ``advertised`` into OACS or ONCS; both only while
-    ``is_offered`` to this device's host.
-    """
-
-    kind: type[Command]
-    run: Callable[[Any, Any], Result]
+    kind: type[C]
+    run: Callable[[Request[C]], Result]
     effects: CommandEffect
     advertised: int = 0
-    is_offered: Callable[[Any], bool] = lambda device: True
+    is_offered: Callable[[ControllerState], bool] = lambda controller: True

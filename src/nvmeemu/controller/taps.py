@@ -14,24 +14,16 @@ native engine serves, only what it leaves to Python passes here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol
 
-from nvmeemu.controller import prp
 from nvmeemu.controller.events import Event
-from nvmeemu.controller.request import Background, Request, Result, Stage
-from nvmeemu.ports import Host, PciState
-from nvmeemu.queues import CompletionQueue, SubmissionQueue
-from nvmeemu.spec import Command
+from nvmeemu.controller.request import Reply, Request, Result
+from nvmeemu.controller.state import ControllerState
+from nvmeemu.ports import PciState
+from nvmeemu.queues import CompletionQueue
 
-if TYPE_CHECKING:
-    from nvmeemu.controller.device import Device
-
-_T = TypeVar("_T")
-
-GoOn = Callable[[Request, Stage], None]
-Post = Callable[[SubmissionQueue, int, int, int], None]
-"""Write a completion: the queue whose head it says, CID, DW0, and the 15-bit Status Field."""
+GoOn = Callable[[Request[Any]], None]
+"""Run the stage of a request that was parked, unless it has ended."""
 
 
 class Injection(NamedTuple):
@@ -60,16 +52,15 @@ class Observer:
     def doorbell(self, number: int, value: int) -> None:
         """The host has rung that of SQ ``number // 2``, or of CQ ``number // 2`` if the number is odd."""
 
-    def fetched(self, sq: SubmissionQueue, entry: bytes) -> None:
-        """A submission queue entry has been copied; ``sq.head`` is behind it already."""
+    def fetched(self, request: Request[Any]) -> None:
+        """A submission queue entry has been copied; ``request.sq.head`` is behind it already."""
 
-    def transferred(self, sq: SubmissionQueue, command: Command, views: list[memoryview], to_host: bool) -> None:
-        """The data of a command, which has moved; Compare, and what waits for guest memory, may take the host's more
-        than once. ``views`` must not be kept."""
+    def transferred(self, request: Request[Any], views: list[memoryview], to_host: bool) -> None:
+        """The data of a command has moved, along ``request.transfer.runs``: told once for each direction. ``views``
+        must not be kept."""
 
-    def completed(self, sq: SubmissionQueue, cid: int, dw0: int, field: int) -> None:
-        """A command ends: its completion is posted or, in a full queue, waits in its place; ``field`` is the 15-bit
-        Status Field."""
+    def completed(self, reply: Reply) -> None:
+        """A command ends: its completion is posted or, in a full queue, waits in its place."""
 
     def posted(self, cq: CompletionQueue, slot: int, entry: bytes) -> None:
         """A completion queue entry was written. Not told of queues of the native engine."""
@@ -109,6 +100,18 @@ class Observer:
         """It has gone; the function was reset before."""
 
 
+class Interception(Protocol):
+    """What an interceptor makes of one command, from its execution to its completion."""
+
+    def run(self, request: Request[Any]) -> Result:
+        """Run its stage; perhaps more than once, if guest memory is missing."""
+        ...
+
+    def transfer(self, views: list[memoryview], to_host: bool) -> list[memoryview]:
+        """Where its data shall go, or come from."""
+        ...
+
+
 class Interceptor:
     """Decides what becomes of what passes; each method here lets it through."""
 
@@ -122,22 +125,17 @@ class Interceptor:
     def doorbell(self, go: Callable[[int, int], None], number: int, value: int) -> None:
         go(number, value)
 
-    def fetch(self, go: Callable[[bytes], None], sq: SubmissionQueue, entry: bytes) -> None:
-        go(entry)
+    def fetch(self, go: Callable[[Request[Any], bytes], None], request: Request[Any]) -> None:
+        """``go`` begins the request, if it gets its entry for the first time, or else one of its own."""
+        go(request, request.entry)
 
-    def execute(self, go_on: GoOn, sq: SubmissionQueue, command: Command, stage: Stage) -> Stage:
-        """What is run in place of ``stage``, perhaps more than once, if guest memory is missing. A stage that returns
-        ``Parked`` goes on when ``go_on`` is called."""
-        return stage
+    def execute(self, request: Request[Any], go_on: GoOn) -> Interception | None:
+        """It is about to be executed: what becomes of it, or None for what it is. A stage that returns ``Parked`` goes
+        on, with the stage that the request has then, when ``go_on`` is called."""
+        return None
 
-    def transfer(
-        self, sq: SubmissionQueue, command: Command, views: list[memoryview], to_host: bool
-    ) -> list[memoryview]:
-        """Where the command's data shall go, or come from."""
-        return views
-
-    def complete(self, go: Post, sq: SubmissionQueue, command: Command, dw0: int, field: int) -> None:
-        go(sq, command.cid, dw0, field)
+    def complete(self, go: Callable[[Reply], None], reply: Reply) -> None:
+        go(reply)
 
     def event(self, go: Callable[[Event], None], event: Event) -> None:
         go(event)
@@ -161,17 +159,13 @@ class Interceptor:
 
 
 class Taps:
-    """All observers and the interceptor of a controller; a ``MemoryMirror``, too. ``current`` is the command that is
-    being run."""
+    """All observers and the interceptor of a controller; a ``MemoryMirror``, too."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, controller: ControllerState) -> None:
         self.observers: tuple[Observer, ...] = ()
         self.interceptor: Interceptor | None = None
         self._regions: dict[int, tuple[int, bool]] = {}
-        self._device = device
-        self._host = device.host
-        self._current: tuple[SubmissionQueue, Command] | None = None
-        self._moving: list[tuple[list[memoryview], bool]] = []  # its data so far, and whether it goes to the host
+        self._controller = controller
 
     def add(self, observer: Observer) -> None:
         """A new observer is told of the memory that is there."""
@@ -179,14 +173,16 @@ class Taps:
         for iova, (size, writable) in self._regions.items():
             observer.mapped(iova, size, writable)
 
-    def install(self) -> bool:
-        """Stand between device and ports, or get out of the way if nobody wants anything; whether it stands there."""
-        is_used = bool(self.observers) or self.interceptor is not None
-        self._device.host = _TappedHost(self._host, self) if is_used else self._host
-        self._device.views = self._views if is_used else prp.views
-        self._device.events.tap = self._event if is_used else None
-        self._device.tap_cqs(self._posted if is_used else None)
-        return is_used
+    @property
+    def is_used(self) -> bool:
+        """Somebody wants to see what passes."""
+        return bool(self.observers) or self.interceptor is not None
+
+    def install(self) -> None:
+        """Stand where interrupts, events and completions pass, or get out of the way if nobody wants anything."""
+        self._controller.interrupts.tap = self if self.is_used else None
+        self._controller.events.tap = self._event if self.is_used else None
+        self._controller.tap_cqs(self._posted if self.is_used else None)
 
     # --- what the host says
 
@@ -213,82 +209,34 @@ class Taps:
         else:
             self.interceptor.doorbell(go, number, value)
 
-    def fetch(self, go: Callable[[bytes], None], sq: SubmissionQueue, entry: bytes) -> None:
+    def fetch(self, go: Callable[[Request[Any], bytes], None], request: Request[Any]) -> None:
         for observer in self.observers:
-            observer.fetched(sq, entry)
+            observer.fetched(request)
         if self.interceptor is None:
-            go(entry)
+            go(request, request.entry)
         else:
-            self.interceptor.fetch(go, sq, entry)
+            self.interceptor.fetch(go, request)
 
     # --- what becomes of a command
 
-    def execute(self, go_on: GoOn, sq: SubmissionQueue, command: Command, stage: Stage) -> Stage:
-        """``stage``, as the interceptor has it, with this command as the current one as long as it runs."""
+    def execute(self, request: Request[Any], go_on: GoOn) -> None:
+        """From here on this command is observed, and perhaps intercepted."""
+        tapped = request.tap = _Tapped(self)
         if self.interceptor is not None:
-
-            def resume(request: Request, later: Stage) -> None:
-                go_on(request, self._as_current(sq, command, later))
-
-            stage = self.interceptor.execute(resume, sq, command, stage)
-        return self._as_current(sq, command, stage)
-
-    def _as_current(self, sq: SubmissionQueue, command: Command, stage: Stage) -> Stage:
-        def run() -> Result:
-            result = self._run(sq, command, stage)
-            return replace(result, then=then(result.then)) if isinstance(result, Background) else result
-
-        def then(conclude: Callable[[object], Result]) -> Callable[[object], Result]:
-            return lambda value: self._run(sq, command, lambda: conclude(value))
-
-        return run
-
-    def _run(self, sq: SubmissionQueue, command: Command, stage: Callable[[], _T]) -> _T:
-        """Run it as the current command, and tell what data has moved: to the host, if it has come to its end."""
-        self._current = sq, command
-        has_ended = False
-        try:
-            result = stage()
-            has_ended = isinstance(result, int)
-            return result
-        finally:
-            self._current = None
-            moving, self._moving = self._moving, []
-            for views, to_host in moving:
-                if has_ended or not to_host:
-                    for observer in self.observers:
-                        observer.transferred(sq, command, views, to_host)
-
-    def _views(
-        self, host: Host, prp1: int, prp2: int, length: int, page_size: int, writable: bool = True
-    ) -> list[memoryview]:
-        views = prp.views(host, prp1, prp2, length, page_size, writable)
-        if self._current is not None:
-            self._moving.append((views, writable))
-            if self.interceptor is not None:
-                views = self.interceptor.transfer(*self._current, views, writable)
-        return views
+            tapped.interception = self.interceptor.execute(request, go_on)
 
     # --- what the device says
 
-    def complete(
-        self,
-        go: Callable[[SubmissionQueue, Command, int, int, int], None],
-        sq: SubmissionQueue,
-        command: Command,
-        cid: int,
-        dw0: int,
-        field: int,
-    ) -> None:
-        def tell(sq: SubmissionQueue, cid: int, dw0: int, field: int) -> None:
+    def complete(self, go: Callable[[Reply], None], reply: Reply) -> None:
+        def tell(reply: Reply) -> None:
             for observer in self.observers:
-                observer.completed(sq, cid, dw0, field)
-            go(sq, command, cid, dw0, field)
+                observer.completed(reply)
+            go(reply)
 
         if self.interceptor is None:
-            tell(sq, cid, dw0, field)
+            tell(reply)
         else:
-            self.interceptor.complete(tell, sq, command, dw0, field)
+            self.interceptor.complete(tell, reply)
 
     def _posted(self, cq: CompletionQueue, slot: int, entry: bytes) -> None:
         for observer in self.observers:
@@ -305,6 +253,10 @@ class Taps:
         else:
             self.interceptor.event(tell, event)
 
+    @property
+    def wants_interrupts(self) -> bool:
+        return self.interceptor is not None and self.interceptor.wants_interrupts
+
     def interrupt(self, vector: int) -> None:
         if self.interceptor is None:
             self._interrupt(vector)
@@ -314,7 +266,7 @@ class Taps:
     def _interrupt(self, vector: int) -> None:
         for observer in self.observers:
             observer.interrupt(vector)
-        self._host.interrupt(vector)
+        self._controller.interrupts.send_now(vector)
 
     def pin(self, asserted: bool) -> None:
         if self.interceptor is None:
@@ -325,13 +277,13 @@ class Taps:
     def _pin(self, asserted: bool) -> None:
         for observer in self.observers:
             observer.pin(asserted)
-        self._host.pin(asserted)
+        self._controller.interrupts.drive_now(asserted)
 
     # --- what happens around it
 
     def interrupts_changed(self) -> None:
         for observer in self.observers:
-            observer.interrupts_changed(self._host.msix_enabled)
+            observer.interrupts_changed(self._controller.host.msix_enabled)
 
     def pci_changed(self, state: PciState) -> None:
         for observer in self.observers:
@@ -373,38 +325,32 @@ class Taps:
                 observer.unmapped(iova)
 
 
-class _TappedHost:
-    """A ``Host`` whose interrupts pass the taps."""
+class _Tapped:
+    """Stands beside one command: a ``RequestTap``."""
 
-    def __init__(self, host: Host, taps: Taps) -> None:
-        self._host = host
+    __slots__ = ("_moving", "_taps", "_told", "interception")
+
+    def __init__(self, taps: Taps) -> None:
+        self.interception: Interception | None = None
         self._taps = taps
-        self.interrupt = taps.interrupt
-        self.pin = taps.pin
+        self._moving: list[tuple[list[memoryview], bool]] = []  # data of this stage, and whether it goes to the host
+        self._told = {True: False, False: False}  # by that
 
-    def view(self, iova: int, size: int) -> memoryview:
-        return self._host.view(iova, size)
+    def run(self, request: Request[Any]) -> Result:
+        """Run its stage, and tell what data has moved: to the host, if it has come to its end."""
+        has_ended = False
+        try:
+            result = request.stage(request) if self.interception is None else self.interception.run(request)
+            has_ended = isinstance(result, int)
+            return result
+        finally:
+            moving, self._moving = self._moving, []
+            for views, to_host in moving:
+                if (has_ended or not to_host) and not self._told[to_host]:
+                    self._told[to_host] = True
+                    for observer in self._taps.observers:
+                        observer.transferred(request, views, to_host)
 
-    def views(self, iova: int, size: int, writable: bool = True) -> list[memoryview]:
-        return self._host.views(iova, size, writable)
-
-    def barrier(self) -> None:
-        self._host.barrier()
-
-    def interrupt_fd(self, vector: int) -> int:
-        """None, if the native engine's interrupts shall pass the taps."""
-        interceptor = self._taps.interceptor
-        wanted = interceptor is not None and interceptor.wants_interrupts
-        return -1 if wanted else self._host.interrupt_fd(vector)
-
-    @property
-    def obstacle(self) -> str:
-        return self._host.obstacle
-
-    @property
-    def msix_enabled(self) -> bool:
-        return self._host.msix_enabled
-
-    @property
-    def pin_enabled(self) -> bool:
-        return self._host.pin_enabled
+    def transfer(self, request: Request[Any], views: list[memoryview], to_host: bool) -> list[memoryview]:
+        self._moving.append((views, to_host))
+        return views if self.interception is None else self.interception.transfer(views, to_host)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nvmeemu.faults.action import NOTHING_PASSES, Action, Go
 from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import At
 from nvmeemu.faults.words import FaultError, flag, named, number
-from nvmeemu.queues import SubmissionQueue
 from nvmeemu.spec import DNR, MORE, Status
 from nvmeemu.spec.errors import CommandFailed
 
@@ -51,8 +50,9 @@ class SetStatus(Action):
             raise FaultError("do.more: only at completion: a command that is refused always has it")
 
     def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
-        sq, cid, _, _ = payload
-        go(sq, cid, 0, Refused(self.status, self.dnr).field | (MORE if self.more else 0))
+        (reply,) = payload
+        field = Refused(self.status, self.dnr).field | (MORE if self.more else 0)
+        go(replace(reply, dw0=0, field=field))
 
     def plan(self, faults: Faults, plan: Plan) -> None:
         if plan.at == At.DMA:
@@ -87,8 +87,8 @@ class UnknownCid(Action):
         self.cid = 0xFFFF if argument is True else number(argument, "do.unknown_cid", 0, 0xFFFF)
 
     def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
-        sq, _, dw0, field = payload
-        go(sq, self.cid, dw0, field)
+        (reply,) = payload
+        go(replace(reply, cid=self.cid))
 
 
 class WrongPhase(Action):
@@ -98,10 +98,8 @@ class WrongPhase(Action):
     places = (At.COMPLETION,)
 
     def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
-        cq = payload[0].cq
-        cq.spoil_phase()
-        go(*payload)
-        cq.spoil_phase()
+        (reply,) = payload
+        go(replace(reply, has_wrong_phase=not reply.has_wrong_phase))
 
 
 class WrongSqhd(Action):
@@ -114,15 +112,8 @@ class WrongSqhd(Action):
         self.head = None if argument is True else number(argument, "do.wrong_sqhd", 0, 0xFFFF)
 
     def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
-        sq, cid, dw0, field = payload
+        (reply,) = payload
+        sq = reply.request.sq
         sq.look()
         head = (sq.head + sq.entries // 2) % sq.entries if self.head is None else self.head
-        go(with_head(sq, head), cid, dw0, field)
-
-
-def with_head(sq: SubmissionQueue, head: int) -> SubmissionQueue:
-    """The queue as a completion with this SQHD sees it."""
-    other = copy.copy(sq)
-    other.owned = None  # or the native engine would say where it is
-    other.head = head & 0xFFFF
-    return other
+        go(replace(reply, sqhd=head))

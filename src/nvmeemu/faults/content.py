@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from nvmeemu.faults import data, registers
 from nvmeemu.faults.action import NOTHING_PASSES, Action, Go
-from nvmeemu.faults.completion import with_head
 from nvmeemu.faults.disk import History
 from nvmeemu.faults.match import LAST_VALUE
 from nvmeemu.faults.passage import Passage
@@ -138,14 +138,14 @@ class Corrupt(Action):
         elif passage.at == At.FETCH:
             go(self._spoil(faults, payload[0]))
         else:
-            sq, cid, dw0, field = payload
-            go(sq, cid, self._spoil_number(faults, dw0, 4), field)
+            (reply,) = payload
+            go(replace(reply, dw0=self._spoil_number(faults, reply.dw0, 4)))
 
     def read(self, faults: Faults, passage: Passage, value: bytes) -> bytes:
         return self._spoil(faults, value)
 
     def plan(self, faults: Faults, plan: Plan) -> None:
-        if self.history is not None and isinstance(plan.command, Write):
+        if self.history is not None and isinstance(plan.request.command, Write):
             plan.disk.loses = True
         elif self.history is not None:
             plan.disk.recalls = self.history
@@ -208,10 +208,8 @@ class Set(Action):
                 _put(command, key, value)
             go(bytes(command))
         else:
-            sq, cid, dw0, field = payload
-            if "sqhd" in values:
-                sq = with_head(sq, values["sqhd"])
-            go(sq, values.get("cid", cid), values.get("dw0", dw0), field)
+            (reply,) = payload
+            go(replace(reply, **values))
 
     def read(self, faults: Faults, passage: Passage, value: bytes) -> bytes:
         return self._register(passage.offset, value)

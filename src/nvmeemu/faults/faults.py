@@ -12,9 +12,8 @@ from typing import Any
 from nvmeemu import regs
 from nvmeemu.controller.controller import Controller
 from nvmeemu.controller.events import Event
-from nvmeemu.controller.executor import UNKNOWN
-from nvmeemu.controller.request import Stage
-from nvmeemu.controller.taps import GoOn, Injection, Interceptor, Post
+from nvmeemu.controller.request import Reply, Request
+from nvmeemu.controller.taps import GoOn, Injection, Interceptor
 from nvmeemu.faults.action import Action
 from nvmeemu.faults.disk import History
 from nvmeemu.faults.fault import Fault
@@ -27,8 +26,7 @@ from nvmeemu.faults.registers import only
 from nvmeemu.faults.states import State
 from nvmeemu.faults.when import Trigger
 from nvmeemu.faults.words import FaultError
-from nvmeemu.queues import SubmissionQueue
-from nvmeemu.spec import Command, Configuration, ControllerStatus
+from nvmeemu.spec import Configuration, ControllerStatus
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +48,7 @@ class Faults(Interceptor):
 
     def __init__(self, controller: Controller, seed: int = 0) -> None:
         self.controller = controller
-        self.clock = controller.device.clock
+        self.clock = controller.state.clock
         self.seed = seed
         self._begin_chance()
         self.layers = Layers()
@@ -62,7 +60,6 @@ class Faults(Interceptor):
         self._ids = itertools.count(1)
         self._is_fatal = False  # CSTS.CFS: nothing is completed until a reset
         self._states: dict[State, Callable[[], None]] = {}  # what lasts, and how to end it
-        self._plans: dict[int, Plan] = {}  # of the commands that have begun, by the command's id()
 
     # --- for users
 
@@ -133,7 +130,6 @@ class Faults(Interceptor):
         self.controller.intercept(self if self._faults else None)
         self.controller.serve_in_python(self.needs)
         if not self._faults:  # from here on nothing is heard of resets
-            self._plans.clear()
             self._is_fatal = False
 
     def _now(self, fault: Fault) -> None:
@@ -146,7 +142,7 @@ class Faults(Interceptor):
         """A state of the device begins, unless it lasts."""
         if state in self._states:
             return
-        queues = tuple(self.controller.device.sqs.values())
+        queues = tuple(self.controller.state.sqs.values())
         self._states[state] = lambda: None  # what it does may pass here
         self._states[state] = state.start(self)
         if state.holds:
@@ -279,83 +275,77 @@ class Faults(Interceptor):
             passage = Passage(At.DOORBELL, qid=number >> 1, is_cq=bool(number & 1), value=value)
             self._pass(passage, go, number, value)
 
-    def fetch(self, go: Callable[[bytes], None], sq: SubmissionQueue, entry: bytes) -> None:
+    def fetch(self, go: Callable[[Request[Any], bytes], None], request: Request[Any]) -> None:
         if self._is_silent:
             return
         if self._is_hung:  # the native engine has fetched it before
-            self.kept.hold(partial(self.fetch, go, sq, entry))
+            self.kept.hold(partial(self.fetch, go, request))
             return
         if At.FETCH not in self._places:
-            go(entry)
+            go(request, request.entry)
             return
+        sq = request.sq
 
         def begin(entry: bytes) -> None:
             if self._is_hung:
                 self.kept.hold(partial(begin, entry))
-            elif self.controller.device.sqs.get(sq.qid) is sq:  # not deleted since
-                go(entry)
+            elif self.controller.state.sqs.get(sq.qid) is sq:  # not deleted since
+                go(request, entry)
 
-        command = self._kind(sq, entry)(entry)
-        self._pass(Passage(At.FETCH, qid=sq.qid, command=command), begin, entry)
+        self._pass(Passage(At.FETCH, qid=sq.qid, command=request.command), begin, request.entry)
 
-    def _kind(self, sq: SubmissionQueue, entry: bytes) -> type[Command]:
-        device = self.controller.device
-        commands = device.io_commands if sq.qid else device.admin_commands
-        return commands.get(entry[0], UNKNOWN).kind
-
-    def execute(self, go_on: GoOn, sq: SubmissionQueue, command: Command, stage: Stage) -> Stage:
-        plan = Plan(self.controller.device.namespaces, command, stage, go_on, self.kept.hold)
-        self._plans[id(command)] = plan
-        first = self._actions(Passage(At.EXECUTE, qid=sq.qid, command=command))
+    def execute(self, request: Request[Any], go_on: GoOn) -> Plan:
+        sqid, command = request.sq.qid, request.command
+        plan = Plan(request, go_on, self.kept.hold, self._on_transfer)
+        first = self._actions(Passage(At.EXECUTE, qid=sqid, command=command))
         is_executed = not any(action.ends for action in first)
         of_disk: list[Action] = []
-        if is_executed and sq.qid and plan.uses_disk:
-            of_disk = self._actions(Passage(At.BACKEND, qid=sq.qid, command=command))
+        if is_executed and sqid and plan.uses_disk:
+            of_disk = self._actions(Passage(At.BACKEND, qid=sqid, command=command))
         plan.disk.histories = self._histories
         if of_disk or self._histories:
             plan.with_disk()
-        plan.with_transfer()
         self._plan(plan, At.BACKEND, of_disk)  # what waits there waits with what the disk has said
         self._plan(plan, At.EXECUTE, first)
-        return plan.stage
+        return plan
 
     def _plan(self, plan: Plan, at: At, actions: list[Action]) -> None:
         plan.at = at
         for action in reversed(actions):
             action.plan(self, plan)
 
-    def transfer(
-        self, sq: SubmissionQueue, command: Command, views: list[memoryview], to_host: bool
-    ) -> list[memoryview]:
-        plan = self._plans.get(id(command))
-        if plan is None:  # begun before there were faults
-            return views
+    def _on_transfer(self, plan: Plan) -> bool:
+        """Data of a command is about to move."""
+        if not self._faults:
+            return False
         if not plan.has_transferred:
             plan.has_transferred = True
-            self._plan(plan, At.DMA, self._actions(Passage(At.DMA, qid=sq.qid, command=command)))
+            request = plan.request
+            passage = Passage(At.DMA, qid=request.sq.qid, command=request.command)
+            self._plan(plan, At.DMA, self._actions(passage))
         if self._is_fatal or self._is_silent or self._is_hung:  # just now
             raise Stopped(is_for_good=not self._is_hung)
-        return plan.views(views, to_host)
+        return True
 
-    def complete(self, go: Post, sq: SubmissionQueue, command: Command, dw0: int, field: int) -> None:
+    def complete(self, go: Callable[[Reply], None], reply: Reply) -> None:
         if self._is_hung:
-            self.kept.hold(partial(self.complete, go, sq, command, dw0, field))
+            self.kept.hold(partial(self.complete, go, reply))
             return
-        self._plans.pop(id(command), None)
         if self._is_fatal or self._is_silent:
             return
-        cid = command.cid
         if not self._places & _AT_COMPLETION and not self.kept.has_behind:
-            go(sq, cid, dw0, field)
+            go(reply)
             return
+        sq = reply.request.sq
 
-        def post(shown: SubmissionQueue, cid: int, dw0: int, field: int) -> None:
+        def post(reply: Reply) -> None:
             if self._is_hung:
-                self.kept.hold(partial(post, shown, cid, dw0, field))
-            elif sq.is_closing or self.controller.device.sqs.get(sq.qid) is sq:  # nothing of a deleted queue may follow
-                go(shown, cid, dw0, field)
+                self.kept.hold(partial(post, reply))
+            elif sq.is_closing or self.controller.state.sqs.get(sq.qid) is sq:  # nothing of a deleted queue may follow
+                go(reply)
 
-        self._pass(Passage(At.COMPLETION, qid=sq.qid, command=command, status=field & 0x7FF), post, sq, cid, dw0, field)
+        passage = Passage(At.COMPLETION, qid=sq.qid, command=reply.request.command, status=reply.field & 0x7FF)
+        self._pass(passage, post, reply)
         for release in self.kept.take_behind(At.EXECUTE):
             release()
 
@@ -385,4 +375,3 @@ class Faults(Interceptor):
         for state in tuple(self._states):
             if state.holds:
                 self.end(state)
-        self._plans.clear()

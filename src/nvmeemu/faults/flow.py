@@ -76,7 +76,7 @@ class Duplicate(Action):
     def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
         go(*payload)
         if passage.at == At.EVENT:  # the second one shall not wait until the host has looked at the first
-            faults.controller.device.events.was_read(payload[0].log)
+            faults.controller.state.events.was_read(payload[0].log)
         go(*payload)
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from nvmeemu.controller.device import Device
+from nvmeemu.controller.request import Request
+from nvmeemu.controller.state import ControllerState
 from nvmeemu.faults.fault import Fault
 from nvmeemu.faults.faults import Faults
 from nvmeemu.spec import ADMIN_COMMANDS, AsyncEventRequest, GetFeatures, SetFeatures, Status
@@ -24,7 +25,7 @@ _CAPABILITIES, _CHANGEABLE = 3, 1 << 2
 
 
 class Entry(Record, size=32):
-    """Error Injection Data Structure Entry. ``reads``: Number of Reads to Trigger Device Panic."""
+    """Error Injection Data Structure Entry. ``reads``: Number of Reads to Trigger ControllerState Panic."""
 
     enable = bit(0, 0, size=1)
     single = bit(0, 1, size=1)
@@ -87,9 +88,10 @@ class ErrorInjection:
         self._faults = faults
         self._armed: dict[int, tuple[Entry, Fault]] = {}  # by type
 
-    def get(self, device: Device, command: GetFeatures) -> int:
+    def get(self, request: Request[GetFeatures]) -> int:
         """DW0: the number of entries. The buffer gets so many: nvme-cli's has no room for a whole page, and nvme-cli
         2.13 gives none at all."""
+        command = request.command
         _check_uuid(command)
         if command.sel == _CAPABILITIES:
             return _CHANGEABLE
@@ -97,17 +99,18 @@ class ErrorInjection:
             raise CommandFailed(Status.INVALID_FIELD, location=(41, 0))
         entries = [bytes(entry) for entry, _ in self._armed.values()] if command.sel == 0 else []
         if entries and command.prp1:
-            device.send(command, b"".join(entries))
+            request.send(b"".join(entries))
         return len(entries)
 
-    def set(self, device: Device, command: SetFeatures) -> int:
+    def set(self, request: Request[SetFeatures]) -> int:
         """CDW11 bits 6:0: the number of entries in the buffer; 0 ends all. An entry that is not enabled ends its
         type."""
+        command = request.command
         _check_uuid(command)
         if command.sv:
             raise CommandFailed(Status.FEATURE_NOT_SAVEABLE, location=(43, 7))
         number = command.cdw11 & 0x7F
-        data = device.receive(command, number * Entry.SIZE) if number else b""
+        data = request.receive(number * Entry.SIZE) if number else b""
         entries = [Entry(data[start : start + Entry.SIZE]) for start in range(0, len(data), Entry.SIZE)]
         for entry in entries:
             if entry.enable and entry.type not in KINDS:
@@ -146,10 +149,10 @@ def _check_uuid(command: GetFeatures | SetFeatures) -> None:
         raise CommandFailed(Status.INVALID_FIELD, location=(56, 0))
 
 
-def offer(device: Device, faults: Faults) -> ErrorInjection:
+def offer(controller: ControllerState, faults: Faults) -> ErrorInjection:
     """Have the guest find and arm it: the feature, and OCP's entry in the UUID list."""
     injection = ErrorInjection(faults)
-    device.vendor_features[FID] = injection
-    device.uuids = [OCP.bytes]
+    controller.vendor_features[FID] = injection
+    controller.uuids = [OCP.bytes]
     faults.on_reset = injection.clear
     return injection

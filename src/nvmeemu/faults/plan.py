@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from typing import Any
 
-from nvmeemu.controller.prp import scatter
-from nvmeemu.controller.request import Background, Parked, Request, Result, Stage
+from nvmeemu.controller.request import Parked, Request, Result, Stage
 from nvmeemu.controller.taps import GoOn
+from nvmeemu.controller.transfer import scatter
 from nvmeemu.faults.disk import Disk, FaultyBackend
 from nvmeemu.faults.places import At
-from nvmeemu.spec import BROADCAST, Command
+from nvmeemu.spec import BROADCAST
 from nvmeemu.spec.errors import CommandFailed
-from nvmeemu.subsystem.namespace import Namespace, Namespaces
+from nvmeemu.subsystem.namespace import Namespace
 
-Take = Callable[[Request, Callable[[], None]], None]
+Take = Callable[[Request[Any], Callable[[], None]], None]
 HoldBack = Callable[[Callable[[], None]], None]
 Spoil = Callable[[bytes, bytes], bytes]
 
@@ -31,20 +31,20 @@ class Stopped(Exception):
 
 
 class Plan:
-    """``at`` is the place whose faults are being asked. What the host sees of a transfer is made by ``views``.
-    ``hold_back`` keeps what it is given until a device that hangs goes on."""
+    """``at`` is the place whose faults are being asked. ``on_transfer`` is asked when data is about to move: False if
+    there are no faults any more; it raises Stopped. ``hold_back`` keeps what it is given until a device that hangs goes
+    on."""
 
     def __init__(
-        self, namespaces: Namespaces, command: Command, stage: Stage, go_on: GoOn, hold_back: HoldBack
+        self, request: Request[Any], go_on: GoOn, hold_back: HoldBack, on_transfer: Callable[[Plan], bool]
     ) -> None:
         self.at = At.EXECUTE
         self.has_transferred = False
-        self.command = command
+        self.request = request
         self.disk = Disk()
-        self.stage = stage
-        self._namespaces = namespaces
         self._go_on = go_on
         self._hold_back = hold_back
+        self._on_transfer = on_transfer
         self._transfer_failure: Callable[[], CommandFailed] | None = None
         self._spoils: list[Spoil] = []
         self._moved: list[tuple[list[memoryview], list[memoryview]]] = []  # where it should go, where it goes
@@ -54,26 +54,30 @@ class Plan:
     def fail(self, failure: Callable[[], CommandFailed]) -> None:
         """It is not executed."""
 
-        def stage() -> Result:
+        def stage(request: Request[Any]) -> Result:
             raise failure()
 
-        self.stage = stage
+        self.request.stage = stage
 
     def park(self, take: Take, is_abortable: bool = True) -> None:
         """It waits, until ``take`` calls what it is given. At the backend, the disk has the command then."""
-        stage, disk_first = self.stage, self.at == At.BACKEND
+        stage, disk_first = self.request.stage, self.at == At.BACKEND
 
-        def park() -> Result:
-            result = stage() if disk_first else 0
+        def park(request: Request[Any]) -> Result:
+            result = self._carry(request, stage) if disk_first else 0
             if isinstance(result, Parked):
                 return result
 
-            def took(request: Request) -> None:
-                take(request, lambda: self._go_on(request, (lambda: result) if disk_first else stage))
+            def took(request: Request[Any]) -> None:
+                take(request, lambda: self._resume(request, (lambda _: result) if disk_first else stage))
 
             return Parked(took, is_abortable=is_abortable)
 
-        self.stage = park
+        self.request.stage = park
+
+    def _resume(self, request: Request[Any], stage: Stage) -> None:
+        request.stage = stage
+        self._go_on(request)
 
     def fail_transfer(self, failure: Callable[[], CommandFailed]) -> None:
         """It fails when its data is to be moved."""
@@ -87,13 +91,13 @@ class Plan:
 
     def with_disk(self) -> None:
         """Have it use the faulty disk."""
-        stage = self.stage
+        stage = self.request.stage
 
-        def run() -> Result:
+        def run(request: Request[Any]) -> Result:
             with self._faulty():
-                return stage()
+                return stage(request)
 
-        self.stage = run
+        self.request.stage = run
 
     @property
     def uses_disk(self) -> bool:
@@ -101,7 +105,7 @@ class Plan:
         return bool(self._addressed())
 
     def _addressed(self) -> list[Namespace]:
-        nsid, active = self.command.nsid, self._namespaces.active
+        nsid, active = self.request.command.nsid, self.request.controller.namespaces.active
         return list(active.values()) if nsid == BROADCAST else [active[nsid]] if nsid in active else []
 
     @contextmanager
@@ -115,46 +119,33 @@ class Plan:
             for namespace, backend in found:
                 namespace.backend = backend
 
-    def with_transfer(self) -> None:
-        """Have what is moved pass ``views``."""
-        stage = self.stage
+    def run(self, request: Request[Any]) -> Result:
+        """Run its stage, and have what it moves arrive as it shall."""
+        return self._carry(request, request.stage)
 
-        def run() -> Result:
-            self._moved.clear()
-            try:
-                result = stage()
-                if isinstance(result, int):
-                    self._arrive()
-            except Stopped as stop:
-                return self._stopped(stop, run)
-            finally:
-                self._moved.clear()  # views of guest memory
-            return replace(result, then=then(result.then)) if isinstance(result, Background) else result
-
-        def then(conclude: Callable[[object], Result]) -> Callable[[object], Result]:
-            def run(value: object) -> Result:
-                try:
-                    result = conclude(value)
-                    self._arrive()
-                except Stopped as stop:
-                    return self._stopped(stop, lambda: run(value))
-                finally:
-                    self._moved.clear()
-                return result
-
-            return run
-
-        self.stage = run
+    def _carry(self, request: Request[Any], stage: Stage) -> Result:
+        self._moved.clear()
+        try:
+            result = stage(request)
+            if isinstance(result, int):
+                self._arrive()
+        except Stopped as stop:
+            return self._stopped(stop, stage)
+        finally:
+            self._moved.clear()  # views of guest memory
+        return result
 
     def _stopped(self, stop: Stopped, again: Stage) -> Result:
-        def took(request: Request) -> None:
+        def took(request: Request[Any]) -> None:
             if not stop.is_for_good:
-                self._hold_back(lambda: self._go_on(request, again))
+                self._hold_back(lambda: self._resume(request, again))
 
         return Parked(took)
 
-    def views(self, views: list[memoryview], to_host: bool) -> list[memoryview]:
+    def transfer(self, views: list[memoryview], to_host: bool) -> list[memoryview]:
         """What stands in for guest memory."""
+        if not self._on_transfer(self):
+            return views
         if self._transfer_failure is not None:
             raise self._transfer_failure()
         if not self._spoils:

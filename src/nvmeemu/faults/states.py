@@ -187,7 +187,7 @@ class Vanish(_OfNamespace):
     name = "vanish"
 
     def start(self, faults: Faults) -> Undo:
-        device, nsid = faults.controller.device, self.nsid
+        device, nsid = faults.controller.state, self.nsid
         away: list[Namespace] = []
 
         def put(is_there: bool) -> None:
@@ -212,7 +212,7 @@ class Shrink(_OfNamespace):
         self.blocks = number(options["blocks"], "do.blocks", 1) if "blocks" in options else None
 
     def start(self, faults: Faults) -> Undo:
-        device = faults.controller.device
+        device = faults.controller.state
         namespace = device.namespaces.active.get(self.nsid)
         if namespace is None:
             return lambda: None
@@ -233,7 +233,7 @@ class ReadOnly(_OfNamespace):
     name = "read_only"
 
     def start(self, faults: Faults) -> Undo:
-        device = faults.controller.device
+        device = faults.controller.state
         namespace = device.namespaces.active.get(self.nsid)
         if namespace is None:
             return lambda: None
@@ -276,7 +276,7 @@ class Smart(State):
         return undo_all
 
     def _start(self, faults: Faults, name: str, value: int | bool) -> Undo:
-        health, set_health = faults.controller.device.health, faults.controller.set_health
+        health, set_health = faults.controller.state.health, faults.controller.set_health
         get, put = {
             "temperature": (lambda: health.temperature, lambda new: set_health(temperature=new)),
             "spare": (lambda: health.spare, lambda new: set_health(spare=new)),
@@ -311,7 +311,7 @@ class Flood(State):
             if is_over or not left:
                 faults.end(self)
                 return
-            events = faults.controller.device.events
+            events = faults.controller.state.events
             if events.outstanding:
                 left -= 1
                 events.was_read(self._event.log)  # or it would wait for the host to read that page
@@ -340,10 +340,10 @@ class Spurious(State):
             self.vector = 0 if argument is True else number(argument, "do.spurious", 0, LAST_VECTOR)
 
     def start(self, faults: Faults) -> Undo:
-        host = faults.controller.device.host
+        interrupts = faults.controller.state.interrupts
         if self.vector == PIN:
-            host.pin(True)
-            host.pin(False)
+            interrupts.drive(True)
+            interrupts.drive(False)
         else:
-            host.interrupt(self.vector)
+            interrupts.send(self.vector)
         return lambda: None

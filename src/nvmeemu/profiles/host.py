@@ -94,7 +94,7 @@ class DriverHost:
         bench.ram.msix_enabled = False
         bench.driver.stride = 4 << bench.driver.capabilities.dstrd  # not a read of the driver's
         self._sink = Memory(describe(controller, comment=f"profile {profile.name}"), self.now)
-        controller.observe(Recorder(self._sink, controller.device))
+        controller.observe(Recorder(self._sink, controller.state))
         self.interrupts = Interrupts(self)
         controller.observe(self.interrupts)
         self.queues = Queues(self)

@@ -29,7 +29,7 @@ class NvmeBench(Bench):
 
     def start(self) -> None:
         """Enable the controller, make a pair of I/O queues."""
-        self.controller.observe(Recorder(self.records, self.controller.device))
+        self.controller.observe(Recorder(self.records, self.controller.state))
         for fault in self.options.new_faults():
             self.faults.add(fault)
         self.driver.enable()

@@ -18,14 +18,14 @@ from uuid import UUID
 from nvmeemu import regs, spec
 from nvmeemu.backend import Backend, BackendError
 from nvmeemu.backend.memory import MemoryBackend
-from nvmeemu.controller import prp
 from nvmeemu.controller.controller import Controller
-from nvmeemu.controller.device import Identity
 from nvmeemu.controller.events import Event
 from nvmeemu.controller.limits import Limits
 from nvmeemu.controller.taps import Observer
+from nvmeemu.controller.transfer import Transfer
 from nvmeemu.ports import HostMemoryError
 from nvmeemu.spec.errors import CommandFailed
+from nvmeemu.subsystem.identity import Identity
 from nvmeemu.subsystem.namespace import Ids, Namespace, Namespaces
 from nvmeemu.testing.ports import ManualWorker, Ram, VirtualClock
 from nvmeemu.trace import words
@@ -116,7 +116,7 @@ class _Player:
         self._sink = Memory(describe(self._controller, payload=description.payload), lambda: self._time)
         self._own_events: Counter[tuple[int, int, int]] = Counter()
         self._controller.observe(_Events(self._own_events))
-        self._controller.observe(Recorder(self._sink, self._controller.device))
+        self._controller.observe(Recorder(self._sink, self._controller.state))
         self._todo: defaultdict[int, deque[tuple[int, TracedCommand]]] = defaultdict(deque)  # (life, command) by SQID
         self._life = 0
         self._spare = self._spare_at = 0
@@ -192,26 +192,26 @@ class _Player:
             return
         with suppress(ValueError):  # a type that is not known
             kind, log = spec.EventType(record.type), spec.LogId(record.log)
-            self._controller.device.events.report(Event(kind, record.info, log))
+            self._controller.state.events.report(Event(kind, record.info, log))
             self._own_events[key] -= 1
 
     # --- queues
 
     def _ring(self, record: Doorbell) -> None:
-        device = self._controller.device
-        queue = (device.cqs if record.is_cq else device.sqs).get(record.qid)
+        state = self._controller.state
+        queue = (state.cqs if record.is_cq else state.sqs).get(record.qid)
         value = record.value
-        if not record.is_cq and record.qid in device.sqs:
+        if not record.is_cq and record.qid in state.sqs:
             value = self._fill(record.qid, value)
         if queue is not None and queue.shadow is not None:
             with suppress(HostMemoryError):
                 self._ram.write(queue.shadow.shadow, value.to_bytes(4, "little"))
-        place = spec.DOORBELLS + (2 * record.qid + record.is_cq) * device.limits.stride
+        place = spec.DOORBELLS + (2 * record.qid + record.is_cq) * state.limits.stride
         self._controller.write(place, value.to_bytes(4, "little"))
 
     def _fill(self, qid: int, tail: int) -> int:
         """Put the entries into the queue that this tail gives away; the tail behind those that were ever fetched."""
-        sq = self._controller.device.sqs[qid]
+        sq = self._controller.state.sqs[qid]
         if tail >= sq.entries:
             return tail  # for the controller to refuse
         todo = self._todo[qid]
@@ -231,14 +231,14 @@ class _Player:
     def _place(self, command: TracedCommand) -> None:
         """The PRP list of a command, and what the host gave with it."""
         entry = command.fetch.command
-        page_size = self._controller.device.page_size
+        page_size = self._controller.state.page_size
         pieces = [one for one in command.data if not one.to_host]
         with suppress(HostMemoryError, CommandFailed):
             if command.prp is not None:
                 self._write_list(entry, command.prp.runs, page_size)
             if pieces:
                 data = b"".join(one.data for one in pieces)
-                places = prp.views(self._ram, entry.prp1, entry.prp2, len(data), page_size, writable=False)
+                places = Transfer(self._ram, entry.prp1, entry.prp2, page_size).views(len(data), writable=False)
                 start = 0
                 for place in places:
                     if not place.readonly:

@@ -6,44 +6,44 @@ Base 1.4, 5.2 and Figure 147 (Namespace Attribute Changed), 5.14.1.4 (Changed Na
 from __future__ import annotations
 
 from nvmeemu.commands.features import value
-from nvmeemu.controller.device import Device
 from nvmeemu.controller.events import Event
+from nvmeemu.controller.state import ControllerState
 from nvmeemu.spec import EventType, FeatureId, LogId, NoticeEvent
 from nvmeemu.subsystem.namespace import Namespace
 
 _NAMESPACE_NOTICES = 1 << 8  # of Asynchronous Event Configuration
 
 
-def add(device: Device, namespace: Namespace) -> None:
+def add(controller: ControllerState, namespace: Namespace) -> None:
     """A namespace is there. Raises ValueError if its NSID is taken, or none."""
-    device.namespaces.add(namespace)
-    changed(device, namespace.nsid)
+    controller.namespaces.add(namespace)
+    changed(controller, namespace.nsid)
 
 
-def remove(device: Device, nsid: int) -> Namespace:
+def remove(controller: ControllerState, nsid: int) -> Namespace:
     """A namespace is gone. What has begun on it goes on to its end. Raises KeyError."""
-    namespace = device.namespaces.active.pop(nsid)
-    changed(device, nsid)
+    namespace = controller.namespaces.active.pop(nsid)
+    changed(controller, nsid)
     return namespace
 
 
-def resize(device: Device, nsid: int, blocks: int | None = None) -> None:
+def resize(controller: ControllerState, nsid: int, blocks: int | None = None) -> None:
     """It has another size, by default that of its disk, which is looked at anew. Raises KeyError, ValueError if the
     disk is not that large, and OSError if it cannot say how large it is."""
-    namespace = device.namespaces.active[nsid]
+    namespace = controller.namespaces.active[nsid]
     namespace.backend.refresh()
     most = namespace.backend.size // namespace.block_size
     blocks = most if blocks is None else blocks
     if not 1 <= blocks <= most:
         raise ValueError(f"namespace {nsid} can have 1 to {most} blocks, not {blocks}: its disk has no more")
     namespace.blocks = blocks
-    changed(device, nsid)
+    changed(controller, nsid)
 
 
-def changed(device: Device, nsid: int) -> None:
+def changed(controller: ControllerState, nsid: int) -> None:
     """What Identify says of it is new."""
-    device.configure_engine(write_cache=bool(value(device, FeatureId.VOLATILE_WRITE_CACHE) & 1))
-    device.changed_namespaces.add(nsid)
-    if value(device, FeatureId.ASYNC_EVENT_CONFIGURATION) & _NAMESPACE_NOTICES:
+    controller.configure_engine(write_cache=bool(value(controller, FeatureId.VOLATILE_WRITE_CACHE) & 1))
+    controller.changed_namespaces.add(nsid)
+    if value(controller, FeatureId.ASYNC_EVENT_CONFIGURATION) & _NAMESPACE_NOTICES:
         notice = Event(EventType.NOTICE, NoticeEvent.NAMESPACE_ATTRIBUTE_CHANGED, LogId.CHANGED_NAMESPACE_LIST)
-        device.events.report(notice)
+        controller.events.report(notice)

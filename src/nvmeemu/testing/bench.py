@@ -9,11 +9,11 @@ from typing import Self
 from nvmeemu.backend import Backend
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.controller.controller import Controller
-from nvmeemu.controller.device import Identity
 from nvmeemu.controller.limits import Limits
 from nvmeemu.engine.native.engine import NativeEngine
 from nvmeemu.ports import Mirrors
 from nvmeemu.spec import DOORBELLS
+from nvmeemu.subsystem.identity import Identity
 from nvmeemu.subsystem.namespace import Namespace, Namespaces
 from nvmeemu.testing.driver import Driver
 from nvmeemu.testing.ports import ManualWorker, Ram, VirtualClock

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Protocol
+from typing import Any, Protocol
 from zlib import crc32
 
 from nvmeemu import __version__
-from nvmeemu.controller import prp, taps
+from nvmeemu.controller import taps
 from nvmeemu.controller.controller import Controller
-from nvmeemu.controller.device import Device
 from nvmeemu.controller.events import Event
-from nvmeemu.ports import HostMemoryError, PciState
+from nvmeemu.controller.request import Request
+from nvmeemu.controller.state import ControllerState
+from nvmeemu.ports import PciState
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
-from nvmeemu.spec import Command
-from nvmeemu.spec.errors import CommandFailed
 from nvmeemu.trace.file import Description
 from nvmeemu.trace.records import (
     BIGGEST_PIECE,
@@ -55,14 +54,14 @@ class Sink(Protocol):
 
 def describe(controller: Controller, *, payload: bool = False, comment: str = "") -> Description:
     """What the header of a trace of this controller says."""
-    device = controller.device
+    state = controller.state
     return Description(
         program=f"nvmeemu {__version__}",
         comment=comment,
-        engine="python" if device.engine is None else "native",
+        engine="python" if state.engine is None else "native",
         payload=payload,
-        identity=asdict(device.identity),
-        limits=asdict(device.limits),
+        identity=asdict(state.identity),
+        limits=asdict(state.limits),
         namespaces=[
             {
                 "nsid": namespace.nsid,
@@ -73,7 +72,7 @@ def describe(controller: Controller, *, payload: bool = False, comment: str = ""
                 "read_only": namespace.backend.read_only,
                 "volatile_cache": namespace.backend.volatile_cache,
             }
-            for namespace in device.namespaces
+            for namespace in state.namespaces
         ],
     )
 
@@ -81,14 +80,13 @@ def describe(controller: Controller, *, payload: bool = False, comment: str = ""
 class Recorder(taps.Observer):
     """Give it to ``Controller.observe``. ``payload``: all data goes into the trace, not only its digests."""
 
-    def __init__(self, sink: Sink, device: Device, *, payload: bool = False) -> None:
+    def __init__(self, sink: Sink, state: ControllerState, *, payload: bool = False) -> None:
         self._sink = sink
-        self._device = device
+        self._state = state
         self._payload = payload
         self._msix = False
-        self.interrupts_changed(device.host.msix_enabled)
+        self.interrupts_changed(state.host.msix_enabled)
         self._shadows: dict[SubmissionQueue | CompletionQueue, int] = {}  # the last value that is in the trace
-        self._taken: set[tuple[int, int, bool]] = set()  # data of commands under way that is in the trace
 
     def _record(self, kind: Callable[..., Record], *fields: object) -> None:
         self._sink.put(encode(kind(self._sink.now(), 0, *fields)))
@@ -114,51 +112,32 @@ class Recorder(taps.Observer):
 
     # --- commands
 
-    def fetched(self, sq: SubmissionQueue, entry: bytes) -> None:
-        self._forget(sq.qid, entry[2] | entry[3] << 8)  # of a CID that is used again too early
+    def fetched(self, request: Request[Any]) -> None:
+        sq = request.sq
         if sq.owned is not None:
             return  # the native engine has fetched it, and tells the sink itself
         if sq.shadow is not None:
             self._look_at_shadow(sq)
-        self._record(Fetch, sq.qid, (sq.head or sq.entries) - 1, entry)
+        self._record(Fetch, sq.qid, (sq.head or sq.entries) - 1, request.entry)
 
-    def transferred(self, sq: SubmissionQueue, command: Command, views: list[memoryview], to_host: bool) -> None:
-        key = sq.qid, command.cid, to_host
-        if key in self._taken:
-            return
-        self._taken.add(key)
-        length = sum(len(view) for view in views)
-        self._prp(sq, command, length)
+    def transferred(self, request: Request[Any], views: list[memoryview], to_host: bool) -> None:
+        sqid, cid, transfer = request.sq.qid, request.cid, request.transfer
+        length = transfer.length
+        if transfer.has_list:
+            self._record(Prp, sqid, cid, tuple(transfer.runs))
         crc = 0
         for view in views:
             crc = crc32(view, crc)
-        self._record(Digest, sq.qid, command.cid, to_host, length, crc)
-        if self._payload or not (to_host or command.MOVES_BLOCKS):
+        self._record(Digest, sqid, cid, to_host, length, crc)
+        if self._payload or not (to_host or request.command.MOVES_BLOCKS):
             data = b"".join(views)
             for start in range(0, length, BIGGEST_PIECE):
-                self._record(Data, sq.qid, command.cid, to_host, start, data[start : start + BIGGEST_PIECE])
-
-    def _prp(self, sq: SubmissionQueue, command: Command, length: int) -> None:
-        """The runs of a command with a PRP list: its data has gone that way, unless the host has changed it since."""
-        device = self._device
-        page_size = device.page_size
-        if length > 2 * page_size - (command.prp1 & page_size - 1):
-            try:
-                runs = tuple(prp.runs(device.host, command.prp1, command.prp2, length, page_size))
-            except (CommandFailed, HostMemoryError):
-                return
-            self._record(Prp, sq.qid, command.cid, runs)
+                self._record(Data, sqid, cid, to_host, start, data[start : start + BIGGEST_PIECE])
 
     def posted(self, cq: CompletionQueue, slot: int, entry: bytes) -> None:
         if cq.shadow is not None:
             self._look_at_shadow(cq)
         self._record(Completion, cq.qid, slot, entry)
-
-    def completed(self, sq: SubmissionQueue, cid: int, dw0: int, field: int) -> None:
-        self._forget(sq.qid, cid)
-
-    def _forget(self, sqid: int, cid: int) -> None:
-        self._taken -= {(sqid, cid, False), (sqid, cid, True)}
 
     def event(self, event: Event) -> None:
         self._record(AsyncEvent, event.type, event.info, event.log)
@@ -184,7 +163,6 @@ class Recorder(taps.Observer):
     # --- around it
 
     def dropped(self) -> None:
-        self._taken.clear()
         self._shadows.clear()
 
     def reset(self) -> None:

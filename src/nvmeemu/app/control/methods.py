@@ -36,7 +36,7 @@ class Methods:
         note: Callable[[str], None] | None = None,
     ) -> None:
         self._controller = controller
-        self._device = controller.device
+        self._state = controller.state
         self._faults = faults
         self._open_disk = open_disk
         self._close_disk = close_disk
@@ -58,15 +58,15 @@ class Methods:
         return {name: _checked(method) for name, method in methods.items()}
 
     def status(self) -> dict[str, Any]:
-        device, status = self._device, self._controller.status
+        state, status = self._state, self._controller.status
         return {
             "protocol": PROTOCOL,
             "version": __version__,
-            "serial": device.identity.serial,
+            "serial": state.identity.serial,
             "removed": self._faults.is_removed,
             "controller": {"rdy": int(status.rdy), "cfs": int(status.cfs), "shst": status.shst},
-            "queues": {"submission": sorted(device.sqs), "completion": sorted(device.cqs)},
-            "namespaces": [_namespace(one) for one in device.namespaces],
+            "queues": {"submission": sorted(state.sqs), "completion": sorted(state.cqs)},
+            "namespaces": [_namespace(one) for one in state.namespaces],
             "faults": len(self._faults),
         }
 
@@ -97,7 +97,7 @@ class Methods:
 
     def namespace_add(self, disk: str, nsid: int | None = None) -> dict[str, Any]:
         """Under the first free NSID, if none is given."""
-        namespaces = self._device.namespaces
+        namespaces = self._state.namespaces
         valid = range(1, namespaces.nn + 1)
         free = [number for number in valid if number not in namespaces.active and not self._faults.is_away(number)]
         if nsid is None and not free:
@@ -106,13 +106,13 @@ class Methods:
         if type(number) is not int or number not in free:
             raise RpcError(FAILED, f"NSID {number!r} is taken or outside 1..{namespaces.nn}")
         namespace = self._open_disk(number, _text(disk, "disk"))
-        inventory.add(self._device, namespace)
+        inventory.add(self._state, namespace)
         log.info("control: namespace %d is added: disk %s, %s", number, disk, in_words(namespace.backend.size))
         return _namespace(namespace)
 
     def namespace_remove(self, nsid: int) -> None:
         self._find(nsid)
-        namespace = inventory.remove(self._device, nsid)
+        namespace = inventory.remove(self._state, nsid)
         log.info("control: namespace %d is removed: disk %s", nsid, namespace.backend.identity)
         self._close_disk(namespace.backend)
 
@@ -124,7 +124,7 @@ class Methods:
             blocks, rest = divmod(parse_size(str(size)), namespace.block_size)
             if rest:
                 raise RpcError(FAILED, f"{size} is no whole number of blocks of {namespace.block_size} bytes")
-        inventory.resize(self._device, nsid, blocks)
+        inventory.resize(self._state, nsid, blocks)
         length = in_words(namespace.blocks * namespace.block_size)
         log.info("control: namespace %d has %s now: disk %s", nsid, length, namespace.backend.identity)
         return _namespace(namespace)
@@ -140,7 +140,7 @@ class Methods:
         self._note(text)
 
     def _find(self, nsid: object) -> Namespace:
-        namespace = self._device.namespaces.active.get(nsid) if type(nsid) is int else None
+        namespace = self._state.namespaces.active.get(nsid) if type(nsid) is int else None
         if namespace is None:
             raise RpcError(FAILED, f"no namespace {nsid!r}")
         return namespace

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
-from nvmeemu.controller import prp
 from nvmeemu.controller.coalescing import Coalescing
 from nvmeemu.controller.doorbells import ShadowDoorbells
 from nvmeemu.controller.events import Events
+from nvmeemu.controller.interrupts import InterruptPort
 from nvmeemu.controller.limits import Limits
-from nvmeemu.controller.request import CommandEntry
 from nvmeemu.engine.port import Disk, Engine
 from nvmeemu.ports import Clock, Host, HostMemoryError
 from nvmeemu.queues import CompletionQueue, CqTap, SubmissionQueue
@@ -22,62 +19,13 @@ from nvmeemu.spec import (
     CQE_SIZE,
     PAGE_MIN,
     SQE_SIZE,
-    Command,
+    CommandEffect,
     Configuration,
     CriticalWarning,
-    GetFeatures,
-    SetFeatures,
 )
 from nvmeemu.subsystem.health import ErrorLog, Health
+from nvmeemu.subsystem.identity import Identity
 from nvmeemu.subsystem.namespace import Namespaces
-
-VENDOR_ID = 0x4E45  # ours: registered for nobody, so that no driver applies another device's quirks
-DEVICE_ID = 0x0001
-LONGEST_NQN = 223  # bytes
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Who the controller says it is. Strings as in Identify Controller: ASCII, never empty (Base 1.4, Figure 247)."""
-
-    serial: str
-    model: str = "nvmeemu NVMe Controller"
-    firmware: str = "1.0"
-    vendor_id: int = VENDOR_ID
-    device_id: int = DEVICE_ID
-    subsystem: str = ""
-    cntlid: int = 1
-    nqn: str | None = None  # of the subsystem, if it is to have a certain one
-
-    def __post_init__(self) -> None:
-        for name, text, most in (
-            ("serial", self.serial, 20),
-            ("model", self.model, 40),
-            ("firmware", self.firmware, 8),
-        ):
-            if not 1 <= len(text) <= most or not all(" " <= letter <= "~" for letter in text) or text != text.strip():
-                raise ValueError(f"bad {name} {text!r}: give 1 to {most} printable ASCII characters")
-
-        if self.nqn is None:
-            return
-        if not (self.nqn.startswith("nqn.") and self.nqn.isascii() and self.nqn.isprintable()):
-            raise ValueError(f"bad NQN {self.nqn!r}: it begins with nqn. and is printable ASCII")
-        if len(self.nqn) > LONGEST_NQN:
-            raise ValueError(f"bad NQN: {len(self.nqn)} characters, and {LONGEST_NQN} at most can be")
-
-    @property
-    def subnqn(self) -> str:
-        """NVM Subsystem NQN (Base 1.4, 7.9): the given one, or one in the UUID form, the same for the same serial
-        number and model."""
-        if self.nqn is not None:
-            return self.nqn
-        named = uuid.uuid5(uuid.NAMESPACE_OID, f"{self.model}/{self.serial}/{self.subsystem}")
-        return f"nqn.2014-08.org.nvmexpress:uuid:{named}"
-
-
-def serial_of(text: str) -> str:
-    """A serial number that is the same at each start for the same disk: 20 characters from what identifies it."""
-    return "NE" + hashlib.sha256(text.encode()).hexdigest()[:18].upper()
 
 
 @dataclass(frozen=True)
@@ -93,15 +41,27 @@ class EntrySizes:
         return cls(1 << cc.iosqes if cc.iosqes else SQE_SIZE, 1 << cc.iocqes if cc.iocqes else CQE_SIZE)
 
 
-class VendorFeature(Protocol):
-    """A feature with an FID from C0h on. Both may raise CommandFailed."""
+class Offer(Protocol):
+    """What the host is told of a command. ``effects`` goes into the Commands Supported and Effects log, ``advertised``
+    into OACS or ONCS; both only while ``is_offered`` to this controller's host."""
 
-    def get(self, device: Device, command: GetFeatures) -> int: ...
-    def set(self, device: Device, command: SetFeatures) -> int: ...
+    @property
+    def effects(self) -> CommandEffect: ...
+    @property
+    def advertised(self) -> int: ...
+    @property
+    def is_offered(self) -> Callable[[ControllerState], bool]: ...
+
+
+class VendorFeature(Protocol):
+    """A feature with an FID from C0h on: a Get or Set Features request gets DW0. Both may raise CommandFailed."""
+
+    def get(self, request: Any) -> int: ...
+    def set(self, request: Any) -> int: ...
 
 
 @dataclass
-class Device:
+class ControllerState:
     """The state that commands work on. ``page_size`` follows CC.MPS."""
 
     host: Host
@@ -109,8 +69,8 @@ class Device:
     identity: Identity
     namespaces: Namespaces
     limits: Limits = field(default_factory=Limits)
-    admin_commands: Mapping[int, CommandEntry] = field(default_factory=dict)
-    io_commands: Mapping[int, CommandEntry] = field(default_factory=dict)
+    admin_commands: Mapping[int, Offer] = field(default_factory=dict)
+    io_commands: Mapping[int, Offer] = field(default_factory=dict)
     engine: Engine | None = None
     page_size: int = PAGE_MIN
     shadow: ShadowDoorbells | None = None
@@ -126,25 +86,16 @@ class Device:
         self._cq_tap: CqTap | None = None
         self.vendor_features: dict[int, VendorFeature] = {}
         self.uuids: list[bytes] = []  # of vendors' definitions, by UUID Index from 1 on
-        self.views = prp.views  # the PRP walk of all data; taps stand in for it
         self.is_pythons: Callable[[int], bool] = lambda qid: False  # submission queues that are not for the engine
+        self.interrupts = InterruptPort(self.host)
         self.events = Events()
-        self.coalescing = Coalescing(self.clock, self.engine, lambda vector: self.host.interrupt(vector))
+        self.coalescing = Coalescing(self.clock, self.engine, self.interrupts.send)
         self.changed_namespaces: set[int] = set()  # that the host has not read of
         self.errors = ErrorLog()
         self.health = Health(self.clock)
         self.had_io_queues = False
         self.told = CriticalWarning(0)  # the warnings that hold and that the host has been told
         self.reset_at = self.clock.now()  # seconds; where Timestamp begins
-
-    def send(self, command: Command, data: bytes) -> None:
-        """Give ``data`` to the host, at the command's PRPs."""
-        prp.scatter(self.views(self.host, command.prp1, command.prp2, len(data), self.page_size), data)
-
-    def receive(self, command: Command, length: int) -> bytes:
-        """Take ``length`` bytes from the host, at the command's PRPs."""
-        views = self.views(self.host, command.prp1, command.prp2, length, self.page_size, writable=False)
-        return b"".join(views)
 
     @property
     def has_write_cache(self) -> bool:
