@@ -56,7 +56,7 @@ class Interrupts(Observer):
             self._host.bench.controller.interrupts_changed()
 
     def mask(self, register: int, value: int) -> None:
-        """WriteStep INTMS or INTMC; the pin follows at once."""
+        """Write INTMS or INTMC; the pin follows at once."""
         self._mask = self._mask | value if register == regs.INTMS.offset else self._mask & ~value
         self._host.write(register, 4, value)
         self._look_at_pin()

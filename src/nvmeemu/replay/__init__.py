@@ -1,4 +1,4 @@
-"""Replay: what a host did, by its trace, done again to a controller without any guest; and what is different.
+"""Replay: does to a controller, without any guest, what the host of a trace did, and says what is different.
 
 with open_trace("boot.trace") as reader:
     result = replay(reader)

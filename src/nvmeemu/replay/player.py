@@ -1,8 +1,8 @@
-"""Feeds a trace to a controller on virtual ports: registers, doorbells, memory map, in the times of the trace.
+"""Feeds a trace to a controller on virtual ports: registers, doorbells and memory maps, at the times of the trace.
 
-Entries of submission queues are put where the host had them before the doorbell that gave them away, PRP lists and
-what the host gave with a command with them. What the blocks of writes held is not in a trace unless it was recorded
-with them; then they are zeros, and what is read is compared in length only.
+Before a doorbell is rung, the entries that it tells of are put where the host had them, with their PRP lists and what
+the host gave with a command. A trace has the blocks of writes only if they were recorded. Otherwise they are zeros,
+and only the length of what is read is compared.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _UNSTEADY = {regs.CSTS.offset}  # registers whose value is a matter of time
 
 @dataclass(frozen=True)
 class Difference:
-    """Something that was not as recorded: ``what`` is a line for a person."""
+    """Something that was not as recorded. ``what`` is a line for a person."""
 
     time: int
     what: str
@@ -66,7 +66,7 @@ class Difference:
 
 @dataclass
 class Result:
-    """What a replay came to. ``trace`` is that of the replay itself."""
+    """The result of a replay. ``trace`` is that of the replay itself."""
 
     commands: int
     differences: list[Difference]
@@ -82,8 +82,8 @@ def replay(
 ) -> Result:
     """Play a trace to a controller like the one that was recorded, with these disks or empty ones.
 
-    Compared are for each command its completion (status, DNR, More, DW0, queue), and the registers that were read;
-    with ``data`` also what the controller gave to the host. ``watch`` gets the records and gives them on as they are
+    It compares the completion of each command (status, DNR, More, DW0, queue) and the registers that were read; with
+    ``data`` also what the controller gave to the host. ``watch`` gets the records and passes them on as they are
     played. Raises TraceError if the trace cannot be played.
     """
     records = list(reader)
@@ -122,7 +122,7 @@ class _Player:
         self._spare = self._spare_at = 0
 
     def play(self, records: list[Record], watch: Callable[[list[Record]], Iterable[Record]]) -> None:
-        """Everything that came from the host, in order."""
+        """Do all that came from the host, in order."""
         for life, command in _by_life(records):
             self._todo[command.fetch.sqid].append((life, command))
         self._map_spare(records)
@@ -185,7 +185,7 @@ class _Player:
         self._ram.mirror = self._controller.taps
 
     def _event(self, record: AsyncEvent) -> None:
-        """What came from outside comes again; what the host has caused has happened already."""
+        """Repeat an event that came from outside. An event that the host has caused has happened again already."""
         key = record.type, record.info, record.log
         if self._own_events[key]:
             self._own_events[key] -= 1
@@ -246,7 +246,8 @@ class _Player:
                     start += len(place)
 
     def _write_list(self, entry: spec.Command, runs: tuple[tuple[int, int], ...], page_size: int) -> None:
-        """A PRP list at PRP2 that says these runs; where it is chained, the further pages are ours."""
+        """Write a PRP list at PRP2 that names these runs. If the list is chained, its further pages are in our own
+        memory."""
         pages = [page for start, size in runs for page in range(start - start % page_size, start + size, page_size)][1:]
         place = entry.prp2
         room = (page_size - place % page_size) // _ENTRY
@@ -351,7 +352,7 @@ def _by_queue(records: Iterable[Record]) -> dict[int, list[TracedCommand]]:
 
 
 def _compare(was: TracedCommand, came: TracedCommand | None, data: bool) -> str:
-    """What is different, nothing if nothing is."""
+    """What is different between two completions; empty if nothing is."""
     if came is None:
         return "was not fetched"
     if came.fetch.sqe != was.fetch.sqe:
@@ -372,7 +373,7 @@ def _compare(was: TracedCommand, came: TracedCommand | None, data: bool) -> str:
 
 
 def _compare_reads(records: list[Record], replayed: list[Record]) -> Iterator[Difference]:
-    """Registers that read as something else now; that of CSTS is a matter of time."""
+    """Registers that read differently now, without CSTS, which depends on time."""
     pairs = zip(_reads(records), _reads(replayed), strict=True)
     for was, came in pairs:
         if was.data != came.data and was.offset not in _UNSTEADY:

@@ -1,4 +1,4 @@
-"""What a picture of a trace needs of it, in arrays: when, where and how long commands were, and what came between."""
+"""The data of a picture of a trace, in arrays: when, where and how long commands were, and what happened between."""
 
 from __future__ import annotations
 
@@ -67,8 +67,9 @@ def _numbers() -> array[int]:
 
 @dataclass
 class Activity:
-    """Times in seconds. The first group has an item for each command but Asynchronous Event Requests, which wait for
-    what may never come; the second one for each Read and Write of blocks that are there."""
+    """Times are in seconds. The first group of arrays has an item for each command, without Asynchronous Event
+    Requests, which wait for something that may never happen. The second group has an item for each Read and Write of
+    valid blocks."""
 
     start: array[float] = field(default_factory=_floats)
     end: array[float] = field(default_factory=_floats)
@@ -96,7 +97,7 @@ class Activity:
 
 
 def activity(records: Iterable[Record], start: int = 0, end: int | None = None) -> Activity:
-    """What happened between two times (ns); commands count if they were fetched there."""
+    """What happened between two times (ns). A command counts if it was fetched there."""
     found, matcher, phases, last = Activity(), Matcher(), Phases(), 0
     states = _States(found)
 

@@ -1,8 +1,8 @@
 """Alignment of two sequences: which elements of one are which of the other, in order.
 
-Patience first: what is there once in both holds the two together, as names do in text; between such anchors the same
-again, and difflib where there are none. That is fast for long sequences with few differences, and for others it finds
-what a person would.
+This is patience diff: elements that are there once in both sequences are anchors, and so are the parts between two
+anchors. difflib aligns a part without anchors. That is fast for long sequences with few differences, and it aligns
+others as a person would.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def align(a: Sequence[Hashable], b: Sequence[Hashable]) -> list[tuple[int, int]]
 def _anchors(
     a: Sequence[Hashable], b: Sequence[Hashable], start_a: int, end_a: int, start_b: int, end_b: int
 ) -> list[tuple[int, int]]:
-    """Elements that are there once in each part, as many as are in the same order: the longest ascending sequence."""
+    """The anchors of two parts: the longest ascending sequence of the elements that are there once in each."""
     once_b = _once(b, start_b, end_b)
     pairs = [(at, once_b[one]) for one, at in _once(a, start_a, end_a).items() if one in once_b]
     tops: list[int] = []  # the smallest last ``b`` of a sequence of each length, and which pair that is

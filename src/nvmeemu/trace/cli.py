@@ -19,8 +19,8 @@ was cut, because the server was killed or the disk was full, is good up to there
 
 
 def trace(words: Sequence[str]) -> int:
-    """Run a command; its exit status: 0, 1 for what failed (or, as with grep(1) and diff(1), for nothing found and for
-    a difference), 2 for bad use."""
+    """Run a command and return its exit status: 0, 2 for bad use, and 1 for what failed. As with grep(1) and diff(1),
+    1 also means that nothing was found, or that there is a difference."""
     parser = Parser(prog="nvmeemu trace", description=_TRACE)
     parsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for part in (show, stats, difference, export, plot):
@@ -37,7 +37,7 @@ def check(words: Sequence[str]) -> int:
 
 
 def run(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
-    """Parse, and call ``run`` of the arguments, with errors as a user wants them."""
+    """Parse, call the arguments' ``run``, and print errors as a user wants them."""
     _fill_standard_streams()
     logging.getLogger("nvmeemu").addHandler(logging.NullHandler())  # what a device logs that is played to: not for here
     arguments = parser.parse_args(words)
@@ -57,7 +57,7 @@ def run(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
 
 
 def _fill_standard_streams() -> None:
-    """Started with one of them closed, Python has none, and nobody wants to read what goes there."""
+    """Give Python the standard streams that were closed when it started. Nobody reads what goes there."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # until the end

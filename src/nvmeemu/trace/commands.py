@@ -1,4 +1,4 @@
-"""Commands out of records: what was fetched, with the data that moved for it and the completion that ended it."""
+"""Puts the records of each command together: the fetch, the data that moved, and the completion that ended it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from nvmeemu.trace.records import (
 
 @dataclass(slots=True)
 class TracedCommand:
-    """A command from its fetch to its end. ``completion`` is None if it had none: a reset dropped it, or the trace ends
-    before."""
+    """A command from its fetch to its end. ``completion`` is None if there was none: a reset dropped the command, or
+    the trace ends before."""
 
     fetch: Fetch
     completion: Completion | None = None
@@ -42,11 +42,10 @@ _Key = tuple[int, int]  # SQID, CID
 
 
 class Matcher:
-    """Puts records together; give it all records in order.
+    """Puts records together; give it all records in order. ``newest`` is the command that was fetched last.
 
-    ``newest`` is the command that was fetched last. A host may use a CID again before its command has ended
-    (nvme2k does): then completions belong to the commands in the order of their fetches, and data to the oldest one
-    that moves data that way.
+    A host may use a CID again before its command has ended (nvme2k does). Then completions belong to the commands in
+    the order of their fetches, and data belongs to the oldest command that moves data that way.
     """
 
     def __init__(self) -> None:
@@ -55,7 +54,7 @@ class Matcher:
         self._others: dict[_Key, list[TracedCommand]] = {}  # with the CID of one that is under way, in order
 
     def feed(self, record: Record) -> list[TracedCommand]:
-        """Take one record; the commands that end with it, usually none or one."""
+        """Take one record; returns the commands that end with it, usually none or one."""
         if isinstance(record, Fetch):
             key = record.sqid, record.cid
             self.newest = TracedCommand(record)
@@ -115,7 +114,7 @@ class Matcher:
             yield from self._others.get(key, ())
 
     def end(self) -> list[TracedCommand]:
-        """Everything ends here; the commands that were under way."""
+        """End here; returns the commands that were under way."""
         ended = list(self.under_way())
         self._oldest, self._others = {}, {}
         return ended
@@ -125,7 +124,7 @@ _AT_BEGIN = ("fetch", "execute", "backend")  # faults there fire before the next
 
 
 def _moves(command: TracedCommand, record: Prp | Digest | Data) -> bool:
-    """Whether this record of data can be that command's, and is not yet there."""
+    """Whether this record of data can be of that command, and is not there yet."""
     ways = spec.DataTransfer.of(command.fetch.opcode)
     if isinstance(record, Prp):
         return bool(ways) and command.prp is None
@@ -135,7 +134,8 @@ def _moves(command: TracedCommand, record: Prp | Digest | Data) -> bool:
 
 
 def written_configuration(record: RegisterWrite) -> spec.Configuration | None:
-    """CC as this write sets it (bytes that it does not reach count as 0); None if it does not begin at or before CC."""
+    """CC as this write sets it; bytes that it does not reach count as 0. None if the write does not begin at CC or
+    before it."""
     start = regs.CC.offset - record.offset
     if not 0 <= start < len(record.data):
         return None
@@ -162,7 +162,7 @@ def by_fetch(records: Iterable[Record]) -> dict[int, TracedCommand]:
 
 
 def commands(records: Iterable[Record]) -> Iterator[TracedCommand]:
-    """The commands of a trace, each when it ends; those that never did at last."""
+    """The commands of a trace, each when it ends, and last the ones that never ended."""
     matcher = Matcher()
     for record in records:
         yield from matcher.feed(record)

@@ -1,4 +1,4 @@
-"""``nvmeemu check --coverage``: what of the device a host has used, and what it has left alone."""
+"""``nvmeemu check --coverage``: which parts of the device a host has used, and which it has not."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 @dataclass
 class Area:
-    """One kind of things: ``kinds`` are those that the device knows, ``used`` counts by number."""
+    """One kind of things. ``kinds`` are those that the device knows, and ``used`` counts them by number."""
 
     title: str
     kinds: dict[int, str]

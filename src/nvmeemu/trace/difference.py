@@ -1,4 +1,4 @@
-"""``nvmeemu trace diff``: what one boot or driver did differently, command by command, whatever the times."""
+"""``nvmeemu trace diff``: what one boot or driver did differently, command by command; times do not matter."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ class Comparison:
         self._marks = [self._mark(*pair) for pair in self.pairs]
 
     def lines(self, context: int) -> Iterator[tuple[str, str]]:
-        """(mark, text): - only in A, + only in B, ! answered differently, @ a new place, and some around them."""
+        """(mark, text). - is only in A, + only in B, ! was answered differently, @ is a new place. Some lines around
+        each difference are there, too."""
         is_near = self._near(context)
         was_shown = False
         for (a, b), mark, is_shown in zip(self.pairs, self._marks, is_near, strict=True):
@@ -110,7 +111,8 @@ class Comparison:
 
 
 def _counterparts(a: Sequence[Part], b: Sequence[Part]) -> list[tuple[int, int]]:
-    """Which part of A is which of B, in order: those that have most steps in common, those of the same driver first."""
+    """Which part of A is which of B, in order: parts that have most steps in common, and of equal ones those of the
+    same driver."""
     if max(len(a), len(b)) > _MOST_PARTS:
         return list(zip(range(len(a)), range(len(b)), strict=False))
     names = [[Counter(step.name for step in part.steps) for part in parts] for parts in (a, b)]

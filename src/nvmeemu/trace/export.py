@@ -1,4 +1,4 @@
-"""``nvmeemu trace export``: a trace as Perfetto's, for ui.perfetto.dev: tracks, slices, counters, instants.
+"""``nvmeemu trace export``: a trace for ui.perfetto.dev: tracks, slices, counters, instants.
 
 The messages are those of Perfetto's own schemas (PyPI's ``perfetto``), in order of time, many to a write.
 """
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def write(schema: Any, reader: Reader, file: BinaryIO) -> None:
-    """The whole trace. A Perfetto trace is a message of packets, and messages may be put one behind the other."""
+    """Write the whole trace. A Perfetto trace is a message of packets, and messages may follow each other in a file."""
     export = Export(schema)
     export.begin(reader)
     for record in with_progress(reader, prints=False):
@@ -63,9 +63,10 @@ def write(schema: Any, reader: Reader, file: BinaryIO) -> None:
 
 
 class Export:
-    """Adds packets to ``trace``: ``begin``, all records in order, ``end``; meanwhile they may be ``taken``.
+    """Adds packets to ``trace``: call ``begin``, then ``feed`` with all records in order, then ``end``. Meanwhile the
+    packets may be ``taken``.
 
-    Slices of one Perfetto track have to nest, and commands overlap as they like: so each queue has as many tracks as
+    Slices of one Perfetto track have to nest, and commands overlap in any way. So each queue has as many tracks as
     commands were under way at once, all of one name, which the viewer shows together.
     """
 

@@ -1,4 +1,4 @@
-"""What only some commands need of other packages: the extra ``trace`` of this one, and the files that they write."""
+"""For commands that need other packages (the extra ``trace`` of this one), and for the files that they write."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_output(source: str, output: str) -> None:
 
 @contextmanager
 def writing(output: str) -> Iterator[None]:
-    """Names the file if it cannot be written: TraceError."""
+    """Turns an OSError into a TraceError that names the file."""
     try:
         yield
     except OSError as error:

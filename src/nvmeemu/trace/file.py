@@ -1,4 +1,4 @@
-"""Trace files: a header that says what device it was, then records, each with its length; docs/trace-format.md.
+"""Trace files: a header that describes the device, then records, each with its length; see docs/trace-format.md.
 
 A file that ends in the middle of a record, because the server was killed or the disk was full, is read up to the
 record before. Files compressed with gzip, bzip2 or xz are read as they are.
@@ -43,20 +43,20 @@ _COMPRESSED: tuple[tuple[bytes, Callable[..., Any]], ...] = (
 
 
 class TraceError(Exception):
-    """Not a trace, or not one that we can read; the text is one line for the user."""
+    """This is no trace, or none that we can read. The text is one line for the user."""
 
 
 class BadUse(TraceError):
-    """Something that could never work, or that would destroy what is there: exit status 2."""
+    """A request that could never work, or that would destroy a file: exit status 2."""
 
 
 @dataclass
 class Description:
-    """What was traced, so that it can be understood and replayed: JSON in the header of the file.
+    """What was traced, so that it can be understood and replayed. It is the JSON in the header of the file.
 
-    ``identity``, ``limits`` and ``namespaces`` are the fields of the classes ``device.Identity`` and
-    ``device.Limits``, and for each namespace ``nsid``, ``blocks``, ``block_size``, ``identity`` (the text its names
-    come from), ``read_only``, ``volatile_cache``. What is not known stays empty.
+    ``identity`` and ``limits`` are the fields of the classes of these names. Each of the ``namespaces`` has ``nsid``,
+    ``blocks``, ``block_size``, ``identity`` (the text its names come from), ``read_only`` and ``volatile_cache``.
+    Unknown fields stay empty.
     """
 
     program: str = ""
@@ -69,7 +69,7 @@ class Description:
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
-        """Raises ValueError. Keys that are not known are left out."""
+        """Leaves out keys that it does not know. Raises ValueError."""
         try:
             values = json.loads(text)
         except RecursionError:
@@ -92,10 +92,8 @@ class Description:
 
 
 class Writer:
-    """Writes a trace into ``file``, which stays the caller's. Every method may raise OSError.
-
-    ``write`` takes a record, ``put`` records as bytes; whoever calls decides when to flush the file.
-    """
+    """Writes a trace into ``file``, which the caller owns and flushes. ``write`` takes a record, ``put`` records as
+    bytes. Every method may raise OSError."""
 
     def __init__(self, file: BinaryIO, description: Description, started: int = 0) -> None:
         """``started``: the time of the records' time 0, in nanoseconds since 1970."""
@@ -108,7 +106,7 @@ class Writer:
         self._file.write(encode(record))
 
     def put(self, data: bytes) -> None:
-        """Whole records that are encoded already."""
+        """Write whole records that are encoded already."""
         self._file.write(data)
 
 
@@ -122,11 +120,11 @@ class BinarySource(Protocol):
 
 
 class Reader:
-    """The records of a trace, in the order of their times. Raises TraceError for what is not a trace.
+    """The records of a trace, in the order of their times. Raises TraceError for a file that is no trace.
 
     Iterate once. Then ``is_cut`` tells whether the file ends in the middle of a record, and ``position`` how many
-    (uncompressed) bytes have been read; ``raw_position`` is the place in the file itself, for progress. With ``follow``
-    it goes on at the end of the file until nobody writes there any more; the last second comes when there is no more.
+    uncompressed bytes were read. ``raw_position`` is the place in the file itself, for progress. With ``follow`` the
+    reader continues at the end of the file until nobody writes there any more; the last second of records comes then.
     """
 
     def __init__(
@@ -180,9 +178,9 @@ class Reader:
             return 0
 
     def __iter__(self) -> Iterator[Record]:
-        """The records in order. Those of several lanes may stand in the file up to a second too late: they are
-        sorted, and the sort costs nearly nothing where there is nothing to sort. Raises TraceError where the file is
-        damaged, after all that comes before."""
+        """The records in order. In the file, records of several lanes may stand up to a second too late, so they are
+        sorted; that costs almost nothing if they are in order. Raises TraceError where the file is damaged, after all
+        records before."""
         waiting: list[Record] = []
         for batch in self._batches():
             if not batch:  # no more is coming for now
@@ -201,8 +199,8 @@ class Reader:
             raise self._damage
 
     def _batches(self) -> Iterator[list[Record]]:
-        """The records as they stand in the file, many at a time, up to its end or to ``_damage``. An empty batch: a
-        file that is followed has had nothing new for longer than a lane's records may be late."""
+        """The records as they stand in the file, many at a time, up to its end or to ``_damage``. An empty batch means
+        that a followed file had nothing new for longer than the records of a lane may be late."""
         rest = b""
         quiet = 0
         while (data := self._read(_CHUNK)) or self._is_being_written():
@@ -234,7 +232,7 @@ class Reader:
         self.is_cut = self.is_cut or bool(rest)
 
     def _is_being_written(self) -> bool:
-        """Whether more may come of a file that is followed: its writer holds a lock (``sink``)."""
+        """Whether more may come of a file that is followed. Its writer holds a lock (``sink``)."""
         if not self._follows or self.is_cut or self._damage is not None:
             return False
         if self.raw_size < self.raw_position:
@@ -271,8 +269,8 @@ class Reader:
 
 
 def open_trace(path: str | Path, *, follow: bool = False) -> Reader:
-    """Open a trace, compressed or not; "-" is stdin. With ``follow`` it is read on while somebody writes it. Raises
-    TraceError, also for a file that is not there."""
+    """Open a trace, compressed or not; "-" is stdin. With ``follow`` the reader continues while somebody writes the
+    trace. Raises TraceError, also for a file that is not there."""
     name = str(path)
     try:
         return _open(name, follow)

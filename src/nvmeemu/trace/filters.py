@@ -1,4 +1,4 @@
-"""Which commands of a trace somebody wants to see: by queue, opcode, NSID, status and time."""
+"""Which commands of a trace a user wants to see: by queue, opcode, NSID, status and time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_command_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Those that look at what a host has said, and not at what it was answered."""
+    """Options about what a host has sent, and not about the answer."""
     group = parser.add_argument_group("filters", "Each may be given several times; a command must match one of each.")
     group.add_argument(
         "--queue", metavar="QID", action="append", type=queue, help="of this submission queue, of admin (0), of all io"
@@ -53,7 +53,7 @@ def check_times(name: str, start: int, end: int | None, last: int) -> None:
 
 @dataclass(frozen=True)
 class CommandFilter:
-    """``tests``: of each group one must hold. ``start`` and ``end`` in nanoseconds; the fetch has to be between."""
+    """Of each group of ``tests`` one must hold. The fetch must be between ``start`` and ``end``, in nanoseconds."""
 
     tests: tuple[tuple[Test, ...], ...] = ()
     start: int = 0

@@ -1,4 +1,5 @@
-"""What a host did, in order, in words that are the same at each run, cut into the parts of its drivers."""
+"""What a host did, step by step. The words are the same in each run, and the steps are cut into the parts of the
+host's drivers."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ _QUIET = {Doorbell, Interrupt, Prp, Digest, Data}  # no steps, nor where a part 
 
 @dataclass(slots=True)
 class HostStep:
-    """Something that the host did: ``name`` is what is compared; ``answer`` is what a command got."""
+    """Something that the host did. ``name`` is compared with another trace; ``answer`` is what a command got."""
 
     time: int
     name: str
@@ -45,7 +46,7 @@ class HostStep:
 
     @property
     def is_drivers(self) -> bool:
-        """A command or a register access, and not what the machine does without a driver."""
+        """Whether this is a command or a register access, which only a driver makes."""
         return self.name.startswith(("BAR0", "admin", "I/O"))
 
     @property
@@ -54,8 +55,8 @@ class HostStep:
 
 
 class Who(Enum):
-    """MACHINE: what comes before any driver. FIRMWARE: its driver, with what a loader asks of it. SYSTEM: the driver
-    of the operating system."""
+    """MACHINE: before any driver. FIRMWARE: the firmware's driver, also when a loader asks it. SYSTEM: the driver of
+    the operating system."""
 
     MACHINE = 0
     FIRMWARE = 1
@@ -64,7 +65,7 @@ class Who(Enum):
 
 @dataclass(slots=True)
 class Part:
-    """What one of them did in one boot."""
+    """What one driver did in one boot."""
 
     who: Who
     steps: list[HostStep] = field(default_factory=list)
@@ -72,7 +73,7 @@ class Part:
 
 @dataclass(slots=True)
 class HostSteps:
-    """What a host did, and the rest in numbers."""
+    """The steps of a host, and statistics of the rest."""
 
     name: str
     parts: list[Part]
@@ -121,7 +122,7 @@ class _Cutter:
 
 
 def steps(name: str, records: Iterable[Record], wanted: CommandFilter) -> HostSteps:
-    """The steps of a trace; where ``wanted`` has tests, only the commands that they let through."""
+    """The steps of a trace. If ``wanted`` has tests, only the commands that match them."""
     statistics, cutter = Statistics(wanted.start, wanted.end), _Cutter()
     found = cutter.steps
     under_way: dict[int, HostStep] = {}  # by the id of a Fetch
@@ -154,7 +155,7 @@ def steps(name: str, records: Iterable[Record], wanted: CommandFilter) -> HostSt
 
 
 def _words(record: HostRecord) -> str:
-    """Without what is another one at each run: addresses and process ids."""
+    """The record in words, without addresses and process ids, which differ in each run."""
     if isinstance(record, ClientAttached):
         return "client attached"
     where, what = words.describe(record)

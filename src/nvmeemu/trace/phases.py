@@ -1,4 +1,4 @@
-"""The phases of a boot, as far as a trace can tell: by resets, by who enables the controller, and by the first I/O."""
+"""The phases of a boot, as a trace shows them: by resets, by who enables the controller, and by the first I/O."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from nvmeemu.trace.records import (
 
 
 class Name(StrEnum):
-    """FIRMWARE: from a reset of the function to the first I/O command. LOADER: from there to the last command of the
-    firmware's driver. KERNEL: from there on, if the controller is enabled with admin queues of another size, so not
-    by a driver that resets it, or MSI-X is, which firmware has no need of. SHUTDOWN: from a shutdown notification to
-    the reset."""
+    """FIRMWARE lasts from a reset of the function to the first I/O command. LOADER lasts from there to the last
+    command of the firmware's driver. KERNEL begins when the controller is enabled with admin queues of another size,
+    so not by a driver that only resets it, or when MSI-X is enabled, which firmware does not need. SHUTDOWN lasts from
+    a shutdown notification to the reset."""
 
     FIRMWARE = "firmware"
     LOADER = "loader"
@@ -42,7 +42,7 @@ class Phase(NamedTuple):
 
 
 class Phases:
-    """The phases of a trace; give it all records in order, then call ``end``. ``current``: which one it is now."""
+    """The phases of a trace. Give it all records in order, then call ``end``. ``current`` is the phase now."""
 
     def __init__(self) -> None:
         self.found: list[Phase] = []
@@ -112,7 +112,7 @@ class Phases:
         self._is_enabled = bool(written.en)
 
     def end(self, time: int) -> list[Phase]:
-        """The trace ends at that time; its phases, in order. Between them may be times without a client."""
+        """End the trace at that time; returns its phases, in order. Between them may be times without a client."""
         self._begin(None, time)
         return self.found
 

@@ -76,8 +76,8 @@ class Fetch(NamedTuple):
 
 
 class Prp(NamedTuple):
-    """Where a command's data lies, if it took a PRP list to say so: runs of bytes that follow each other in the
-    guest's memory, in order, each (address, bytes). Otherwise PRP1 and PRP2 of the command say it."""
+    """Where a command's data lies, if it took a PRP list to say so: runs of guest memory, in order, each (address,
+    bytes). Otherwise PRP1 and PRP2 of the command say it."""
 
     time: int
     lane: int
@@ -92,7 +92,7 @@ class Prp(NamedTuple):
 
 
 class Digest(NamedTuple):
-    """Data of a command has moved: its length in bytes and its CRC-32 (IEEE 802.3, as of ``zlib.crc32``)."""
+    """Data of a command has moved. This is its length in bytes and its CRC-32 (IEEE 802.3, as of ``zlib.crc32``)."""
 
     time: int
     lane: int
@@ -104,8 +104,8 @@ class Digest(NamedTuple):
 
 
 class Data(NamedTuple):
-    """The data itself, or ``data`` of it from byte ``offset`` on: always for what commands give the controller to
-    read (features, ranges), for the blocks of reads and writes only if asked for."""
+    """The data itself, or its part from byte ``offset`` on. It is always there for what commands give the controller
+    to read (features, ranges), and for the blocks of reads and writes only if asked for."""
 
     time: int
     lane: int
@@ -156,7 +156,7 @@ class Signal(IntEnum):
 
 
 class Interrupt(NamedTuple):
-    """The device interrupts, or stops to (``signal``: a ``Signal``)."""
+    """The device interrupts, or stops to do so (``signal``: a ``Signal``)."""
 
     time: int
     lane: int
@@ -173,7 +173,7 @@ class InterruptMode(NamedTuple):
 
 
 class DmaMap(NamedTuple):
-    """The VMM shares a region of guest memory. (What it maps without sharing it the device cannot use.)"""
+    """The VMM shares a region of guest memory. The device cannot use memory that the VMM maps without sharing it."""
 
     time: int
     lane: int
@@ -183,7 +183,7 @@ class DmaMap(NamedTuple):
 
 
 class DmaUnmap(NamedTuple):
-    """The region that began there is gone."""
+    """The VMM has taken back the region that began there."""
 
     time: int
     lane: int
@@ -191,8 +191,8 @@ class DmaUnmap(NamedTuple):
 
 
 class Reset(NamedTuple):
-    """The function was reset: everything is as after power-on. The VMM did it (the machine was reset), or the host
-    (Function Level Reset), or the client is about to be gone. A Controller Reset is a write to CC."""
+    """The function was reset, and everything is as after power-on. The VMM did it (the machine was reset), or the host
+    (Function Level Reset), or the client is about to leave. A Controller Reset is a write to CC."""
 
     time: int
     lane: int
@@ -207,7 +207,7 @@ class ClientAttached(NamedTuple):
 
 
 class ClientLeft(NamedTuple):
-    """It has gone."""
+    """The VMM has disconnected."""
 
     time: int
     lane: int
@@ -232,7 +232,7 @@ class Note(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """So many records could not be kept here: there was no room for them."""
+    """This many records could not be kept here, because there was no room for them."""
 
     time: int
     lane: int
@@ -240,8 +240,9 @@ class Lost(NamedTuple):
 
 
 class PciChange(NamedTuple):
-    """What the host has set in the PCI configuration space, after it has changed something of it, and when a client has
-    come; ``host.PciState`` with its fields. ``function_level_reset``: initiated with this write; a Reset follows."""
+    """What the host has set in the PCI configuration space: the fields of ``ports.PciState``. Recorded when one of
+    them has changed, and when a client has come. ``function_level_reset``: this write has initiated one, and a Reset
+    follows."""
 
     time: int
     lane: int
@@ -258,9 +259,8 @@ class PciChange(NamedTuple):
 
 
 class Injection(NamedTuple):
-    """A fault on purpose has fired, for the ``hits``th time; ``sqid`` and ``cid`` say at which command if
-    ``of_command``. What it has done to a command comes after this and before the command's completion, if there is
-    one. ``texts``: place, action, name and subject."""
+    """A fault on purpose has fired, for the ``hits``th time. If ``of_command``, ``sqid`` and ``cid`` say at which
+    command. The record comes before all that the fault changes. ``texts``: place, action, name and subject."""
 
     time: int
     lane: int
@@ -356,8 +356,8 @@ def _split_texts(data: bytes) -> tuple[str, ...]:
 
 
 class _Codec:
-    """A kind of records: ``form`` is the struct of its fields after the header; its last field may be a ``tail`` of
-    any length, which ``pack`` and ``unpack`` turn into bytes and back."""
+    """The bytes of one kind of record. ``form`` is the struct of its fields after the header. Its last field may be a
+    ``tail`` of any length, which ``pack`` and ``unpack`` turn into bytes and back."""
 
     def __init__(
         self,
@@ -437,8 +437,8 @@ def decode(data: bytes, start: int, end: int) -> Record:
 
 
 def split(data: bytes) -> Iterator[tuple[int, int]]:
-    """Where each record of ``data`` begins and ends; one that is cut at the end is left out. Raises ValueError for a
-    length that none has."""
+    """Where each record of ``data`` begins and ends, without one that is cut at the end. Raises ValueError for a
+    length that no record has."""
     start, end = 0, len(data)
     while start + HEADER.size <= end:
         length = data[start + LENGTH_OFFSET] | data[start + LENGTH_OFFSET + 1] << 8

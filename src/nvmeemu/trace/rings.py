@@ -1,4 +1,4 @@
-"""The queues of a trace as rings: how many entries they have, what was posted, what was taken, as far as it tells."""
+"""The queues of a trace: how many entries they have, what was posted and what was taken, as far as the trace tells."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nvmeemu.trace.records import ClientLeft, Completion, Doorbell, Fetch, Recor
 
 @dataclass(slots=True)
 class QueueState:
-    """``head``: taken up to there; ``tail``: filled up to there."""
+    """Entries are taken up to ``head`` and filled up to ``tail``."""
 
     entries: int
     head: int = 0
@@ -32,8 +32,8 @@ class QueueState:
 
 
 class Rings:
-    """Give it all records in order. ``sqs`` and ``cqs`` by queue identifier; ``refused``: the last doorbell that the
-    device cannot have taken, in words, or nothing."""
+    """Give it all records in order. ``sqs`` and ``cqs`` are by queue identifier. ``refused`` is the last doorbell
+    value that the device cannot have taken, in words, or empty."""
 
     def __init__(self) -> None:
         self.sqs: dict[int, QueueState] = {}
@@ -120,7 +120,7 @@ class Rings:
         )
 
     def explain(self) -> str:
-        """What the device has refused; told once."""
+        """What the device has refused. It is told once."""
         said, self.refused = self.refused, ""
         return said
 

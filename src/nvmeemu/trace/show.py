@@ -68,7 +68,7 @@ def run_show(arguments: argparse.Namespace) -> int:
 
 
 class _Show:
-    """Prints lines; a line of a trace that is followed is seen at once."""
+    """Prints lines. A line of a followed trace is flushed at once."""
 
     def __init__(self, output: Output, arguments: argparse.Namespace) -> None:
         self.output = output
@@ -96,7 +96,7 @@ class _Show:
         self._end_polls()
 
     def _is_same(self, record: Record) -> bool:
-        """Whether this reads what was read just before. If not, it tells how often that was."""
+        """Whether this reads the same as the read before. If not, it prints how often that one was."""
         poll = self._poll
         if self._is_whole or not isinstance(record, RegisterRead):
             if poll is not None:

@@ -1,8 +1,8 @@
-"""Where a recorder's bytes go: a file, written by a thread of its own, so that the guest never waits for it.
+"""Where a recorder's bytes go: a file that a thread of its own writes, so that the guest never waits for it.
 
-What is not written yet is at most what came in the last ``PAUSE`` seconds, unless the file takes no more: then up to
-``MOST_WAITING`` bytes wait, and what comes beyond that is counted and left out (a ``Lost`` record says so). A disk
-that is full ends the trace, with one message; the guest does not notice.
+At most the last ``PAUSE`` seconds are not written yet, unless the file takes no more. Then up to ``MOST_WAITING``
+bytes wait, and records beyond that are left out and counted (a ``Lost`` record says so). A full disk ends the trace
+with one message, and the guest does not notice.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LAST_WORDS = 5.0  # seconds that ``close`` waits for a file that takes nothing
 
 
 class BadTarget(BadUse):
-    """A trace there would destroy something else: bad use, not bad luck."""
+    """A trace there would destroy something else: bad use, and no failure of the system."""
 
 
 class TraceFile:
@@ -109,7 +109,8 @@ class TraceFile:
 
 
 def _open(path: str) -> int:
-    """A descriptor of the file, emptied. What holds something else than a trace is not touched. Raises TraceError."""
+    """A descriptor of the file, emptied. A file that holds something other than a trace is not touched. Raises
+    TraceError."""
     try:
         fd = os.open(
             path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600
@@ -138,7 +139,7 @@ def _check(path: str, mode: int) -> None:
 
 
 def _lock(path: str, fd: int) -> None:
-    """Until it is closed nobody else writes a trace there. Raises TraceError."""
+    """Keep others from writing a trace there until the file is closed. Raises TraceError."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -148,7 +149,7 @@ def _lock(path: str, fd: int) -> None:
 
 
 def save(path: str, trace: Reader) -> None:
-    """Write a trace that is there already, in one go. Raises TraceError, also if the disk is full."""
+    """Write a trace that is complete, in one go. Raises TraceError, also if the disk is full."""
     try:
         with open(_open(path), "wb") as file:
             writer = Writer(file, trace.description, trace.started or time.time_ns())
@@ -174,5 +175,5 @@ class Memory:
         self._file.write(data)
 
     def reader(self) -> Reader:
-        """What is in it so far."""
+        """A reader of what it has so far."""
         return Reader(io.BytesIO(self._file.getvalue()))

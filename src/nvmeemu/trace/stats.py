@@ -85,7 +85,7 @@ class Injected:
 
 
 class Statistics:
-    """What a trace comes to between two times (nanoseconds); give it all records in order, then call ``end``."""
+    """What happened between two times (nanoseconds), in numbers. Give it all records in order, then call ``end``."""
 
     def __init__(self, start: int = 0, end: int | None = None) -> None:
         self.start, self.until = start, end
@@ -104,7 +104,7 @@ class Statistics:
         return self.start <= time and (self.until is None or time <= self.until)
 
     def feed(self, record: Record) -> list[TracedCommand]:
-        """Take one record; the commands that end with it."""
+        """Take one record; returns the commands that end with it."""
         ended = self.matcher.feed(record)
         for command in ended:
             self._add(command)
@@ -135,7 +135,7 @@ class Statistics:
             self._inject(record)
 
     def end(self) -> None:
-        """What is still under way has no completion."""
+        """Count what is still under way as not completed."""
         for command in self.matcher.end():
             self._add(command)
 

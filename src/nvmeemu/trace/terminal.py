@@ -1,4 +1,4 @@
-"""Where the commands' output goes: styled on a terminal, plain in a pipe, with progress on stderr while it takes."""
+"""The output of the commands: styled on a terminal, plain in a pipe, with progress on stderr."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class Output:
         sys.stdout.write(f"{text}\n")
 
     def tables(self, *tables: Table) -> None:
-        """One below the other: on a terminal, which may be narrow, without columns that are empty; in a pipe with all,
-        but without the spaces that fill their lines."""
+        """Print tables, one below the other. On a terminal, which may be narrow, columns that are empty are left out.
+        In a pipe all columns stay, but not the spaces at the ends of lines."""
         if self.console.is_terminal:
             for one in tables:
                 one.columns = [column for column in one.columns if any(column.cells)]
@@ -87,8 +87,8 @@ def tell_if_cut(reader: Reader) -> None:
 
 
 def with_bar(items: Iterable[T], name: str, total: int, done: Callable[[int], int]) -> Iterator[T]:
-    """The items; if stderr is a terminal, with a bar there once they take their time. ``done`` tells by an item's
-    number how much of ``total`` (0: nobody knows) has been done when it comes."""
+    """The items, with a bar on stderr if that is a terminal and they take their time. ``done`` gets an item's number
+    and returns how much of ``total`` has been done (0: unknown)."""
     console = Console(stderr=True)
     if not (sys.stderr.isatty() and console.is_interactive):
         yield from items
@@ -108,7 +108,7 @@ def with_bar(items: Iterable[T], name: str, total: int, done: Callable[[int], in
 
 
 def heading(reader: Reader) -> str:
-    """What was traced, in a line."""
+    """A line about what was traced."""
     description = reader.description
     began = datetime.fromtimestamp(reader.started / 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     disks = ", ".join(
