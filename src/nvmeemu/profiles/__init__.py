@@ -1,4 +1,4 @@
-"""Driver profiles: what a driver does that cannot run here, what it must see and what must never happen to it.
+"""Driver profiles: what a driver does that cannot run here, what it must see, and what must never happen to it.
 
 outcome = run(load("freebsd-15"))
 assert not outcome.findings

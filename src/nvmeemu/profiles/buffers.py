@@ -1,4 +1,4 @@
-"""Memory for the commands of a profile's driver, and what the blocks that it wrote must read as."""
+"""Memory for the commands of a profile's driver, and what the blocks that it wrote must read back as."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _Block = tuple[int, int]  # NSID, LBA
 
 
 class Buffers:
-    """``block_sizes``: in bytes by NSID. A block that was never written is not compared."""
+    """``block_sizes`` are in bytes, by NSID. A block that was never written is not compared."""
 
     def __init__(self, driver: Driver, block_sizes: Mapping[int, int]) -> None:
         self._driver = driver

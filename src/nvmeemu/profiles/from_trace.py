@@ -1,4 +1,4 @@
-"""A profile out of a trace: the steps of its host, with the answers that it got as what it must see."""
+"""A profile from a trace: the steps of its host. The answers that the host got are what it must see."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LIMITS = {one.name for one in fields(Limits)}
 
 
 def profile_text(reader: Reader, title: str = "") -> str:
-    """A profile file, for a person to read and to go on with. Raises TraceError if it has nothing of a driver."""
+    """The text of a profile, for a person to read and complete. Raises TraceError if the trace has no driver."""
     records = list(reader)
     steps = list(_collapsed(_Steps(records).lines()))
     if not any(step.startswith(("admin", "q")) for step in steps):
@@ -54,7 +54,7 @@ def _quoted(text: str) -> str:
 
 
 def _collapsed(steps: Iterator[str]) -> Iterator[str]:
-    """Requests that stay with the controller, one after another, as given at once."""
+    """Requests that stay with the controller and follow each other, as given at once."""
     for step, group in groupby(steps):
         number = len(list(group))
         if step.endswith("-> parked") and number > 1:
@@ -64,7 +64,7 @@ def _collapsed(steps: Iterator[str]) -> Iterator[str]:
 
 
 class _Steps:
-    """Which commands ended how is known before the first is written."""
+    """Makes the steps. It knows how each command ended before it writes the first step."""
 
     def __init__(self, records: list[Record]) -> None:
         self._records = records
@@ -141,7 +141,7 @@ class _Steps:
 
 
 def _register(offset: int, size: int) -> str | None:
-    """``ASQ``, or ``ASQ+4`` for a part of 4 bytes; None for what is no register, or an odd part of one."""
+    """``ASQ``, or ``ASQ+4`` for a part of 4 bytes. None if it is no register, or an odd part of one."""
     for register in regs.REGISTERS:
         if register.offset <= offset and offset + size <= register.offset + register.size:
             if size == register.size:
@@ -168,7 +168,7 @@ def _fields(command: spec.Command) -> Iterator[str]:
 
 
 def _rest(command: spec.Command) -> Iterator[str]:
-    """Dwords that the command's own fields do not say."""
+    """The dwords that the command's own fields do not cover."""
     again = type(command)(opcode=command.opcode)
     for name, _ in type(command).own_fields():
         setattr(again, name, getattr(command, name))
@@ -192,7 +192,7 @@ def _data(traced: TracedCommand, command: spec.Command, page: int) -> Iterator[s
 
 
 def _answer(traced: TracedCommand) -> Iterator[str]:
-    """Nothing for a plain success."""
+    """The answer, in the words of a profile; empty for a plain success."""
     assert traced.completion is not None
     completion = traced.completion.completion
     if completion.status:

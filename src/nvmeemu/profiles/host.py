@@ -83,7 +83,7 @@ def _namespace(disk: ProfileNamespace) -> Namespace:
 
 
 class DriverHost:
-    """``registers`` is what the driver wrote last, by offset of the whole register; ``step`` is where it is."""
+    """``registers``: what the driver wrote last, by the offset of the whole register. ``step``: the current one."""
 
     def __init__(self, profile: Profile, bench: Bench, fault: Mapping[str, Any] | None) -> None:
         self.profile = profile
@@ -110,18 +110,18 @@ class DriverHost:
         return int(self.bench.clock.now() * 1_000_000_000)
 
     def note(self, name: str, what: str = "") -> None:
-        """Something that must not be; the driver goes on."""
+        """Note something that must not be. The driver goes on."""
         item = Item(STEP, self.step.line) if name == STEP else Item(name)
         if all(one.item != item for one in self.findings) and len(self.findings) < _MOST_FINDINGS:
             self.findings.append(Finding(item, self.step, what or NEVER[name], self.now()))
 
     def fail(self, name: str, what: str = "") -> DriverStopped:
-        """The same, and the driver gives up: raise what this returns."""
+        """Note something that must not be. The driver gives up: raise what this returns."""
         self.note(name, what)
         return DriverStopped()
 
     def play(self) -> Outcome:
-        """All steps, or those up to where the driver gives up."""
+        """Take all steps, or those up to where the driver gives up."""
         try:
             self._probe()
             for group in _groups(self.profile.steps):
@@ -164,7 +164,7 @@ class DriverHost:
             self._submit([step for step in group if isinstance(step, SubmitStep)])
 
     def linger(self, seconds: float) -> None:
-        """Let time pass; what comes is taken."""
+        """Let time pass, and take what comes."""
         for _ in range(_LOOKS):
             self.bench.clock.advance(seconds / _LOOKS)
             self.interrupts.serve()
@@ -175,7 +175,7 @@ class DriverHost:
         return int.from_bytes(self.bench.read_bar(offset, size), "little")
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """As the driver does it; what it means for the driver's own state is the caller's."""
+        """Write a register as the driver does. The caller keeps the driver's own state."""
         self.bench.write_bar(offset, value.to_bytes(size, "little"))
         self.bench.settle()
 
@@ -213,7 +213,7 @@ class DriverHost:
         self.write(step.offset, step.size, value)
 
     def _address(self, step: WriteStep) -> int:
-        """Of new memory, or of that whose other half was the last to be written."""
+        """The address of new memory, or of the memory whose other half was written last."""
         start = step.offset - step.offset % 8
         half, address = self._halves.pop(start, (step.offset, 0))
         if step.size == 8 or half == step.offset:
@@ -240,7 +240,7 @@ class DriverHost:
         raise self.fail(STEP, f"not within {self.profile.ready:g} s")
 
     def check_alive(self) -> None:
-        """Raises DriverStopped if it is not."""
+        """Raises DriverStopped if the device is gone, or has failed."""
         value = self.read(regs.CSTS.offset, 4)
         if value == _GONE:
             raise self.fail("fatal_status", "the device is gone: CSTS reads as all ones")
@@ -250,7 +250,7 @@ class DriverHost:
     # --- commands
 
     def _submit(self, steps: Sequence[SubmitStep]) -> None:
-        """Give the commands of all of them, and wait for all."""
+        """Give all these commands, and wait for all."""
         for sqid in {step.qid for step in steps}:
             if not self.queues.has(sqid):
                 raise self.fail(STEP, f"there is no queue {sqid} here")

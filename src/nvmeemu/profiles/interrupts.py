@@ -18,7 +18,7 @@ _MOST_ROUNDS = 10_000  # of the handler, for interrupts that follow each other
 
 
 class Interrupts(Observer):
-    """Watches the device's interrupts, and is the handler."""
+    """Watches the device's interrupts, and is the driver's interrupt handler."""
 
     def __init__(self, host: DriverHost) -> None:
         self._host = host
@@ -48,7 +48,7 @@ class Interrupts(Observer):
     # --- what the driver does
 
     def learn_by(self, step: ModeStep) -> None:
-        """From here on; only "msix" and "pin" change what the device does."""
+        """Learn of completions in this way from here on. Only "msix" and "pin" change what the device does."""
         self._host.queues.catch_up()
         self._mode, self._masking, self._host.queues.is_late = step.mode, step.masking, step.is_late
         if step.mode != "polling":
@@ -78,7 +78,7 @@ class Interrupts(Observer):
         return self._host.bench.ram.pin_level and not self._host.bench.ram.pin_disabled
 
     def forget(self) -> None:
-        """A reset: nothing is masked, and nothing is there to be announced."""
+        """A reset: nothing is masked, and no completion waits to be announced."""
         self._mask = 0
         self._fresh.clear()
         self._host.bench.ram.interrupts.clear()

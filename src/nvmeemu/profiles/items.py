@@ -1,4 +1,4 @@
-"""What a run has found, and how a device is broken so that a run must find it."""
+"""What a run has found, and how the device is broken so that a run must find it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Finding:
-    """An item that did not hold: where the driver was, and what it met, in a line."""
+    """An item that did not hold: where the driver was and what it met, in one line."""
 
     item: Item
     step: Step
@@ -43,7 +43,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Outcome:
-    """``commands``: how many the driver gave; ``trace``: all that was said."""
+    """What a run came to. ``commands``: how many the driver gave; ``trace``: all that was said."""
 
     findings: list[Finding]
     commands: int
@@ -67,7 +67,7 @@ class Break:
 
 
 def breaks(profile: Profile) -> list[Break]:
-    """One for each thing that must never happen, then one for each that must be seen."""
+    """A break for each thing that must never happen, then one for each that must be seen."""
     made = [_of_never(never) for never in profile.nevers]
     seen: set[str] = set()
     for step in profile.steps:

@@ -1,7 +1,8 @@
-"""How the host of a trace learned of completions, for each of its commands: what a profile's driver does likewise.
+"""How the host of a trace learned of completions, for each of its commands. A profile's driver does the same.
 
-Nobody can see whether a host waits for an interrupt or looks. What it does with INTMS and INTMC, and whether there
-were messages, says enough. The order of an interrupt and of the doorbell that answers it does not: they cross.
+A trace does not show whether a host waits for an interrupt or polls. But what it does with INTMS and INTMC, and
+whether there were messages, says enough. The order of an interrupt and of the doorbell that answers it does not,
+because they cross.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ MASKS = (regs.INTMS.offset, regs.INTMC.offset)
 
 @dataclass
 class _Masked:
-    """From a write to INTMS to the write to INTMC that takes it back, or to a reset."""
+    """From a write to INTMS to the write to INTMC that ends it, or to a reset."""
 
     writes: list[int]  # numbers of their records
     bits: int
@@ -40,7 +41,7 @@ class _Masked:
 
     @property
     def is_handler(self) -> bool:
-        """An interrupt handler's; otherwise a time in which the driver wants no interrupts."""
+        """Whether an interrupt handler did it. Otherwise the driver wanted no interrupts for a time."""
         return self.is_matched and (self.is_announced or not self.has_whole)
 
 
@@ -56,7 +57,7 @@ class _Command:
 
 @dataclass
 class _Life:
-    """Between two resets."""
+    """What happened between two resets."""
 
     commands: list[_Command] = field(default_factory=list)
     masked: list[_Masked] = field(default_factory=list)
@@ -87,8 +88,8 @@ class _Life:
 
 
 class Learning:
-    """``modes``: by the number of a Fetch, the step that says how its host learns. ``handlers``: the numbers of the
-    writes to INTMS and INTMC that are an interrupt handler's."""
+    """``modes`` has, by the number of a Fetch, the step that says how its host learns. ``handlers`` are the numbers of
+    the writes to INTMS and INTMC that an interrupt handler made."""
 
     def __init__(self, records: Iterable[Record]) -> None:
         self.modes: dict[int, str] = {}

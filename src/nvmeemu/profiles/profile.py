@@ -39,12 +39,12 @@ _MOST_BYTES = 1 << 40
 
 
 class ProfileError(Exception):
-    """A profile that cannot be: one line for the user."""
+    """This profile is not valid; the text is one line for the user."""
 
 
 @dataclass(frozen=True)
 class Fact:
-    """What is known of the driver, and where from."""
+    """What is known of the driver, and from where."""
 
     text: str
     at: str
@@ -52,8 +52,8 @@ class Fact:
 
 @dataclass(frozen=True)
 class Never:
-    """Something that must not happen to this driver, what comes of it, and how a device is broken to make it happen:
-    a fault as in docs/faults.md, or ``device`` limits."""
+    """Something that must not happen to this driver, what would follow, and how a device is broken to make it happen:
+    by a fault as in docs/faults.md, or by ``device`` limits."""
 
     item: str
     why: str
@@ -74,9 +74,12 @@ class ProfileNamespace:
 
 @dataclass(frozen=True)
 class Profile:
-    """``deadline``: seconds that the driver waits for a command; ``ready``: for CSTS. ``most_admin``: admin commands in
-    a second. ``most_vectors``: MSI-X vectors. ``least_bar0``: bytes of BAR0. ``device``: its limits, and its
-    ``namespaces``."""
+    """A driver, as steps.
+
+    The driver waits ``deadline`` seconds for a command and ``ready`` seconds for CSTS. It gives at most ``most_admin``
+    admin commands in a second, can use up to ``most_vectors`` MSI-X vectors, and needs ``least_bar0`` bytes of BAR0.
+    ``device`` has the limits of its device, and ``namespaces`` what the device has.
+    """
 
     name: str
     title: str

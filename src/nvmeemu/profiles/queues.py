@@ -1,4 +1,4 @@
-"""The queues of a profile's driver: what was submitted, what is answered."""
+"""The queues of a profile's driver: what it has submitted, and what was answered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_IN_DRAIN = 4096
 
 @dataclass
 class Waiting:
-    """A command that was given, and what came of it."""
+    """A command that was given, and what became of it."""
 
     command: Command
     completion: Completion | None = None
@@ -55,7 +55,7 @@ class Queues:
             self._host.bench.write_memory(place, bytes(size))
 
     def forget(self) -> None:
-        """A reset: no queues, and nothing will be answered."""
+        """A reset: there are no queues, and no command will be answered."""
         for one in (self._sqs, self._cqs, self._made, self._cq_of, self._waiting, self._behind):
             one.clear()
 
@@ -67,7 +67,7 @@ class Queues:
         return self._sqs[sqid].sq_entries - 1
 
     def took_effect(self, command: Command) -> None:
-        """A command has succeeded: perhaps there is a queue more, or less."""
+        """A command has succeeded. Perhaps it has made or deleted a queue."""
         if isinstance(command, CreateCq):
             self._made[command.qid] = command
             self._cqs[command.qid] = QueuePair(command.qid, 0, command.prp1, 0, command.qsize)
@@ -82,11 +82,11 @@ class Queues:
             self._behind.discard(command.qid)
 
     def of_vector(self, vector: int | None) -> list[int]:
-        """The completion queues that this vector announces; None: all."""
+        """The completion queues that this vector announces; None: of all vectors."""
         return [cqid for cqid in self._cqs if vector is None or self.vector(cqid) == vector]
 
     def without_interrupts(self) -> list[int]:
-        """Those that no interrupt announces (IEN=0): the driver looks at them itself."""
+        """The queues that no interrupt announces (IEN=0). The driver polls them."""
         return [cqid for cqid in self._cqs if cqid in self._made and not self._made[cqid].ien]
 
     def vector(self, cqid: int) -> int:
@@ -115,7 +115,7 @@ class Queues:
         self.catch_up()
 
     def catch_up(self) -> None:
-        """Move the heads that are behind."""
+        """Tell the device the heads that it does not know yet."""
         for cqid in sorted(self._behind):
             self._driver.ring_cq(self._cqs[cqid])
         self._behind.clear()
@@ -138,7 +138,7 @@ class Queues:
         return Completion(entry).phase == bool(pair.phase)
 
     def drain(self, cqid: int) -> int:
-        """Take all completions; how many there were."""
+        """Take all completions; returns how many there were."""
         pair = self._cqs[cqid]
         back = []
         number = 0
@@ -160,7 +160,7 @@ class Queues:
         return number
 
     def _answer_event(self, completion: Completion) -> None:
-        """As drivers do: read the log page that it names, and give another request at once."""
+        """Do as drivers do: read the log page that the event names, and give another request at once."""
         if completion.status != Status.SUCCESS:
             self._host.note("rejected_aer", words.completion(completion))
         elif lid := completion.dw0 >> 16 & 0xFF:

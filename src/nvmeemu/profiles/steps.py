@@ -30,7 +30,7 @@ _CONDITION = re.compile(r"(\w+)(>=|<=|=)(\w+)")
 
 
 class StepError(ValueError):
-    """A step that cannot be understood: one line that says why."""
+    """A step that cannot be understood; the text is one line that says why."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Step:
 
 @dataclass(frozen=True)
 class ReadStep(Step):
-    """A register, or a part of it. ``expected``: a number, "written" (what the host wrote last), "before" (what the
-    driver read there the time before), or None: anything."""
+    """Reads a register, or a part of it. ``expected`` is a number, "written" (what the host wrote last), "before"
+    (what the driver read there the time before), or None for anything."""
 
     offset: int
     size: int
@@ -53,7 +53,7 @@ class ReadStep(Step):
 
 @dataclass(frozen=True)
 class WriteStep(Step):
-    """``value``: a number, or "memory": the address of memory for an admin queue, or that half of it."""
+    """Writes a register. ``value`` is a number, or "memory": the address of an admin queue, or the named half of it."""
 
     offset: int
     size: int
@@ -62,7 +62,7 @@ class WriteStep(Step):
 
 @dataclass(frozen=True)
 class WaitStep(Step):
-    """CSTS is read until its ``field`` (rdy, shst) has the value."""
+    """Reads CSTS until its ``field`` (rdy, shst) has the value."""
 
     field: str
     value: int
@@ -70,8 +70,8 @@ class WaitStep(Step):
 
 @dataclass(frozen=True)
 class ModeStep(Step):
-    """How the driver learns of completions from here on; ``masking``: with this in INTMS and INTMC around each
-    interrupt, or 0. ``is_late``: it moves the head of a completion queue when it has given its next command."""
+    """How the driver learns of completions from here on. ``masking`` is what it writes to INTMS and INTMC around each
+    interrupt, or 0. ``is_late``: it moves the head of a completion queue only after it has given its next command."""
 
     mode: str
     masking: int = 0
@@ -80,8 +80,8 @@ class ModeStep(Step):
 
 @dataclass(frozen=True)
 class PciStep(Step):
-    """Whether the Command register of the PCI configuration space has Interrupt Disable from here on; bus master and
-    memory space are on."""
+    """Sets or clears Interrupt Disable in the Command register of the PCI configuration space. Bus master and memory
+    space stay on."""
 
     interrupt_disable: bool
 
@@ -93,15 +93,13 @@ class PauseStep(Step):
 
 @dataclass(frozen=True)
 class FunctionResetStep(Step):
-    """Of the PCI function: the machine is reset, or the host asks for it."""
+    """A reset of the PCI function: the machine is reset, or the host asks for it."""
 
 
 @dataclass(frozen=True)
 class Expect:
-    """What the completion must be. ``statuses`` None: anything; ``parked``: none at all, until a reset.
-
-    ``conditions`` are about what Identify gave: (field, ">=" or "<=" or "=", number).
-    """
+    """What the completion must be. ``statuses`` None means any. ``parked`` means that none comes until a reset.
+    ``conditions`` are about what Identify gave: (field, ">=" or "<=" or "=", number)."""
 
     statuses: frozenset[int] | None = frozenset({0})
     parked: bool = False
@@ -111,9 +109,9 @@ class Expect:
 
 @dataclass(frozen=True)
 class SubmitStep(Step):
-    """A command in queue ``qid``, ``times`` at once; I/O goes on block by block. The buffer begins ``at`` bytes into a
-    page, a PRP list ``list_at``; ``data`` is what the host gives with it. ``is_joined``: given without waiting for the
-    step before, and awaited with it."""
+    """Gives a command in queue ``qid``, ``times`` at once; I/O then goes on block by block. The buffer begins ``at``
+    bytes into a page, and a PRP list ``list_at``. ``data`` is what the host gives with the command. If ``is_joined``,
+    the driver gives it without waiting for the step before, and waits for both."""
 
     qid: int
     command: spec.Command
@@ -131,12 +129,12 @@ class SubmitStep(Step):
 
     @property
     def structure(self) -> type[Record] | None:
-        """What it gives to the host, if its fields can be asked for."""
+        """The structure that the command gives to the host, if its fields can be asked for."""
         return _structure(self.qid, self.command)
 
 
 def parse_steps(text: str, first_line: int = 1) -> list[Step]:
-    """Raises StepError, which begins with the line."""
+    """The steps of a text. Raises StepError, which begins with the line."""
     steps: list[Step] = []
     for line, written in enumerate(text.splitlines(), first_line):
         words = written.split("#")[0].split()

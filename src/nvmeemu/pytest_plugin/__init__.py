@@ -1,7 +1,7 @@
 """The pytest plugin: fixtures for tests of NVMe drivers. docs/pytest.md is its reference.
 
-pytest finds it by its entry point. It must cost nothing where it is not used: all that it needs is imported by the
-fixtures, not here.
+pytest finds it by its entry point. It must cost nothing where it is not used, so the fixtures import what they need,
+and this module does not.
 """
 
 from __future__ import annotations
@@ -87,9 +87,10 @@ def pytest_runtest_makereport(
 
 
 def _end_in_the_test(found: pytest.ExceptionInfo[BaseException]) -> None:
-    """Hide how we came to raise what is meant for the test, as ``__tracebackhide__`` would in each of our functions.
+    """Hide our own functions from a traceback of an error that is meant for the test, as ``__tracebackhide__`` would
+    in each of them.
 
-    What is not meant for it is a mistake of ours, of which all is to be seen.
+    Any other error is a mistake of ours. Its traceback stays whole.
     """
     if not (type(found.value).__module__.startswith("nvmeemu.") or isinstance(found.value, TimeoutError)):
         return
@@ -132,9 +133,9 @@ def _nvmeemu(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 def nvme(request: pytest.FixtureRequest, _nvmeemu: Live) -> Iterator[NvmeBench]:
-    """A controller, a disk in memory and a driver, all in this process: a test takes milliseconds.
+    """A controller, a disk in memory and a driver, all in this process. A test takes milliseconds.
 
-    ``nvme.driver`` is enabled and has one pair of I/O queues; ``nvme.clock.advance(seconds)`` lets time pass.
+    ``nvme.driver`` is enabled and has one pair of I/O queues. ``nvme.clock.advance(seconds)`` lets time pass.
     """
     with _nvmeemu.bench(**_options(request)) as bench:
         yield bench
@@ -151,7 +152,7 @@ def nvme_server(request: pytest.FixtureRequest, _nvmeemu: Live) -> Iterator[Nvme
 def nvme_guest(request: pytest.FixtureRequest, _nvmeemu: Live) -> Iterator[NvmeGuest]:
     """Linux under QEMU with the drive ``/dev/nvme0n1``: ``nvme_guest.run("mkfs.ext4 /dev/nvme0n1").status == 0``.
 
-    The test is skipped where there is no QEMU, kernel or initramfs for it; ``--nvmeemu-require-guest`` lets it fail.
+    Without QEMU, kernel or initramfs the test is skipped. With ``--nvmeemu-require-guest`` it fails.
     """
     with _nvmeemu.boot(**_options(request)) as guest:
         guest.is_shared = False
@@ -201,7 +202,7 @@ def faults(request: pytest.FixtureRequest) -> Iterator[NvmeFaults]:
 
 @pytest.fixture
 def trace(request: pytest.FixtureRequest) -> Trace:
-    """The commands that the host has sent to the test's drive since the test began, those of its guest's boot included.
+    """The commands that the host has sent to the test's drive since the test began, also while its guest booted.
 
     A guest that several tests share has booted before.
     """
@@ -214,5 +215,5 @@ def trace(request: pytest.FixtureRequest) -> Trace:
 
 @pytest.fixture
 def expect(trace: Trace) -> Expect:
-    """``expect(op="write", nsid=1, timeout=5)``: the host has sent such a command, or sends it in that time."""
+    """``expect(op="write", nsid=1, timeout=5)``: the host has sent such a command, or sends it within that time."""
     return trace.expect

@@ -1,4 +1,4 @@
-"""``faults``: the same words for a controller in this process and for one behind a control socket."""
+"""``faults``: one interface for a controller in this process and for one behind a control socket."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nvmeemu.faults import Fault, FaultError
 
 
 class Armed(Protocol):
-    """A fault that has been added; once it is removed, the numbers are those of then."""
+    """A fault that has been added. Once it is removed, its numbers do not change any more."""
 
     @property
     def seen(self) -> int:
@@ -25,10 +25,8 @@ class Armed(Protocol):
 
 
 class NvmeFaults(Protocol):
-    """The faults of a drive; docs/faults.md says what there is.
-
-    ``list(faults)`` are those that are there, in the order in which they were added: the option's come first.
-    """
+    """The faults of a drive; docs/faults.md describes them. ``list(faults)`` has those that are there, in the order in
+    which they were added. The option's faults come first."""
 
     def __iter__(self) -> Iterator[Armed]: ...
 
@@ -46,7 +44,7 @@ class NvmeFaults(Protocol):
 
 
 class ServedFaults:
-    """Those of a server, through its control socket."""
+    """The faults of a server, through its control socket."""
 
     def __init__(self, control: Control) -> None:
         self._control = control
@@ -65,7 +63,7 @@ class ServedFaults:
         return self._added[-1]
 
     def remove(self, fault: _ServedFault, /) -> None:
-        """Raises KeyError for one that is not there."""
+        """Raises KeyError for a fault that is not there."""
         if fault not in self._added:
             raise KeyError(fault)
         fault.keep()

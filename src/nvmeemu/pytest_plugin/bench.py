@@ -46,7 +46,7 @@ class NvmeBench(Bench):
 
 
 class Records:
-    """All records, in memory: the recorder's sink, and the trace's source."""
+    """All records, in memory. It is the recorder's sink and the trace's source."""
 
     def __init__(self, clock: Clock) -> None:
         self.data = bytearray()

@@ -1,4 +1,4 @@
-"""``trace`` and ``expect``: the commands that the host has sent, and those still to come."""
+"""``trace`` and ``expect``: the commands that the host has sent, and the next ones."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ Op = str | spec.Opcode
 
 
 class RecordSource(Protocol):
-    """Where records come from. It may give half a record: the rest comes with the next bytes."""
+    """Where records come from. It may give half a record; the rest comes with the next bytes."""
 
     def more(self) -> bytes:
         """The bytes that have come since the last call."""
         ...
 
     def mark(self) -> str | None:
-        """The text of a remark that comes behind all that the drive has seen until now; None if all is here."""
+        """The text of a remark that comes behind all that the drive has seen until now. None if all is here already."""
         ...
 
 
 class FileSource:
-    """A trace that a server is writing; ``note`` has it put a remark there, and says whether it can."""
+    """A trace that a server is writing. ``note`` has the server put a remark there, and returns whether it can."""
 
     def __init__(self, path: Path, note: Callable[[str], bool]) -> None:
         self.path = path
@@ -63,7 +63,7 @@ class FileSource:
 
 
 class HostCommand:
-    """A command that the host has sent, and what became of it.
+    """A command that the host has sent, and how it ended.
 
     The fields that this kind of command has are attributes of it: ``nsid``, ``slba``, ``nlb``, ``cdw10``, ...
     """
@@ -84,12 +84,12 @@ class HostCommand:
 
     @property
     def completion(self) -> spec.Completion | None:
-        """None: not yet, or never."""
+        """The completion queue entry; None if there is none (yet)."""
         return None if self._traced.completion is None else self._traced.completion.completion
 
     @property
     def status(self) -> int | None:
-        """Of its completion: a ``spec.Status``, or Status Code Type and Status Code of one that is not in there."""
+        """A ``spec.Status``, or Status Code Type and Status Code of one that is not in there."""
         return None if self.completion is None else self.completion.status
 
     @property
@@ -120,7 +120,7 @@ class HostCommand:
 
 
 class NothingSent(AssertionError):
-    """What ``expect`` has waited for did not come; its message has the last commands of ``trace``."""
+    """The command that ``expect`` waited for did not come. The message has the last commands of ``trace``."""
 
     def __init__(self, text: str, trace: Trace) -> None:
         super().__init__(text)
@@ -194,7 +194,7 @@ class Trace:
         return "\n".join(map(str, list(self._found)[-last:]))
 
     def sections(self, error: BaseException) -> dict[str, str]:
-        """For the report of a test that ``error`` has ended, without what that tells already."""
+        """For the report of a test that ended with ``error``, without what that error says already."""
         last = "" if isinstance(error, NothingSent) and error.trace is self else self.words()
         return {"the last commands": last, "the last faults that fired": "\n".join(self._injected)}
 
@@ -209,7 +209,7 @@ class Trace:
         return [] if place == self._count else list(self._found)[max(0, place - self._oldest) :]
 
     def _catch_up(self) -> None:
-        """Read all that the drive has seen until now: a server writes its trace a moment later."""
+        """Read all that the drive has seen until now. A server writes its trace a moment later."""
         self._awaited = self._source.mark()
         end = time.monotonic() + LATE
         self._read()
@@ -240,7 +240,7 @@ class Trace:
 
 
 def _match(op: Op | None, fields: dict[str, Any]) -> Match:
-    """The same words as in a fault's ``match``. Raises FaultError for what no command can ever be."""
+    """A command's match, as of a fault. Raises FaultError for one that no command can meet."""
     named = table(fields, "fields")
     if op is not None:
         named["opcode"] = op if isinstance(op, str) else op.name
@@ -249,7 +249,7 @@ def _match(op: Op | None, fields: dict[str, Any]) -> Match:
 
 
 def _fits(command: HostCommand, match: Match) -> bool | None:
-    """None: it has not ended, and how it ends is asked for."""
+    """Whether the command fits. None: how it ends is asked for, and it has not ended."""
     if match.at == At.COMPLETION and command.status is None:
         return None
     return Passage(match.at, command.sqid, command.command, command.status) in match

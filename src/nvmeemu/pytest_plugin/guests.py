@@ -38,10 +38,8 @@ class _ArmedDrive(ServedDrive):
 
 
 class NvmeGuest(Guest):
-    """A Linux guest in which a shell agent runs what ``run`` is given; the drive is ``/dev/nvme0n1``.
-
-    A crash of its kernel fails whatever waits for the guest. Raises GuestError, GuestTimeout, GuestEnded.
-    """
+    """A Linux guest in which a shell agent runs what ``run`` is given. The drive is ``/dev/nvme0n1``. A crash of its
+    kernel fails everything that waits for the guest. Raises GuestError, GuestTimeout, GuestEnded."""
 
     def __init__(self, machine: Machine, folder: Path, options: GuestOptions) -> None:
         append = " ".join(filter(None, (f"console={machine.arch.console}", KERNEL_ARGUMENTS, options.append)))
@@ -65,7 +63,7 @@ class NvmeGuest(Guest):
             wait_for_device(self, NAMESPACE)
 
     def _within(self, timeout: float | None = None) -> Deadline:
-        """The base class has one deadline for the life of a guest; a test has one for each step."""
+        """Each step of a test has a deadline of its own. The base class has one for the guest's whole life."""
         return Deadline(self.options.patience if timeout is None else timeout)
 
     @property

@@ -1,4 +1,4 @@
-"""The drives and guests that live in this process, and what is to be told of them when a test fails."""
+"""The drives and guests that live in this process, and what the report of a failed test says of them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Boot = Callable[..., AbstractContextManager[NvmeGuest]]
 
 
 class LiveDrive(Protocol):
-    """What a drive must be to live here. ``close`` also follows a ``start`` or ``close`` that failed."""
+    """A drive that lives here. ``close`` also follows a ``start`` or ``close`` that failed."""
 
     @property
     def trace(self) -> Trace: ...
@@ -45,7 +45,7 @@ D = TypeVar("D", bound=LiveDrive)
 
 
 class Live:
-    """Makes drives; ``test`` tells the test that is running, ``keep`` makes a folder for what is kept of a failure."""
+    """Makes drives. ``test`` returns the test that is running; ``keep`` makes a folder for the files of a failure."""
 
     def __init__(self, config: pytest.Config, test: Callable[[], str], keep: Callable[[], Path]) -> None:
         self._config = config
@@ -111,7 +111,7 @@ class Live:
         return machine(Wanted(**paths, accel=option("--nvmeemu-accel")), self._keep())
 
     def _path(self, name: str) -> Path | None:
-        """From the command line or, if not there, from the ini file. What is named must be there."""
+        """A path from the command line or, if it is not there, from the ini file. The file must be there."""
         path = None
         if given := self._config.getoption(f"--nvmeemu-{name}"):
             path = Path(given).absolute()
@@ -122,7 +122,7 @@ class Live:
         return path
 
     def _require(self, make: Callable[[], Any]) -> Any:
-        """What ``make`` makes, or the test is skipped."""
+        """Return what ``make`` makes, or skip the test."""
         try:
             return make()
         except GuestError as missing:
@@ -134,10 +134,8 @@ class Live:
     # --- failures
 
     def sections(self, test: str, values: Iterable[object], error: BaseException) -> list[Section]:
-        """What to tell of the drives that a failed test has used: those it has made, and those among ``values``.
-
-        What ``error`` has told already is left out.
-        """
+        """What to report of the drives that a failed test has used: those that it has made, and those among
+        ``values``. What ``error`` says already is left out."""
         used = {id(value) for value in values}
         found = [section for made_by, sections in self._ended if made_by == test for section in sections]
         self._ended = []

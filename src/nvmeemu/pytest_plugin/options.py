@@ -14,7 +14,7 @@ from nvmeemu.faults import Fault, FaultError
 
 
 class BadOptions(Exception):
-    """A keyword that there is not, for this fixture, or that cannot be so; one line for the user."""
+    """This fixture has no such keyword, or the keyword cannot have that value; one line for the user."""
 
 
 _LIMITS = {option.keyword: option for option in OPTIONS.values()}
@@ -71,7 +71,7 @@ class DriveOptions:
         self._check_limits()
 
     def new_faults(self) -> list[Fault]:
-        """The faults, made anew: each is a drive's own, and several drives may have these options."""
+        """The faults, made anew: each drive has its own, and several drives may share these options."""
         try:
             return [Fault.of(fault.as_table() if isinstance(fault, Fault) else fault) for fault in self.faults]
         except FaultError as error:

@@ -1,4 +1,4 @@
-"""What a guest is made of: QEMU, a kernel, an initramfs with our shell agent. Found, or said to be missing."""
+"""The parts of a guest: QEMU, a kernel, an initramfs with our shell agent. They are found, or named as missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOST = Path("/")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the options and the ini file name; None: look where it usually is."""
+    """What the options and the ini file name. None: look in the usual places."""
 
     qemu: Path | None = None
     kernel: Path | None = None
@@ -26,10 +26,8 @@ class Wanted:
 
 
 def machine(wanted: Wanted, folder: Path, host: Path = HOST) -> Machine:
-    """What guests are made on, without drive; ``folder`` gets the initramfs, if one has to be made.
-
-    Raises GuestError, with what is missing and how to get it.
-    """
+    """The machine of a guest, without a drive. ``folder`` gets the initramfs, if one has to be made. Raises
+    GuestError, which says what is missing and how to get it."""
     libraries.require()
     qemu = wanted.qemu or cache.qemu(ARCH.qemu)
     machines.require_vfio_user(qemu)
@@ -40,7 +38,7 @@ def machine(wanted: Wanted, folder: Path, host: Path = HOST) -> Machine:
 
 
 def require_server() -> None:
-    """Raises GuestError where ``nvmeemu serve`` cannot work."""
+    """Raises GuestError if ``nvmeemu serve`` cannot work here."""
     try:
         binding.require()
     except BindingMissing as missing:

@@ -1,4 +1,4 @@
-"""``nvme_server``: ``nvmeemu serve`` on a socket, and what every served drive has beside it."""
+"""``nvme_server``: ``nvmeemu serve`` on a socket, and what comes with every served drive."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_disk(folder: Path, options: ServerOptions) -> Path:
 
 
 class Observed:
-    """What the plugin wants to have beside a served drive: its trace, and its control socket."""
+    """What the plugin needs of a served drive: its trace, and its control socket."""
 
     def __init__(self, folder: Path) -> None:
         self._socket = folder / "control.sock"
@@ -69,7 +69,7 @@ class Observed:
 
 
 class NvmeServer:
-    """A drive in a process of its own: ``socket`` is for any vfio-user client, ``driver`` is one without a VM."""
+    """A drive in a process of its own. ``socket`` is for any vfio-user client; ``driver`` needs no VM."""
 
     def __init__(self, folder: Path, options: ServerOptions) -> None:
         self.folder = folder
@@ -95,14 +95,14 @@ class NvmeServer:
 
     @cached_property
     def driver(self) -> Driver:
-        """Connected, enabled, with one pair of I/O queues."""
+        """A driver that is connected and enabled, with one pair of I/O queues."""
         driver = Driver(self.connect())
         driver.enable()
         driver.create_queues()
         return driver
 
     def connect(self, **options: int) -> VfioBus:
-        """A connection as a VMM makes it, of which a server has one at a time."""
+        """A connection as a VMM makes it. A server takes one at a time."""
         self._buses.append(VfioBus(str(self.socket), **options))
         return self._buses[-1]
 
@@ -118,12 +118,12 @@ class NvmeServer:
 
     @property
     def control(self) -> Control:
-        """A client of the control socket, for all the rest that it can do: ``control.call("namespace.add", ...)``."""
+        """A client of the control socket, for everything that it can do: ``control.call("namespace.add", ...)``."""
         return self._observed.control
 
     @property
     def log(self) -> str:
-        """What the server has said until now."""
+        """What the server has logged until now."""
         return (self.folder / "server.log").read_text(errors="replace")
 
     def close(self) -> None:

@@ -22,10 +22,10 @@ from nvmeemu.testing.ports import ManualWorker, Ram, VirtualClock
 class Bench:
     """A controller on virtual ports, and a driver for it. ``manual`` leaves the worker's tasks to the test.
 
-    ``ram``: so many bytes from address 0 on, or a memory of the test's own, with no region yet. With
-    ``engine="native"`` the native engine serves its I/O queues, on a thread that ``settle`` waits for; ``close``
-    (or the end of a ``with``) ends it. With ``"mapped"`` it also finds the doorbells in memory, where ``write_bar``
-    puts them.
+    ``ram`` is the size of guest memory from address 0 on, or a memory of the test's own without regions. With
+    ``engine="native"`` the native engine serves its I/O queues, on a thread that ``settle`` waits for; ``close`` (or
+    the end of a ``with``) ends it. With ``"mapped"`` the engine also finds the doorbells in memory, where
+    ``write_bar`` puts them.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Bench:
             self.engine.close()
 
     def unmap(self, iova: int) -> bytearray:
-        """The VMM takes a region away; its bytes."""
+        """The VMM takes a region away; returns its bytes."""
         self.controller.quiesce()
         data = self.ram.unmap(iova)
         self.controller.memory_changed()
@@ -102,7 +102,7 @@ class Bench:
         self.ram.write(iova, data)
 
     def settle(self) -> None:
-        """Let all be done that can be done now. It ends with the engine idle and its news delivered."""
+        """Let everything be done that can be done now. Then the engine is idle and has told Python everything."""
         while self.controller.run() or self._has_more():
             if not self.is_manual:
                 self.worker.finish_all()

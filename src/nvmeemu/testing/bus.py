@@ -31,11 +31,8 @@ _MOMENT = 10  # milliseconds to wait for one
 
 class VfioBus:
     """A connection as a VMM makes it: guest RAM from address 0 on, an eventfd for each vector, posted writes, and
-    doorbells in memory where the server shares them.
-
-    ``vectors=0`` uses the interrupt pin. ``client`` and ``memory`` are there for what a VMM can do beyond that. Memory
-    outside of the RAM is a HostMemoryError.
-    """
+    doorbells in memory where the server shares them. ``vectors=0`` uses the interrupt pin. Use ``client`` and
+    ``memory`` for what else a VMM can do. Memory outside of the RAM is a HostMemoryError."""
 
     def __init__(self, path: str, *, ram: int = 64 << 20, vectors: int = 4) -> None:
         self.memory = SharedMemory(ram)
@@ -62,7 +59,7 @@ class VfioBus:
         self.close()
 
     def close(self) -> None:
-        """Leave as a killed VMM does: without a word."""
+        """Leave as a killed VMM does: without a message."""
         self.client.close()
         self._give_up()
 
@@ -135,14 +132,15 @@ class VfioBus:
             raise HostMemoryError(iova, size)
 
     def settle(self) -> None:
-        """A round trip, behind which everything posted has been taken; when that was not enough, an interrupt."""
+        """Make a round trip, after which the server has taken everything that was posted. If that was not enough, wait
+        for an interrupt."""
         self._looks += 1
         if self._looks > _EAGER and self.wait_for_interrupt(_MOMENT) and not self.has_msix:
             self.client.unmask_pin()
         self.client.read(BAR0, CSTS, 4)
 
     def wait_for_interrupt(self, milliseconds: int) -> list[int]:
-        """The vectors that have fired since the last call, or else the first that do in this time."""
+        """The vectors that have fired since the last call, or else the first that fire in this time."""
         fired = [fd for fd, _ in self._interrupts.poll(milliseconds)]
         for fd in fired:
             with suppress(BlockingIOError):

@@ -99,7 +99,7 @@ class VfioClient:
         self.close()
 
     def close(self) -> None:
-        """Leave without a word; there is no message for it."""
+        """Leave. The protocol has no message for it."""
         self.socket.close()
         self._close_received()
 
@@ -110,7 +110,7 @@ class VfioClient:
     # --- messages
 
     def call(self, command: int, body: bytes = b"", fds: Sequence[int] = ()) -> bytes:
-        """Send a command, wait for its reply: the reply's body. Raises Refused, or EOFError if the server is gone."""
+        """Send a command, wait for its reply and return the body. Raises Refused, or EOFError if the server is gone."""
         self._close_received()
         number = self.send(command, body, fds)
         answered, _, size, flags, error = HEADER.unpack(self._receive(HEADER.size))
@@ -122,7 +122,7 @@ class VfioClient:
         return reply
 
     def send(self, command: int, body: bytes = b"", fds: Sequence[int] = (), flags: int = 0) -> int:
-        """Send a command and do not wait; its number."""
+        """Send a command and do not wait; returns its number."""
         self._number = (self._number + 1) & 0xFFFF
         self.send_raw(HEADER.pack(self._number, command, HEADER.size + len(body), flags, 0) + body, fds)
         return self._number
@@ -207,7 +207,8 @@ class VfioClient:
     def map(
         self, iova: int, size: int, fd: int | None = None, offset: int = 0, flags: int = READABLE | WRITABLE
     ) -> None:
-        """Give the device ``size`` bytes of the file at guest address ``iova``; no file: memory that is not shared."""
+        """Give the device ``size`` bytes of the file at guest address ``iova``. Without a file: memory that is not
+        shared."""
         self.call(DMA_MAP, MAP.pack(MAP.size, flags, offset, iova, size), () if fd is None else (fd,))
 
     def unmap(self, iova: int, size: int) -> None:

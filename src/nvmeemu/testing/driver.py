@@ -45,7 +45,7 @@ USUAL_ENTRIES = 64  # of an I/O queue
 
 
 class Bus(Protocol):
-    """What a driver reaches a controller by: BAR0, guest memory, and letting the device work."""
+    """How a driver reaches a controller: BAR0, guest memory, and letting the device work."""
 
     def read_bar(self, offset: int, size: int) -> bytes: ...
     def write_bar(self, offset: int, data: bytes) -> None: ...
@@ -80,7 +80,7 @@ def _name(queue: QueuePair, command: Command) -> str:
 
 @dataclass
 class QueuePair:
-    """The driver's side of a submission queue and of the completion queue that it reports to."""
+    """The driver's side of a submission queue and its completion queue."""
 
     qid: int
     sq: int  # guest addresses
@@ -146,7 +146,7 @@ class Driver:
 
     # registers
     def reg(self, offset: int, size: int = 4) -> int:
-        """A register of ``size`` bytes, as a number: ``reg(CSTS)``, ``reg(CAP, 8)``."""
+        """The value of a register of ``size`` bytes: ``reg(CSTS)``, ``reg(CAP, 8)``."""
         return int.from_bytes(self.bus.read_bar(offset, size), "little")
 
     def set_reg(self, offset: int, value: int, size: int = 4) -> None:
@@ -166,7 +166,7 @@ class Driver:
 
     # memory
     def alloc(self, size: int, align: int | None = None) -> int:
-        """Memory of zeros, aligned to a page or to ``align``; its address."""
+        """Take memory of zeros, aligned to a page or to ``align``; returns its address."""
         place = self._take(size, align)
         if self._scopes:
             self._scopes[-1].add(place)
@@ -185,8 +185,8 @@ class Driver:
 
     @contextmanager
     def scratch(self) -> Iterator[None]:
-        """What is allocated in this block is freed at its end, except after an exception that is no CommandError: the
-        device may still have a command that uses it."""
+        """Free at the end of this block what was allocated in it. After an exception that is no CommandError the
+        memory stays, because the device may still have a command that uses it."""
         scope: set[int] = set()
         self._scopes.append(scope)
         is_over = False
@@ -247,7 +247,7 @@ class Driver:
         return min(answer & 0xFFFF, answer >> 16) + 1
 
     def submit(self, queue: QueuePair, command: Command, *, ring: bool = True) -> int:
-        """Put a command into the queue; its CID."""
+        """Put a command into the queue; returns its CID."""
         if not command.cid:
             command.cid = next(self._cids) & 0xFFFF
         queue.outstanding.add(command.cid)
@@ -291,10 +291,9 @@ class Driver:
         return found
 
     def execute(self, queue: QueuePair, command: Command) -> Completion:
-        """Submit and wait; the completion, whatever its status. Those of other commands stay for ``poll``.
-
-        Raises TimeoutError, and AssertionError for the completion of a command that nobody has submitted.
-        """
+        """Submit a command and wait; returns the completion, whatever its status. Completions of other commands stay
+        for ``poll``. Raises TimeoutError, and AssertionError for the completion of a command that nobody has
+        submitted."""
         cid = self.submit(queue, command)
         others = queue.outstanding - {cid}
         for _ in range(self.patience):
@@ -327,7 +326,8 @@ class Driver:
         return self._receive(self.admin, command, size)
 
     def get_feature(self, fid: int, *, sel: int = 0, cdw11: int = 0, nsid: int = 0) -> int:
-        """DW0 of its completion: the feature's value, or with ``sel`` the default, the saved one, what it can."""
+        """DW0 of the completion: the current value of the feature, or with ``sel`` the default, the saved value, or
+        its capabilities."""
         command = GetFeatures(nsid=nsid, fid=fid, sel=sel, cdw11=cdw11)
         return self.succeed(self.admin, command).dw0
 
@@ -337,13 +337,13 @@ class Driver:
         return self.succeed(self.admin, command).dw0
 
     def create_cq(self, qid: int, entries: int | None = None, *, vector: int = 0, ien: bool = True) -> int:
-        """Create an I/O completion queue, of 64 entries if there may be as many; its address."""
+        """Create an I/O completion queue, of 64 entries if the controller allows; returns its address."""
         entries = entries or self._entries
         command = CreateCq(qid=qid, qsize=entries, pc=True, ien=ien, iv=vector)
         return self._create("cq", qid, command, entries * CQE_SIZE)
 
     def create_sq(self, qid: int, entries: int | None = None, *, cqid: int | None = None) -> int:
-        """Create an I/O submission queue, of 64 entries if there may be as many; its address."""
+        """Create an I/O submission queue, of 64 entries if the controller allows; returns its address."""
         entries = entries or self._entries
         cqid = qid if cqid is None else cqid
         command = CreateSq(qid=qid, qsize=entries, pc=True, cqid=cqid)
@@ -360,18 +360,18 @@ class Driver:
         return place
 
     def create_queues(self, qid: int = 1, entries: int | None = None, *, vector: int = 0) -> QueuePair:
-        """Create an I/O queue pair, ``queues[qid]``, of 64 entries if there may be as many."""
+        """Create an I/O queue pair, ``queues[qid]``, of 64 entries if the controller allows."""
         entries = entries or self._entries
         cq = self.create_cq(qid, entries, vector=vector)
         self.queues[qid] = QueuePair(qid, self.create_sq(qid, entries), cq, entries, entries)
         return self.queues[qid]
 
     def delete_sq(self, qid: int) -> Completion:
-        """Delete an I/O submission queue; the completion, whatever its status."""
+        """Delete an I/O submission queue; returns the completion, whatever its status."""
         return self._delete("sq", qid, DeleteSq(qid=qid))
 
     def delete_cq(self, qid: int) -> Completion:
-        """Delete an I/O completion queue; the completion, whatever its status."""
+        """Delete an I/O completion queue; returns the completion, whatever its status."""
         return self._delete("cq", qid, DeleteCq(qid=qid))
 
     def _delete(self, kind: str, qid: int, command: Command) -> Completion:
@@ -382,14 +382,14 @@ class Driver:
 
     # data
     def prps(self, start: int, size: int) -> tuple[int, int]:
-        """PRP1 and PRP2 for a contiguous buffer; a list is made where one is needed."""
+        """PRP1 and PRP2 for a contiguous buffer, with a list if one is needed."""
         pages = list(range(start - start % self.page + self.page, start + size, self.page))
         if len(pages) <= 1:
             return start, pages[0] if pages else 0
         return start, self.prp_list(pages)
 
     def prp_list(self, pages: Iterable[int]) -> int:
-        """A PRP list of these entries, chained where it is longer than a page; its address."""
+        """Make a PRP list of these entries, chained if it is longer than a page; returns its address."""
         rest = list(pages)
         room = self.page // 8
         first = place = self.alloc(self.page)
@@ -401,7 +401,7 @@ class Driver:
         return first
 
     def block_size(self, nsid: int = 1) -> int:
-        """Bytes in a block of the namespace, as it says of itself; 512 if it does not."""
+        """Bytes in a block of the namespace, as Identify says; 512 if it says nothing."""
         if nsid not in self._block_sizes:
             try:
                 page = IdentifyNamespace(self.identify(Cns.NAMESPACE, nsid))
@@ -411,15 +411,15 @@ class Driver:
         return self._block_sizes[nsid]
 
     def read(self, slba: int, blocks: int, *, nsid: int = 1, block_size: int | None = None, qid: int = 1) -> bytes:
-        """So many blocks from ``slba`` on. Without ``block_size``, the namespace is asked for it."""
+        """Read so many blocks from ``slba`` on. Without ``block_size``, the driver asks the namespace for it."""
         queue, size = self.queues[qid], blocks * (block_size or self.block_size(nsid))
         return self._receive(queue, Read(nsid=nsid, slba=slba, nlb=blocks), size)
 
     def write(
         self, slba: int, data: bytes, *, nsid: int = 1, block_size: int | None = None, qid: int = 1, fua: bool = False
     ) -> None:
-        """``data`` goes to ``slba`` and on: whole blocks, or ValueError is raised. Without ``block_size``, the
-        namespace is asked for it."""
+        """Write ``data`` from ``slba`` on. Raises ValueError unless it is whole blocks. Without ``block_size``, the
+        driver asks the namespace for it."""
         queue, block_size = self.queues[qid], block_size or self.block_size(nsid)
         blocks, rest = divmod(len(data), block_size)
         if rest or not blocks:
@@ -440,7 +440,7 @@ class Driver:
             return self.bus.read_memory(place, size)
 
     def _point(self, command: Command, size: int) -> int:
-        """Give the command a buffer; its address."""
+        """Give the command a buffer; returns its address."""
         place = self.alloc(size)
         command.prp1, command.prp2 = self.prps(place, size)
         return place

@@ -1,4 +1,4 @@
-"""The memory of a small host driver: addresses, given out and taken back."""
+"""The memory of a small host driver: addresses that it takes and gives back."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ _REST = 1 << 20  # bytes
 
 
 class Heap:
-    """Guest memory from ``start`` upwards.
-
-    What comes back rests, until there is 1 MiB of it, before it is given out again: a device that still writes where
-    it no longer may is found out, instead of being forgiven by whoever has that memory next.
-    """
+    """Guest memory from ``start`` upwards. Memory that comes back rests until there is 1 MiB of it; then it may be
+    taken again. So a test finds a device that writes where it must not any more, because no new owner overwrites the
+    trace of it."""
 
     def __init__(self, start: int) -> None:
         self._end = start  # nothing from here on has been given out
@@ -36,7 +34,7 @@ class Heap:
         return place
 
     def give_back(self, place: int) -> None:
-        """Raises ValueError for what is not taken (any more)."""
+        """Give memory back. Raises ValueError for memory that is not taken."""
         if place not in self._taken:
             raise ValueError(f"the memory at {place:#x} has not been allocated, or has been freed already")
         self._resting.append((place, place + self._taken.pop(place)))

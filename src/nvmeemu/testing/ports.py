@@ -23,17 +23,15 @@ class _Region:
 
 
 def _zeros(size: int) -> bytearray | mmap.mmap:
-    """Large ones cost nothing until they are touched; of mappings there cannot be many."""
+    """Memory of zeros. A large mapping costs nothing until it is touched, but there cannot be many."""
     if size < _LARGE:
         return bytearray(size)
     return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
 
 
 class Ram:
-    """A Host: guest memory in regions, and a record of interrupts.
-
-    ``unmap`` fails with BufferError if anybody still holds a view of the region: on a real host that is a crash.
-    """
+    """A Host: guest memory in regions, and a record of interrupts. ``unmap`` raises BufferError if anybody still holds
+    a view of the region: on a real host that would be a crash."""
 
     def __init__(self, size: int = 16 << 20, base: int = 0, mirror: MemoryMirror | None = None) -> None:
         self._starts: list[int] = []
@@ -55,7 +53,7 @@ class Ram:
             self.mirror.add_region(iova, memoryview(region.data) if writable else memoryview(region.data).toreadonly())
 
     def unmap(self, iova: int) -> bytearray:
-        """Take a region away; its bytes."""
+        """Take a region away; returns its bytes."""
         data = self._regions[iova].data
         kept = bytearray(data) if isinstance(data, mmap.mmap) else data
         self.discard(iova)
@@ -154,7 +152,7 @@ class VirtualClock:
         return alarm
 
     def advance(self, seconds: float) -> None:
-        """Let time pass; what is due is called in its order."""
+        """Let time pass, and call what is due, in order."""
         end = self._time + seconds
         while self._alarms and self._alarms[0].time <= end:
             alarm = heapq.heappop(self._alarms)
@@ -196,7 +194,7 @@ class Task:
 
 
 class ManualWorker:
-    """A Worker that does nothing by itself: tests run and finish its ``tasks`` when, and in the order, they like."""
+    """A Worker that does nothing by itself. Tests run and finish its ``tasks`` when, and in the order, they like."""
 
     def __init__(self) -> None:
         self.tasks: list[Task] = []
