@@ -95,9 +95,8 @@ class CompletionQueue:
         to wait. Nothing is fetched for this queue while one waits, so the head that it says stays true."""
         if self.owned is not None:
             return self.owned.post(sqid, sqhd, cid, dw0, field, wrong_phase=wrong_phase)
-        completion = sqid, sqhd, cid, dw0, field, wrong_phase
-        if self.waiting or not self._write(*completion):
-            self.waiting.append(completion)
+        if self.waiting or not self._write(sqid, sqhd, cid, dw0, field, wrong_phase):
+            self.waiting.append((sqid, sqhd, cid, dw0, field, wrong_phase))
             return False
         return True
 

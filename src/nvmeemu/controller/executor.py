@@ -259,14 +259,16 @@ class Executor:
         """Make a request of an entry, and begin it."""
         request = self._request(sq, entry)
         if self.taps is None:
-            self._begin(request)
+            if self._media.is_used and sq.qid:
+                request.stage = self._enter
+            self._proceed(request)
         else:
             self.taps.fetch(self._begin_entry, request)
 
     def _request(self, sq: SubmissionQueue, entry: bytes) -> Request[Any]:
         found = (self._io_commands if sq.qid else self._admin_commands).get(entry[0], UNKNOWN)
         request = Request(self._controller, sq, entry, found.kind(entry), self._ended)
-        request.run = _refuse if entry[1] & _FUSE_AND_PSDT else found.run
+        request.stage = request.run = _refuse if entry[1] & _FUSE_AND_PSDT else found.run
         return request
 
     def _begin_entry(self, request: Request[Any], entry: bytes) -> None:
@@ -276,7 +278,8 @@ class Executor:
 
     def _begin(self, request: Request[Any]) -> None:
         request.has_begun = True
-        request.stage = self._enter if request.sq.qid else request.run
+        if request.sq.qid:
+            request.stage = self._enter
         if self.taps is not None:
             self.taps.execute(request, self._go_on)
         self._proceed(request)
@@ -295,6 +298,8 @@ class Executor:
         except CommandFailed as failure:
             field = self._failed(request, failure)
         except HostMemoryError as gap:
+            if request.stage is request.run and request.sq.qid:
+                request.stage = self._enter  # its disk may have no room any more when the memory is back
             self._gaps.hold(request, gap)
             return
         except DiskFull as full:
@@ -316,21 +321,29 @@ class Executor:
                 request.is_abortable = result.is_abortable
                 result.take(request)
                 return
-        request.complete(dw0, field)
+        if request.is_held:
+            request.complete(dw0, field)
+        else:
+            request.live = False
+            self._answer(request, dw0, field)
 
     def _go_on(self, request: Request[Any]) -> None:
         """Run its stage, unless it has ended meanwhile."""
         if request.live:
             self._proceed(request)
 
-    def _ended(self, request: Request[Any], dw0: int, field: int) -> None:
+    def _answer(self, request: Request[Any], dw0: int, field: int) -> None:
         """It completes."""
         if self.taps is None:
             sq = request.sq
             head = sq.head if sq.owned is None else sq.owned.head
-            self._post(sq, head, request.command.cid, dw0, field)
+            self._post(sq, head, request.cid, dw0, field)
         else:
-            self.taps.complete(self._post_reply, Reply(request, request.command.cid, dw0, field))
+            self.taps.complete(self._post_reply, Reply(request, request.cid, dw0, field))
+
+    def _ended(self, request: Request[Any], dw0: int, field: int) -> None:
+        """It completes, after a wait."""
+        self._answer(request, dw0, field)
         if len(request.sq.outstanding) == MOST_OUTSTANDING - 1:
             if request.sq.owned is not None:
                 request.sq.owned.hold(False)

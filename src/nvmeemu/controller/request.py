@@ -18,6 +18,8 @@ from nvmeemu.queues import SubmissionQueue
 from nvmeemu.spec import Command, CommandEffect, Status
 
 C = TypeVar("C", bound=Command)
+_cid = Command.unpacker("cid")
+_prps = Command.unpacker("prp1", "prp2")
 
 
 class Request(Generic[C]):
@@ -35,6 +37,8 @@ class Request(Generic[C]):
     on_end: Callable[[], None] | None = None
     tap: RequestTap | None = None  # somebody observes the controller, or stands in its way
     has_begun = False
+    is_held = False  # it has waited, and can be found in its queue
+    moved = 0  # bytes of its data
     stage: Stage
     run: Stage  # the handler
     _transfer: Transfer | None = None
@@ -55,7 +59,7 @@ class Request(Generic[C]):
 
     @property
     def cid(self) -> int:
-        return self.command.cid
+        return _cid(self.entry)[0]
 
     # --- its data
 
@@ -63,23 +67,20 @@ class Request(Generic[C]):
     def transfer(self) -> Transfer:
         """Where its data lies in guest memory."""
         if self._transfer is None:
-            command, controller = self.command, self.controller
-            self._transfer = Transfer(controller.host, command.prp1, command.prp2, controller.page_size)
+            prp1, prp2 = _prps(self.entry)
+            self._transfer = Transfer(self.controller.host, prp1, prp2, self.controller.page_size)
         return self._transfer
-
-    @property
-    def moved(self) -> int:
-        """Bytes of its data."""
-        return 0 if self._transfer is None else self._transfer.length
 
     def places(self, length: int) -> list[memoryview]:
         """Where the host wants ``length`` bytes. Raises CommandFailed(INVALID_PRP_OFFSET) and HostMemoryError."""
-        views = self.transfer.views(length, writable=True)
+        views = self.transfer.views(length, True)
+        self.moved = length
         return views if self.tap is None else self.tap.transfer(self, views, True)
 
     def given(self, length: int) -> list[memoryview]:
         """``length`` bytes that the host gives. Raises like ``places``."""
-        views = self.transfer.views(length, writable=False)
+        views = self.transfer.views(length, False)
+        self.moved = length
         return views if self.tap is None else self.tap.transfer(self, views, False)
 
     def send(self, data: bytes | bytearray | memoryview) -> None:
@@ -94,6 +95,7 @@ class Request(Generic[C]):
 
     def hold(self) -> None:
         """It waits: from now on it can be found in its queue."""
+        self.is_held = True
         self.sq.outstanding.add(self)
 
     def complete(self, dw0: int = 0, field: int = 0) -> None:

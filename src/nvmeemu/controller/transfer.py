@@ -20,7 +20,7 @@ class Transfer:
         self._prp2 = prp2
         self._page_size = page_size
 
-    def views(self, length: int, *, writable: bool) -> list[memoryview]:
+    def views(self, length: int, writable: bool) -> list[memoryview]:
         """Its ``length`` bytes, in order; they die with the memory map. Raises CommandFailed(INVALID_PRP_OFFSET), and
         HostMemoryError where no memory is."""
         if length != self.length:

@@ -238,7 +238,7 @@ class _Player:
                 self._write_list(entry, command.prp.runs, page_size)
             if pieces:
                 data = b"".join(one.data for one in pieces)
-                places = Transfer(self._ram, entry.prp1, entry.prp2, page_size).views(len(data), writable=False)
+                places = Transfer(self._ram, entry.prp1, entry.prp2, page_size).views(len(data), False)
                 start = 0
                 for place in places:
                     if not place.readonly:
