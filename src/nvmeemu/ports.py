@@ -138,13 +138,12 @@ class Timer(Protocol):
 class Worker(Protocol):
     """Runs what may block (a disk) away from the controller's thread."""
 
-    def submit(
-        self, work: Callable[[], Any], done: Callable[[Any, BaseException | None], None], at: object = None
-    ) -> Job:
+    def submit(self, work: Callable[[], Any], done: Callable[[Any, BaseException | None], None], at: object) -> Job:
         """Run ``work()`` on some thread; then call ``done(value, None)`` or ``done(None, exception)`` once, on the
         controller's thread, never before ``submit`` has returned.
 
-        ``at`` is what ``work`` may have to wait for, a disk: however much waits there, what is at another begins.
+        ``at`` is what ``work`` may have to wait for, a disk: however much waits there, what is at another begins. All
+        controllers of a process may share a worker, so nobody else's work is there.
         ``work`` must not touch guest memory or the controller.
         """
         ...

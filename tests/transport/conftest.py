@@ -23,7 +23,8 @@ PATIENCE = 120.0  # seconds; a test that has to wait so long has failed
 
 
 class ServedFake:
-    """The process of ``fake.py``, and what it reports."""
+    """The process of ``fake.py``, and what it reports. ``path`` is the first socket of those in ``options``, if there
+    are several."""
 
     def __init__(self, path: str, *options: str) -> None:
         self.path = path
@@ -50,11 +51,11 @@ class ServedFake:
         event: list[Any] = json.loads(line)
         return event
 
-    def wait_for(self, event: str) -> list[Any]:
-        """Skip to the next report of this kind."""
+    def wait_for(self, *event: Any) -> list[Any]:
+        """Skip to the next report that begins so."""
         while True:
             report = self.next_event()
-            if report[0] == event:
+            if report[: len(event)] == [*event]:
                 return report
 
     def wait(self) -> int:

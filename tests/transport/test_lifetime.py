@@ -167,7 +167,7 @@ def test_a_signal_stops_it_under_load_and_with_blocked_work(fake: ServedFake, cl
 
 
 def test_a_signal_stops_it_while_a_stranger_holds_the_line(fake: ServedFake) -> None:
-    """The library waits for a client's first message; no one else is served meanwhile, but a signal is."""
+    """Half a first message has come; the library would wait for the rest."""
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.connect(fake.path)
         stranger.sendall(b"\0")
@@ -197,9 +197,9 @@ def test_a_signal_stops_it_when_the_client_takes_no_replies(fake: ServedFake, cl
 def test_a_stranger_who_says_nothing_is_sent_away(fake: ServedFake) -> None:
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.connect(fake.path)
-        with VfioClient(fake.path) as client:  # waits until the server has lost its patience: 5 s
+        with VfioClient(fake.path) as client:  # the place is not the stranger's
             assert client.read(BAR0, 0, 1) == b"\0"
-        stranger.settimeout(0)
+        stranger.settimeout(60)
         assert stranger.recv(1) == b""
 
 

@@ -19,10 +19,6 @@ def loop() -> Iterator[Loop]:
         yield loop
 
 
-def idle() -> bool:
-    return False
-
-
 @pytest.mark.kills("a-cancelled-timer-fires")
 def test_timers_fire_in_order_and_not_when_cancelled(loop: Loop) -> None:
     fired: list[str] = []
@@ -31,7 +27,7 @@ def test_timers_fire_in_order_and_not_when_cancelled(loop: Loop) -> None:
     loop.call_later(0, lambda: fired.append("second"))
     loop.call_later(0.01, lambda: fired.append("never")).cancel()
     loop.call_later(0.03, loop.request_stop)
-    loop.run(idle)
+    loop.run()
     assert fired == ["first", "second", "late"]
 
 
@@ -46,7 +42,7 @@ def test_timers_of_one_moment_fire_in_the_order_in_which_they_were_asked_for(
     for number in range(20):
         loop.call_later(0, lambda number=number: fired.append(number))  # type: ignore[misc]
     loop.call_later(0, loop.request_stop)
-    loop.run(idle)
+    loop.run()
     assert fired == list(range(20))
 
 
@@ -66,7 +62,7 @@ def test_a_timer_of_microseconds_takes_no_millisecond(loop: Loop) -> None:
             start()
 
     start()
-    loop.run(idle)
+    loop.run()
     assert min(delays) >= 0.0002
     assert sorted(delays)[len(delays) // 5] < 0.001
 
@@ -82,7 +78,7 @@ def test_a_cancelled_timer_does_not_hide_a_later_one_nor_an_earlier_one_a_new_on
     loop.call_later(0.003, lambda: fired.append("later"))
     loop.call_later(0, change)
     loop.call_later(0.004, loop.request_stop)
-    loop.run(idle)
+    loop.run()
     assert fired == ["earlier", "later"]
 
 
@@ -98,7 +94,8 @@ def test_a_loop_without_timers_sleeps(loop: Loop) -> None:
     loop.call_later(0.001, lambda: None)
     loop.call_later(0.002, lambda: None).cancel()
     threading.Timer(0.3, loop.request_stop).start()
-    loop.run(step)
+    loop.add_step(step)
+    loop.run()
     assert steps <= 6
 
 
@@ -119,9 +116,80 @@ def test_step_runs_again_as_long_as_it_has_more_but_descriptors_have_their_turn(
         loop.request_stop()
 
     loop.watch(read, readable)
-    loop.run(step)
+    loop.add_step(step)
+    loop.run()
     os.close(read)
     os.close(write)
+
+
+@pytest.mark.kills("a-rest-outlives-its-watch")
+def test_what_rests_can_be_given_up_and_watched_anew(loop: Loop) -> None:
+    """Its number may be another file's when the rest is over."""
+    read, write = os.pipe()
+    os.write(write, b"x")
+    called: list[str] = []
+    loop.watch(read, lambda: called.append("old"))
+    loop.rest(read, 0.001)
+    loop.unwatch(read)
+    os.close(read)
+    other, other_write = os.pipe()
+    assert other == read
+    os.write(other_write, b"x")
+    loop.watch(other, lambda: called.append("new"))
+    loop.rest(other, 3600)
+
+    def end_soon() -> None:  # it looks at descriptors in between
+        loop.call_later(0.001, loop.request_stop)
+
+    loop.call_later(0.003, end_soon)
+    loop.run()
+    assert not called
+    for fd in (write, other, other_write):
+        os.close(fd)
+
+
+def test_who_rests_is_called_again(loop: Loop) -> None:
+    """Also if it was to rest twice."""
+    read, write = os.pipe()
+    os.write(write, b"x")
+    called = 0
+
+    def readable() -> None:
+        nonlocal called
+        called += 1
+        if called == 3:
+            loop.request_stop()
+        loop.rest(read, 0.001)
+        loop.rest(read, 0.002)
+
+    loop.watch(read, readable)
+    loop.run()
+    os.close(read)
+    os.close(write)
+
+
+def test_each_step_has_its_turn_until_it_is_removed(loop: Loop) -> None:
+    turns: list[str] = []
+
+    def step(name: str) -> Callable[[], bool]:
+        def run() -> bool:
+            turns.append(name)
+            if len(turns) == 6:
+                loop.remove_step(steps["b"])
+            if len(turns) == 10:
+                loop.request_stop()
+            return name == "a"
+
+        return run
+
+    steps = {name: step(name) for name in "abc"}
+    for one in steps.values():
+        loop.add_step(one)
+    assert loop.step_count == 3
+    loop.run()
+    assert "".join(turns) == "abcabcacac"
+    loop.remove_step(steps["b"])
+    assert loop.step_count == 2
 
 
 def test_work_runs_elsewhere_and_is_reported_here(loop: Loop) -> None:
@@ -138,10 +206,10 @@ def test_work_runs_elsewhere_and_is_reported_here(loop: Loop) -> None:
     def fail() -> None:
         raise failure
 
-    loop.submit(threading.get_ident, done)
-    loop.submit(fail, done)
+    loop.submit(threading.get_ident, done, "a disk")
+    loop.submit(fail, done, "a disk")
     assert not seen
-    loop.run(idle)
+    loop.run()
     values = [value for value, error in seen if error is None]
     assert len(values) == 1
     assert values[0] != here
@@ -165,15 +233,15 @@ def test_work_that_has_not_begun_can_be_cancelled(loop: Loop) -> None:
         running.wait()
         gate.wait()
 
-    jobs = [loop.submit(block, note("blocker")) for _ in range(2)]
+    jobs = [loop.submit(block, note("blocker"), "a disk") for _ in range(2)]
     running.wait()
-    third = loop.submit(lambda: None, note("cancelled"))
-    last = loop.submit(lambda: None, note("last"))
+    third = loop.submit(lambda: None, note("cancelled"), "a disk")
+    last = loop.submit(lambda: None, note("last"), "a disk")
     assert third.cancel()
     assert third.cancel()
     assert not jobs[0].cancel()
     gate.set()
-    loop.run(idle)
+    loop.run()
     assert not last.cancel()
     assert sorted(finished) == ["blocker", "blocker", "last"]
 
@@ -198,8 +266,8 @@ def test_work_that_waits_at_one_place_holds_up_none_at_another(loop: Loop) -> No
     waiting += [loop.submit(gate.wait, note("stalled"), "stalled") for _ in range(50)]
     for _ in range(10):
         loop.submit(lambda: None, note("elsewhere"), "other")
-        loop.submit(lambda: None, note("elsewhere"))
-    loop.run(idle)
+        loop.submit(lambda: None, note("elsewhere"), "a third")
+    loop.run()
     assert len(waiting) == 2
     assert "stalled" in finished
 
@@ -208,12 +276,12 @@ def test_a_stop_may_come_from_a_signal_handler_or_from_another_thread(loop: Loop
     before = signal.signal(signal.SIGUSR1, lambda *_: loop.request_stop())
     try:
         loop.call_later(0, lambda: os.kill(os.getpid(), signal.SIGUSR1))
-        loop.run(idle)
+        loop.run()
     finally:
         signal.signal(signal.SIGUSR1, before)
     with Loop() as other:
         other.call_later(0, threading.Thread(target=other.request_stop).start)
-        other.run(idle)
+        other.run()
 
 
 def test_an_exception_ends_run_and_leaves_the_process_as_it_was(loop: Loop) -> None:
@@ -222,5 +290,5 @@ def test_an_exception_ends_run_and_leaves_the_process_as_it_was(loop: Loop) -> N
 
     loop.call_later(0, fail)
     with pytest.raises(RuntimeError, match="a callback"):
-        loop.run(idle)
+        loop.run()
     assert signal.set_wakeup_fd(-1) == -1

@@ -6,7 +6,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -19,13 +19,13 @@ from nvmeemu.app.drive.description import Drive, check_paths
 from nvmeemu.app.drive.source import Failure
 from nvmeemu.app.ending import Ending
 from nvmeemu.backend import describe
-from nvmeemu.vfio import Loop
+from nvmeemu.vfio import Loop, Server
 
 log = logging.getLogger(__name__)
 
 
 def serve(arguments: argparse.Namespace) -> int:
-    """Serve until a signal or, with ``--once``, until the client has left; the exit status."""
+    """Serve until a signal or, with ``--once``, until its client has left; the exit status."""
     _fill_standard_fds()
     logs.set_up(arguments.log_level)
     try:
@@ -61,13 +61,29 @@ def serve_drives(drives: Sequence[Drive], process: argparse.Namespace) -> None:
         stack.enter_context(pid_file.pid_file(process.pid_file))
         ending.give_up = partial(pid_file.remove, process.pid_file)
         announce(assemblies, process.ready_fd)
-        assemblies[0].server.run(once=process.once)
+        if process.once:
+            _end_with_their_clients(assemblies, loop)
+        loop.run()
         log.info("stopping")
         for one in assemblies:
             one.server.close()
         if failures := ending.sync():
             raise Failure(f"not synced, data may be lost: {'; '.join(failures)}")
     log.info("stopped")
+
+
+def _end_with_their_clients(assemblies: Sequence[Assembly], loop: Loop) -> None:
+    """As soon as each drive has had a client, and that has left."""
+    without = {one.server for one in assemblies}
+
+    def leave(server: Server, tell: Callable[[], None]) -> None:
+        tell()
+        without.discard(server)
+        if not without:
+            loop.request_stop()
+
+    for server in tuple(without):
+        server.on_leave = partial(leave, server, server.on_leave)
 
 
 def _fill_standard_fds() -> None:

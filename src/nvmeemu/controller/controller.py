@@ -377,7 +377,7 @@ class Controller:
                 self._set_status(shst=SHST_COMPLETE)
                 log.info("shutdown complete")
 
-        self._worker.submit(partial(flush, backends), done)
+        self._worker.submit(partial(flush, backends), done, self)
 
     def fail(self, reason: str) -> None:
         """Controller Fatal Status: nothing is served until a reset (Base 1.4, 9.5)."""

@@ -4,11 +4,12 @@
     with Loop() as loop:
         host = PciHost()
         controller = Controller(host, loop, loop, ...)
-        with Server(loop, host, controller, path, identity) as server:
-            server.run()
+        with Server(loop, host, controller, path, identity):  # and others, each with a host and a socket
+            loop.run()
 
-``server`` is the life of the socket and its clients, ``loop`` the event loop, ``function`` what a client sees,
-``pci`` the configuration space, ``memory`` the guest's memory, ``binding`` the edge to libvfio-user.
+``server`` is the life of the socket and its clients, ``newcomers`` who is not one yet, ``loop`` the event loop,
+``workers`` its threads, ``function`` what a client sees, ``pci`` the configuration space, ``memory`` the guest's
+memory, ``binding`` the edge to libvfio-user.
 """
 
 from nvmeemu.vfio.errors import BindingMissing, ServeError, SocketUnusable

@@ -89,6 +89,7 @@ enum nvmeemu_look {
     NVMEEMU_WHOLE,
     NVMEEMU_CHECK,
     NVMEEMU_PARTIAL,
+    NVMEEMU_CHOKED,
     NVMEEMU_TORN,
     NVMEEMU_NONSENSE,
 };

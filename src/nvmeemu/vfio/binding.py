@@ -4,7 +4,8 @@ A Python exception must not cross C: cffi would print and forget it. A callback'
 answered with an error, and the call that entered C raises it again (``Context._check``). That covers SystemExit and
 KeyboardInterrupt, too.
 
-The library is not thread safe: one thread makes all calls. It trusts its client, the VMM, more than is comfortable
+The library is not thread safe: one thread makes all calls, the one that has made the ``Context``, which sees to that.
+It trusts its client, the VMM, more than is comfortable
 (read in revision 0b28d20). No guest can reach any of this; ``messages`` keeps it from a VMM, too:
 
 - it waits without a limit for the rest of a message, and loses the file descriptors that come with a torn one;
@@ -12,10 +13,13 @@ The library is not thread safe: one thread makes all calls. It trusts its client
 - DMA_MAP of a file shorter than the region: SIGBUS at the first access beyond its end; of a region that is mapped
   already: a descriptor is lost; at an odd file offset: the mapping is shorter than the region.
 
+It also waits for a client's first message, and for a client to take its replies. It waits for neither here
+(``Context.attach``, ``Turn.CHOKED``), because other controllers may be served by the same thread.
+
 What stays: a VMM that shortens its file *after* mapping it ends this process by SIGBUS (a sealed memfd cannot be
-shortened); the first message of a client is waited for, which ``server`` bounds in time; an eventfd may be anything
-that can be written to, even a full pipe that blocks until a signal; an error in sending a reply (the client is gone)
-resets the context but is not reported by ``vfu_run_ctx``: watch for the reset callback of type LOST_CONNECTION.
+shortened); an eventfd may be anything that can be written to, even a full pipe that blocks until a signal. So VMMs
+that do not trust each other need servers of their own, a process for each. An error in sending a reply (the client is
+gone) resets the context but is not reported by ``vfu_run_ctx``: watch for the reset callback of type LOST_CONNECTION.
 
 Its own handling of the configuration space has more (overlong capability writes, rejected 4-byte writes to Device
 Control); ``pci.ConfigSpace`` replaces it. An eventfd for ERR or REQ would land in vector 0: we offer neither.
@@ -25,8 +29,10 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Protocol, TypeVar
@@ -35,6 +41,7 @@ from nvmeemu.vfio import messages
 from nvmeemu.vfio.errors import BindingMissing, ProtocolError
 from nvmeemu.vfio.messages import Message, Refusal
 from nvmeemu.vfio.sharing import File
+from nvmeemu.vfio.stand_in import stand_in
 
 try:
     from nvmeemu.vfio._libvfio_user import ffi, lib
@@ -45,7 +52,7 @@ else:
     _missing = None
 
 LOG_ERR, LOG_DEBUG = 3, 7  # syslog levels, the library's
-SENDING_TIME = 1  # seconds for a client to take a reply: a stop must not wait for longer
+SENDING_TIME = 1  # seconds for a client to take a reply
 
 
 class _Pending(threading.local):
@@ -70,6 +77,7 @@ class Turn(Enum):
     NOTHING = auto()
     MESSAGE = auto()
     PARTIAL = auto()  # a message whose rest has not come yet; it will be found again
+    CHOKED = auto()  # a message whose reply would have to wait until the client takes those of before; so will this one
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,8 @@ def barrier() -> None:
 
 
 class Context:
-    """A listening socket and the PCI function behind it. ``run`` and ``attach`` never wait for a whole message."""
+    """A listening socket and the PCI function behind it, for the thread that has made it. No call waits for a
+    client."""
 
     def __init__(
         self,
@@ -135,17 +144,18 @@ class Context:
     ) -> None:
         require()
         self.device = device
+        self._thread = threading.get_ident()
         self._handle = ffi.new_handle(self)
         self._message = ffi.new("struct nvmeemu_message *")
         self._ring: tuple[Any, Any] | None = None
-        self._ctx = lib.vfu_create_ctx(
+        self._own = lib.vfu_create_ctx(
             lib.VFU_TRANS_SOCK,
             os.fsencode(path),
             lib.LIBVFIO_USER_FLAG_ATTACH_NB,
             self._handle,
             lib.VFU_DEV_TYPE_PCI,
         )
-        if self._ctx == ffi.NULL:
+        if self._own == ffi.NULL:
             raise OSError(ffi.errno, os.strerror(ffi.errno), path)
         try:
             self._set_up(bar0_size, bar0_shared, bar4_size, vectors)
@@ -184,18 +194,34 @@ class Context:
         what it does not want comes to ``Device.bar0_write``."""
         self._ring = ffi.cast("nvmeemu_ring_t *", ring), ffi.cast("void *", engine)
 
+    @property
+    def _ctx(self) -> Any:
+        """The library's context."""
+        assert threading.get_ident() == self._thread, "libvfio-user is not thread safe"
+        return self._own
+
     def log_everything(self) -> None:
         """Pass the library's debug messages to ``Device.log``, too."""
         self._check(lib.vfu_setup_log(self._ctx, lib.on_log, LOG_DEBUG))
 
     def poll_fd(self) -> int:
-        """What to wait for: a client while there is none, else its messages. Changes with ``attach`` and a loss."""
+        """The listening socket while there is no client, else the client's. Changes with ``attach`` and a loss."""
         return int(lib.vfu_get_poll_fd(self._ctx))
 
-    def attach(self) -> None:
-        """Accept a waiting client and agree on a version with it, or OSError."""
-        self._check(lib.vfu_attach_ctx(self._ctx))
-        messages.limit_sending(self.poll_fd(), SENDING_TIME)
+    def attach(self, client: socket.socket, greeting: bytes | bytearray) -> None:
+        """Agree on a version with a client whose first message this was, or OSError; then its connection is served.
+
+        The library would accept the connection itself and wait for the message. So it gets another one, in which the
+        message is there already, and the client's is put into its place afterwards.
+        """
+        with stand_in(self.poll_fd(), greeting) as other_end:
+            result, code = lib.vfu_attach_ctx(self._ctx), ffi.errno
+            with suppress(OSError):  # if the client has gone, ``run`` will find that
+                client.send(other_end.recv(messages.LONGEST))
+        self._check(result, code)
+        client.setblocking(True)
+        messages.limit_sending(client.fileno(), SENDING_TIME)
+        os.dup2(client.fileno(), self.poll_fd(), inheritable=False)
 
     def run(self) -> Turn:
         """Handle one message if there is one. OSError(ENOTCONN): the client is gone; ProtocolError: hang up on it."""
@@ -215,6 +241,8 @@ class Context:
             return Turn.NOTHING
         elif look == lib.NVMEEMU_PARTIAL:
             return Turn.PARTIAL
+        elif look == lib.NVMEEMU_CHOKED:
+            return Turn.CHOKED
         elif look == lib.NVMEEMU_TORN:
             raise ProtocolError("it left in the middle of a message")
         elif look == lib.NVMEEMU_NONSENSE:
@@ -246,13 +274,14 @@ class Context:
 
     def close(self) -> None:
         """Lose the client, if any, with the callbacks of a loss, and the socket, whose file stays."""
-        if self._ctx != ffi.NULL:
-            ctx, self._ctx = self._ctx, ffi.NULL
+        if self._own != ffi.NULL:
+            ctx, self._own = self._ctx, ffi.NULL
             lib.vfu_destroy_ctx(ctx)
             self._check(0)
 
-    def _check(self, result: int) -> None:
-        code = ffi.errno
+    def _check(self, result: int, code: int | None = None) -> None:
+        """Raise what a callback has, or OSError if a call has failed, with this code or that of the last one."""
+        code = ffi.errno if code is None else code
         if _pending.failure is not None:
             failure, _pending.failure = _pending.failure, None
             raise failure

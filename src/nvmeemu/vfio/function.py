@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
 from nvmeemu.ports import PciState
 from nvmeemu.vfio.binding import LOG_ERR, Context, DmaRegion, Reset, barrier
-from nvmeemu.vfio.memory import GuestMemory, most_regions
+from nvmeemu.vfio.memory import GuestMemory
 from nvmeemu.vfio.messages import INTX, Message, Refusal, judge
 from nvmeemu.vfio.pci import ConfigSpace, PciIdentity
 from nvmeemu.vfio.sharing import Sharing
@@ -167,7 +168,9 @@ class PciHost(GuestMemory):
 class PciFunction:
     """A ``binding.Device``: what arrives in one message goes to the config space, the memory map or the Function."""
 
-    def __init__(self, function: Function, identity: PciIdentity, host: PciHost) -> None:
+    def __init__(
+        self, function: Function, identity: PciIdentity, host: PciHost, most_regions: Callable[[], int]
+    ) -> None:
         self.function = function
         self.host = host
         self.config = ConfigSpace(identity, function.bar0_size, function.vectors, self._function_level_reset)
@@ -176,7 +179,7 @@ class PciFunction:
         self._told_state = self.config.state
         self._map_changed = False
         self._memory_checked = False
-        self._most_regions = most_regions()
+        self._most_regions = most_regions  # that this client may map
         host.set_reachable(self.config.is_master)
         self._told: set[tuple[int, str]] = set()  # what was answered to this client, and has been logged
         self._has_mapped = self._has_looked = False  # this client: memory; at a register or the configuration space
@@ -317,7 +320,7 @@ class PciFunction:
         where = f"memory at {address:#x}, {size:#x} bytes"
         if address in self.host:
             return Refusal(errno.EEXIST, f"{where}: mapped already")
-        if len(self.host) >= self._most_regions:
+        if len(self.host) >= self._most_regions():
             return Refusal(errno.ENOSPC, f"{where}: it has {len(self.host)} regions already, the most there can be")
         return None
 

@@ -1,7 +1,8 @@
 """The event loop: file descriptors, timers, blocking work on threads, and an orderly stop. Sleeps when idle.
 
-Everything it calls runs on the thread that is in ``Loop.run``, the controller's thread; only the work given to
-``submit`` runs elsewhere.
+One loop serves any number of controllers, each with its socket (``Server``) and its step (``Controller.run``).
+Everything it calls runs on the thread that is in ``Loop.run``, the controllers' thread; only the work given to
+``submit`` runs elsewhere. Nothing that it calls may wait: the other controllers would wait, too.
 """
 
 from __future__ import annotations
@@ -9,26 +10,21 @@ from __future__ import annotations
 import errno
 import heapq
 import itertools
-import logging
 import os
 import select
 import signal
 import sys
 import threading
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from nvmeemu.vfio.alarm import Alarm
+from nvmeemu.vfio.workers import Done, Work, Workers, WorkItem
 
-log = logging.getLogger(__name__)
-
-Work = Callable[[], Any]
-Done = Callable[[Any, BaseException | None], None]
+Step = Callable[[], bool]
 
 # A thread that comes back from a disk has to take the interpreter lock from this one; Python's own 5 ms would be
 # the latency of every command that waits for a disk while another one computes.
@@ -39,11 +35,13 @@ NO_DESCRIPTORS_TIME = 0.5  # so many seconds, until we try again
 
 
 class Loop:
-    """Provides the ports Clock and Worker. ``threads`` bounds how much work may block at one thing at the same time."""
+    """Provides the ports Clock and Worker, to all controllers. ``threads`` bounds how much work may block at one thing
+    (a disk) at the same time; what blocks at one thing never holds up what is at another."""
 
     def __init__(self, threads: int = 8) -> None:
         self._epoll = select.epoll()
-        self._watched: dict[int, Callable[[], None]] = {}
+        self._watched: dict[int, _Watch] = {}
+        self._steps: list[Step] = []
         self._timers: list[_Timer] = []
         self._numbers = itertools.count()
         self._stopping = False
@@ -53,7 +51,7 @@ class Loop:
         self.watch(self._wake_read, self._drain_wake)
         self._alarm = Alarm()
         self.watch(self._alarm.fd, self._alarm.drain)
-        self._pool = _Pool(threads, self._wake)
+        self._workers = Workers(threads, self._wake)
 
     def __enter__(self) -> Self:
         return self
@@ -63,7 +61,7 @@ class Loop:
 
     def close(self) -> None:
         """Give up the descriptors. Threads still at work are left to end by themselves; nobody is told."""
-        self._pool.close()
+        self._workers.close()
         self._epoll.close()
         with self._waking:
             write, self._wake_write = self._wake_write, -1
@@ -77,19 +75,25 @@ class Loop:
     def watch(self, fd: int, callback: Callable[[], None]) -> None:
         """Call back whenever ``fd`` can be read, or has failed, until ``unwatch``."""
         self._epoll.register(fd, select.EPOLLIN)
-        self._watched[fd] = callback
+        self._watched[fd] = _Watch(callback)
 
     def unwatch(self, fd: int) -> None:
-        """The opposite; ``fd`` may be closed already."""
+        """The opposite, also during a ``rest``; ``fd`` may be closed already."""
         if self._watched.pop(fd, None) is not None:
             with suppress(OSError):  # closing it took it out of the set
                 self._epoll.unregister(fd)
 
     def rest(self, fd: int, seconds: float) -> None:
         """Do not call back for ``fd`` for so long: what it has to tell would be told at once again, and again."""
-        callback = self._watched[fd]
-        self.unwatch(fd)
-        self.call_later(seconds, lambda: self.watch(fd, callback))
+        watch = self._watched[fd]
+        with suppress(OSError):  # it rests already
+            self._epoll.unregister(fd)
+        self.call_later(seconds, lambda: self._end_rest(fd, watch))
+
+    def _end_rest(self, fd: int, watch: _Watch) -> None:
+        if self._watched.get(fd) is watch:  # else it is not watched any more, and the number may be another file's
+            with suppress(FileExistsError):  # it has rested twice
+                self._epoll.register(fd, select.EPOLLIN)
 
     # --- Clock
 
@@ -103,8 +107,8 @@ class Loop:
 
     # --- Worker
 
-    def submit(self, work: Work, done: Done, at: object = None) -> _Job:
-        return self._pool.submit(work, done, at)
+    def submit(self, work: Work, done: Done, at: object) -> WorkItem:
+        return self._workers.submit(work, done, at)
 
     # --- running
 
@@ -117,21 +121,42 @@ class Loop:
         self._stopping = True
         self._wake()
 
-    def run(self, step: Callable[[], bool]) -> None:
-        """Serve until ``request_stop``. ``step`` is called after all that was waiting has been served; as long as it
-        returns True it is called again at once, in turn with what has come in meanwhile."""
+    def add_step(self, step: Step) -> None:
+        """``step`` does a bounded batch of work whenever what was waiting has been served; True: it has more. Then all
+        steps are called again at once, in turn with what has come in meanwhile: who always has more keeps the others
+        from nothing but sleep."""
+        self._steps.append(step)
+
+    def remove_step(self, step: Step) -> None:
+        """Call it no more. Nothing if it is none."""
+        with suppress(ValueError):
+            self._steps.remove(step)
+
+    @property
+    def step_count(self) -> int:
+        """How many share this loop."""
+        return len(self._steps)
+
+    def run(self) -> None:
+        """Serve until ``request_stop``."""
         with _prompt_threads(), self._signals():
             more = True
             while not self._stopping:
                 if not more:
                     self._set_alarm()
                 for fd, _ in self._epoll.poll(0 if more else None):
-                    callback = self._watched.get(fd)
-                    if callback is not None:  # an earlier callback may have closed it
-                        callback()
+                    watch = self._watched.get(fd)
+                    if watch is not None:  # an earlier callback may have closed it
+                        watch.callback()
                 self._run_timers()
-                self._pool.finish()
-                more = step()
+                self._workers.finish()
+                more = self._run_steps()
+
+    def _run_steps(self) -> bool:
+        more = False
+        for step in tuple(self._steps):
+            more = step() or more
+        return more
 
     def _set_alarm(self) -> None:
         """To the next timer."""
@@ -182,6 +207,15 @@ def _prompt_threads() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
+class _Watch:
+    """A descriptor that is watched: this time, not before or after."""
+
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self.callback = callback
+
+
 class _Timer:
     """A pending call; its callback is None once it was made or cancelled."""
 
@@ -197,109 +231,3 @@ class _Timer:
 
     def cancel(self) -> None:
         self.callback = None
-
-
-def _nothing(*_: Any) -> None: ...
-
-
-class _Job:
-    """Work on its way through the pool. ``begun`` and ``cancelled`` are changed under the pool's lock."""
-
-    def __init__(self, pool: _Pool, work: Work, done: Done, at: object) -> None:
-        self._pool = pool
-        self.work = work
-        self.done = done
-        self.at = at
-        self.begun = False
-        self.cancelled = False
-
-    def cancel(self) -> bool:
-        return self._pool.cancel(self)
-
-
-class _Pool:
-    """Threads for what may block, started when first needed: ``limit`` for each thing that work may have to wait at.
-
-    They are daemons: a disk that never answers must not keep the process from ending.
-    """
-
-    def __init__(self, limit: int, wake: Callable[[], None]) -> None:
-        self._limit = limit
-        self._wake = wake
-        self._todo: SimpleQueue[_Job | None] = SimpleQueue()  # there is a thread for each
-        self._finished: deque[tuple[Done, Any, BaseException | None]] = deque()
-        self._threads = 0
-        self._lock = threading.Lock()
-        self._admitted: Counter[object] = Counter()  # in ``_todo`` and at threads, by where they may have to wait
-        self._waiting: dict[object, dict[_Job, None]] = {}  # the others, in order
-
-    def submit(self, work: Work, done: Done, at: object) -> _Job:
-        job = _Job(self, work, done, at)
-        with self._lock:
-            if self._admitted[at] >= self._limit:
-                self._waiting.setdefault(at, {})[job] = None
-            else:
-                self._admit(job)
-        return job
-
-    def _admit(self, job: _Job) -> None:
-        self._admitted[job.at] += 1
-        if self._threads < self._admitted.total():
-            self._threads += 1
-            threading.Thread(target=self._serve, name=f"nvmeemu-{self._threads}", daemon=True).start()
-        self._todo.put(job)
-
-    def cancel(self, job: _Job) -> bool:
-        with self._lock:
-            if job.begun:
-                return False
-            if not job.cancelled:
-                job.cancelled = True
-                job.work = job.done = _nothing  # if it stays in the queue, then without the memory that it was for
-                self._forget(job)
-            return True
-
-    def _forget(self, job: _Job) -> None:
-        if job in (waiting := self._waiting.get(job.at, {})):
-            del waiting[job]
-            if not waiting:
-                del self._waiting[job.at]
-
-    def _serve(self) -> None:
-        while (job := self._todo.get()) is not None:
-            with self._lock:
-                job.begun = not job.cancelled
-            if job.begun:
-                self._run(job)
-            at = job.at
-            del job
-            with self._lock:
-                self._ended(at)
-
-    def _run(self, job: _Job) -> None:
-        try:
-            value, error = job.work(), None
-        except BaseException as failure:  # whatever it is, the loop's thread has to hear of it
-            value, error = None, failure
-        self._finished.append((job.done, value, error))
-        self._wake()
-
-    def _ended(self, at: object) -> None:
-        """A thread is done with a job there: the next one has its place."""
-        self._admitted[at] -= 1
-        if not self._admitted[at]:
-            del self._admitted[at]
-        if at in self._waiting:
-            job = next(iter(self._waiting[at]))
-            self._forget(job)
-            self._admit(job)
-
-    def finish(self) -> None:
-        """Report the work that has finished by now."""
-        for _ in range(len(self._finished)):
-            done, value, error = self._finished.popleft()
-            done(value, error)
-
-    def close(self) -> None:
-        for _ in range(self._threads):
-            self._todo.put(None)

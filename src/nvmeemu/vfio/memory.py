@@ -17,8 +17,8 @@ LARGE = 1 << 20  # a region of this size without a file may be guest RAM; firmwa
 
 
 def most_regions() -> int:
-    """How many regions a client may map: each is a mapping of this process, which needs some itself, and the
-    library's table has 65,536 places. (A library that is not our copy keeps a descriptor of each, too.)"""
+    """How many regions all clients together may map: each is a mapping of this process, which needs some itself, and
+    the library's table has 65,536 places. (A library that is not our copy keeps a descriptor of each, too.)"""
     try:
         with open("/proc/sys/vm/max_map_count") as file:
             mappings = int(file.read())

@@ -2,6 +2,7 @@
  * of a half message, loses the file descriptors of a torn one, and trusts what is in some. messages.py judges. */
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -19,6 +20,7 @@ enum nvmeemu_look {
     NVMEEMU_WHOLE,    /* the library may take it; or it is the end of the connection */
     NVMEEMU_CHECK,    /* the same if its contents, now in struct nvmeemu_message, are fit for it */
     NVMEEMU_PARTIAL,  /* the rest has not come yet */
+    NVMEEMU_CHOKED,   /* whole, but the client has yet to take so many replies that another one would have to wait */
     NVMEEMU_TORN,     /* the rest will never come */
     NVMEEMU_NONSENSE, /* not the header of a command */
 };
@@ -87,9 +89,19 @@ static int nvmeemu_take_doorbells(int fd, nvmeemu_ring_t *ring, void *engine)
     return taken;
 }
 
+/* The socket of a client takes nothing more for now: what it has not read yet fills the buffer. */
+static bool nvmeemu_is_choked(int fd)
+{
+    int unread = 0, room = 0;
+    socklen_t size = sizeof(room);
+
+    return ioctl(fd, SIOCOUTQ, &unread) == 0 && unread > 0 &&
+           getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, &size) == 0 && unread >= room;
+}
+
 static int nvmeemu_look(int fd, struct nvmeemu_message *message)
 {
-    enum { HEADER = 16, COMMAND = 0, TYPE = 0xf, DMA_MAP = 2, DMA_UNMAP = 3, SET_IRQS = 8 };
+    enum { HEADER = 16, COMMAND = 0, TYPE = 0xf, NO_REPLY = 1 << 4, DMA_MAP = 2, DMA_UNMAP = 3, SET_IRQS = 8 };
     union {
         struct cmsghdr aligned;
         char space[CMSG_SPACE(NVMEEMU_MOST_FDS * sizeof(int))];
@@ -109,6 +121,8 @@ static int nvmeemu_look(int fd, struct nvmeemu_message *message)
             return NVMEEMU_NONSENSE;
         if (there >= message->size || (ioctl(fd, FIONREAD, &waiting) == 0 && (uint32_t)waiting >= message->size)) {
             uint16_t command = message->command;
+            if (!(message->flags & NO_REPLY) && nvmeemu_is_choked(fd))
+                return NVMEEMU_CHOKED;
             bool risky = command == DMA_MAP || command == DMA_UNMAP || command == SET_IRQS;
             return risky ? NVMEEMU_CHECK : NVMEEMU_WHOLE;
         }

@@ -13,6 +13,7 @@ import struct
 from contextlib import suppress
 from dataclasses import dataclass
 
+from nvmeemu.vfio.errors import ProtocolError
 from nvmeemu.vfio.sharing import File
 
 DMA_MAP, DMA_UNMAP, SET_IRQS = 2, 3, 8  # commands
@@ -21,6 +22,7 @@ TRIGGER = 1 << 5  # of SET_IRQS
 WRITABLE = 1 << 1  # of DMA_MAP
 INTX = 0  # interrupt index
 
+LONGEST = 1 << 16  # NVMEEMU_LONGEST in message.h
 PAGE = 4096
 ONE_FILE = "a range must lie in one file; for SPDK and DPDK: -g (--single-file-segments), or --no-huge -s 256"
 HEADER = struct.Struct("<HHIII")  # id, command, size, flags, error
@@ -124,15 +126,22 @@ def refuse(fd: int, message: Message, refusal: Refusal) -> None:
             connection.send(reply, socket.MSG_DONTWAIT)
 
 
-def tell_busy(connection: socket.socket) -> bool:
-    """Answer the first message of one that is no client; False if it has sent none. Does not block. Raises OSError."""
-    header = connection.recv(HEADER.size)
-    if len(header) < HEADER.size:
-        return False
-    number, command, *_ = HEADER.unpack(header)
-    connection.send(HEADER.pack(number, command, HEADER.size, ERROR_REPLY, errno.EBUSY))
-    connection.recv(1 << 16)  # closed with something unread, it would lose the answer
-    return True
+def missing(beginning: bytes | bytearray) -> int:
+    """How many bytes of a message, or first of its header, are still to come after its beginning. Raises
+    ProtocolError."""
+    if len(beginning) < HEADER.size:
+        return HEADER.size - len(beginning)
+    _, _, size, _, _ = HEADER.unpack_from(beginning)
+    if not HEADER.size <= size <= LONGEST:
+        raise ProtocolError("what it sent is no vfio-user command")
+    return int(size) - len(beginning)
+
+
+def tell_busy(connection: socket.socket, message: bytes | bytearray) -> None:
+    """Answer the first message of one that is no client. Raises OSError."""
+    number, command, *_ = HEADER.unpack_from(message)
+    connection.send(HEADER.pack(number, command, HEADER.size, ERROR_REPLY, errno.EBUSY), socket.MSG_DONTWAIT)
+    connection.recv(LONGEST, socket.MSG_DONTWAIT)  # closed with something unread, it would lose the answer
 
 
 def hang_up(fd: int) -> None:
