@@ -155,6 +155,8 @@ def _check(settings: Settings) -> None:
     _check_inputs(settings)
     _check_job(settings)
     _check_disks(settings)
+    _check_screen(settings)
+    _check_images(settings)
     _check_outputs(settings)
     _check_firmware(settings)
     _check_machine(settings)
@@ -224,12 +226,18 @@ def _check_disks(settings: Settings) -> None:
         raise UsageError("--boot-disk is the only drive: no --disk, --sata-disk")
     if settings.os and not own:
         raise UsageError("--os needs --boot-disk, --sata-disk or --iso")
+    if settings.write and not (settings.boot_disk or settings.sata_disk):
+        raise UsageError("--write needs --boot-disk or --sata-disk")
+
+
+def _check_screen(settings: Settings) -> None:
     if settings.screenshot and settings.display == "none":
         raise UsageError("--screenshot needs a screen: --display vnc")
     if settings.display != "none" and settings.arch.name != "x86_64":
         raise UsageError(f"no --display for {settings.arch.name}")
-    if settings.write and not (settings.boot_disk or settings.sata_disk):
-        raise UsageError("--write needs --boot-disk or --sata-disk")
+
+
+def _check_images(settings: Settings) -> None:
     if settings.disk:
         image.require_raw(settings.disk)
     if settings.iso:

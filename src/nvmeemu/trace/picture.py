@@ -182,11 +182,15 @@ class Picture:
         for axes in (self.top, self.map, self.scatter):
             for at in np.unique(self._columns(self._times(self.activity.resets))):
                 axes.axvline(self.start + at * self._column, **_RESET)
+        self._legend(seen)
+
+    def _legend(self, phases: set[Name]) -> None:
+        """Above the timeline: what is to be seen in it, with these phases."""
         has = [kind for kind in CommandKind if np.any(self.kind == kind)]
         handles: list[Artist] = [Patch(color=_COLOURS[kind], label=_LABELS[kind]) for kind in has]
         if np.any(self.outcome):
             handles.append(Patch(color=_FAILED, label="failed, or never completed"))
-        handles += [Patch(color=colour, label=name) for name, colour in _PHASE_COLOURS.items() if name in seen]
+        handles += [Patch(color=colour, label=name) for name, colour in _PHASE_COLOURS.items() if name in phases]
         if len(self.activity.resets):
             handles.append(Line2D([], [], label="reset", **_RESET))
         if handles:
