@@ -24,7 +24,7 @@ import tempfile
 import time
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -109,10 +109,13 @@ class Outcome:
 
 
 class _Watcher:
-    """A pytest plugin: which tests name mutants (and leaves the others out), how each of them ends."""
+    """A pytest plugin: which tests name these mutants (any, if none are given), and how each of them ends. The others
+    are left out; with ``mutant``, also the cases of a test that has failed in one of them, unless a case is named."""
 
-    def __init__(self, outcome: Outcome) -> None:
-        self._outcome = outcome
+    def __init__(self, outcome: Outcome, names: Collection[str], mutant: Mutant | None) -> None:
+        self.outcome = outcome
+        self._names = names
+        self._mutant = mutant
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         kept = []
@@ -126,19 +129,25 @@ class _Watcher:
             for mark, names in marks:
                 test = item.nodeid if mark in of_case else _function(item.nodeid)
                 for name in names:
-                    self._outcome.kills[name].add(test)
-            if any(names for _, names in marks):
+                    self.outcome.kills[name].add(test)
+            if any(not self._names or name in self._names for _, names in marks for name in names):
                 kept.append(item)
         items[:] = kept
-        self._outcome.nodes = [item.nodeid for item in kept]
+        self.outcome.nodes = [item.nodeid for item in kept]
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        is_named = self._mutant is None or item.nodeid in self.outcome.kills[self._mutant.name]
+        if not is_named and _function(item.nodeid) in self.outcome.failed:
+            pytest.skip("another case has failed")
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
-            self._outcome.broken[report.nodeid] = report.longreprtext.strip().splitlines()[-1]
+            self.outcome.broken[report.nodeid] = report.longreprtext.strip().splitlines()[-1]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
-            found = self._outcome.failed if report.when == "call" else self._outcome.broken
+            found = self.outcome.failed if report.when == "call" else self.outcome.broken
             crash = getattr(report.longrepr, "reprcrash", None)
             found[report.nodeid] = found[_function(report.nodeid)] = crash.message.partition("\n")[0] if crash else "?"
 
@@ -148,29 +157,34 @@ def _function(nodeid: str) -> str:
     return nodeid.partition("[")[0]
 
 
-def run_tests(root: Path, mutant: Mutant | None, nodes: Iterable[str]) -> Outcome:
-    """Run tests in this process, which must not have imported the project; with ``mutant``, on changed code."""
-    if mutant is None:
-        return _run_tests(root, nodes)
+def survey(root: Path, tests: Path, names: Collection[str]) -> Outcome:
+    """Run the tests of a folder that name these mutants (any, if none are given), without any."""
+    outcome = Outcome()
+    _run_tests(root, [str(tests)], _Watcher(outcome, names, None))
+    return outcome
+
+
+def run_tests(root: Path, mutant: Mutant, nodes: Iterable[str]) -> Outcome:
+    """Run tests on the code with the mutant in it, in this process, which must not have imported the project."""
+    outcome = Outcome()
     change = mutant.change(root)
     changed = change.module, str(root / change.file), change.text
     install(*changed)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         hand_on(Path(folder), *changed)
-        return _run_tests(root, nodes)
+        _run_tests(root, nodes, _Watcher(outcome, [mutant.name], mutant))
+    return outcome
 
 
-def _run_tests(root: Path, nodes: Iterable[str]) -> Outcome:
-    outcome = Outcome()
+def _run_tests(root: Path, nodes: Iterable[str], watcher: _Watcher) -> None:
     options = ["--rootdir", str(root), "-q", "-n0", "-p", "no:cacheprovider", "--tb=short", f"--timeout={_SECONDS}"]
     options.append("--assert=plain")  # where CI is set, pytest would explain the difference of two megabytes: minutes
     said = io.StringIO()
     with contextlib.chdir(root), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        code = pytest.main([*options, *nodes], plugins=[_Watcher(outcome)])
+        code = pytest.main([*options, *nodes], plugins=[watcher])
     if code in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR):
-        outcome.broken["pytest"] = said.getvalue().strip()
-    return outcome
+        watcher.outcome.broken["pytest"] = said.getvalue().strip()
 
 
 @dataclass
@@ -179,12 +193,13 @@ class Verdict:
     tests: int
     faults: list[str]  # why it is not killed; none: it is
     reasons: list[str]  # how each test failed
-    seconds: float  # of CPU time
+    seconds: float
 
 
 def _judge(task: tuple[Path, Mutant, set[str]]) -> Verdict:
     """Whether every test that names the mutant fails with it. Runs in a process of its own."""
     root, mutant, tests = task
+    begin = time.monotonic()
     try:
         outcome = run_tests(root, mutant, tests)
     except BadMutant as error:
@@ -194,7 +209,7 @@ def _judge(task: tuple[Path, Mutant, set[str]]) -> Verdict:
     if not faults:
         faults = [f"survives {test}" for test in sorted(tests - outcome.failed.keys())]
     reasons = [outcome.failed[test] for test in sorted(tests & outcome.failed.keys())]
-    return Verdict(mutant, len(tests), faults, reasons, time.process_time())
+    return Verdict(mutant, len(tests), faults, reasons, time.monotonic() - begin)
 
 
 def _prepare_forks() -> None:
@@ -207,17 +222,13 @@ def _prepare_forks() -> None:
     gc.freeze()
 
 
-def _survey(root: Path, tests: Path) -> Outcome:
-    return run_tests(root, None, [str(tests)])
-
-
-def _faults_of(survey: Outcome, mutants: Iterable[str]) -> list[str]:
+def _faults_of(found: Outcome, mutants: Iterable[str]) -> list[str]:
     """What is wrong before any mutant is tried."""
-    failed = {**survey.failed, **survey.broken}
+    failed = {**found.failed, **found.broken}
     faults = [f"{test} fails without any mutant: {why}" for test, why in failed.items() if test == _function(test)]
-    for name in sorted(survey.kills.keys() - set(mutants)):
-        faults.append(f"no mutant is named {name}: {', '.join(sorted(survey.kills[name]))}")
-    faults += [f"no test names the mutant {name}" for name in mutants if name not in survey.kills]
+    for name in sorted(found.kills.keys() - set(mutants)):
+        faults.append(f"no mutant is named {name}: {', '.join(sorted(found.kills[name]))}")
+    faults += [f"no test names the mutant {name}" for name in mutants if name not in found.kills]
     return faults
 
 
@@ -234,21 +245,21 @@ def run(root: Path, only: Sequence[str] = (), verbose: bool = False, tests: Path
         return len(unfit)
     _prepare_forks()
     with get_context("fork").Pool(_JOBS, maxtasksperchild=1) as pool:
-        survey = pool.apply(_survey, (root, tests))
+        found = pool.apply(survey, (root, tests, only))
         faults = [f"there is no mutant {name}" for name in only if name not in mutants]
         if not only:
-            faults += _faults_of(survey, mutants)
+            faults += _faults_of(found, mutants)
         tasks = [
-            (root, mutant, survey.kills[name])
+            (root, mutant, found.kills[name])
             for name, mutant in mutants.items()
-            if name in survey.kills and (not only or name in only)
+            if name in found.kills and (not only or name in only)
         ]
         width = max((len(name) for name in mutants), default=0)
         results: Counter[str] = Counter()
         for verdict in pool.imap(_judge, tasks, chunksize=1):
             result = "NOT KILLED" if verdict.faults else "killed"
             results[result] += 1
-            numbers = f"by {verdict.tests}  {verdict.seconds:4.1f} s"
+            numbers = f"by {verdict.tests}  {verdict.seconds:5.1f} s"
             print(f"{verdict.mutant.name:{width}}  {result:10}  {numbers}  {verdict.mutant.why}")
             for reason in verdict.reasons if verbose else ():
                 print(f"{'':{width}}    {reason}")

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.mutants
 RUNNER = Path(__file__).with_name("mutants.py")
 FOLDERS = sorted({path.parent.name for path in RUNNER.parents[1].glob("*/mutants*.toml")} - {mutants.OF_C})
 PROJECT = {
-    "pyproject.toml": '[tool.pytest.ini_options]\npythonpath = ["src"]\nmarkers = ["fact"]\n',
+    "pyproject.toml": '[tool.pytest.ini_options]\npythonpath = ["src"]\nmarkers = ["fact", "kills"]\n',
     "src/thing.py": "WIDTH = 8\n\n\ndef double(number: int) -> int:\n    return number * 2\n",
 }
 TEST = """
@@ -24,6 +24,13 @@ import pytest, thing
 @pytest.mark.parametrize("number", [0, 3])
 @pytest.mark.fact("A1", kills=("triples",))
 def test_two_threes_are_six(number):
+    assert thing.double(number) == 2 * number
+"""
+CASES = """
+import pytest, thing
+
+@pytest.mark.parametrize("number", [pytest.param(number, marks=pytest.mark.kills("triples")) for number in (3, 0)])
+def test_double(number):
     assert thing.double(number) == 2 * number
 """
 
@@ -62,6 +69,7 @@ def _run(root: Path, test: str, table: str) -> tuple[int, str]:
     [
         pytest.param(TEST, triples("number * 3"), "mutants: 1 killed", id="killed"),
         pytest.param(TEST, triples("number + number"), "triples survives", id="survives"),
+        pytest.param(CASES, triples("number * 3"), "test_thing.py::test_double[0]", id="a-case-survives"),
         pytest.param(TEST, triples("number * 3", old="number * 4"), "does not stand in double", id="not-there"),
         pytest.param(TEST, triples("undefined", within="WIDTH", old="8"), "triples breaks", id="no-import"),
         pytest.param(TEST, "", "no mutant is named triples", id="no-mutant"),

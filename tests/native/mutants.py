@@ -15,6 +15,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -105,6 +106,7 @@ class Verdict:
     name: str
     how: str  # it was found out; empty: it was not
     fault: str = ""
+    seconds: float = 0  # until then
 
 
 def _judge(builder: Builder, mutant: Mutant | None) -> Verdict:
@@ -114,17 +116,19 @@ def _judge(builder: Builder, mutant: Mutant | None) -> Verdict:
     except BadMutant as error:
         return Verdict(name, "", str(error))
     command = (sys.executable, __file__, "--child", library)
+    begin = time.monotonic()
     try:
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        return Verdict(name, "it hangs")
+        return Verdict(name, "it hangs", seconds=SECONDS)
+    seconds = time.monotonic() - begin
     if result.returncode < 0:
-        return Verdict(name, f"it crashes (signal {-result.returncode})")
+        return Verdict(name, f"it crashes (signal {-result.returncode})", seconds=seconds)
     if result.returncode == 0:
-        return Verdict(name, "")
+        return Verdict(name, "", seconds=seconds)
     said = [line for line in (result.stdout + result.stderr).splitlines() if line.strip()]
     failed = [line for line in said if line.startswith(("differential: ", "FAILED "))]
-    return Verdict(name, failed[0] if failed else "", "" if failed else f"no test has failed: {said[-1]}")
+    return Verdict(name, failed[0] if failed else "", "" if failed else f"no test has failed: {said[-1]}", seconds)
 
 
 def _child(library: Path) -> int:
@@ -172,7 +176,9 @@ def main() -> int:
             is_wrong = bool(verdict.fault) or bool(verdict.how) == (verdict.name == "(unchanged)")
             faults += is_wrong
             what = verdict.fault or verdict.how or "nothing found"
-            print(f"{'ERROR' if is_wrong else 'right':6} {verdict.name:28} {what}", flush=True)
+            print(
+                f"{'ERROR' if is_wrong else 'right':6} {verdict.name:40} {verdict.seconds:4.0f} s  {what}", flush=True
+            )
     print(f"mutants of the engine: {len(chosen)}, {faults} errors; CPU {sum(os.times()[:4]):.0f} s")
     return 1 if faults else 0
 
