@@ -20,6 +20,8 @@ from hunt import read_corpus
 from machine import WIDTH, Machine, run_program, watched
 from operations import OPERATIONS, Operation
 
+pytestmark = pytest.mark.long
+
 SEED = int(os.environ.get("NVMEEMU_FUZZ_SEED", "1" if "CI" in os.environ else random.randrange(1 << 32)))
 
 

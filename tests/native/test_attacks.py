@@ -33,7 +33,7 @@ def doorbells(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=["bench", "server"])
+@pytest.fixture(params=["bench", pytest.param("server", marks=pytest.mark.long)])
 def arena(request: pytest.FixtureRequest, doorbells: str, tmp_path: Path) -> Iterator[Arena]:
     seed = int(os.environ.get("NVMEEMU_SEED") or random.SystemRandom().getrandbits(32))
     print(f"NVMEEMU_SEED={seed}")

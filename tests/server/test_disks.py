@@ -234,6 +234,7 @@ def in_use(path: Path, disk: Path, *options: str) -> None:
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.long
 def test_a_block_device_that_somebody_uses_is_refused(folder: Path, block_device: Path, serve: Serve) -> None:
     image, path = folder / "image", folder / "2"
     with claimed(block_device):
@@ -255,6 +256,7 @@ def test_nobody_makes_a_file_system_on_a_device_that_is_served(
         pass
 
 
+@pytest.mark.long
 def test_a_loop_device_and_its_file_are_one_disk(folder: Path, block_device: Path, serve: Serve) -> None:
     image, path = folder / "image", folder / "2"
     for one, other in ((image, block_device), (block_device, image)):

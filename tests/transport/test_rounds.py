@@ -28,6 +28,8 @@ RAM = 8 << 20
 VECTORS = 12  # more than one SET_IRQS message takes
 PATIENCE = 120_000  # milliseconds
 
+pytestmark = pytest.mark.long
+
 Repeat = Callable[[Callable[[int], None]], None]
 RepeatAttached = Callable[[Callable[[Load], None]], None]
 
