@@ -83,10 +83,10 @@ def set_faults(bench: Any, engine: str, what: str) -> None:
     else:
         fault = faults.add(Fault({"opcode": "compare"}, do="drop"))
         bench.settle()
-        assert bench.controller.state.sqs[1].owned is None
+        assert not bench.controller.state.sqs[1].server.is_engine
         faults.remove(fault)
     bench.settle()
-    assert (bench.controller.state.sqs[1].owned is not None) == (engine == "native")
+    assert bench.controller.state.sqs[1].server.is_engine == (engine == "native")
 
 
 class Arm:

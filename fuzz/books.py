@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from nvmeemu.controller.executor import Executor
 from nvmeemu.queues import SubmissionQueue
 from nvmeemu.spec import ReadWrite
 
@@ -68,15 +69,14 @@ class Fetched:
 @contextmanager
 def watch_fetches(tell: Callable[[SubmissionQueue, bytes], None]) -> Iterator[None]:
     """Call ``tell`` with each entry that any submission queue gives out."""
-    original = SubmissionQueue.pop
+    original = Executor._fetched
 
-    def pop(sq: SubmissionQueue) -> bytes:
-        entry = original(sq)
+    def fetched(executor: Executor, sq: SubmissionQueue, entry: bytes) -> None:
         tell(sq, entry)
-        return entry
+        original(executor, sq, entry)
 
-    SubmissionQueue.pop = pop  # type: ignore[method-assign,assignment]
+    Executor._fetched = fetched  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:
-        SubmissionQueue.pop = original  # type: ignore[method-assign]
+        Executor._fetched = original  # type: ignore[method-assign]

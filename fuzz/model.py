@@ -114,7 +114,7 @@ class Judge:
         if sq.qid == 0 and command.opcode == AdminOpcode.DOORBELL_BUFFER_CONFIG:
             self.shadow_pages |= {command.io.prp1, command.io.prp2}
             for device_sq, sq in self.sqs.items():  # shadow doorbells that it has not seen yet are overwritten
-                if sq.qid and (device_sq.tail, device_sq.cq.head) != (sq.tail, sq.cq.head):
+                if sq.qid and (device_sq.server.tail, device_sq.cq.server.head) != (sq.tail, sq.cq.head):
                     sq.is_trusted = sq.cq.is_trusted = False
 
     def _sync(self) -> None:
@@ -122,17 +122,17 @@ class Judge:
         for device_cq in self.device.cqs.values():
             if device_cq not in self.cqs:
                 vector, ien = device_cq.vector, device_cq.ien
-                cq = Cq(device_cq.qid, device_cq.ring.iova, device_cq.entries, vector, ien)
+                cq = Cq(device_cq.qid, device_cq.iova, device_cq.entries, vector, ien)
                 if not self.is_wild and (cq.iova, cq.entries, vector, ien) not in self._asked_cqs(cq.qid):
                     raise Violation(f"completion queue {cq.qid} is not what was asked for")
                 # A host clears a queue before it creates it; a Create command that it left in the admin queue and
                 # rang again by mistake finds the entries of the last time, which would look like completions.
-                stale = CQE_SIZE * (cq.entries - device_cq.tail)
-                self.guest.write(cq.iova + CQE_SIZE * device_cq.tail, bytes(stale))
+                stale = CQE_SIZE * (cq.entries - device_cq.server.tail)
+                self.guest.write(cq.iova + CQE_SIZE * device_cq.server.tail, bytes(stale))
                 self.cqs[device_cq] = cq
         for device_sq in self.device.sqs.values():
             if device_sq not in self.sqs:
-                sq = Sq(device_sq.qid, device_sq.ring.iova, device_sq.entries, self.cqs[device_sq.cq])
+                sq = Sq(device_sq.qid, device_sq.iova, device_sq.entries, self.cqs[device_sq.cq])
                 if not self.is_wild and (sq.iova, sq.entries, sq.cq.qid) not in self._asked_sqs(sq.qid):
                     raise Violation(f"submission queue {sq.qid} is not what was asked for")
                 self.sqs[device_sq] = sq
@@ -168,7 +168,7 @@ class Judge:
         self._sync()
         self._forget()
         for device_cq, cq in self.cqs.items():
-            cq.tail = device_cq.tail
+            cq.tail = device_cq.server.tail
         for sq in self.sqs.values():
             del sq.outstanding[:-16]
         self.fetches.clear()

@@ -151,11 +151,10 @@ def doorbell_buffer_config(request: Request[DoorbellBufferConfig]) -> int:
         raise CommandFailed(Status.INVALID_FIELD, location=(24, 0), why=why)
     buffers = ShadowDoorbells(controller.host, shadow, event, controller.limits.stride)
     for qid, sq in controller.sqs.items():
-        sq.look()
-        buffers.tail(qid).clear(sq.tail)
+        buffers.tail(qid).clear(sq.server.tail)
     for qid, cq in controller.cqs.items():
-        cq.look()
-        buffers.head(qid).clear(cq.head)
+        head, _ = cq.server.look()
+        buffers.head(qid).clear(head)
     for qid in controller.sqs.keys() - {0}:
         controller.sqs[qid].use_shadow(buffers.tail(qid))
     for qid in controller.cqs.keys() - {0}:

@@ -26,7 +26,7 @@ def rig() -> Iterator[Rig]:
 def owned(rig: Rig) -> set[int]:
     """The submission queues that the engine serves."""
     rig.bench.settle()
-    return {qid for qid, sq in rig.bench.controller.state.sqs.items() if sq.owned is not None}
+    return {qid for qid, sq in rig.bench.controller.state.sqs.items() if sq.server.is_engine}
 
 
 def works(rig: Rig) -> bool:

@@ -42,10 +42,10 @@ def test_nothing_more_is_fetched_of_what_was_rung_before(rig: Rig) -> None:
     writes = [rig.driver.submit(rig.queue, rig.write(), ring=False) for _ in range(3)]
     rig.driver.ring_sq(rig.queue)
     rig.bench.settle()
-    assert rig.bench.controller.state.sqs[1].head == 2  # behind the write before, and this one
+    assert rig.bench.controller.state.sqs[1].server.head == 2  # behind the write before, and this one
     assert rig.completions() == []
     assert cids(rig.later(5)) == writes
-    assert rig.bench.controller.state.sqs[1].tail == 4
+    assert rig.bench.controller.state.sqs[1].server.tail == 4
 
 
 @pytest.mark.parametrize("at", OF_COMMANDS)

@@ -289,11 +289,11 @@ def test_without_faults_nothing_stands_between(rig: Rig) -> None:
     state = rig.bench.controller.state
     assert state.interrupts.tap is not None
     assert state.events.tap is not None
-    assert state.cqs[0].tap is not None
+    assert state.cqs[0].server.tap is not None
     rig.faults.remove(fault)
     assert state.interrupts.tap is None
     assert state.events.tap is None
-    assert state.cqs[0].tap is None
+    assert state.cqs[0].server.tap is None
 
 
 FIELDS = "match.{}: no command that the rest of match asks for has such a field"

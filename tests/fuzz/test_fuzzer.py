@@ -24,8 +24,8 @@ FAULTS = (
     ),
     Mutant(
         name="one-too-many-in-a-full-queue",
-        within="CompletionQueue._write",
-        old="after == self.head and self.is_full",
+        within="PythonCq._write",
+        old="after == self.head and not self._refresh()",
         new="False",
         why="a completion that the host has not seen is overwritten",
     ),
@@ -53,7 +53,7 @@ FAULTS = (
     Mutant(
         name="views-outlive-the-map",
         within="Controller.quiesce",
-        old="cq.ring.forget()",
+        old="cq.server.forget()",
         new="pass",
         why="a queue in memory that has been taken away",
     ),

@@ -70,10 +70,10 @@ class Rig:
         sqs = self.bench.controller.state.sqs
         deadline = time.monotonic() + 60
         for queue in self.queues:
-            owned = sqs[queue.qid].owned
-            assert owned is not None
-            while owned.head != queue.sq_tail:
-                assert time.monotonic() < deadline, f"queue {queue.qid} is at {owned.head} of {queue.sq_tail}"
+            server = sqs[queue.qid].server
+            assert server.is_engine
+            while server.head != queue.sq_tail:
+                assert time.monotonic() < deadline, f"queue {queue.qid} is at {server.head} of {queue.sq_tail}"
                 time.sleep(0.001)
 
     def completed(self, queue: QueuePair, number: int) -> None:

@@ -116,7 +116,7 @@ def test_queues_move_a_thousand_times_under_commands(bench: Bench) -> None:
             bench.controller.run()
             bench.worker.finish_all()
         load.collect()
-        by_python += sum(sq.owned is None for sq in bench.controller.state.sqs.values())
+        by_python += sum(not sq.server.is_engine for sq in bench.controller.state.sqs.values())
     for _ in range(SQ_ENTRIES):
         bench.settle()
         load.collect()
@@ -125,7 +125,7 @@ def test_queues_move_a_thousand_times_under_commands(bench: Bench) -> None:
     counts = engine.take_counts()
     assert min(counts.reads, counts.writes, by_python) > 0
     for sq in bench.controller.state.sqs.values():
-        assert (sq.owned is None) == (sq.qid == 0 or sq.qid in which)
+        assert (not sq.server.is_engine) == (sq.qid == 0 or sq.qid in which)
 
 
 def test_a_queue_that_is_made_later_is_pythons_from_the_start(bench: Bench) -> None:
@@ -137,8 +137,8 @@ def test_a_queue_that_is_made_later_is_pythons_from_the_start(bench: Bench) -> N
         load.collect()
     assert not load.pending
     sqs = bench.controller.state.sqs
-    assert sqs[1].owned is not None
-    assert sqs[2].owned is None
+    assert sqs[1].server.is_engine
+    assert not sqs[2].server.is_engine
 
 
 def test_a_queue_is_deleted_while_it_moves(bench: Bench) -> None:

@@ -52,7 +52,7 @@ class Coalescing:
         vector = cq.vector
         if vector not in self._vectors:
             return True
-        if cq.owned is not None:
+        if cq.server.is_engine:
             return False  # the engine has counted them
         held = self._held.get(vector, 0) + number
         if held >= self._completions:

@@ -21,7 +21,7 @@ from nvmeemu.controller.state import ControllerState, EntrySizes
 from nvmeemu.controller.taps import Interceptor, Observer, Taps
 from nvmeemu.engine.port import Engine
 from nvmeemu.ports import Clock, Host, PciState, Worker
-from nvmeemu.queues import CompletionQueue, DoorbellError, SubmissionQueue
+from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.spec import (
     DOORBELLS,
     PAGE_MIN,
@@ -126,9 +126,9 @@ class Controller:
         if self.state.engine is not None:
             self.state.engine.pause()
         for sq in self.state.sqs.values():
-            sq.ring.forget()
+            sq.server.forget()
         for cq in self.state.cqs.values():
-            cq.ring.forget()
+            cq.server.forget()
 
     def memory_changed(self) -> None:
         """The memory map has changed."""
@@ -399,15 +399,12 @@ class Controller:
         if queue is None:
             self._doorbell_error(ErrorEvent.INVALID_DOORBELL_REGISTER, self._place(number), value)
             return
-        try:
-            if isinstance(queue, CompletionQueue):
-                queue.ring_head(value)
-                self._executor.head_moved(queue)
-            else:
-                queue.ring_tail(value)
-                self._executor.wake(queue)
-        except DoorbellError:
+        if not queue.server.ring(value):
             self._doorbell_error(ErrorEvent.INVALID_DOORBELL_VALUE, self._place(number), value)
+        elif isinstance(queue, CompletionQueue):
+            self._executor.head_moved(queue)
+        else:
+            self._executor.wake(queue)
         if qid == 0 and state.shadow is not None:
             state.echo_admin_doorbells()
 

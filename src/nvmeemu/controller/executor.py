@@ -19,6 +19,7 @@ from nvmeemu.controller.pin import Pin
 from nvmeemu.controller.request import Background, CommandEntry, Reply, Request, Result
 from nvmeemu.controller.state import ControllerState
 from nvmeemu.controller.taps import Taps
+from nvmeemu.engine.port import CqHandle, SqHandle
 from nvmeemu.ports import HostMemoryError, Job, Worker
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.spec import DRIVER_ERRORS, MORE, Command, CommandEffect, Status, words
@@ -60,6 +61,7 @@ class Executor:
         self._admin_commands = admin_commands
         self._io_commands = io_commands
         self._engine = controller.engine
+        self._owners = controller.owners
         self.worker = worker
         self._on_settled = on_settled
         self._on_doorbell = on_doorbell
@@ -80,7 +82,7 @@ class Executor:
 
     def wake(self, sq: SubmissionQueue) -> None:
         """The queue may have something to do."""
-        if sq.owned is None and (sq.shadow is not None or not sq.is_empty):
+        if sq.server.wants_turn:
             self._ready[sq] = None
 
     def pause(self) -> None:
@@ -105,27 +107,20 @@ class Executor:
         """Move every I/O submission queue to where ``ControllerState.is_pythons`` wants it."""
         for sq in self._controller.sqs.values():
             if sq.qid and self._controller.is_pythons(sq.qid):
-                self.give_back(sq)
+                self._owners.give_back(sq)
             elif sq.qid:
-                self.take(sq)
+                self._take(sq)
 
-    def give_back(self, sq: SubmissionQueue) -> None:
-        """From the engine to Python, once what waits for a disk there is done; until then nothing is fetched."""
-        if sq.owned is not None:
-            sq.owned.stop()
-
-    def take(self, sq: SubmissionQueue) -> None:
-        """From Python to the engine; what Python has begun ends here. If the engine is still giving the queue back, it
-        keeps it after that."""
-        if sq.owned is None and self._engine is not None and sq.cq.owned is not None:  # else: fatal, or shut down
+    def _take(self, sq: SubmissionQueue) -> None:
+        """From Python to the engine. If the engine is still giving the queue back, it keeps it after that."""
+        if self._owners.take_sq(sq):
             self._ready.pop(sq, None)
-            sq.owned = self._engine.add_sq(sq)
             if len(sq.outstanding) >= MOST_OUTSTANDING:
-                sq.owned.hold(True)
+                sq.server.hold(True)
 
     def head_moved(self, cq: CompletionQueue) -> None:
         """The host has made room in a completion queue."""
-        if cq.waiting and (number := cq.post_waiting()):
+        if number := cq.server.post_waiting():
             self._posted[cq] += number
         for sqid in cq.sqs:
             if sqid in self._controller.sqs:
@@ -197,10 +192,9 @@ class Executor:
         self._media.drop()
         for running in tuple(self._running):
             running.cancel()
-        if self._engine is not None:
-            self._engine.drop()
+        self._owners.drop()
         for cq in self._controller.cqs.values():
-            cq.drop_waiting()
+            cq.server.drop_waiting()
         self._ready.clear()
         self._posted.clear()
         self._due.clear()
@@ -211,7 +205,7 @@ class Executor:
         for request in self._gaps.take():
             self._proceed(request)
         for cq in self._controller.cqs.values():
-            if cq.waiting and (number := cq.post_waiting()):
+            if number := cq.server.post_waiting():
                 self._posted[cq] += number
         self._wake_all()
         self._on_settled()
@@ -237,18 +231,17 @@ class Executor:
     def _serve(self, sq: SubmissionQueue) -> bool:
         """Run up to BURST commands of a queue, fewer once enough has been moved; False once it is empty or cannot go
         on."""
-        cq = sq.cq
         for _ in range(BURST):
             if self._is_hung or len(sq.outstanding) >= MOST_OUTSTANDING:
                 return False
-            if cq.waiting or cq.is_full:
+            if not sq.cq.server.find_room():
                 return False
             try:
-                if sq.head == sq.tail and not sq.refresh():
-                    return False
-                entry = sq.pop()
+                entry = sq.server.fetch()
             except HostMemoryError:
                 self._gaps.miss(sq)
+                return False
+            if entry is None:
                 return False
             self._fetched(sq, entry)
             if self._left <= 0:
@@ -336,8 +329,7 @@ class Executor:
         """It completes."""
         if self.taps is None:
             sq = request.sq
-            head = sq.head if sq.owned is None else sq.owned.head
-            self._post(sq, head, request.cid, dw0, field)
+            self._post(sq, sq.server.head, request.cid, dw0, field)
         else:
             self.taps.complete(self._post_reply, Reply(request, request.cid, dw0, field))
 
@@ -345,25 +337,23 @@ class Executor:
         """It completes, after a wait."""
         self._answer(request, dw0, field)
         if len(request.sq.outstanding) == MOST_OUTSTANDING - 1:
-            if request.sq.owned is not None:
-                request.sq.owned.hold(False)
+            request.sq.server.hold(False)
             self.wake(request.sq)
 
     def _post_reply(self, reply: Reply) -> None:
         """Post what the taps let go."""
         sq = reply.request.sq
-        head = sq.head if sq.owned is None else sq.owned.head
-        sqhd = head if reply.sqhd is None else reply.sqhd
+        sqhd = sq.server.head if reply.sqhd is None else reply.sqhd
         self._post(sq, sqhd, reply.cid, reply.dw0, reply.field, wrong_phase=reply.has_wrong_phase)
 
     def _post(
         self, sq: SubmissionQueue, sqhd: int, cid: int, dw0: int, field: int, *, wrong_phase: bool = False
     ) -> None:
-        cq = sq.cq
-        if cq.post(sq.qid, sqhd, cid, dw0, field, wrong_phase=wrong_phase):
-            self._posted[cq] += 1
-        elif not cq.is_full:
-            self._gaps.miss(cq)
+        completions = sq.cq.server
+        if completions.post(sq.qid, sqhd, cid, dw0, field, wrong_phase=wrong_phase):
+            self._posted[sq.cq] += 1
+        elif not completions.find_memory():
+            self._gaps.miss(sq.cq)
 
     def _failed(self, request: Request[Any], failure: CommandFailed) -> int:
         """Log the error for the host; the Status Field that says so."""
@@ -446,16 +436,23 @@ class Executor:
 
     # --- the engine's Listener -------------------------------------------------------------------------------------
 
-    def punted(self, sq: SubmissionQueue, entry: bytes) -> None:
-        self._fetched(sq, entry)
-        if sq.owned is not None and len(sq.outstanding) == MOST_OUTSTANDING:
-            sq.owned.hold(True)
+    def punted(self, sq: SqHandle, entry: bytes) -> None:
+        queue = self._owners.sqs[sq]
+        self._fetched(queue, entry)
+        if len(queue.outstanding) == MOST_OUTSTANDING:
+            queue.server.hold(True)
 
-    def posted(self, cq: CompletionQueue) -> None:
-        self._due.add(cq)
+    def posted(self, cq: CqHandle) -> None:
+        self._due.add(self._owners.cqs[cq])
 
-    def missed(self, queue: CompletionQueue | SubmissionQueue) -> None:
-        self._gaps.miss(queue)
+    def missed_sq(self, sq: SqHandle) -> None:
+        self._gaps.miss(self._owners.sqs[sq])
+
+    def missed_cq(self, cq: CqHandle) -> None:
+        self._gaps.miss(self._owners.cqs[cq])
+
+    def consumed(self, cq: CqHandle) -> None:
+        self.head_moved(self._owners.cqs[cq])
 
     def rung(self, doorbell: int, value: int) -> None:
         self._on_doorbell(doorbell, value, True)
@@ -463,16 +460,17 @@ class Executor:
     def misrung(self, doorbell: int, value: int) -> None:
         self._on_doorbell(doorbell, value, False)
 
-    def stopped(self, sq: SubmissionQueue) -> None:
-        if sq.is_closing:
-            sq.settled()
-        elif self._controller.is_pythons(sq.qid):
-            self.wake(sq)
+    def stopped(self, sq: SqHandle, head: int, tail: int) -> None:
+        queue = self._owners.stopped(sq, head, tail)
+        if queue.is_closing:
+            queue.settled()
+        elif self._controller.is_pythons(queue.qid):
+            self.wake(queue)
         else:  # wanted back meanwhile
-            self.take(sq)
+            self._take(queue)
 
-    def lost_completion(self, cq: CompletionQueue) -> None:
-        self._on_fatal(f"no memory for a completion of queue {cq.qid}")
+    def lost_completion(self, cq: CqHandle) -> None:
+        self._on_fatal(f"no memory for a completion of queue {self._owners.cqs[cq].qid}")
 
     def settled(self) -> None:
         self._on_settled()

@@ -91,7 +91,7 @@ class Gaps:
                 self._held.append((request, gap))
             else:
                 self._on_late(request, gap)
-        self._queues = {queue: deadline for queue, deadline in self._queues.items() if queue.is_stuck}
+        self._queues = {queue: deadline for queue, deadline in self._queues.items() if not queue.server.find_memory()}
         if any(deadline <= now for deadline in self._queues.values()):
             self._on_lost()
         if self._held or self._queues:
@@ -104,7 +104,9 @@ class Gaps:
         """Something waits in vain: say it once, until nothing waits any more. A short while says nothing: a VMM takes
         everything away when it resets its machine."""
         obstacle = self._host().obstacle
-        waiting_since = [deadline - QUEUE_PATIENCE for queue, deadline in self._queues.items() if queue.is_stuck]
+        waiting_since = [
+            deadline - QUEUE_PATIENCE for queue, deadline in self._queues.items() if not queue.server.find_memory()
+        ]
         waiting_since += [(request.deadline or 0) - COMMAND_PATIENCE for request, _ in self._held if request.live]
         if obstacle and not self._is_told and any(now - since >= COMMAND_PATIENCE for since in waiting_since):
             self._is_told = True

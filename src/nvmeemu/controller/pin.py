@@ -40,7 +40,7 @@ class Pin:
             self._end_rest()
             self._is_unmasked = False
             self._fall()
-        elif self._is_unmasked and all(self._is_owed(cq) for cq in pending):
+        elif self._is_unmasked and all(self._is_owed(cq, *place) for cq, place in pending.items()):
             if self._rest is None:  # else one UNMASK after another could put it off for ever
                 self._rest = self._controller.clock.call_later(self._rest_time, self._rested)
         elif self._is_unmasked or not self.is_asserted:
@@ -64,31 +64,34 @@ class Pin:
             self.is_asserted = False
             self._controller.interrupts.drive(False)
 
-    def _pending(self) -> list[CompletionQueue]:
+    def _pending(self) -> dict[CompletionQueue, tuple[int, int]]:
+        """The queues that the pin is for, with their heads and tails."""
         mask = self._controller.interrupt_mask
-        cqs = self._controller.cqs.values()
-        for cq in cqs:
-            cq.look()
+        places = {cq: cq.server.look() for cq in self._controller.cqs.values()}
         if self._controller.host.msix_enabled:
-            return []
-        return [cq for cq in cqs if cq.ien and not cq.is_empty and not mask >> cq.vector & 1]
+            return {}
+        return {
+            cq: (head, tail)
+            for cq, (head, tail) in places.items()
+            if cq.ien and head != tail and not mask >> cq.vector & 1
+        }
 
-    def _is_owed(self, cq: CompletionQueue) -> bool:
+    def _is_owed(self, cq: CompletionQueue, head: int, tail: int) -> bool:
         """Whether the host has not consumed all yet that it was told of."""
-        tail = self._told.get(cq)
-        if tail is None:
+        told = self._told.get(cq)
+        if told is None:
             return False
-        if (cq.tail - tail) % cq.entries < (cq.tail - cq.head) % cq.entries:
+        if (tail - told) % cq.entries < (tail - head) % cq.entries:
             return True
         del self._told[cq]
         return False
 
-    def _assert(self, pending: list[CompletionQueue]) -> None:
+    def _assert(self, pending: dict[CompletionQueue, tuple[int, int]]) -> None:
         self._end_rest()
         self._is_unmasked = False
         if not self._is_told:
             self._is_told = True
-            self._told = {cq: cq.tail for cq in pending}
+            self._told = {cq: tail for cq, (_, tail) in pending.items()}
         self.is_asserted = True
         self._controller.interrupts.drive(True)
 

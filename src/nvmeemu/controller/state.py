@@ -12,6 +12,7 @@ from nvmeemu.controller.doorbells import ShadowDoorbells
 from nvmeemu.controller.events import Events
 from nvmeemu.controller.interrupts import InterruptPort
 from nvmeemu.controller.limits import Limits
+from nvmeemu.controller.owners import Owners
 from nvmeemu.engine.port import Disk, Engine
 from nvmeemu.ports import Clock, Host, HostMemoryError
 from nvmeemu.queues import CompletionQueue, CqTap, SubmissionQueue
@@ -86,6 +87,7 @@ class ControllerState:
         self._cq_tap: CqTap | None = None
         self.vendor_features: dict[int, VendorFeature] = {}
         self.uuids: list[bytes] = []  # of vendors' definitions, by UUID Index from 1 on
+        self.owners = Owners(self.engine)
         self.is_pythons: Callable[[int], bool] = lambda qid: False  # submission queues that are not for the engine
         self.interrupts = InterruptPort(self.host)
         self.events = Events()
@@ -108,35 +110,36 @@ class ControllerState:
     def add_admin_queues(self, sq: SubmissionQueue) -> None:
         """The admin submission queue, with its completion queue."""
         sq.cq.sqs.add(0)
-        sq.cq.tap = self._cq_tap
+        sq.cq.set_tap(self._cq_tap)
         self.cqs[0], self.sqs[0] = sq.cq, sq
 
     def tap_cqs(self, tap: CqTap | None) -> None:
         """All completion queues, those to come too, tell ``tap`` what was written into them."""
         self._cq_tap = tap
         for cq in self.cqs.values():
-            cq.tap = tap
+            cq.set_tap(tap)
 
     def add_cq(self, cq: CompletionQueue) -> None:
         """A new I/O completion queue. Raises HostMemoryError, and then it is not there."""
         if self.shadow is not None:
-            cq.shadow = self.shadow.head(cq.qid)
-            cq.shadow.clear(0)
+            slot = self.shadow.head(cq.qid)
+            slot.clear(0)
+            cq.use_shadow(slot)
         self.forget_doorbell(2 * cq.qid + 1)
-        if self.engine is not None:
-            cq.owned = self.engine.add_cq(cq)
-        cq.tap = self._cq_tap
+        self.owners.take_cq(cq)
+        cq.set_tap(self._cq_tap)
         self.cqs[cq.qid] = cq
         self.had_io_queues = True
 
     def add_sq(self, sq: SubmissionQueue) -> None:
         """A new I/O submission queue. Raises HostMemoryError, and then it is not there."""
         if self.shadow is not None:
-            sq.shadow = self.shadow.tail(sq.qid)
-            sq.shadow.clear(0)
+            slot = self.shadow.tail(sq.qid)
+            slot.clear(0)
+            sq.use_shadow(slot)
         self.forget_doorbell(2 * sq.qid)
-        if self.engine is not None and not self.is_pythons(sq.qid):
-            sq.owned = self.engine.add_sq(sq)
+        if not self.is_pythons(sq.qid):
+            self.owners.take_sq(sq)
         sq.cq.sqs.add(sq.qid)
         self.sqs[sq.qid] = sq
         self.had_io_queues = True
@@ -147,9 +150,7 @@ class ControllerState:
         self.forget_doorbell(2 * qid)
 
     def remove_cq(self, qid: int) -> None:
-        cq = self.cqs.pop(qid)
-        cq.ring.forget()
-        cq.close()
+        self.owners.drop_cq(self.cqs.pop(qid))
         self.forget_doorbell(2 * qid + 1)
 
     def forget_doorbell(self, number: int) -> None:
@@ -187,14 +188,14 @@ class ControllerState:
         """Ask for the admin queue's next doorbell, whatever it is: its shadows are not looked at."""
         if self.shadow is not None:
             with suppress(HostMemoryError):
-                self.shadow.tail(0).clear(self.sqs[0].tail)
-                self.shadow.head(0).clear(self.cqs[0].head)
+                self.shadow.tail(0).clear(self.sqs[0].server.tail)
+                self.shadow.head(0).clear(self.cqs[0].server.head)
 
     def reset(self) -> None:
         """Back to what a Controller Reset leaves (Base 1.4, 7.3.2): no queues, default features, no events."""
-        rings = [*(sq.ring for sq in self.sqs.values()), *(cq.ring for cq in self.cqs.values())]
-        for ring in rings:
-            ring.forget()  # a worker may keep the queue for long
+        servers = [*(sq.server for sq in self.sqs.values()), *(cq.server for cq in self.cqs.values())]
+        for server in servers:
+            server.forget()  # a worker may keep the queue for long
         self.sqs.clear()
         self.cqs.clear()
         self.features = {}

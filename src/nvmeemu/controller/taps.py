@@ -53,7 +53,7 @@ class Observer:
         """The host has rung that of SQ ``number // 2``, or of CQ ``number // 2`` if the number is odd."""
 
     def fetched(self, request: Request[Any]) -> None:
-        """A submission queue entry has been copied; ``request.sq.head`` is behind it already."""
+        """A submission queue entry has been copied; ``request.sq.server.head`` is behind it already."""
 
     def transferred(self, request: Request[Any], views: list[memoryview], to_host: bool) -> None:
         """The data of a command has moved, along ``request.transfer.runs``: told once for each direction. ``views``

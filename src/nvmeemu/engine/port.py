@@ -10,56 +10,57 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from nvmeemu.backend import Direct
 
-if TYPE_CHECKING:
-    from nvmeemu.controller.doorbells import Slot
-    from nvmeemu.queues import CompletionQueue, SubmissionQueue
 
-
-class OwnedQueue(Protocol):
-    """A queue of the engine's."""
+class QueueHandle(Protocol):
+    """A queue of the engine's, until it is removed, stopped or dropped."""
 
     @property
     def head(self) -> int: ...
     @property
     def tail(self) -> int: ...
     @property
-    def is_stuck(self) -> bool:
-        """The memory that it needs next is missing."""
+    def has_memory(self) -> bool:
+        """The memory that it needs next is there, as far as is known."""
         ...
 
     def ring(self, value: int) -> bool:
         """The host has rung its doorbell; False: a value that it cannot have."""
         ...
 
-    def use_shadow(self, slot: Slot) -> None:
-        """From now on this says what the host's value is, and ``ring`` only that there may be a new one."""
+    def use_shadow(self, shadow: int, event: int) -> None:
+        """From now on the host's value is at the guest address ``shadow``, and EventIdx at ``event``; ``ring`` says
+        only that there may be a new one."""
         ...
 
 
-class OwnedCq(OwnedQueue, Protocol):
-    @property
-    def has_room(self) -> bool: ...
+class CqHandle(QueueHandle, Protocol):
+    def find_room(self) -> bool:
+        """Whether a completion would be written at once. If not, ``Listener.consumed`` follows when it would."""
+        ...
+
     def look(self) -> None:
         """Take the head from the shadow doorbell, if there is one."""
         ...
 
     def post(self, sqid: int, sqhd: int, cid: int, dw0: int, field: int, *, wrong_phase: bool) -> bool:
         """Write a completion with the Status Field ``field``, its phase tag inverted or not; False if it waits for room
-        or memory."""
+        or memory. Of a submission queue of the engine's the head is known here, and ``sqhd`` does not count."""
         ...
 
     def drop_waiting(self, sqid: int) -> None:
         """Forget the completions of a submission queue that wait."""
         ...
 
-    def remove(self) -> None: ...
+    def remove(self) -> None:
+        """The queue is deleted."""
+        ...
 
 
-class OwnedSq(OwnedQueue, Protocol):
+class SqHandle(QueueHandle, Protocol):
     def hold(self, held: bool) -> None:
         """Fetch nothing for a while, or go on."""
         ...
@@ -70,29 +71,33 @@ class OwnedSq(OwnedQueue, Protocol):
 
 
 class Listener(Protocol):
-    """Python's part of the work."""
+    """Python's part of the work. Queues are told by the handles that ``Engine`` has given."""
 
-    def punted(self, sq: SubmissionQueue, entry: bytes) -> None:
+    def punted(self, sq: SqHandle, entry: bytes) -> None:
         """Run a command that the engine has fetched and that is not for it."""
         ...
 
-    def posted(self, cq: CompletionQueue) -> None:
+    def posted(self, cq: CqHandle) -> None:
         """It has posted completions whose interrupt it cannot raise."""
         ...
 
-    def missed(self, queue: CompletionQueue | SubmissionQueue) -> None:
-        """The memory that a queue needs next is missing."""
+    def missed_sq(self, sq: SqHandle) -> None:
+        """The memory of the next entry, or of the shadow doorbell, is missing."""
         ...
 
-    def stopped(self, sq: SubmissionQueue) -> None:
-        """The queue is no longer the engine's; its head and tail are where the engine left them."""
+    def missed_cq(self, cq: CqHandle) -> None:
+        """The memory for the next completion is missing."""
         ...
 
-    def head_moved(self, cq: CompletionQueue) -> None:
-        """The host has consumed entries of a completion queue whose ``has_room`` was false, or that the pin is for."""
+    def stopped(self, sq: SqHandle, head: int, tail: int) -> None:
+        """The queue is no longer the engine's, which has left it there."""
         ...
 
-    def lost_completion(self, cq: CompletionQueue) -> None:
+    def consumed(self, cq: CqHandle) -> None:
+        """The host has consumed entries of a completion queue that had no room, or that the pin is for."""
+        ...
+
+    def lost_completion(self, cq: CqHandle) -> None:
         """There was no memory for a completion that had to wait: the host would wait for it for ever."""
         ...
 
@@ -136,15 +141,18 @@ class Engine(Protocol):
         all namespaces by their NSIDs."""
         ...
 
-    def add_cq(self, cq: CompletionQueue) -> OwnedCq: ...
-    def add_sq(self, sq: SubmissionQueue) -> OwnedSq:
-        """Serve it from its head on; its completion queue is the engine's."""
+    def add_cq(self, qid: int, iova: int, entries: int, vector: int, ien: bool) -> CqHandle:
+        """Serve an empty completion queue; with ``ien``, interrupts go to ``vector``. Raises MemoryError."""
+        ...
+
+    def add_sq(self, qid: int, iova: int, entries: int, cq: CqHandle, head: int, tail: int) -> SqHandle:
+        """Serve a submission queue from its head on. Raises MemoryError."""
         ...
 
     @property
     def doorbells_fd(self) -> int:
         """A file that is like BAR0: a client may map its doorbells, and write them without a message. -1: it may not.
-        ``OwnedQueue.ring`` works in any case."""
+        ``QueueHandle.ring`` works in any case."""
         ...
 
     @property
@@ -166,8 +174,9 @@ class Engine(Protocol):
         counts for nothing."""
         ...
 
-    def drop(self) -> None:
-        """A reset: its queues are gone, and nothing is completed. What a disk works on goes on to its end, unheard."""
+    def drop(self) -> Mapping[QueueHandle, tuple[int, int]]:
+        """A reset: its queues are gone, and nothing is completed. What a disk works on goes on to its end, unheard.
+        The heads and tails that they had."""
         ...
 
     def hold(self, held: bool) -> None:

@@ -114,6 +114,5 @@ class WrongSqhd(Action):
     def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
         (reply,) = payload
         sq = reply.request.sq
-        sq.look()
-        head = (sq.head + sq.entries // 2) % sq.entries if self.head is None else self.head
+        head = (sq.server.head + sq.entries // 2) % sq.entries if self.head is None else self.head
         go(replace(reply, sqhd=head))

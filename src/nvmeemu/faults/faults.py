@@ -150,7 +150,7 @@ class Faults(Interceptor):
         if state.stops:
             self._is_fatal = not state.silent
             for sq in queues:  # one of them may be in the middle of its turn
-                sq.tail, sq.shadow = sq.head, None
+                sq.server.stop()
         self.controller.serve_in_python(self.needs)
         if not state.lasts:
             del self._states[state]

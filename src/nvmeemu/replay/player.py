@@ -217,14 +217,14 @@ class _Player:
         todo = self._todo[qid]
         while todo and todo[0][0] < self._life:  # the controller has not fetched what the recorded one did
             todo.popleft()
-        slot = sq.tail
+        slot = sq.server.tail
         while slot != tail:
             if not todo or todo[0][0] != self._life or todo[0][1].fetch.slot != slot:
-                return slot if slot != sq.tail else tail  # a doorbell that is refused is refused again
+                return slot if slot != sq.server.tail else tail  # a doorbell that is refused is refused again
             _, command = todo.popleft()
             self._place(command)
             with suppress(HostMemoryError):
-                self._ram.write(sq.ring.iova + slot * spec.SQE_SIZE, command.fetch.sqe)
+                self._ram.write(sq.iova + slot * spec.SQE_SIZE, command.fetch.sqe)
             slot = (slot + 1) % sq.entries
         return tail
 

@@ -105,7 +105,7 @@ class Recorder(taps.Observer):
     def _look_at_shadow(self, queue: SubmissionQueue | CompletionQueue) -> None:
         """The host may have moved it without a word: then the device has found that out by now."""
         is_cq = isinstance(queue, CompletionQueue)
-        value = queue.head if isinstance(queue, CompletionQueue) else queue.tail
+        value = queue.server.head if is_cq else queue.server.tail
         if self._shadows.get(queue, 0) != value:
             self._shadows[queue] = value
             self._record(Doorbell, queue.qid, is_cq, True, value)
@@ -114,11 +114,11 @@ class Recorder(taps.Observer):
 
     def fetched(self, request: Request[Any]) -> None:
         sq = request.sq
-        if sq.owned is not None:
+        if sq.server.is_engine:
             return  # the native engine has fetched it, and tells the sink itself
         if sq.shadow is not None:
             self._look_at_shadow(sq)
-        self._record(Fetch, sq.qid, (sq.head or sq.entries) - 1, request.entry)
+        self._record(Fetch, sq.qid, (sq.server.head or sq.entries) - 1, request.entry)
 
     def transferred(self, request: Request[Any], views: list[memoryview], to_host: bool) -> None:
         sqid, cid, transfer = request.sq.qid, request.cid, request.transfer

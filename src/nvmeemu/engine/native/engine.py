@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nvmeemu.backend import Direct
-from nvmeemu.controller.doorbells import Slot
-from nvmeemu.engine.port import Counts, Disk, Listener
-from nvmeemu.queues import CompletionQueue, SubmissionQueue
+from nvmeemu.engine.port import Counts, CqHandle, Disk, Listener, QueueHandle
 from nvmeemu.spec import BROADCAST
 
 try:
@@ -167,15 +165,17 @@ class NativeEngine:
 
     # --- queues
 
-    def add_cq(self, cq: CompletionQueue) -> _Cq:
-        owned = _Cq(self, next(self._ids), cq)
-        self._cqs[owned.id] = owned
-        return owned
+    def add_cq(self, qid: int, iova: int, entries: int, vector: int, ien: bool) -> _Cq:
+        id = next(self._ids)
+        cq = self._cqs[id] = _Cq(self, id, qid, lib.engine_add_cq(self._engine, id, qid, iova, entries, vector, ien))
+        return cq
 
-    def add_sq(self, sq: SubmissionQueue) -> _Sq:
-        owned = _Sq(self, next(self._ids), sq)
-        self._sqs[owned.id] = owned
-        return owned
+    def add_sq(self, qid: int, iova: int, entries: int, cq: CqHandle, head: int, tail: int) -> _Sq:
+        assert isinstance(cq, _Cq)
+        id = next(self._ids)
+        raw = lib.engine_add_sq(self._engine, id, cq.raw, qid, iova, entries, head, tail)
+        sq = self._sqs[id] = _Sq(self, id, qid, raw)
+        return sq
 
     @property
     def direct_doorbells(self) -> tuple[int, int]:
@@ -191,18 +191,19 @@ class NativeEngine:
     def forget_doorbell(self, doorbell: int) -> None:
         lib.engine_forget_doorbell(self._engine, doorbell)
 
-    def drop(self) -> None:
+    def drop(self) -> dict[QueueHandle, tuple[int, int]]:
         was_paused = self._is_paused
-        self.pause()  # nothing is posted behind what the queues are told
-        for cq in self._cqs.values():
-            cq.queue.disown()
-        for sq in self._sqs.values():
-            sq.queue.disown()
+        self.pause()  # nothing is posted behind the tails that are returned
+        handles: list[_Cq | _Sq] = [*self._cqs.values(), *self._sqs.values()]
+        places: dict[QueueHandle, tuple[int, int]] = {handle: (handle.head, handle.tail) for handle in handles}
+        for handle in handles:
+            handle.forget()
         lib.engine_drop(self._engine)
         if not was_paused:
             self.resume()
         self._cqs.clear()
         self._sqs.clear()
+        return places
 
     # --- news
 
@@ -252,26 +253,27 @@ class NativeEngine:
 
     def _tell_of_sq(self, listener: Listener, kind: int, sq: _Sq, event: Any) -> None:
         if kind == lib.EVENT_PUNT:
-            listener.punted(sq.queue, bytes(ffi.buffer(event.entry)))
+            listener.punted(sq, bytes(ffi.buffer(event.entry)))
         elif kind == lib.EVENT_IDLE:
-            sq.release()
-            listener.stopped(sq.queue)
+            head, tail = sq.head, sq.tail
+            sq.remove()
+            listener.stopped(sq, head, tail)
         elif kind == lib.EVENT_GAP:
-            listener.missed(sq.queue)
+            listener.missed_sq(sq)
         else:
-            listener.misrung(2 * sq.queue.qid, event.value)
+            listener.misrung(2 * sq.qid, event.value)
 
     def _tell_of_cq(self, listener: Listener, kind: int, cq: _Cq, event: Any) -> None:
         if kind == lib.EVENT_POSTED:
-            listener.posted(cq.queue)
+            listener.posted(cq)
         elif kind == lib.EVENT_HEAD:
-            listener.head_moved(cq.queue)
+            listener.consumed(cq)
         elif kind == lib.EVENT_LOST:
-            listener.lost_completion(cq.queue)
+            listener.lost_completion(cq)
         elif kind == lib.EVENT_GAP:
-            listener.missed(cq.queue)
+            listener.missed_cq(cq)
         else:
-            listener.misrung(2 * cq.queue.qid + 1, event.value)
+            listener.misrung(2 * cq.qid + 1, event.value)
 
     @property
     def can_wait(self) -> bool:
@@ -282,37 +284,42 @@ class NativeEngine:
         """Wait until there is nothing to do and no disk is waited for: for tests."""
         lib.engine_settle(self._engine)
 
-    def forget(self, owned: _Cq | _Sq) -> None:
+    def remove_cq(self, cq: _Cq) -> None:
         """It is no longer ours."""
-        (self._cqs if isinstance(owned, _Cq) else self._sqs).pop(owned.id, None)
+        del self._cqs[cq.id]
+        lib.engine_remove_cq(self._engine, cq.raw)
 
-    @property
-    def raw(self) -> Any:
-        return self._engine
+    def remove_sq(self, sq: _Sq) -> None:
+        """It is no longer ours; nothing of it is under way."""
+        del self._sqs[sq.id]
+        lib.engine_remove_sq(self._engine, sq.raw)
 
 
 class _Queue:
-    """What both kinds have of an ``engine.OwnedQueue``."""
+    """What both kinds have of a ``port.QueueHandle``."""
 
-    def __init__(self, engine: NativeEngine, id: int, raw: Any, shadow: Slot | None) -> None:
+    def __init__(self, engine: NativeEngine, id: int, qid: int, raw: Any) -> None:
         if raw == ffi.NULL:
             raise MemoryError
         self.id = id
+        self.qid = qid
         self.raw = raw
         self._engine = engine
         self._queue = ffi.cast("struct queue *", raw)
-        if shadow is not None:
-            self.use_shadow(shadow)
 
     @property
-    def is_stuck(self) -> bool:
-        return bool(lib.queue_has_gap(self._queue))
+    def has_memory(self) -> bool:
+        return not lib.queue_has_gap(self._queue)
 
     def ring(self, value: int) -> bool:
         return bool(lib.queue_ring(self._queue, value))
 
-    def use_shadow(self, slot: Slot) -> None:
-        lib.queue_set_shadow(self._queue, slot.shadow, slot.event)
+    def use_shadow(self, shadow: int, event: int) -> None:
+        lib.queue_set_shadow(self._queue, shadow, event)
+
+    def forget(self) -> None:
+        """What is there is freed now: whoever still calls this gets a TypeError, and touches nothing."""
+        self.raw = self._queue = None
 
     @property
     def _host(self) -> int:
@@ -324,13 +331,7 @@ class _Queue:
 
 
 class _Cq(_Queue):
-    """An ``engine.OwnedCq``."""
-
-    def __init__(self, engine: NativeEngine, id: int, queue: CompletionQueue) -> None:
-        place = queue.qid, queue.ring.iova, queue.entries
-        raw = lib.engine_add_cq(engine.raw, id, *place, queue.vector, queue.ien)
-        super().__init__(engine, id, raw, queue.shadow)
-        self.queue = queue
+    """A ``port.CqHandle``."""
 
     @property
     def head(self) -> int:
@@ -340,8 +341,7 @@ class _Cq(_Queue):
     def tail(self) -> int:
         return self._ours
 
-    @property
-    def has_room(self) -> bool:
+    def find_room(self) -> bool:
         return bool(lib.engine_has_room(self.raw))
 
     def look(self) -> None:
@@ -354,20 +354,12 @@ class _Cq(_Queue):
         lib.engine_drop_waiting(self.raw, sqid)
 
     def remove(self) -> None:
-        self._engine.forget(self)
-        lib.engine_remove_cq(self._engine.raw, self.raw)
+        self._engine.remove_cq(self)
+        self.forget()
 
 
 class _Sq(_Queue):
-    """An ``engine.OwnedSq``."""
-
-    def __init__(self, engine: NativeEngine, id: int, queue: SubmissionQueue) -> None:
-        cq = queue.cq.owned
-        assert isinstance(cq, _Cq)
-        place = queue.qid, queue.ring.iova, queue.entries
-        raw = lib.engine_add_sq(engine.raw, id, cq.raw, *place, queue.head, queue.tail)
-        super().__init__(engine, id, raw, queue.shadow)
-        self.queue = queue
+    """A ``port.SqHandle``."""
 
     @property
     def head(self) -> int:
@@ -383,8 +375,6 @@ class _Sq(_Queue):
     def stop(self) -> None:
         lib.engine_stop_sq(self.raw)
 
-    def release(self) -> None:
-        """Nothing is under way: give the queue back."""
-        self.queue.disown()
-        self._engine.forget(self)
-        lib.engine_remove_sq(self._engine.raw, self.raw)
+    def remove(self) -> None:
+        self._engine.remove_sq(self)
+        self.forget()
