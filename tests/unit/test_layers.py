@@ -60,6 +60,8 @@ KNOWS: dict[str, set[str]] = {
     "spec.layout": {"spec.names"},
     "spec.names": set(),
     "ports": set(),
+    "engine.port": {"backend"},  # an engine gets and gives plain values: it knows no queue of ours
+    "engine.native": {"backend", "engine.port", "spec", "spec.layout"},
     "backend": set(),  # so a backend can be written and tested without any NVMe
     "app.logs": set(),
     "guest": {"app.process", "app.serving", "app.vmm"},  # it starts servers, and knows nothing of what they serve
