@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.testing import Bench
 
 
-def wrong(nsid: int, disk: str) -> Namespace:
+def wrong(nsid: int, table: Mapping[str, Any]) -> Namespace:
     raise IndexError("a mistake of ours")
 
 

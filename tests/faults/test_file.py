@@ -103,10 +103,10 @@ def test_a_bad_file_is_refused_with_file_line_and_reason(tmp_path: Path, text: s
         assert where == f"{file}:{line}"
 
 
-def test_a_fault_of_a_list_is_named_by_its_number(tmp_path: Path) -> None:
+def test_a_fault_of_a_list_is_named_by_its_line(tmp_path: Path) -> None:
     file = tmp_path / "faults.toml"
     file.write_text("seed = 1\nfault = [\n { do = 'drop' },\n { do = 'burn' }\n]\n")
-    with pytest.raises(FaultError, match=r"faults.toml:2: fault 2 of the list: do: 'burn'"):
+    with pytest.raises(FaultError, match=r"faults.toml:4: do: 'burn'"):
         load(str(file))
 
 

@@ -91,14 +91,14 @@ def test_the_placeholders() -> None:
     socket = Path("/place/nvme.sock")
     device = json.dumps({"driver": "vfio-user-pci", "socket": {"type": "unix", "path": "/place/nvme.sock"}})
     memory = ["-object", "memory-backend-memfd,id=nvmeemu-memory,size=1G,share=on", "-m", "1G"]
-    assert fill_in(["q", "{memory:1G}", "{nvme}"], socket) == [
+    assert fill_in(["q", "{memory:1G}", "{nvme}"], [socket]) == [
         *("q", *memory, "-machine", "memory-backend=nvmeemu-memory", "-device", device)
     ]
-    assert fill_in(["sh", "-c", "q {nvme} {x} >{socket}.log"], socket) == [
+    assert fill_in(["sh", "-c", "q {nvme} {x} >{socket}.log"], [socket]) == [
         *("sh", "-c", f"q -device '{device}' {{x}} >/place/nvme.sock.log")
     ]
     other = ["{}", "{nvm}", '{"driver":"nvme"}']
-    assert fill_in(other, socket) == other
+    assert fill_in(other, [socket]) == other
 
 
 @pytest.mark.parametrize("word", ["{memory}", "{memory:}", "{memory:1}", "x{memory:0M}", "{memory:512m}"])

@@ -50,7 +50,7 @@ LAYERS = [
     ["spec.errors", "regs"],
     ["spec"],
     ["spec.layout"],
-    ["app.arguments", "controller.bounds", "spec.names", "app.signals"],
+    ["app.arguments", "controller.bounds", "spec.names", "app.signals", "toml"],
     ["__init__", "app", "commands", "controller", "engine", "subsystem"],
 ]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 from nvmeemu.app import arming, engines, recording
 from nvmeemu.app.control.methods import Methods, OpenDisk
@@ -12,7 +13,6 @@ from nvmeemu.app.control.server import ControlServer
 from nvmeemu.app.disks import Disks
 from nvmeemu.app.drive.description import Drive
 from nvmeemu.app.drive.keys import NamespaceTable
-from nvmeemu.app.drive.source import Failure
 from nvmeemu.backend import Backend
 from nvmeemu.controller.controller import Controller
 from nvmeemu.faults.file import FaultSet
@@ -23,7 +23,7 @@ from nvmeemu.vfio import Loop, PciHost, PciIdentity, ServeError, Server
 from nvmeemu.vfio import check as check_socket
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Assembly:
     """A drive that can be served."""
 
@@ -65,8 +65,6 @@ def _connect(
     host = PciHost()
     engine = engines.start(table, loop, stack)
     limits = drive.limits_of(table)
-    if limits.dstrd and engine is not None and engine.doorbells_fd >= 0:
-        raise Failure("--doorbells mapped: they lie side by side: leave out --dstrd", 2)
     identity = _identity(drive, namespaces[0])
     inventory = Namespaces(limits.namespaces)
     for namespace in namespaces:
@@ -112,8 +110,8 @@ def _hot_plug(
 ) -> tuple[OpenDisk, Callable[[Backend], None]]:
     """What the control socket does with disks."""
 
-    def open_disk(nsid: int, disk: str) -> Namespace:
-        return disks.add(nsid, NamespaceTable(**{**drive.added, "disk": disk}))
+    def open_disk(nsid: int, table: Mapping[str, Any]) -> Namespace:
+        return disks.add(nsid, NamespaceTable(**{**drive.added, **table}))
 
     def close_disk(backend: Backend) -> None:
         disks.remove(backend, lambda: controller.is_busy, loop)

@@ -30,9 +30,9 @@ SIGINT, SIGTERM and SIGHUP end it in good order; another one, a second or more l
 _RUN = """\
 Serve a drive while a command runs, and return the command's exit status (128+n if signal n ended it). In the command
 
-  {nvme}         is QEMU's -device option for the drive
+  {nvme}         is QEMU's -device option for the drive; {nvme:2} is that of the second --drive
   {memory:SIZE}  is QEMU's options for SIZE (512M, 1G, ...) of guest memory that the drive can use
-  {socket}       is the drive's socket, as is $NVMEEMU_SOCKET in the command's environment
+  {socket}       is the drive's socket, as is $NVMEEMU_SOCKET in the command's environment; {socket:2} ...
 
   nvmeemu run --disk disk.img -- qemu-system-x86_64 -M q35 {memory:1G} {nvme} -nographic -kernel bzImage
 
@@ -41,6 +41,8 @@ end (INT, TERM, HUP, QUIT) reach all that it has started. If the drive is lost, 
 seconds later, SIGKILL.
 """
 
+_SCHEMA = "Print a JSON schema of drive files (docs/drive-file.md), with which an editor can check and complete them."
+
 _CTL = """\
 Talk to a running `nvmeemu serve --control PATH`.
 
@@ -48,6 +50,7 @@ Talk to a running `nvmeemu serve --control PATH`.
   nvmeemu ctl --control PATH fault add match.opcode=write do.status=write_fault when.nth=3
   nvmeemu ctl --control PATH fault add scenario:flaky
   nvmeemu ctl --control PATH namespace add disk2.img
+  nvmeemu ctl --control PATH namespace add disk=disk3.img nsid=3 block_size=4096 read_only=true
 """
 
 
@@ -65,14 +68,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.print_capabilities:
         return tell(parser.prog, json.dumps(capabilities(), indent=2) + "\n")
     if arguments.command is None:
-        parser.error(f"give a command: serve, run, ctl, {', '.join(_TRACES)}")
+        parser.error(f"give a command: serve, run, ctl, schema, {', '.join(_TRACES)}")
     if arguments.command == "ctl":
         from nvmeemu.app.control.cli import ctl
 
         return ctl(arguments)
     if arguments.command == "run":
         return _run(arguments, words[1:], command)
-    if arguments.command == "serve" and not (arguments.socket and arguments.disk):
+    if arguments.command == "schema":
+        from nvmeemu.app.drive.schema import schema
+
+        return tell(f"{parser.prog} schema", json.dumps(schema(), indent=2) + "\n")
+    if arguments.command == "serve" and not (arguments.drive or (arguments.socket and arguments.disk)):
         missing = "--socket PATH" if not arguments.socket else "--disk SPEC"
         arguments.parser.error(f"{missing} is missing")
     from nvmeemu.app.serve import serve  # start-up: --help needs none of it
@@ -118,13 +125,13 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _run(arguments: argparse.Namespace, words: list[str], command: list[str]) -> int:
-    if not arguments.disk:
+    if not (arguments.disk or arguments.drive):
         arguments.parser.error("--disk SPEC is missing")
     if not command:
         arguments.parser.error("the command is missing: -- COMMAND ...")
     from nvmeemu.app.run import run
 
-    return run(command, ["--log-level", "warning", *words], arguments.socket)
+    return run(command, ["--log-level", "warning", *words], arguments.socket, arguments.drive or ())
 
 
 def capabilities() -> dict[str, object]:
@@ -152,7 +159,7 @@ def capabilities() -> dict[str, object]:
         "binding": is_built,
         "engines": engines,
         "backends": ["raw", "mem"],
-        "features": [*names(), "once", "pid-file", "ready-fd"],
+        "features": ["drive", *names(), "once", "pid-file", "ready-fd"],
         "nvme": {"version": "1.4", "max_io_queues": MAX_IO_QUEUES, "max_namespaces": MOST_NAMESPACES},
     }
 
@@ -176,6 +183,8 @@ def _parser() -> Parser:
     process.add_argument("--ready-fd", metavar="N", type=Number(0, 1 << 20), help="gets a line when it listens")
     _add_run(commands)
     _add_ctl(commands)
+    schema = commands.add_parser("schema", help="print the JSON schema of drive files", description=_SCHEMA)
+    schema.set_defaults(parser=schema, print_capabilities=False)
     for name, text in _TRACES.items():
         commands.add_parser(name, help=text)
     return parser
@@ -219,7 +228,12 @@ def _add_ctl(commands: argparse._SubParsersAction[Parser]) -> None:
         dest="action", metavar="ACTION", parser_class=Parser, required=True
     )
     add = namespaces.add_parser("add", help="another disk")
-    add.add_argument("disk", metavar="SPEC", help="as in --disk")
+    add.add_argument(
+        "words",
+        nargs="+",
+        metavar="SPEC | KEY=VALUE",
+        help="a disk as in --disk, and what [[namespace]] has in a drive file (docs/drive-file.md): block_size=4096",
+    )
     add.add_argument(
         "--nsid", type=Number(1, MOST_NAMESPACES), metavar="N", help="the namespace's number (the first free one)"
     )
@@ -238,6 +252,9 @@ def _add_drive(parser: Parser) -> argparse._ArgumentGroup:
     """What describes the drive; the group of what is the process' own."""
     from nvmeemu.app.drive.options import GROUPS, add  # start-up: other commands need none of it
 
+    parser.add_argument(
+        "--drive", metavar="FILE", action="append", help="a drive file (docs/drive-file.md); several: several drives"
+    )
     groups = {title: parser.add_argument_group(title) for title in GROUPS}
     add(groups.values())
     return groups["process"]

@@ -24,6 +24,7 @@ from types import FrameType
 from typing import NoReturn
 
 from nvmeemu.app import process, serving, vmm
+from nvmeemu.app.drive.source import Failure
 from nvmeemu.app.signals import MEANINGLESS, WISHES
 from nvmeemu.backend import describe
 
@@ -31,7 +32,7 @@ ENDING = (*WISHES, signal.SIGQUIT)
 NOT_FOUND, NOT_RUN = 127, 126  # as env(1) and the shells have them
 PATIENCE = 10.0  # seconds that a command may take to end when its drive is lost
 LOOK_AGAIN, FOREVER = 0.1, 1e6  # seconds
-PLACEHOLDER = re.compile(r"\{(nvme|socket|memory:[1-9][0-9]*[MG])\}")
+PLACEHOLDER = re.compile(r"\{(nvme(?::[1-9][0-9]?)?|socket(?::[1-9][0-9]?)?|memory:[1-9][0-9]*[MG])\}")
 QEMU = re.compile(r"[^\s'\"=]*qemu-system-\w+")
 LIKELY_MISTAKE = re.compile(r"\{memory(:[^{}]*)?\}")
 
@@ -43,18 +44,19 @@ class _Ended(Exception):
         self.number = number
 
 
-def run(command: Sequence[str], arguments: Sequence[str], socket: str | None = None) -> int:
-    """Serve with these arguments of ``nvmeemu serve`` while the command runs; its exit status, 128+n for a signal.
+def run(command: Sequence[str], arguments: Sequence[str], socket: str | None = None, drives: Sequence[str] = ()) -> int:
+    """Serve with these arguments of ``nvmeemu serve``, the files of ``drives`` among them, while the command runs; its
+    exit status, 128+n for a signal.
 
     If the server fails, 1 or (bad use) 2; 126 or 127 if the command cannot be run.
     """
     try:
-        with _signals_raise(), _place(socket) as path:
-            words = fill_in(command, path)
+        with _signals_raise(), _places(socket, drives) as paths:
+            words = fill_in(command, paths)
             program = _program(words[0])
-            server = serving.start(path, arguments, None)
+            server = serving.start(paths[0] if len(paths) == 1 else None, arguments, None)
             try:
-                return _attend(program, words, path, server)
+                return _attend(program, words, paths[0], server)
             finally:
                 if server.poll() is None:  # we could not begin
                     process.end(server)
@@ -62,7 +64,7 @@ def run(command: Sequence[str], arguments: Sequence[str], socket: str | None = N
         return 128 + ended.number
     except serving.ServerEnded as ended:  # it has said why
         return ended.status if ended.status > 0 else 1
-    except _CannotRun as error:
+    except (_CannotRun, Failure) as error:
         print(f"nvmeemu run: {error}", file=sys.stderr)
         return error.status
     except serving.ServerError as error:
@@ -73,7 +75,7 @@ def run(command: Sequence[str], arguments: Sequence[str], socket: str | None = N
         return 1
 
 
-def fill_in(command: Sequence[str], socket: Path) -> list[str]:
+def fill_in(command: Sequence[str], sockets: Sequence[Path]) -> list[str]:
     """The command with its placeholders replaced.
 
     A word that is a placeholder becomes the words that it stands for; within a longer word (a script for ``sh -c``)
@@ -84,21 +86,23 @@ def fill_in(command: Sequence[str], socket: Path) -> list[str]:
         if mistake := next((m for m in LIKELY_MISTAKE.finditer(word) if not PLACEHOLDER.fullmatch(m[0])), None):
             raise _CannotRun(f"{mistake[0]}: give a size in M or G, for example {{memory:1G}}", 2)
         if match := PLACEHOLDER.fullmatch(word):
-            words += _meaning(match[1], socket)
+            words += _meaning(match[1], sockets)
         else:
-            words.append(PLACEHOLDER.sub(lambda match: shlex.join(_meaning(match[1], socket)), word))
+            words.append(PLACEHOLDER.sub(lambda match: shlex.join(_meaning(match[1], sockets)), word))
     return words
 
 
-def _meaning(name: str, socket: Path) -> list[str]:
-    if name == "socket":
-        return [str(socket)]
-    if name == "nvme":
-        return ["-device", json.dumps(serving.properties(socket))]
-    size = name.partition(":")[2]
-    # QEMU adds up several -machine options, so this one goes with any -machine of the user's.
-    memory = f"memory-backend-memfd,id=nvmeemu-memory,size={size},share=on"
-    return ["-object", memory, "-m", size, "-machine", "memory-backend=nvmeemu-memory"]
+def _meaning(placeholder: str, sockets: Sequence[Path]) -> list[str]:
+    name, _, value = placeholder.partition(":")
+    if name == "memory":
+        # QEMU adds up several -machine options, so this one goes with any -machine of the user's.
+        memory = f"memory-backend-memfd,id=nvmeemu-memory,size={value},share=on"
+        return ["-object", memory, "-m", value, "-machine", "memory-backend=nvmeemu-memory"]
+    if int(value or 1) > len(sockets):
+        drives = "1 drive" if len(sockets) == 1 else f"{len(sockets)} drives"
+        raise _CannotRun(f"{{{placeholder}}}: there is only {drives}", 2)
+    socket = sockets[int(value or 1) - 1]
+    return [str(socket)] if name == "socket" else ["-device", json.dumps(serving.properties(socket))]
 
 
 class _CannotRun(Exception):
@@ -118,13 +122,25 @@ def _program(name: str) -> str:
 
 
 @contextmanager
-def _place(socket: str | None) -> Iterator[Path]:
-    """Where the server listens: a folder that only we may enter, gone afterwards, if nothing else is wanted."""
-    if socket is not None:
-        yield Path(socket).absolute()
+def _places(socket: str | None, drives: Sequence[str]) -> Iterator[list[Path]]:
+    """Where each drive listens: as is wanted, or in a folder that only we may enter, gone afterwards.
+
+    Raises Failure.
+    """
+    said = [socket]
+    if drives and socket is None:
+        from nvmeemu.app.drive.file import read  # start-up: without drive files not needed
+
+        said = [read(path).tables.controllers[0].get("socket") for path in drives]
+        if None in said and len(said) > 1:
+            raise Failure(
+                f"{drives[said.index(None)]}: a socket is missing: of several drives each says where it is", 2
+            )
+    if None not in said:
+        yield [Path(str(path)).absolute() for path in said]
         return
     with tempfile.TemporaryDirectory(prefix="nvmeemu-run-") as folder:
-        yield Path(folder) / "nvme.sock"
+        yield [Path(folder) / "nvme.sock"]
 
 
 @contextmanager

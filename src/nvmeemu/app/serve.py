@@ -14,8 +14,8 @@ from nvmeemu.app import logs, pid_file
 from nvmeemu.app.announcing import announce, check_ready_fd
 from nvmeemu.app.assembly import Assembly, assemble, check, faults_of
 from nvmeemu.app.disks import Disks
-from nvmeemu.app.drive.command_line import drive_of
-from nvmeemu.app.drive.description import Drive, check_paths
+from nvmeemu.app.drive.command_line import drives_of
+from nvmeemu.app.drive.description import Drive, check_together
 from nvmeemu.app.drive.source import Failure
 from nvmeemu.app.ending import Ending
 from nvmeemu.backend import describe
@@ -29,7 +29,7 @@ def serve(arguments: argparse.Namespace) -> int:
     _fill_standard_fds()
     logs.set_up(arguments.log_level)
     try:
-        serve_drives([drive_of(arguments)], arguments)
+        serve_drives(drives_of(arguments), arguments)
         _give_up_on_broken_pipes()
     except Failure as failure:
         print(f"nvmeemu serve: {failure}", file=sys.stderr)
@@ -46,7 +46,7 @@ def serve_drives(drives: Sequence[Drive], process: argparse.Namespace) -> None:
     """Serve them together. ``process`` says what is not one drive's: ``once``, ``pid_file``, ``ready_fd``. Nothing is
     opened before all have been checked. Raises Failure."""
     check_ready_fd(process.ready_fd)
-    check_paths(drives, process.pid_file)
+    check_together(drives, process.pid_file)
     faults = [faults_of(drive) for drive in drives]
     for drive in drives:
         check(drive)

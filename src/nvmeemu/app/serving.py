@@ -28,21 +28,21 @@ class ServerEnded(ServerError):
 
 
 def start(
-    socket: Path,
+    socket: Path | None,
     arguments: Sequence[str],
     log: Path | None,
     *,
     seconds: float = START_SECONDS,
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a server and wait until it listens. Raises ServerError.
+    """Start a server and wait until it listens: at ``socket``, or where its drive files say. Raises ServerError.
 
     Its output goes to `log`; None: what it has to say, to our stderr.
     """
     ready, ready_there = os.pipe()
     try:
-        command = [sys.executable, "-m", "nvmeemu", "serve", "--socket", str(socket)]
-        command += ["--ready-fd", str(ready_there), *arguments]
+        where = [] if socket is None else ["--socket", str(socket)]
+        command = [sys.executable, "-m", "nvmeemu", "serve", *where, "--ready-fd", str(ready_there), *arguments]
         server = process.spawn(command, log, pass_fds=[ready_there], environment=environment)
     finally:
         os.close(ready_there)

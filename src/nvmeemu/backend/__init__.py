@@ -203,27 +203,12 @@ def open_backend(
     ``create`` makes a sparse file of ``size`` bytes where none is. ``overlay`` opens it read-only and keeps what is
     written in an unnamed temporary file. ``direct`` leaves out the page cache. Raises BackendError.
     """
+    check_request(spec, size, create, read_only, overlay, direct, block_size)
     if is_memory(spec):
-        _refuse(
-            (create or size is not None, f"{spec} has its size in its name (mem:1G): leave out --create and --size"),
-            (read_only or overlay, f"{spec} begins empty and is gone at exit: leave out --read-only and --overlay"),
-            (direct, f"{spec} is no file: leave out --direct"),
-        )
         backend = _open_memory(spec)
     else:
-        disks = "a raw file, a block device, or memory, for example mem:1G"
-        _refuse(
-            (not spec.removeprefix(_RAW), f"a disk without a name: give {disks}"),
-            (_URL.match(spec) is not None, f"disk {spec} is a URL: give {disks}"),
-            (
-                create and (read_only or overlay),
-                "--create makes a disk to write to: leave out --read-only and --overlay",
-            ),
-            (direct and overlay, "--overlay keeps what is written in a file in the page cache: leave out --direct"),
-            (create != (size is not None), "--create and --size go together: --create --size 10G"),
-        )
         if size is not None:
-            _create_image(spec, size, block_size)
+            _create_image(spec, size)
         backend = _open_file(spec, read_only, overlay, direct)
     try:
         _check_blocks(spec, backend, block_size)
@@ -231,6 +216,29 @@ def open_backend(
         backend.close()
         raise
     return backend
+
+
+def check_request(
+    spec: str, size: int | None, create: bool, read_only: bool, overlay: bool, direct: bool, block_size: int
+) -> None:
+    """What can be known without a look at the disk. Raises BadRequest."""
+    if is_memory(spec):
+        _refuse(
+            (create or size is not None, f"{spec} has its size in its name (mem:1G): leave out --create and --size"),
+            (read_only or overlay, f"{spec} begins empty and is gone at exit: leave out --read-only and --overlay"),
+            (direct, f"{spec} is no file: leave out --direct"),
+        )
+        parse_size(spec.removeprefix(_MEMORY))
+        return
+    disks = "a raw file, a block device, or memory, for example mem:1G"
+    _refuse(
+        (not spec.removeprefix(_RAW), f"a disk without a name: give {disks}"),
+        (_URL.match(spec) is not None, f"disk {spec} is a URL: give {disks}"),
+        (create and (read_only or overlay), "--create makes a disk to write to: leave out --read-only and --overlay"),
+        (direct and overlay, "--overlay keeps what is written in a file in the page cache: leave out --direct"),
+        (create != (size is not None), "--create and --size go together: --create --size 10G"),
+        (bool((size or 0) % block_size), f"a disk of {size} bytes has no whole number of blocks of {block_size} bytes"),
+    )
 
 
 def _refuse(*requests: tuple[bool, str]) -> None:
@@ -249,11 +257,9 @@ def _open_memory(spec: str) -> Backend:
     return MemoryBackend(parse_size(spec.removeprefix(_MEMORY)))
 
 
-def _create_image(spec: str, size: int, block_size: int) -> None:
+def _create_image(spec: str, size: int) -> None:
     from nvmeemu.backend import raw
 
-    if size % block_size:
-        raise BadRequest(f"a disk of {size} bytes has no whole number of blocks of {block_size} bytes")
     raw.create_image(spec.removeprefix(_RAW), size)
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from nvmeemu import toml
 from nvmeemu.app.arguments import tell
 from nvmeemu.app.control.client import Control, ControlError, Unreachable
 from nvmeemu.backend import placed
@@ -23,7 +24,7 @@ def ctl(arguments: argparse.Namespace) -> int:
     except (Unreachable, ControlError) as error:
         print(f"nvmeemu ctl: {error}", file=sys.stderr)
         return 2 if isinstance(error, ControlError) and error.code == INVALID_PARAMS else 1
-    except ValueError as error:  # a FaultError
+    except ValueError as error:  # a FaultError, or a bad key
         print(f"nvmeemu ctl: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # of a file of faults
@@ -48,14 +49,30 @@ def _calls(arguments: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
     if what == ("fault", "rm"):
         return [("fault.remove", {} if one == "all" else {"id": int(one)}) for one in arguments.id]
     if what == ("namespace", "add"):
-        wanted = {"nsid": arguments.nsid} if arguments.nsid else {}
-        return [("namespace.add", {"disk": placed(arguments.disk, os.getcwd()), **wanted})]
+        return [("namespace.add", _namespace(arguments.words, arguments.nsid))]
     if what == ("namespace", "rm"):
         return [("namespace.remove", {"nsid": arguments.nsid})]
     if what == ("namespace", "resize"):
         wanted = {"size": arguments.size} if arguments.size is not None else {}
         return [("namespace.resize", {"nsid": arguments.nsid, **wanted})]
     return [("fault.list" if arguments.what == "fault" else "status", {})]
+
+
+def _namespace(words: list[str], nsid: int | None) -> dict[str, Any]:
+    """The table of a namespace: a disk, and keys as KEY=VALUE words. Raises ValueError."""
+    from nvmeemu.app.drive.check import checked
+    from nvmeemu.app.drive.keys import TABLES
+
+    keys = [word for word in words if word.partition("=")[0].strip() in TABLES["namespace"] or word is not words[0]]
+    table: dict[str, Any] = {"disk": words[0]} if words[0] not in keys else {}
+    for key, value in toml.of_words(keys, "disk=disk.img block_size=4096").items():
+        if key in table:
+            raise ValueError(f"{key}: {table[key]} and {value}: give one")
+        table[key] = value
+    checked("namespace", table)  # as the server does: but with its own words, and at once
+    if nsid is not None:
+        table.setdefault("nsid", nsid)
+    return {**table, "disk": placed(table["disk"], os.getcwd())}  # the server may have another working folder
 
 
 def _added(words: list[str]) -> list[tuple[str, dict[str, Any]]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
 from nvmeemu import __version__
 from nvmeemu.app.control.messages import FAILED, INTERNAL_ERROR, INVALID_PARAMS, PROTOCOL, Method, RpcError
+from nvmeemu.app.drive.check import BadKey, checked
 from nvmeemu.backend import Backend, BackendError, BadRequest, in_words, parse_size
 from nvmeemu.controller.controller import Controller
 from nvmeemu.faults import Fault, FaultError, Faults
@@ -20,12 +21,13 @@ from nvmeemu.subsystem.namespace import Namespace
 log = logging.getLogger(__name__)
 
 LONGEST_NOTE = 1000  # characters
-OpenDisk = Callable[[int, str], Namespace]
+OpenDisk = Callable[[int, Mapping[str, Any]], Namespace]
 
 
 class Methods:
-    """``open_disk`` makes a namespace with an NSID of what a user writes; ``close_disk`` is called with the disk of one
-    that was removed, which may still be in use; ``note`` puts a remark into the trace, if there is one."""
+    """``open_disk`` makes a namespace with an NSID of a table [[namespace]] that was checked; ``close_disk`` is called
+    with the disk of one that was removed, which may still be in use; ``note`` puts a remark into the trace, if there is
+    one."""
 
     def __init__(
         self,
@@ -95,8 +97,8 @@ class Methods:
 
     # --- namespaces
 
-    def namespace_add(self, disk: str, nsid: int | None = None) -> dict[str, Any]:
-        """Under the first free NSID, if none is given."""
+    def namespace_add(self, disk: str, nsid: int | None = None, **keys: Any) -> dict[str, Any]:
+        """With the keys of [[namespace]] in a drive file; under the first free NSID, if none is given."""
         namespaces = self._state.namespaces
         valid = range(1, namespaces.nn + 1)
         free = [number for number in valid if number not in namespaces.active and not self._faults.is_away(number)]
@@ -105,7 +107,7 @@ class Methods:
         number = free[0] if nsid is None else nsid
         if type(number) is not int or number not in free:
             raise RpcError(FAILED, f"NSID {number!r} is taken or outside 1..{namespaces.nn}")
-        namespace = self._open_disk(number, _text(disk, "disk"))
+        namespace = self._open_disk(number, checked("namespace", {"disk": disk, **keys}))
         inventory.add(self._state, namespace)
         log.info("control: namespace %d is added: disk %s, %s", number, disk, in_words(namespace.backend.size))
         return _namespace(namespace)
@@ -178,7 +180,7 @@ def _checked(method: Method) -> Method:
             raise RpcError(INVALID_PARAMS, str(error)) from None
         try:
             return method(**parameters)
-        except (FaultError, BadRequest) as error:
+        except (FaultError, BadRequest, BadKey) as error:
             raise RpcError(INVALID_PARAMS, str(error)) from None
         except (BackendError, ValueError, OSError) as error:
             raise RpcError(FAILED, str(error)) from None

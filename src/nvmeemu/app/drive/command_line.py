@@ -10,9 +10,22 @@ from nvmeemu.app.drive.keys import TABLES, Key
 from nvmeemu.app.drive.source import Failure, Source
 
 
-def drive_of(arguments: argparse.Namespace) -> Drive:
-    """The drive that the options describe. Raises Failure."""
-    return Drive.of(tables_of(arguments), Source())
+def drives_of(arguments: argparse.Namespace) -> list[Drive]:
+    """Those of the drive files, or the one that the options describe. Raises Failure."""
+    options = tables_of(arguments)
+    if not arguments.drive:
+        return [Drive.of(options, Source())]
+    for key in TABLES["namespace"].values():
+        if _value(arguments, key) is not None:
+            raise Failure(f"--{key.option} does not go with --drive: the file has {key.name} in [[namespace]]", 2)
+    if len(arguments.drive) > 1 and options.places:
+        table, *_, name = min(options.places)
+        option = TABLES[str(table)][str(name)].option
+        text = f"--{option} is for one drive, and there are {len(arguments.drive)}: each file can have it"
+        raise Failure(text, 2)
+    from nvmeemu.app.drive.file import read  # start-up: without drive files not needed
+
+    return [read(path).drive(options) for path in arguments.drive]
 
 
 def tables_of(arguments: argparse.Namespace) -> Tables:

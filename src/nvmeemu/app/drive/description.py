@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from nvmeemu.app.drive.keys import ControllerTable, IdentityTable, NamespaceTable
-from nvmeemu.app.drive.source import Failure, Place, Source
-from nvmeemu.backend import is_memory, is_same
+from nvmeemu.app.drive.source import Failure, Source
+from nvmeemu.backend import BadRequest, check_request, is_memory, is_same
 from nvmeemu.controller.limits import Limits
+
+if TYPE_CHECKING:
+    from nvmeemu.toml import Place
 
 Table = Mapping[str, Any]
 """Checked values by the names of their keys."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Tables:
     """A drive as it was written down."""
 
@@ -27,8 +30,28 @@ class Tables:
     added: Table = field(default_factory=dict)
     """What holds for namespaces that are added later."""
 
+    @property
+    def places(self) -> frozenset[Place]:
+        """Of all values but those of namespaces."""
+        found: set[Place] = {("controller", index, key) for index, one in enumerate(self.controllers) for key in one}
+        found |= {("identity", key) for key in self.identity}
+        return frozenset(found | {("limits", key) for key in self.limits})
 
-@dataclass(frozen=True)
+    def replaced(self, other: Tables) -> Tables:
+        """Where ``other`` says something, that is meant: of the drive, and of its first controller."""
+        first, *rest = self.controllers
+        return replace(
+            self,
+            identity={**self.identity, **other.identity},
+            limits={**self.limits, **other.limits},
+            controllers=[{**first, **other.controllers[0]}, *rest],
+        )
+
+
+NO_TABLES = Tables()
+
+
+@dataclass(eq=False, repr=False)
 class Drive:
     """A subsystem, its namespaces and its controllers. ``name`` tells it from others in the same process."""
 
@@ -96,6 +119,8 @@ class Drive:
             raise self.source.failure(text, "controller", min(1, len(self.controllers)))
         for index, controller in enumerate(self.controllers):
             place = ("controller", index)
+            if controller.socket is None:
+                raise self.source.failure("socket: is missing: where to listen", *place)
             self._check_engine(controller, *place)
             if controller.trace_payload and controller.trace is None:
                 raise self.source.failure("--trace-payload is for a trace: give --trace FILE", *place, "trace_payload")
@@ -133,17 +158,25 @@ class Drive:
                 index = len(values) - 1 - values[::-1].index(twice[0])
                 text = f"--{key}: give each namespace one of its own"
                 raise self.source.failure(text, "namespace", index, key)
-        for index, namespace in enumerate(self.namespaces):
-            if (namespace.nsid or 0) > nn:
-                text = f"--nsid: {namespace.nsid} is more than --max-namespaces, {nn}"
+        for index, one in enumerate(self.namespaces):
+            if (one.nsid or 0) > nn:
+                text = f"--nsid: {one.nsid} is more than --max-namespaces, {nn}"
                 raise self.source.failure(text, "namespace", index, "nsid")
+            try:
+                check_request(one.disk, one.size, one.create, one.read_only, one.overlay, one.direct, one.block_size)
+            except BadRequest as error:
+                raise self.source.failure(str(error), "namespace", index, "disk") from None
 
 
-def check_paths(drives: Sequence[Drive], pid_file: str | None) -> None:
-    """What is made or written must be nothing else that we use. Raises Failure."""
+def check_together(drives: Sequence[Drive], pid_file: str | None) -> None:
+    """Each drive has a name of its own, and what is made or written is nothing else that we use. Raises Failure."""
+    for name, times in Counter(drive.name for drive in drives).items():
+        if times > 1:
+            drive = [one for one in drives if one.name == name][-1]
+            raise drive.source.failure(f"name: {times} drives are called {name}: give each a name of its own", "name")
     made = [_Used(path, place, drive) for drive in drives for place, path in drive.made]
     if pid_file is not None:
-        made.append(_Used(pid_file, ("pid_file",), drives[0] if len(drives) == 1 else None))
+        made.append(_Used(pid_file, ("pid_file",), None))
     disks = [_Used(path, place, drive) for drive in drives for place, path in drive.disks]
     for index, one in enumerate(made):
         for other in [*made[index + 1 :], *disks]:
@@ -151,21 +184,21 @@ def check_paths(drives: Sequence[Drive], pid_file: str | None) -> None:
                 raise _both(one, other)
 
 
-class _Used(NamedTuple):
+class _Used:
     """A path that is used for something: where that is said, and of which drive."""
 
-    path: str
-    place: Place
-    drive: Drive | None
+    def __init__(self, path: str, place: Place, drive: Drive | None) -> None:
+        self.path, self.place, self.drive = path, place, drive
 
-    def called(self, by: _Used) -> str:
-        """How another one's message calls it."""
+    def called(self, by: Drive | None) -> str:
+        """How a message about this drive calls it."""
         key = str(self.place[-1])
-        is_far = self.drive is not None and self.drive is not by.drive
+        is_far = self.drive is not None and self.drive is not by
         return f"{key} of {self.drive.source.file}" if is_far and self.drive else f"--{key.replace('_', '-')}"
 
 
 def _both(one: _Used, other: _Used) -> Failure:
-    where = next((used for used in (other, one) if used.drive is not None), None)
-    text = f"{one.called(other)} and {other.called(other)} are both {one.path}: give each a path of its own"
-    return Failure(text, 2) if where is None or where.drive is None else where.drive.source.failure(text, *where.place)
+    blamed = other if other.drive is not None else one
+    drive = blamed.drive
+    text = f"{one.called(drive)} and {other.called(drive)} are both {one.path}: give each a path of its own"
+    return Failure(text, 2) if drive is None else drive.source.failure(text, *blamed.place)

@@ -1,5 +1,8 @@
 """The keys of a drive file, declared once: the drive file, its schema and documentation, the options of the command
-line and the words of ``nvmeemu ctl namespace add`` are made of these tables."""
+line and the words of ``nvmeemu ctl namespace add`` are made of these tables.
+
+The classes have no methods but the constructor: start-up, where each method of a dataclass is compiled.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,10 @@ from nvmeemu.app.arguments import MOST_IO_THREADS
 from nvmeemu.app.drive.kinds import Choice, Disk, Faults, Flag, Hex, Kind, Number, Off, Path, Size, Text
 from nvmeemu.controller.bounds import MAX_IO_QUEUES, MOST_NAMESPACES, OPTIONS
 
+_FROM_DISK = "made from the disk's path"
 
-@dataclass(frozen=True)
+
+@dataclass(eq=False, repr=False)
 class Key:
     """One key of a table. ``otherwise`` says in words what holds without it."""
 
@@ -46,7 +51,14 @@ def _key(
     )
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
+class DriveTable:
+    """A drive: a subsystem, its namespaces and its controllers."""
+
+    name: str | None = _key(None, Text("NAME", 40), "what tells it from others in the same process", "the file's name")
+
+
+@dataclass(eq=False, repr=False)
 class IdentityTable:
     """Who the drive says it is."""
 
@@ -62,7 +74,7 @@ class IdentityTable:
     device_id: int | None = _key(None, Number(0, 0xFFFF, "ID"), "PCI device id", "one of ours", "device")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class NamespaceTable:
     """A namespace, and the disk that it lies on."""
 
@@ -76,12 +88,12 @@ class NamespaceTable:
     overlay: bool = _key(False, Flag(), "throw away at exit what is written; never copies", group="disk")
     direct: bool = _key(False, Flag(), "no page cache (O_DIRECT), as QEMU's cache.direct=on", group="disk")
     block_size: int = _key(512, Choice(512, 4096), "bytes of a block", group="disk")
-    nguid: bytes | None = _key(None, Hex(16), "16 bytes", "made from the disk's path", "device", is_each=True)
-    uuid: bytes | None = _key(None, Hex(16, "UUID"), "16 bytes", "made from the disk's path", "device", is_each=True)
-    eui64: bytes | None = _key(None, Hex(8), "8 bytes", "none", "device", is_each=True)
+    nguid: bytes | None = _key(None, Hex(16), "NGUID, 16 bytes", _FROM_DISK, "device", is_each=True)
+    uuid: bytes | None = _key(None, Hex(16, "UUID"), "UUID, 16 bytes", _FROM_DISK, "device", is_each=True)
+    eui64: bytes | None = _key(None, Hex(8), "EUI-64, 8 bytes", "none", "device", is_each=True)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class ControllerTable:
     """A controller, and how it is served."""
 
@@ -146,16 +158,19 @@ def _limits() -> Iterator[Key]:
         yield Key(option.keyword, kind, option.about, otherwise, "limits", option.name, False, False)
 
 
+TOP = ""
 TABLES: dict[str, Mapping[str, Key]] = {
+    TOP: _declared(DriveTable),
     "identity": _declared(IdentityTable),
     "limits": {key.name: key for key in _limits()},
     "namespace": _declared(NamespaceTable),
     "controller": _declared(ControllerTable),
 }
-"""The keys of each table by their names."""
+"""The keys of each table by their names; those of TOP stand above all tables."""
 LISTS = ("namespace", "controller")
 """There can be several of them: [[namespace]]."""
 ABOUT = {
+    TOP: DriveTable.__doc__,
     "identity": IdentityTable.__doc__,
     "limits": "What the controller can do at most.",
     "namespace": NamespaceTable.__doc__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from abc import ABC, abstractmethod
@@ -16,6 +17,8 @@ class Kind(ABC):
     """One kind of value. What is checked is what the code works with: bytes, a number of bytes, a whole path."""
 
     metavar = ""
+    words: str
+    """What it is, for the documentation."""
 
     @abstractmethod
     def check(self, value: object) -> Any:
@@ -41,6 +44,7 @@ class Text(Kind):
         self.metavar, self._most, self._begins = metavar, most, begins
         between = max(0, most - len(begins) - 2)
         self._pattern = rf"^{re.escape(begins)}[!-~]([ -~]{{0,{between}}}[!-~])?$"
+        self.words = f"text of at most {most} characters" + (f", from `{begins}` on" if begins else "")
 
     def check(self, value: object) -> str:
         if not isinstance(value, str) or not re.search(self._pattern, value) or value.endswith("\n"):
@@ -57,6 +61,7 @@ class Number(Kind):
 
     def __init__(self, least: int, most: int, metavar: str = "N") -> None:
         self.least, self.most, self.metavar = least, most, metavar
+        self.words = f"{least} to {most}"
 
     def check(self, value: object) -> int:
         if type(value) is not int or not self.least <= value <= self.most:
@@ -75,6 +80,7 @@ class Choice(Kind):
 
     def __init__(self, *choices: str | int) -> None:
         self._choices = choices
+        self.words = ", ".join(f"`{json.dumps(choice)}`" for choice in choices)
 
     def check(self, value: object) -> Any:
         if value not in self._choices or type(value) is not type(self._choices[0]):
@@ -91,6 +97,8 @@ class Choice(Kind):
 
 
 class Flag(Kind):
+    words = "`true`, `false`"
+
     def check(self, value: object) -> bool:
         if not isinstance(value, bool):
             raise ValueError(f"{value!r} is neither true nor false")
@@ -118,6 +126,7 @@ class Size(Kind):
     """Bytes; a text may have a unit."""
 
     metavar = "SIZE"
+    words = "a size"
 
     def check(self, value: object) -> int:
         from nvmeemu.backend import BackendError, parse_size  # start-up: --help needs none of it
@@ -148,6 +157,7 @@ class Hex(Kind):
 
     def __init__(self, size: int, metavar: str = "HEX") -> None:
         self._size, self.metavar = size, metavar
+        self.words = f"{size} bytes"
 
     def check(self, value: object) -> bytes:
         try:
@@ -164,6 +174,8 @@ class Hex(Kind):
 
 
 class Path(Kind):
+    words = "a path"
+
     def __init__(self, metavar: str = "PATH") -> None:
         self.metavar = metavar
 
@@ -180,12 +192,17 @@ class Path(Kind):
 
 
 class Disk(Path):
-    """What ``backend.open_backend`` takes."""
+    """What ``backend.open_backend`` takes, and checks."""
 
-    metavar = "SPEC"
+    words = "a disk"
 
     def __init__(self) -> None:
         super().__init__("SPEC")
+
+    def check(self, value: object) -> str:
+        if not isinstance(value, str) or "\0" in value:
+            raise ValueError(f"{value!r} is no text")
+        return value
 
     def placed(self, value: str, folder: str) -> str:
         from nvmeemu.backend import placed  # start-up: --help needs none of it
@@ -197,6 +214,7 @@ class Faults(Kind):
     """Files of faults, and names of scenarios."""
 
     metavar = "FILE"
+    words = "a list of texts"
 
     def check(self, value: object) -> list[str]:
         if not isinstance(value, list) or not all(isinstance(one, str) and one and "\0" not in one for one in value):

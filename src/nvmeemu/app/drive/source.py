@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from nvmeemu.app.drive.keys import LISTS, TABLES
 
-_KEYS = {key for keys in TABLES.values() for key in keys}
-Place = tuple[str | int, ...]
-"""The way to a value: ``("namespace", 1, "block_size")`` is of the second namespace."""
+if TYPE_CHECKING:
+    from nvmeemu.toml import Place
+
+_NAMES = {key.option: key.name for keys in TABLES.values() for key in keys.values()}  # of keys, by their options
 
 
 class Failure(Exception):
@@ -24,7 +26,7 @@ class Failure(Exception):
         self.is_placed = is_placed
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Source:
     """Without a ``file`` all is the command line's, which calls a key ``--read-only`` that is ``read_only`` in a file.
     ``overridden`` are the keys that options give instead of the file."""
@@ -36,11 +38,15 @@ class Source:
     def failure(self, text: str, *place: str | int, status: int = 2) -> Failure:
         """What to raise when what is described there cannot be. ``text`` has the command line's words; where it begins
         with an option, the place is that of this key."""
-        if (option := re.match(r"--([a-z0-9-]+)", text)) and not (place and place[-1] in _KEYS):
-            place = (*place, option[1].replace("-", "_"))
+        option = re.match(r"--([a-z0-9-]+)", text)
+        if option and option[1] in _NAMES and not (place and place[-1] in _NAMES.values()):
+            place = (*place, _NAMES[option[1]])
         if not self.file or place in self.overridden:
             return Failure(text, status, is_placed=True)
-        return Failure(f"{self.file}:{self._line(place)}: {_called(place)}{in_keys(text)}", status, is_placed=True)
+        from nvmeemu.toml import line_of  # start-up: most drives are as they should be
+
+        where = f"{self.file}:{line_of(self.lines, place)}"
+        return Failure(f"{where}: {_called(place)}{in_keys(text)}", status, is_placed=True)
 
     @contextmanager
     def at(self, *place: str | int) -> Iterator[None]:
@@ -52,18 +58,14 @@ class Source:
                 raise
             raise self.failure(str(failure), *place, status=failure.status) from None
 
-    def _line(self, place: Place) -> int:
-        while place and place not in self.lines:
-            place = place[:-1]
-        return self.lines.get(place, 1)
-
 
 def in_keys(text: str) -> str:
     """A message about options, in the words of a file."""
-    return re.sub(r"(?<![\w-])--([a-z][a-z0-9-]*)", lambda match: match[1].replace("-", "_"), text)
+    text = re.sub(r"--create --size (\w+)", r'create = true, size = "\1"', text)
+    return re.sub(r"(?<![\w-])--([a-z0-9-]+)", lambda match: _NAMES.get(match[1], match[0]), text)
 
 
 def _called(place: Place) -> str:
     if len(place) > 1 and place[0] in LISTS:
         return f"{place[0]} {int(place[1]) + 1}: "
-    return f"{place[0]}: " if place and place[0] else ""
+    return f"{place[0]}: " if len(place) > 1 else ""
