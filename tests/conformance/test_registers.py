@@ -151,7 +151,7 @@ def test_admin_queues_given_while_enabled_are_noted_once(bench: Bench, caplog: p
         for _ in range(3):
             for offset in (AQA, ASQ, ASQ + 4, ACQ, ACQ + 4):
                 driver.set_reg(offset, 0)
-        notes = [one for one in caplog.records if "it counts from the next enable on" in one.getMessage()]
+        notes = [one for one in caplog.records if "it takes effect at the next enable" in one.getMessage()]
         assert [one.levelname for one in notes] == ["INFO"] * times
 
 

@@ -237,7 +237,7 @@ def test_register_accesses_are_matched(rig: Rig) -> None:
         ({"do": "drop", "when": {"seed": 1}}, "when: a seed without a probability"),
         ({"do": "drop", "when": {"probability": 2}}, "when.probability: 2 is no probability"),
         ({"do": "drop", "when": {"sometimes": 2}}, "when: no 'sometimes' there"),
-        ({"do": "drop", "name": 3}, "name: 3 is no text"),
+        ({"do": "drop", "name": 3}, "name: 3 is not text"),
         ({"do": "drop", "where": 3}, "where: a fault has match, at, do, when, name"),
     ],
 )

@@ -191,7 +191,7 @@ def test_options_that_there_are_not(pytester: pytest.Pytester) -> None:
         ("nvme", "size='12 parsecs'", "size: bad size '12 parsecs'*"),
         ("nvme", "faults={'do': 'drop'}", "faults={'do': 'drop'}: give a list of faults"),
         ("nvme_server", "faults=[{'do': 'explode'}]", "faults: *'explode'*"),
-        ("nvme", "size=64", "size=64 is no text*"),
+        ("nvme", "size=64", "size=64 is not text*"),
         ("nvme", "block_size=777", "block_size=777 is neither 512 nor 4096"),
         ("nvme", "mqes=1", "mqes=1 is not a number from 2 to 65536"),
         ("nvme_server", "aerl='8'", "aerl='8' is not a number from 1 to 256"),

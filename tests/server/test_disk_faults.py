@@ -132,8 +132,8 @@ def test_the_disk_that_fails_is_named(folder: Path, disk: Path, serve: Serve, at
     assert guest.execute(guest.queues[1], command).status == Status.UNRECOVERED_READ_ERROR
     told = [line.partition(" ERROR ")[2] for line in complaints(served.log)]
     assert told == [
-        f"disk file:{disk} failed: Input/output error: the guest gets WRITE_FAULT (told once)",
-        f"disk file:{disk} failed: Input/output error: the guest gets UNRECOVERED_READ_ERROR (told once)",
+        f"disk file:{disk} failed: Input/output error: the guest gets WRITE_FAULT (logged once)",
+        f"disk file:{disk} failed: Input/output error: the guest gets UNRECOVERED_READ_ERROR (logged once)",
     ]
     guest.shut_down()
     served.expect(f"disk file:{disk} failed to flush at shutdown: Input/output error: written data may be lost")

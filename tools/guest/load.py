@@ -41,7 +41,8 @@ class Load:
         end = time.monotonic() + PROGRESS_SECONDS
         while any(now < before + rounds for now, before in zip(self.rounds, start, strict=True)):
             if time.monotonic() > end:
-                raise GuestError(f"the workers do not get on: rounds {self.rounds}, {PROGRESS_SECONDS:g} s ago {start}")
+                progress = f"rounds {self.rounds}, {PROGRESS_SECONDS:g} s ago {start}"
+                raise GuestError(f"the workers make no progress: {progress}")
             guest.check("sleep 0.2")
             self.look(guest)
 

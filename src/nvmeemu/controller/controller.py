@@ -273,7 +273,7 @@ class Controller:
             self._registers[register] = value
             if register in _OF_ADMIN_QUEUES and self._cc.en and not self._is_queue_move_told:
                 self._is_queue_move_told = True
-                log.info("the guest wrote %s while enabled: it counts from the next enable on", register.name)
+                log.info("the guest wrote %s while enabled: it takes effect at the next enable", register.name)
 
     def _mask_interrupts(self, register: regs.Register, value: int) -> None:
         mask = self.state.interrupt_mask
@@ -288,7 +288,7 @@ class Controller:
             taken = _SHN | (0 if self.state.has_io_queues else _ENTRY_SIZES)
             new = Configuration.of(int(old) & ~taken | value & taken)
             if int(new) != value:
-                log.warning("the guest wrote CC %#x while enabled with %#x: ignored but for SHN", value, int(old))
+                log.warning("the guest wrote CC %#x while enabled with %#x: only SHN takes effect", value, int(old))
         self._registers[regs.CC] = int(new)
         self.state.entry_sizes = EntrySizes.of(new)
         if new.en and not old.en:

@@ -428,7 +428,7 @@ class Executor:
         if (status, disk, error.errno) not in self._complaints:
             self._complaints.add((status, disk, error.errno))
             text = error.strerror or error
-            log.error("disk %s failed: %s: the guest gets %s (told once)", disk, text, status.name)
+            log.error("disk %s failed: %s: the guest gets %s (logged once)", disk, text, status.name)
 
     def _wake_all(self) -> None:
         for sq in self._controller.sqs.values():

@@ -61,7 +61,7 @@ class Fault:
         if self.at == At.NOW and set(self.when.as_table()) - {"after_seconds", "probability", "seed"}:
             raise FaultError('when: "now" comes once: there are only after_seconds and probability')
         if not isinstance(name, str) or len(name) > LONGEST_NAME or not name.isprintable():
-            raise FaultError(f"name: {name!r} is no text of one line, at most {LONGEST_NAME} characters long")
+            raise FaultError(f"name: {name!r} is not text of one line, at most {LONGEST_NAME} characters long")
         self.name = name
         self.words = _cut(", ".join(" ".join(_words("", one)) for one in written))
         """What it does, in a line: ``status=write_fault dnr=true, hang``."""

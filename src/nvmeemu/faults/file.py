@@ -39,7 +39,7 @@ def load(spec: str) -> FaultSet:
     try:
         return parse(content.decode(), spec)
     except UnicodeDecodeError as error:
-        raise FaultError(f"{spec}: no text: {error.reason} at byte {error.start}") from None
+        raise FaultError(f"{spec}: is not text: {error.reason} at byte {error.start}") from None
 
 
 def scenario(name: str) -> list[Fault]:

@@ -153,7 +153,7 @@ def _add(arguments: argparse.Namespace) -> int:
     try:
         parse(text, "added", arguments.trace)
     except ProfileError as error:
-        raise TraceError(f"no profile can be made of it: {error}") from None
+        raise TraceError(f"no profile can be made from it: {error}") from None
     if arguments.output is None:
         Output().line(text.rstrip())
         return 0

@@ -113,7 +113,7 @@ def load(name: str) -> Profile:
     try:
         return parse(path.read_bytes().decode(), path.stem, where=name)
     except UnicodeDecodeError as error:
-        raise ProfileError(f"{name}: no text: {error.reason} at byte {error.start}") from None
+        raise ProfileError(f"{name}: is not text: {error.reason} at byte {error.start}") from None
 
 
 def parse(text: str, name: str, where: str = "profile") -> Profile:

@@ -58,7 +58,7 @@ class DriveOptions:
 
     def __post_init__(self) -> None:
         if not isinstance(self.size, str):
-            raise BadOptions(f'size={self.size!r} is no text, as "64M" is')
+            raise BadOptions(f'size={self.size!r} is not text: write size="64M"')
         try:
             parse_size(self.size)
         except BackendError as error:

@@ -80,7 +80,7 @@ class TraceFile:
         self._news.set()
         self._thread.join(LAST_WORDS)
         if self._thread.is_alive():
-            log.warning("trace %s: the file takes nothing any more: what came last is not in it", self.path)
+            log.warning("trace %s: the file takes no more data: the last records are not in it", self.path)
         else:
             self._file.close()
 

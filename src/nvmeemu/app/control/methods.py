@@ -150,7 +150,7 @@ class Methods:
 
 def _text(value: object, what: str) -> str:
     if not isinstance(value, str):
-        raise RpcError(INVALID_PARAMS, f"{what}: {value!r} is no text")
+        raise RpcError(INVALID_PARAMS, f"{what}: {value!r} is not text")
     return value
 
 
