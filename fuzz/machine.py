@@ -30,6 +30,8 @@ from nvmeemu.spec import (
     AdminQueueAttributes,
     Configuration,
 )
+from nvmeemu.subsystem.disk_media import DiskMedia
+from nvmeemu.subsystem.formats import Format
 from nvmeemu.subsystem.identity import Identity
 from nvmeemu.subsystem.namespace import Namespace, Namespaces
 from nvmeemu.testing import ACQ, AQA, ASQ, CC, ManualWorker, Ram, VirtualClock
@@ -75,11 +77,10 @@ class Machine:
         self.page_shift = (0, 0, 1, 4)[more & 3]
         self.sizes = ADMIN_SIZES[more >> 2 & 3]
         namespaces = Namespaces()
-        namespaces.add(Namespace(1, self.disk, block))
-        namespaces.add(Namespace(3, Disk(1 << 16, block, has_now=True, volatile_cache=False, read_only=False), block))
-        self.controller = Controller(
-            self.ram, self.clock, self.worker, namespaces, Identity(serial="FUZZ0001"), self.limits
-        )
+        other = Disk(1 << 16, block, has_now=True, volatile_cache=False, read_only=False)
+        for nsid, disk in ((1, self.disk), (3, other)):
+            namespaces.add(Namespace(nsid, DiskMedia(disk, Format(block), self.worker)))
+        self.controller = Controller(self.ram, self.clock, namespaces, Identity(serial="FUZZ0001"), self.limits)
         self.tell = tell
         self.judge = Judge(self.controller, self.guest, self.disk, self.is_wild, tell)
         self.builder = commands.Builder(self.guest, self.judge, self.limits, self.is_wild)
@@ -320,7 +321,11 @@ class Machine:
         elif is_enabled and not status.cfs and status.shst != SHST_COMPLETE and (lost := self.judge.unfinished()):
             raise Violation("; ".join(lost))
         inside = self.controller._executor
-        if inside._running or inside._gaps._held or inside._media.is_used:
+        if (
+            inside._media.is_busy
+            or inside._gaps._held
+            or any(one.media.budget.held for one in self.controller.state.namespaces)
+        ):
             raise Violation("the executor keeps what has ended")
 
 

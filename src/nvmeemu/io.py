@@ -1,19 +1,16 @@
 """The NVM commands: one function each, and the table that runs and advertises them. Base 1.4, 6.
 
-Reads and writes go straight between the backend and guest memory where the backend can do that without waiting.
-Otherwise a worker works on private memory: the guest's may be unmapped before a slow disk has answered.
+Reads and writes go straight between the medium and guest memory where the medium can do that without waiting.
+Otherwise it works on private memory: the guest's may be unmapped before a slow disk has answered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-from nvmeemu.backend import Backend
-from nvmeemu.commands.features import value
-from nvmeemu.controller.request import Background, CommandEntry, Request, Result
-from nvmeemu.controller.state import ControllerState
+from nvmeemu.commands.features import flushed, value
+from nvmeemu.controller.request import CommandEntry, Pending, Request, Result
 from nvmeemu.spec import (
     Command,
     CommandEffect,
@@ -31,181 +28,156 @@ from nvmeemu.spec import (
     WriteZeroes,
 )
 from nvmeemu.spec.errors import CommandFailed
+from nvmeemu.subsystem.media import (
+    Blocks,
+    DeallocateBlocks,
+    FlushMedia,
+    Media,
+    ReadBlocks,
+    VerifyBlocks,
+    WriteBlocks,
+    ZeroBlocks,
+)
 from nvmeemu.subsystem.namespace import Namespace
-from nvmeemu.subsystem.namespace import flush as flush_all
 
 
 def read(request: Request[ReadWrite]) -> Result:
     """Base 1.4, 6.9."""
-    controller, command = request.controller, request.command
-    namespace, offset, length = _extent(controller, command)
+    command, health = request.command, request.controller.health
+    namespace, slba, length = _extent(request)
+    media = request.media(namespace)
     views = request.places(length)
-    controller.health.reads += 1
-    controller.health.bytes_read += length
-    backend = namespace.backend
-    fua = _is_from_media(command, backend)
-    if not fua and backend.read_now(offset, views):
+    health.reads += 1
+    health.bytes_read += length
+    is_from_media = _is_from_media(command, media)
+    if not is_from_media and media.read_now(slba, views):
         return 0
 
-    def then(buffer: bytearray) -> int:
-        request.send(buffer)
+    def then(blocks: Blocks) -> int:
+        request.send(blocks.data)
         return 0
 
-    work = _reading(backend, offset, length, fua)
-    return Background(namespace, work, then, Status.UNRECOVERED_READ_ERROR, size=length, droppable=True)
-
-
-def _reading(backend: Backend, offset: int, length: int, fua: bool) -> Callable[[], bytearray]:
-    """Work that reads; with ``fua`` what is returned has been made durable before (Base 1.4, 6.9)."""
-
-    def work() -> bytearray:
-        if fua:
-            backend.flush()
-        buffer = bytearray(length)
-        backend.read(offset, [memoryview(buffer)])
-        return buffer
-
-    return work
+    return Pending(media, ReadBlocks(slba, command.nlb, is_from_media), then)
 
 
 def write(request: Request[ReadWrite]) -> Result:
     """Base 1.4, 6.15. With FUA, or with the write cache off, it is durable when it completes."""
-    controller, command = request.controller, request.command
-    namespace, offset, length = _extent(controller, command)
+    health = request.controller.health
+    namespace, slba, length = _extent(request)
     namespace.check_writable()
+    media = request.media(namespace)
     views = request.given(length)
-    controller.health.writes += 1
-    controller.health.bytes_written += length
-    backend = namespace.backend
-    fua = _is_durable(controller, command, backend)
-    if not fua and backend.write_now(offset, views):
+    health.writes += 1
+    health.bytes_written += length
+    is_durable = _is_durable(request, media)
+    if not is_durable and media.write_now(slba, views):
         return 0
     data = memoryview(b"".join(views))
-
-    def work() -> None:
-        backend.write(offset, [data], fua)
-        if not fua and _is_durable(controller, command, backend):  # the write cache was switched off meanwhile
-            backend.flush()
-
-    return Background(namespace, work, failure=Status.WRITE_FAULT, size=length)
+    return _changing(request, media, WriteBlocks(slba, data, is_durable=is_durable))
 
 
 def compare(request: Request[ReadWrite]) -> Result:
-    """Base 1.4, 6.4: the host's data against the disk's."""
-    controller, command = request.controller, request.command
-    namespace, offset, length = _extent(controller, command)
+    """Base 1.4, 6.4: the host's data against the medium's."""
+    command, health = request.command, request.controller.health
+    namespace, slba, length = _extent(request)
+    media = request.media(namespace)
     request.given(length)  # bad PRPs come before bad media
-    controller.health.reads += 1
-    controller.health.bytes_read += length
-    backend = namespace.backend
+    health.reads += 1
+    health.bytes_read += length
 
-    def then(buffer: bytearray) -> int:
-        if buffer != request.receive(length):
-            raise CommandFailed(Status.COMPARE_FAILURE, lba=command.slba)
+    def then(blocks: Blocks) -> int:
+        if blocks.data != request.receive(length):
+            raise CommandFailed(Status.COMPARE_FAILURE, lba=slba)
         return 0
 
-    work = _reading(backend, offset, length, _is_from_media(command, backend))
-    return Background(namespace, work, then, Status.UNRECOVERED_READ_ERROR, size=length, droppable=True)
+    return Pending(media, ReadBlocks(slba, command.nlb, _is_from_media(command, media)), then)
 
 
 def verify(request: Request[ReadWrite]) -> Result:
     """NVM 1.0, 3.2.6: the blocks can be read; nothing is transferred, so MDTS does not bind it (VSL is 0)."""
     controller, command = request.controller, request.command
     namespace = controller.namespaces[command.nsid]
-    offset, length = namespace.extent(command.slba, command.nlb)
+    length = namespace.length(command.slba, command.nlb)
+    media = request.media(namespace)
     controller.health.bytes_read += length
-    backend = namespace.backend
-    fua = _is_from_media(command, backend)
-
-    def work() -> None:
-        if fua:
-            backend.flush()
-        buffer = memoryview(bytearray(min(length, 1 << 20)))
-        for start in range(0, length, len(buffer)):
-            backend.read(offset + start, [buffer[: length - start]])
-
-    return Background(namespace, work, failure=Status.UNRECOVERED_READ_ERROR, size=min(length, 1 << 20), droppable=True)
+    return Pending(media, VerifyBlocks(command.slba, command.nlb, _is_from_media(command, media)))
 
 
 def write_zeroes(request: Request[ReadWrite]) -> Result:
     """Base 1.4, 6.16. MDTS does not bind it: nothing is transferred."""
-    controller, command = request.controller, request.command
-    namespace = controller.namespaces[command.nsid]
-    offset, length = namespace.extent(command.slba, command.nlb)
+    command = request.command
+    namespace = request.controller.namespaces[command.nsid]
+    namespace.length(command.slba, command.nlb)
     namespace.check_writable()
-    backend = namespace.backend
-    deac = command.deac
-
-    def work() -> None:
-        backend.zero(offset, length, deac)
-        if _is_durable(controller, command, backend):
-            backend.flush()
-
-    return Background(namespace, work, failure=Status.WRITE_FAULT)
+    media = request.media(namespace)
+    return _changing(request, media, ZeroBlocks(command.slba, command.nlb, command.deac, _is_durable(request, media)))
 
 
 def flush(request: Request[Command]) -> Result:
     """Base 1.4, 6.8. NSID FFFFFFFFh: every namespace (Identify Controller, VWC bits 2:1)."""
-    controller, command = request.controller, request.command
-    namespaces = controller.namespaces.addressed(command.nsid)
-    backends = [namespace.backend for namespace in namespaces]
-    if not any(backend.volatile_cache for backend in backends):
+    namespaces = request.controller.namespaces.addressed(request.command.nsid)
+    media = [request.media(namespace) for namespace in namespaces]
+    if not any(one.volatile_cache for one in media):
         return 0
-    disk = namespaces[0] if len(namespaces) == 1 else None
-    return Background(disk, partial(flush_all, backends), failure=Status.WRITE_FAULT)
+    return flushed(media)
 
 
 def dataset_management(request: Request[DatasetManagement]) -> Result:
     """Base 1.4, 6.7. Every range is checked before anything is deallocated; hints are read and ignored. With the write
     cache off, a range that reads as zeros when it completes does so after a power cut, too."""
-    controller, command = request.controller, request.command
-    namespace = controller.namespaces[command.nsid]
+    command = request.command
+    namespace = request.controller.namespaces[command.nsid]
+    media = request.media(namespace)
     data = request.receive(command.nr * DsmRange.SIZE)
     starts = range(0, len(data), DsmRange.SIZE)
     ranges = [DsmRange(data[start : start + DsmRange.SIZE]) for start in starts]
-    extents = [namespace.extent(one.slba, one.length) for one in ranges]
+    for one in ranges:
+        namespace.length(one.slba, one.length)
     if not command.ad:
         return 0
     namespace.check_writable()
-    backend = namespace.backend
-
-    def work() -> None:
-        for offset, length in extents:
-            if length:
-                backend.deallocate(offset, length)
-        if _writes_through(controller, backend):
-            backend.flush()
-
-    return Background(namespace, work, failure=Status.WRITE_FAULT, size=_EXTENT * len(extents))
+    extents = [(one.slba, one.length) for one in ranges if one.length]
+    return _changing(request, media, DeallocateBlocks(extents, _writes_through(request, media)))
 
 
-def _extent(controller: ControllerState, command: ReadWrite) -> tuple[Namespace, int, int]:
-    """Of a command that transfers its blocks: the namespace, and the extent in bytes."""
-    nsid, slba = _fields(command.data)
-    namespace = controller.namespaces[nsid]
-    offset, length = namespace.extent(slba, command.nlb)
-    if length > controller.limits.transfer:
-        why = f"{length:#x} bytes, more than MDTS, {controller.limits.transfer:#x}"
+def _changing(request: Request[Any], media: Media, operation: WriteBlocks | ZeroBlocks | DeallocateBlocks) -> Pending:
+    """It changes a medium. If the write cache was switched off meanwhile it is made durable before it completes."""
+
+    def then(_: None) -> Result:
+        if operation.is_durable or not _writes_through(request, media):
+            return 0
+        return Pending(media, FlushMedia(), is_abortable=False)
+
+    return Pending(media, operation, then)
+
+
+def _extent(request: Request[ReadWrite]) -> tuple[Namespace, int, int]:
+    """Of a command that transfers its blocks: the namespace, the first block, and bytes of data."""
+    nsid, slba = _fields(request.command.data)
+    namespace = request.controller.namespaces[nsid]
+    length = namespace.length(slba, request.command.nlb)
+    most = request.controller.limits.transfer
+    if length > most:
+        why = f"{length:#x} bytes, more than MDTS, {most:#x}"
         raise CommandFailed(Status.INVALID_FIELD, location=(48, 0), why=why)
-    return namespace, offset, length
+    return namespace, slba, length
 
 
-_EXTENT = 256  # bytes of memory that a pair of numbers takes, more or less
 _fields = ReadWrite.unpacker("nsid", "slba")
 
 
-def _is_from_media(command: ReadWrite, backend: Backend) -> bool:
+def _is_from_media(command: ReadWrite, media: Media) -> bool:
     """FUA of a command that reads: what only the cache holds has to be made durable first."""
-    return command.fua and backend.volatile_cache
+    return command.fua and media.volatile_cache
 
 
-def _is_durable(controller: ControllerState, command: ReadWrite, backend: Backend) -> bool:
-    return (command.fua and backend.volatile_cache) or _writes_through(controller, backend)
+def _is_durable(request: Request[ReadWrite], media: Media) -> bool:
+    return media.volatile_cache and (request.command.fua or _writes_through(request, media))
 
 
-def _writes_through(controller: ControllerState, backend: Backend) -> bool:
+def _writes_through(request: Request[Any], media: Media) -> bool:
     """The write cache is off."""
-    return backend.volatile_cache and not value(controller, FeatureId.VOLATILE_WRITE_CACHE) & 1
+    return media.volatile_cache and not value(request.controller, FeatureId.VOLATILE_WRITE_CACHE) & 1
 
 
 def _entry(

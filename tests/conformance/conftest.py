@@ -25,7 +25,6 @@ from conformance.judge import QemuNvme
 from conformance.tools import Advance, Disks, DriverOf, NewBench, TellingBackend
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.controller.taps import Interceptor, Observer
-from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.testing import Bench, Bus, Driver
 
 DISK = 16 << 20
@@ -195,7 +194,7 @@ def driver_of(request: pytest.FixtureRequest, engine: str, tmp_path: Path) -> It
         bench: Bench = request.getfixturevalue("new_bench")(MemoryBackend(size), block_size=block_size)
         for nsid in disks.keys() - {1}:
             size, block_size = disks[nsid]
-            bench.namespaces.add(Namespace(nsid, MemoryBackend(size), block_size, identity=f"disk {nsid}"))
+            bench.namespaces.add(bench.namespace(nsid, MemoryBackend(size), block_size, identity=f"disk {nsid}"))
         return bench
 
     with ExitStack() as stack:

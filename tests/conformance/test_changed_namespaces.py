@@ -26,7 +26,7 @@ def changed(driver: Driver, *, rae: bool = False) -> list[int]:
 
 
 def add(bench: Bench, nsid: int = 3) -> Namespace:
-    namespace = Namespace(nsid, MemoryBackend(1 << 20), identity=f"disk {nsid}")
+    namespace = bench.namespace(nsid, MemoryBackend(1 << 20), identity=f"disk {nsid}")
     inventory.add(bench.controller.state, namespace)
     bench.settle()
     return namespace

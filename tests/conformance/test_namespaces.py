@@ -19,7 +19,6 @@ from conformance.tools import (
     read_command,
 )
 from nvmeemu.spec import BROADCAST, Cns, IndependentNamespace, Status
-from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.testing import PAGE, Driver
 
 DISKS = {1: (1 << 20, 512), 3: (2 << 20, 4096), 16: (3 << 20, 512)}  # NSID -> bytes, block size
@@ -34,7 +33,7 @@ class Telling:
         for nsid in (3, 16):
             disk = self.disks[nsid]
             disk.identity = f"disk {nsid}"
-            bench.namespaces.add(Namespace(nsid, disk, DISKS[nsid][1]))
+            bench.namespaces.add(bench.namespace(nsid, disk, DISKS[nsid][1]))
         self.driver = bench.driver
         self.driver.enable()
         self.queue = self.driver.create_queues()

@@ -9,7 +9,7 @@ from conformance.tools import NewBench, TellingBackend, read_command, write_comm
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.spec import Abort, AdminOpcode, DeleteQueue, NvmOpcode, ReadWrite, Status
 from nvmeemu.subsystem import inventory
-from nvmeemu.subsystem.namespace import MOST_HELD, Namespace
+from nvmeemu.subsystem.media import MOST_HELD
 from nvmeemu.testing import Bench, Driver, QueuePair
 
 MIB = 1 << 20
@@ -23,8 +23,8 @@ STALLED, MEMORY, OTHER = 1, 2, 3  # namespaces
 def stalled(new_bench: NewBench) -> Bench:
     """Namespace 1 does not answer, and has more than it is given at once, all in one queue."""
     bench = new_bench(TellingBackend(16 * MIB), manual=True, ram=32 * MIB)
-    bench.namespaces.add(Namespace(MEMORY, MemoryBackend(MIB), identity="memory"))
-    bench.namespaces.add(Namespace(OTHER, TellingBackend(16 * MIB), identity="other"))
+    bench.namespaces.add(bench.namespace(MEMORY, MemoryBackend(MIB), identity="memory"))
+    bench.namespaces.add(bench.namespace(OTHER, TellingBackend(16 * MIB), identity="other"))
     driver = bench.driver
     driver.enable()
     send(driver, driver.create_queues(1, 256), STALLED)
@@ -108,7 +108,8 @@ def test_what_waits_for_a_namespace_that_is_taken_away_fails(stalled: Bench) -> 
     stalled.settle()
     completions = driver.drain(queue)
     assert [completion.status for completion in completions] == [Status.INVALID_FIELD] * WAITING
-    inventory.add(stalled.controller.state, Namespace(STALLED, TellingBackend(16 * MIB), identity="new"))
+    new = stalled.namespace(STALLED, TellingBackend(16 * MIB), identity="new")
+    inventory.add(stalled.controller.state, new)
     send(driver, queue, STALLED)
     assert len(stalled.worker.tasks) == 2 * FIT
     stalled.worker.finish_all()

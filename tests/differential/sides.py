@@ -30,7 +30,7 @@ from differential.cases import (
 from nvmeemu.backend import open_backend
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.spec import AdminOpcode, Completion, CreateCq, NvmOpcode, Status
-from nvmeemu.subsystem.namespace import Namespace
+from nvmeemu.subsystem.disk_media import DiskMedia
 from nvmeemu.testing import PAGE, Bench, Driver, QueuePair
 
 COMPARED = (QUEUES, LISTS, DATA, MORE_DATA, ROM, TOP)  # the completion queues are compared entry by entry
@@ -55,8 +55,8 @@ class Side:
         self.bench = Bench(open_backend(str(disks[0])), ram=0, engine=engine)
         memory = MemoryBackend(DISK)
         memory.write(0, [memoryview(chance.randbytes(DISK))])
-        self.bench.namespaces.add(Namespace(MEMORY, memory, BLOCKS[MEMORY]))
-        self.bench.namespaces.add(Namespace(READ_ONLY, open_backend(str(disks[1]), read_only=True), BLOCKS[READ_ONLY]))
+        for nsid, backend in ((MEMORY, memory), (READ_ONLY, open_backend(str(disks[1]), read_only=True))):
+            self.bench.namespaces.add(self.bench.namespace(nsid, backend, BLOCKS[nsid]))
         self.memory = {iova: bytearray(chance.randbytes(size)) for iova, size in PLACES.items()}
         for iova, data in self.memory.items():
             self.bench.ram.map(iova, len(data), data=data, writable=iova != ROM)
@@ -75,7 +75,7 @@ class Side:
     def close(self) -> None:
         self.bench.close()
         for namespace in self.bench.namespaces:
-            namespace.backend.close()
+            namespace.media.close()
 
     def execute(self, pair: int, cases: Sequence[Case]) -> list[Completion]:
         """All completions of these commands, in order."""
@@ -115,7 +115,9 @@ class Side:
 
     def disk(self, nsid: int) -> bytearray:
         data = bytearray(DISK)
-        self.bench.namespaces[nsid].backend.read(0, [memoryview(data)])
+        media = self.bench.namespaces[nsid].media
+        assert isinstance(media, DiskMedia)
+        media.backend.read(0, [memoryview(data)])
         return data
 
 

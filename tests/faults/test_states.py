@@ -23,7 +23,7 @@ OVERLAPPING: list[list[Any]] = [
 def state(rig: Rig) -> tuple[Any, ...]:
     """All that these faults change."""
     device = rig.bench.controller.state
-    namespaces = [(one.nsid, one.blocks, one.backend.read_only) for one in device.namespaces]
+    namespaces = [(one.nsid, one.blocks, one.read_only) for one in device.namespaces]
     return device.health.temperature, device.health.spare, device.health.is_degraded, namespaces
 
 

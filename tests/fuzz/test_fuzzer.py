@@ -45,7 +45,7 @@ FAULTS = (
     ),
     Mutant(
         name="a-range-of-one-block-too-many",
-        within="Namespace.extent",
+        within="Namespace.length",
         old="slba + blocks > self.blocks",
         new="slba + blocks > self.blocks + 1",
         why="a block behind the disk's end",

@@ -20,7 +20,6 @@ from typing import Self, cast
 from native.arena import BLOCK, REGIONS, SIZES, Arena, check_spoilt, create_disk, spoil
 from nvmeemu.backend import Direct
 from nvmeemu.backend.raw import RawBackend
-from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.testing import Bench, Ram
 
 _PROT_NONE = 0  # <sys/mman.h>; Python does not name it
@@ -113,7 +112,7 @@ class BenchArena(Arena):
         backend = QuickDisk(str(folder / "disk"))
         engine = "mapped" if doorbells == "mapped" else "native"
         self._bench = Bench(backend, ram=self._ram, engine=engine, lanes=2)
-        self._bench.namespaces.add(Namespace(2, backend.through_io_uring(), BLOCK))
+        self._bench.namespaces.add(self._bench.namespace(2, backend.through_io_uring(), BLOCK))
         self._controller = self._bench.controller
         self._add_memory()
         self.start()

@@ -16,7 +16,7 @@ import pytest
 from nvmeemu.backend import Direct
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.spec import NvmOpcode, ReadWrite
-from nvmeemu.subsystem.namespace import MOST_HELD, Namespace
+from nvmeemu.subsystem.media import MOST_HELD
 from nvmeemu.testing import Bench, QueuePair
 
 MIB = 1 << 20
@@ -93,7 +93,7 @@ def rig() -> Iterator[Rig]:
     ):
         assert bench.engine is not None
         assert bench.engine.can_wait, "no io_uring: built without liburing, or the kernel refuses it"
-        bench.namespaces.add(Namespace(2, MemoryBackend(MIB), identity="memory"))
+        bench.namespaces.add(bench.namespace(2, MemoryBackend(MIB), identity="memory"))
         bench.driver.enable()
         yield Rig(bench, disk, [bench.driver.create_queues(qid, ENTRIES) for qid in (1, 2)])
 
@@ -125,7 +125,7 @@ def test_a_disk_that_comes_in_its_place_has_all_its_room(rig: Rig) -> None:
     rig.wait_until_fetched()
     device = rig.bench.controller.state
     del rig.bench.namespaces.active[1]
-    rig.bench.namespaces.add(Namespace(1, MemoryBackend(MIB), identity="new"))
+    rig.bench.namespaces.add(rig.bench.namespace(1, MemoryBackend(MIB), identity="new"))
     device.configure_engine(write_cache=True)
     rig.completed(rig.queues[0], 400 - MOST_COMMANDS)
     rig.read(rig.queues[1], 300, SMALL)

@@ -26,7 +26,7 @@ from nvmeemu.spec import (
     ReadWrite,
     Status,
 )
-from nvmeemu.subsystem.namespace import Namespace
+from nvmeemu.subsystem.disk_media import DiskMedia
 from nvmeemu.testing import PAGE, Bench, QueuePair
 
 MIB = 1 << 20
@@ -242,13 +242,15 @@ def test_a_flush_of_all_namespaces_is_for_one_disk_or_pythons(tmp_path: Path) ->
     with closing(Bench(open_backend("mem:1M"), engine="native")) as bench:
         for nsid in (2, 3):
             backend = open_backend(str(tmp_path / str(nsid)), create=True, size=MIB)
-            bench.namespaces.add(Namespace(nsid, backend, 512))
+            bench.namespaces.add(bench.namespace(nsid, backend))
         synced: list[int] = []
         for nsid, count in ((3, 0), (2, 1)):
             bench.driver.enable()
             queue = bench.driver.create_queues(1)
             for namespace in bench.namespaces:
-                namespace.backend.flush = lambda nsid=namespace.nsid: synced.append(nsid)  # type: ignore[method-assign,misc]
+                assert isinstance(namespace.media, DiskMedia)
+                backend = namespace.media.backend
+                backend.flush = lambda nsid=namespace.nsid: synced.append(nsid)  # type: ignore[method-assign,misc]
             bench.driver.succeed(queue, flush(BROADCAST))
             assert served(bench)[2] == count
             bench.driver.disable()

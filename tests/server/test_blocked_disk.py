@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nvmeemu.spec import Command, Completion, DatasetManagement, DsmRange, NvmOpcode, ReadWrite, Status
-from nvmeemu.subsystem.namespace import MOST_HELD
+from nvmeemu.subsystem.media import MOST_HELD
 from nvmeemu.testing import CC, CSTS, PAGE, VS
 from server.conftest import MIB, PATHS, Attach
 from server.guest import Guest

@@ -10,18 +10,19 @@ from nvmeemu.subsystem.formats import Format
 from nvmeemu.subsystem.media import (
     Blocks,
     Budget,
-    Deallocate,
+    DeallocateBlocks,
     Done,
     Filter,
-    Flush,
+    FlushMedia,
     Media,
     MediaError,
     Operation,
-    Read,
+    ReadBlocks,
     Steps,
-    Write,
-    Zero,
+    WriteBlocks,
+    ZeroBlocks,
 )
+from nvmeemu.testing import VirtualClock
 
 MIB = 1 << 20
 PLAIN = Format()
@@ -65,18 +66,18 @@ class TimedMedia(Media):
     def _run(self, operation: Operation) -> Any:
         sizes = self.format.data_size, self.format.metadata_size
         match operation:
-            case Read(slba, blocks):
+            case ReadBlocks(slba, blocks):
                 zeros = tuple(map(bytes, sizes))
                 found = [self._data.get(lba, zeros) for lba in range(slba, slba + blocks)]
                 return Blocks(*(b"".join(parts) for parts in zip(*found, strict=True)))
-            case Write(slba, data, metadata):
+            case WriteBlocks(slba, data, metadata):
                 for index in range(len(data) // sizes[0]):
                     parts = (data, sizes[0]), (metadata, sizes[1])
                     block, tail = (bytes(part[index * size : (index + 1) * size]) for part, size in parts)
                     self._data[slba + index] = block, tail
-            case Zero(slba, blocks):
+            case ZeroBlocks(slba, blocks):
                 self._forget(slba, blocks)
-            case Deallocate(extents):
+            case DeallocateBlocks(extents):
                 for slba, blocks in extents:
                     self._forget(slba, blocks)
         return None
@@ -84,6 +85,16 @@ class TimedMedia(Media):
     def _forget(self, slba: int, blocks: int) -> None:
         for lba in range(slba, slba + blocks):
             self._data.pop(lba, None)
+
+
+class AtOnce(TimedMedia):
+    """Its operations have ended before ``start`` returns."""
+
+    def start(self, operation: Operation, done: Done) -> Job:
+        job = super().start(operation, done)
+        assert isinstance(self._clock, VirtualClock)
+        self._clock.advance(self.seconds)
+        return job
 
 
 class _Sent:
@@ -113,21 +124,21 @@ class Inverted(Filter):
     """Below it each bit is the opposite."""
 
     def steps(self, operation: Operation) -> Steps:
-        if isinstance(operation, Write):
+        if isinstance(operation, WriteBlocks):
             data, metadata = (memoryview(_inverted(part)) for part in (operation.data, operation.metadata))
-            operation = Write(operation.slba, data, metadata, operation.is_durable)
+            operation = WriteBlocks(operation.slba, data, metadata, operation.is_durable)
         result = yield self.inner, operation
-        return Blocks(*map(_inverted, result)) if isinstance(operation, Read) else result
+        return Blocks(*map(_inverted, result)) if isinstance(operation, ReadBlocks) else result
 
 
 class Durable(Filter):
     """Makes a Write durable by a Flush behind it."""
 
     def steps(self, operation: Operation) -> Steps:
-        if not isinstance(operation, Write) or not operation.is_durable:
+        if not isinstance(operation, WriteBlocks) or not operation.is_durable:
             return (yield self.inner, operation)
-        yield self.inner, Write(operation.slba, operation.data, operation.metadata)
-        return (yield self.inner, Flush())
+        yield self.inner, WriteBlocks(operation.slba, operation.data, operation.metadata)
+        return (yield self.inner, FlushMedia())
 
 
 def _inverted(content: bytes | bytearray | memoryview) -> bytes:

@@ -7,7 +7,8 @@ import pytest
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.controller.executor import BATCH_BYTES
 from nvmeemu.spec import Abort, AdminOpcode, DeleteQueue, FeatureId, NvmOpcode, ReadWrite, Status
-from nvmeemu.subsystem.namespace import MOST_HELD, Namespaces
+from nvmeemu.subsystem.media import MOST_HELD
+from nvmeemu.subsystem.namespace import Namespaces
 from nvmeemu.testing import Bench, CommandError, Driver, QueuePair
 
 MIB = 1 << 20

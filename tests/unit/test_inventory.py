@@ -10,7 +10,6 @@ from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.engine.port import Disk
 from nvmeemu.spec import FeatureId
 from nvmeemu.subsystem import inventory
-from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.testing import Bench
 
 
@@ -32,7 +31,7 @@ def test_a_namespace_that_comes_while_the_write_cache_is_off_writes_through(
         bench.driver.enable()
         assert [disk.writes_through for disk in told[-1].values()] == [False]
         bench.driver.set_feature(FeatureId.VOLATILE_WRITE_CACHE, 0)
-        inventory.add(bench.controller.state, Namespace(3, Volatile(1 << 20), identity="disk 3"))
+        inventory.add(bench.controller.state, bench.namespace(3, Volatile(1 << 20), identity="disk 3"))
         if change == "resized":
             inventory.resize(bench.controller.state, 3, 100)
             assert told[-1][3].blocks == 100

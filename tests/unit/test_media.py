@@ -16,24 +16,24 @@ from nvmeemu.subsystem.media import (
     VERIFIED_AT_ONCE,
     Blocks,
     Budget,
-    Deallocate,
+    DeallocateBlocks,
     ErrorKind,
     Filter,
-    Flush,
+    FlushMedia,
     Layer,
     Media,
     MediaError,
     Operation,
-    Read,
+    ReadBlocks,
     Steps,
-    Verify,
-    Write,
-    Zero,
+    VerifyBlocks,
+    WriteBlocks,
+    ZeroBlocks,
     flush_all,
     run,
 )
 from nvmeemu.testing import ManualWorker, VirtualClock
-from unit.media import Durable, Inverted, Telling, TimedMedia
+from unit.media import AtOnce, Durable, Inverted, Telling, TimedMedia
 
 MIB = 1 << 20
 DATA = memoryview(b"d" * 1024)
@@ -81,18 +81,18 @@ def test_a_block_is_its_data_and_its_metadata() -> None:
 @pytest.mark.parametrize(
     ("operation", "calls"),
     [
-        (Read(2, 3), [("read", 8192, 12288)]),
-        (Read(2, 3, is_from_media=True), [("flush", 0, 0), ("read", 8192, 12288)]),
-        (Verify(1, 1), [("read", 4096, 4096)]),
-        (Verify(1, 1, is_from_media=True), [("flush", 0, 0), ("read", 4096, 4096)]),
-        (Verify(0, 600), [("read", 0, MIB), ("read", MIB, MIB), ("read", 2 * MIB, 88 * 4096)]),
-        (Write(1, memoryview(bytes(8192))), [("write", 4096, 8192)]),
-        (Write(1, memoryview(bytes(8192)), is_durable=True), [("write fua", 4096, 8192)]),
-        (Zero(3, 2), [("zero", 12288, 8192)]),
-        (Zero(3, 2, is_deallocating=True, is_durable=True), [("zero deallocate", 12288, 8192), ("flush", 0, 0)]),
-        (Deallocate([(0, 1), (5, 2)]), [("deallocate", 0, 4096), ("deallocate", 20480, 8192)]),
-        (Deallocate([(0, 1)], is_durable=True), [("deallocate", 0, 4096), ("flush", 0, 0)]),
-        (Flush(), [("flush", 0, 0)]),
+        (ReadBlocks(2, 3), [("read", 8192, 12288)]),
+        (ReadBlocks(2, 3, is_from_media=True), [("flush", 0, 0), ("read", 8192, 12288)]),
+        (VerifyBlocks(1, 1), [("read", 4096, 4096)]),
+        (VerifyBlocks(1, 1, is_from_media=True), [("flush", 0, 0), ("read", 4096, 4096)]),
+        (VerifyBlocks(0, 600), [("read", 0, MIB), ("read", MIB, MIB), ("read", 2 * MIB, 88 * 4096)]),
+        (WriteBlocks(1, memoryview(bytes(8192))), [("write", 4096, 8192)]),
+        (WriteBlocks(1, memoryview(bytes(8192)), is_durable=True), [("write fua", 4096, 8192)]),
+        (ZeroBlocks(3, 2), [("zero", 12288, 8192)]),
+        (ZeroBlocks(3, 2, is_deallocating=True, is_durable=True), [("zero deallocate", 12288, 8192), ("flush", 0, 0)]),
+        (DeallocateBlocks([(0, 1), (5, 2)]), [("deallocate", 0, 4096), ("deallocate", 20480, 8192)]),
+        (DeallocateBlocks([(0, 1)], is_durable=True), [("deallocate", 0, 4096), ("flush", 0, 0)]),
+        (FlushMedia(), [("flush", 0, 0)]),
     ],
     ids=repr,
 )
@@ -110,13 +110,13 @@ def test_what_a_backend_is_asked_for(operation: Operation, calls: list[tuple[str
 
 def test_what_was_written_is_read() -> None:
     media, worker = disk(MemoryBackend(MIB))
-    perform(media, Write(7, DATA), worker.finish_all)
-    assert perform(media, Read(6, 3), worker.finish_all) == Blocks(bytes(512) + DATA)
+    perform(media, WriteBlocks(7, DATA), worker.finish_all)
+    assert perform(media, ReadBlocks(6, 3), worker.finish_all) == Blocks(bytes(512) + DATA)
     buffers = [memoryview(bytearray(100)), memoryview(bytearray(412))]
     assert media.read_now(7, buffers)
     assert b"".join(buffers) == DATA[:512]
     assert media.write_now(8, [memoryview(b"e" * 512)])
-    assert perform(media, Read(7, 2), worker.finish_all).data == DATA[:512].tobytes() + b"e" * 512
+    assert perform(media, ReadBlocks(7, 2), worker.finish_all).data == DATA[:512].tobytes() + b"e" * 512
 
 
 def test_it_is_what_its_backend_is() -> None:
@@ -145,7 +145,7 @@ def test_what_it_does_waits_at_this_medium() -> None:
     worker = Placed()
     several = [DiskMedia(MemoryBackend(MIB), Format(), worker) for _ in range(2)]
     for media in several:
-        media.start(Flush(), lambda *_: None)
+        media.start(FlushMedia(), lambda *_: None)
     assert places == several
 
 
@@ -153,8 +153,8 @@ def test_what_has_not_begun_can_be_taken_back() -> None:
     backend = TellingBackend()
     media, worker = disk(backend)
     found, done = ended()
-    assert media.start(Flush(), done).cancel()
-    job = media.start(Flush(), done)
+    assert media.start(FlushMedia(), done).cancel()
+    job = media.start(FlushMedia(), done)
     worker.tasks[0].run()
     assert not job.cancel()
     worker.finish_all()
@@ -167,13 +167,13 @@ def test_what_has_not_begun_can_be_taken_back() -> None:
 @pytest.mark.parametrize(
     ("operation", "name"),
     [
-        (Read(0, 1), "read"),
-        (Verify(0, 1), "read"),
-        (Read(0, 1, is_from_media=True), "flush"),
-        (Write(0, DATA), "write"),
-        (Zero(0, 1), "zero"),
-        (Deallocate([(0, 1)]), "deallocate"),
-        (Flush(), "flush"),
+        (ReadBlocks(0, 1), "read"),
+        (VerifyBlocks(0, 1), "read"),
+        (ReadBlocks(0, 1, is_from_media=True), "flush"),
+        (WriteBlocks(0, DATA), "write"),
+        (ZeroBlocks(0, 1), "zero"),
+        (DeallocateBlocks([(0, 1)]), "deallocate"),
+        (FlushMedia(), "flush"),
     ],
     ids=repr,
 )
@@ -200,7 +200,7 @@ def test_a_mistake_of_ours_is_no_error_of_the_disk() -> None:
 
     media, worker = disk(Broken(MIB))
     with pytest.raises(ZeroDivisionError):
-        perform(media, Flush(), worker.finish_all)
+        perform(media, FlushMedia(), worker.finish_all)
 
 
 def test_what_checks_have_found_stays_wrong() -> None:
@@ -225,30 +225,36 @@ def test_data_and_metadata_pass_layers() -> None:
     _, medium, go = stacked()
     metadata = b"metadata"
     layers = Layer(Telling(Layer(medium), "t", []))
-    assert go(layers, Write(3, DATA[:512], memoryview(metadata))) is None
-    assert go(layers, Read(3, 1)) == Blocks(bytes(DATA[:512]), metadata)
-    assert go(layers, Read(3, 2)) == Blocks(bytes(DATA[:512]) + bytes(512), metadata + bytes(8))
+    assert go(layers, WriteBlocks(3, DATA[:512], memoryview(metadata))) is None
+    assert go(layers, ReadBlocks(3, 1)) == Blocks(bytes(DATA[:512]), metadata)
+    assert go(layers, ReadBlocks(3, 2)) == Blocks(bytes(DATA[:512]) + bytes(512), metadata + bytes(8))
     inverted = Inverted(layers)
-    assert go(inverted, Read(3, 1)) == Blocks(bytes([0xFF ^ ord("d")]) * 512, bytes(0xFF ^ one for one in metadata))
-    assert Write(3, DATA[:512], memoryview(metadata)).held(medium.format) == Read(3, 1).held(medium.format) == 520
+    assert go(inverted, ReadBlocks(3, 1)) == Blocks(
+        bytes([0xFF ^ ord("d")]) * 512, bytes(0xFF ^ one for one in metadata)
+    )
+    assert (
+        WriteBlocks(3, DATA[:512], memoryview(metadata)).held(medium.format)
+        == ReadBlocks(3, 1).held(medium.format)
+        == 520
+    )
 
 
 def test_the_order_of_layers_matters() -> None:
     _, medium, go = stacked()
     told: list[tuple[str, Operation]] = []
     above = Telling(Inverted(Telling(medium, "below", told)), "above", told)
-    go(above, Write(0, DATA))
+    go(above, WriteBlocks(0, DATA))
     (first, asked), (second, made) = told
     assert (first, second) == ("above", "below")
-    assert isinstance(asked, Write)
-    assert isinstance(made, Write)
+    assert isinstance(asked, WriteBlocks)
+    assert isinstance(made, WriteBlocks)
     assert bytes(asked.data) == bytes(0xFF ^ byte for byte in made.data) == DATA
     told.clear()
-    go(Telling(Durable(Telling(medium, "below", told)), "above", told), Write(0, DATA, is_durable=True))
+    go(Telling(Durable(Telling(medium, "below", told)), "above", told), WriteBlocks(0, DATA, is_durable=True))
     assert told == [
-        ("above", Write(0, DATA, is_durable=True)),
-        ("below", Write(0, DATA)),
-        ("below", Flush()),
+        ("above", WriteBlocks(0, DATA, is_durable=True)),
+        ("below", WriteBlocks(0, DATA)),
+        ("below", FlushMedia()),
     ]
 
 
@@ -277,16 +283,6 @@ def test_a_layer_is_what_is_below_and_a_filter_sees_all() -> None:
 # --- steps
 
 
-class AtOnce(TimedMedia):
-    """Its operations have ended before ``start`` returns."""
-
-    def start(self, operation: Operation, done: Any) -> Any:
-        job = super().start(operation, done)
-        assert isinstance(self._clock, VirtualClock)
-        self._clock.advance(self.seconds)
-        return job
-
-
 def test_many_steps_that_end_at_once_are_no_recursion() -> None:
     media = AtOnce(VirtualClock())
     found, done = ended()
@@ -297,17 +293,17 @@ def test_many_steps_that_end_at_once_are_no_recursion() -> None:
 
 def test_steps_wait_for_each_other_and_get_results_and_errors() -> None:
     clock, medium, _ = stacked()
-    medium.fail = lambda one: MediaError(ErrorKind.GUARD_CHECK, "m", 1) if isinstance(one, Read) else None
+    medium.fail = lambda one: MediaError(ErrorKind.GUARD_CHECK, "m", 1) if isinstance(one, ReadBlocks) else None
     got: list[Any] = []
 
     def steps() -> Steps:
-        got.append((yield medium, Flush()))
+        got.append((yield medium, FlushMedia()))
         try:
-            yield medium, Read(1, 1)
+            yield medium, ReadBlocks(1, 1)
         except MediaError as error:
             got.append(error.kind)
         medium.fail = lambda one: None
-        got.append((yield medium, Read(1, 1)))
+        got.append((yield medium, ReadBlocks(1, 1)))
         return "result"
 
     found, done = ended()
@@ -327,7 +323,7 @@ def test_the_first_flush_that_fails_is_the_last() -> None:
     clock.advance(9)
     ((_, error),) = found
     assert isinstance(error, MediaError)
-    assert medium.began == [Flush()]
+    assert medium.began == [FlushMedia()]
 
 
 @pytest.mark.parametrize("error", [MediaError(ErrorKind.NO_SPACE, "d"), ValueError("mistake")])
@@ -339,7 +335,7 @@ def test_what_a_layer_raises_is_the_end(error: Exception) -> None:
 
     found, done = ended()
     _, medium, _ = stacked()
-    assert not Full(medium).start(Flush(), done).cancel()
+    assert not Full(medium).start(FlushMedia(), done).cancel()
     assert found == [(None, error)]
 
 
@@ -377,8 +373,8 @@ def held(operations: Sequence[Operation], format: Format) -> list[int]:
 
 
 def test_what_operations_hold() -> None:
-    some = [Read(0, 3), Verify(0, 3), Write(0, DATA), Zero(0, 3), Flush()]
+    some = [ReadBlocks(0, 3), VerifyBlocks(0, 3), WriteBlocks(0, DATA), ZeroBlocks(0, 3), FlushMedia()]
     assert held(some, Format(512)) == [1536, 1536, 1024, 0, 0]
-    assert held([Verify(0, 5000)], Format(512)) == [VERIFIED_AT_ONCE]
-    assert 0 < held([Deallocate([(0, 1)] * 256)], Format(512))[0] < MIB
+    assert held([VerifyBlocks(0, 5000)], Format(512)) == [VERIFIED_AT_ONCE]
+    assert 0 < held([DeallocateBlocks([(0, 1)] * 256)], Format(512))[0] < MIB
     assert [one.is_changing for one in some] == [False, False, True, True, True]

@@ -46,8 +46,8 @@ def check_ready_fd(fd: int | None) -> None:
 def _text(one: Assembly) -> str:
     path = os.path.abspath(one.socket)
     device = json.dumps({"driver": "vfio-user-pci", "socket": {"type": "unix", "path": path}}, separators=(",", ":"))
-    backends = zip(one.disks.backends.items(), one.drive.namespaces, strict=True)
-    disks = ", ".join(f"{disk} ({in_words(backend.size)}{_mode(table)})" for (disk, backend), table in backends)
+    media = zip(one.disks.media.items(), one.drive.namespaces, strict=True)
+    disks = ", ".join(f"{disk} ({in_words(medium.size)}{_mode(table)})" for (disk, medium), table in media)
     return (
         f"nvmeemu {__version__}: disk {disks} on {path}\n"
         "QEMU: -object memory-backend-memfd,id=ram,size=1G,share=on -m 1G -machine q35,memory-backend=ram \\\n"

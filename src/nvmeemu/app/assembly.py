@@ -13,11 +13,11 @@ from nvmeemu.app.control.server import ControlServer
 from nvmeemu.app.disks import Disks
 from nvmeemu.app.drive.description import Drive
 from nvmeemu.app.drive.keys import NamespaceTable
-from nvmeemu.backend import Backend
 from nvmeemu.controller.controller import Controller
 from nvmeemu.faults.file import FaultSet
 from nvmeemu.ports import Mirrors
 from nvmeemu.subsystem.identity import DEVICE_ID, VENDOR_ID, Identity, serial_of
+from nvmeemu.subsystem.media import Media
 from nvmeemu.subsystem.namespace import Namespace, Namespaces
 from nvmeemu.vfio import Loop, PciHost, PciIdentity, ServeError, Server
 from nvmeemu.vfio import check as check_socket
@@ -69,7 +69,7 @@ def _connect(
     inventory = Namespaces(limits.namespaces)
     for namespace in namespaces:
         inventory.add(namespace)
-    controller = Controller(host, loop, loop, inventory, identity, limits, engine)
+    controller = Controller(host, loop, inventory, identity, limits, engine)
     host.mirror = Mirrors(engine, controller.taps)
     trace = recording.start(table, controller, engine, stack)
     faults = arming.arm(table, controller, given)
@@ -80,7 +80,7 @@ def _connect(
         raise drive.source.failure(str(error), "controller", 0, "socket", status=1) from None
     server.on_attach, server.on_leave = controller.taps.attached, controller.taps.left
     if table.control is not None:
-        open_disk, close_disk = _hot_plug(drive, disks, controller, loop)
+        open_disk, close_disk = _hot_plug(drive, disks, controller)
         methods = Methods(controller, faults, open_disk, close_disk, None if trace is None else trace.note)
         try:
             stack.enter_context(ControlServer(loop, table.control, methods.table()))
@@ -105,15 +105,13 @@ def _identity(drive: Drive, first: Namespace) -> Identity:
         raise drive.source.failure(str(error), "identity") from None
 
 
-def _hot_plug(
-    drive: Drive, disks: Disks, controller: Controller, loop: Loop
-) -> tuple[OpenDisk, Callable[[Backend], None]]:
+def _hot_plug(drive: Drive, disks: Disks, controller: Controller) -> tuple[OpenDisk, Callable[[Media], None]]:
     """What the control socket does with disks."""
 
     def open_disk(nsid: int, table: Mapping[str, Any]) -> Namespace:
         return disks.add(nsid, NamespaceTable(**{**drive.added, **table}))
 
-    def close_disk(backend: Backend) -> None:
-        disks.remove(backend, lambda: controller.is_busy, loop)
+    def close_disk(media: Media) -> None:
+        disks.remove(media, lambda: controller.is_busy)
 
     return open_disk, close_disk

@@ -56,7 +56,7 @@ class Ending:
         os._exit(1)
 
     def _all(self) -> list[tuple[str, Backend]]:
-        return [one for disks in self.disks for one in disks.backends.items()]
+        return [(name, one.backend) for disks in self.disks for name, one in disks.media.items()]
 
     def sync(self) -> list[str]:
         """Make all written data durable; what failed, and why. On threads: signals are heard meanwhile, and no disk

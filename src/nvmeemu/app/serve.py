@@ -55,7 +55,7 @@ def serve_drives(drives: Sequence[Drive], process: argparse.Namespace) -> None:
         ending = stack.enter_context(Ending(loop))
         assemblies: list[Assembly] = []
         for drive, given in zip(drives, faults, strict=True):
-            disks = Disks(drive, tuple(ending.disks))
+            disks = Disks(drive, loop, tuple(ending.disks))
             ending.disks.append(disks)
             assemblies.append(assemble(drive, disks, given, loop, stack))
         stack.enter_context(pid_file.pid_file(process.pid_file))

@@ -5,12 +5,11 @@ Base 1.4, 5.13 and 5.21. No feature is saveable: every value is back at its defa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from nvmeemu.controller.events import Event
-from nvmeemu.controller.request import Background, Request, Result
+from nvmeemu.controller.request import Pending, Request, Result
 from nvmeemu.controller.state import ControllerState
 from nvmeemu.spec import (
     BROADCAST,
@@ -25,7 +24,7 @@ from nvmeemu.spec import (
 )
 from nvmeemu.spec.errors import CommandFailed
 from nvmeemu.subsystem.health import WARNING_TEMPERATURE
-from nvmeemu.subsystem.namespace import flush
+from nvmeemu.subsystem.media import FlushMedia, Media
 
 _AGGREGATION_TIME = 100e-6  # seconds
 _COALESCING_DISABLE = 1 << 16  # CD
@@ -154,8 +153,17 @@ def _set_write_cache(controller: ControllerState, cdw11: int) -> Result:
     put(cdw11)
     if cdw11 & 1:
         return 0
-    work = partial(flush, [namespace.backend for namespace in controller.namespaces])
-    return Background(None, work, failure=Status.WRITE_FAULT, is_abortable=False, undo=lambda: put(before))
+    media = [namespace.media for namespace in controller.namespaces]
+    return flushed(media, is_abortable=False, undo=lambda: put(before))
+
+
+def flushed(media: Sequence[Media], *, is_abortable: bool = True, undo: Callable[[], None] = lambda: None) -> Result:
+    """Make what was written to all of them durable, one after the other. Once one was begun it cannot be aborted."""
+    if not media:
+        return 0
+    return Pending(
+        media[0], FlushMedia(), lambda _: flushed(media[1:], is_abortable=False, undo=undo), is_abortable, undo
+    )
 
 
 def critical_warnings(controller: ControllerState) -> CriticalWarning:

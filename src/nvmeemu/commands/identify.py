@@ -93,23 +93,23 @@ def _namespace(controller: ControllerState, nsid: int) -> bytes:
     namespace = _active_or_none(controller, nsid)
     if namespace is None:
         return bytes(PAGE)
-    granularity = max(PAGE_MIN // namespace.block_size, 1)
+    granularity = max(PAGE_MIN // namespace.format.data_size, 1)
     page = IdentifyNamespace(
         nsze=namespace.blocks,
         ncap=namespace.blocks,
         nuse=namespace.blocks,
         nsfeat=1 << 4,  # NPWG to NOWS are valid
         dlfeat=0b1001,  # deallocated blocks read as zeros; Write Zeroes may deallocate
-        nvmcap=namespace.blocks * namespace.block_size,
+        nvmcap=namespace.blocks * namespace.format.data_size,
         npwg=granularity,
         npwa=granularity,
         npdg=granularity,
         npda=granularity,
         nows=granularity,  # a multiple of NPWG
-        nsattr=int(namespace.backend.read_only),
+        nsattr=int(namespace.read_only),
         nguid=namespace.nguid,
         eui64=namespace.eui64,
-        lbaf=[LbaFormat(lbads=namespace.block_size.bit_length() - 1)],
+        lbaf=[LbaFormat(lbads=namespace.format.data_size.bit_length() - 1)],
     )
     return bytes(page)
 
@@ -154,7 +154,7 @@ def _independent_namespace(controller: ControllerState, nsid: int) -> bytes:
     namespace = _active_or_none(controller, nsid)
     if namespace is None:
         return bytes(PAGE)
-    return bytes(IndependentNamespace(nsattr=int(namespace.backend.read_only), nstat=1))
+    return bytes(IndependentNamespace(nsattr=int(namespace.read_only), nstat=1))
 
 
 def _uuid_list(controller: ControllerState, nsid: int) -> bytes:

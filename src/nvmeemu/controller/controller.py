@@ -20,7 +20,7 @@ from nvmeemu.controller.limits import Limits
 from nvmeemu.controller.state import ControllerState, EntrySizes
 from nvmeemu.controller.taps import Interceptor, Observer, Taps
 from nvmeemu.engine.port import Engine
-from nvmeemu.ports import Clock, Host, PciState, Worker
+from nvmeemu.ports import Clock, Host, PciState
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.spec import (
     DOORBELLS,
@@ -41,7 +41,8 @@ from nvmeemu.spec import (
     words,
 )
 from nvmeemu.subsystem.identity import Identity
-from nvmeemu.subsystem.namespace import Namespaces, flush
+from nvmeemu.subsystem.media import MediaError, flush_all, run
+from nvmeemu.subsystem.namespace import Namespaces
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,6 @@ class Controller:
         self,
         host: Host,
         clock: Clock,
-        worker: Worker,
         namespaces: Namespaces,
         identity: Identity,
         limits: Limits | None = None,
@@ -70,9 +70,8 @@ class Controller:
         if limits.dstrd and self.bar0_shared is not None:
             raise ValueError(f"mapped doorbells lie side by side: dstrd is 0, not {limits.dstrd}")
         self.taps = Taps(self.state)
-        self._worker = worker
         self._executor = Executor(
-            self.state, admin.COMMANDS, io.COMMANDS, worker, self.fail, self._settle, self._mapped_doorbell
+            self.state, admin.COMMANDS, io.COMMANDS, self.fail, self._settle, self._mapped_doorbell
         )
         self._registers = regs.RegisterFile()
         self._flushing: object | None = None
@@ -331,7 +330,7 @@ class Controller:
         self._settle()
 
     def _stop(self) -> None:
-        """What every reset does. RDY falls at once unless a worker still writes."""
+        """What every reset does. RDY falls at once unless a medium may still change."""
         self._executor.stop()
         if self.state.engine is not None:
             self.state.engine.watch(False)
@@ -342,7 +341,7 @@ class Controller:
         self._settle()
 
     def _settle(self) -> None:
-        """Let CSTS follow CC once nothing of the past is under way: RDY follows EN when no worker still writes for
+        """Let CSTS follow CC once nothing of the past is under way: RDY follows EN when nothing still writes for
         the time before a reset, and a shutdown completes when nothing runs and the disks are flushed."""
         status, is_enabled = self.status, self._cc.en
         if not status.cfs and status.rdy != is_enabled and not self._executor.is_changing_media:
@@ -365,19 +364,18 @@ class Controller:
         if self._flushing is not None:
             return
         token = self._flushing = object()
-        backends = [namespace.backend for namespace in self.state.namespaces]
 
         def done(_: object, error: BaseException | None) -> None:
             if error is not None:
-                disk, text = getattr(error, "filename", None), getattr(error, "strerror", None) or error
-                log.error("disk %s failed to flush at shutdown: %s: written data may be lost", disk, text)
+                disk, why = (error.disk, error.why) if isinstance(error, MediaError) else ("", error)
+                log.error("disk %s failed to flush at shutdown: %s: written data may be lost", disk, why)
             if self._flushing is token:  # no reset since
                 self._executor.signal()
                 self._executor.drop_all()  # nothing may complete from here on
                 self._set_status(shst=SHST_COMPLETE)
                 log.info("shutdown complete")
 
-        self._worker.submit(partial(flush, backends), done, self)
+        run(flush_all([namespace.media for namespace in self.state.namespaces]), done)
 
     def fail(self, reason: str) -> None:
         """Controller Fatal Status: nothing is served until a reset (Base 1.4, 9.5)."""

@@ -10,17 +10,16 @@ import errno
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from nvmeemu.controller.gaps import Gaps
-from nvmeemu.controller.media import DiskFull, Media
+from nvmeemu.controller.media import MediaAccess
 from nvmeemu.controller.pin import Pin
-from nvmeemu.controller.request import Background, CommandEntry, Reply, Request, Result
+from nvmeemu.controller.request import CommandEntry, NoRoom, Pending, Reply, Request, Result
 from nvmeemu.controller.state import ControllerState
 from nvmeemu.controller.taps import Taps
 from nvmeemu.engine.port import CqHandle, SqHandle
-from nvmeemu.ports import HostMemoryError, Job, Worker
+from nvmeemu.ports import HostMemoryError
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.spec import DRIVER_ERRORS, MORE, Command, CommandEffect, Status, words
 from nvmeemu.spec.errors import CommandFailed
@@ -42,7 +41,7 @@ _NO_LOCATION = 0xFFFF
 
 class Executor:
     """Fetches and executes commands on the controller's thread. ``on_fatal`` is called when it cannot go on,
-    ``on_settled`` whenever a worker has finished with a command, ``on_doorbell`` for mapped doorbells that only the
+    ``on_settled`` whenever a medium has finished with a command, ``on_doorbell`` for mapped doorbells that only the
     engine has seen (number, value, whether its queue can have it)."""
 
     def __init__(
@@ -50,7 +49,6 @@ class Executor:
         controller: ControllerState,
         admin_commands: Commands,
         io_commands: Commands,
-        worker: Worker,
         on_fatal: Callable[[str], None],
         on_settled: Callable[[], None],
         on_doorbell: Callable[[int, int, bool], None],
@@ -62,21 +60,18 @@ class Executor:
         self._io_commands = io_commands
         self._engine = controller.engine
         self._owners = controller.owners
-        self.worker = worker
         self._on_settled = on_settled
         self._on_doorbell = on_doorbell
         self._ready: dict[SubmissionQueue, None] = {}
         self._posted: defaultdict[CompletionQueue, int] = defaultdict(int)  # and how many completions
         self._due: set[CompletionQueue] = set()  # whose interrupt the engine wants raised
-        self._running: set[_Running] = set()
-        self._media = Media(controller.namespaces.most_held)
+        self._media = MediaAccess(controller, self._go_on, on_settled)
         self._on_fatal = on_fatal
         self._gaps = Gaps(controller.clock, lambda: controller.host, self._late, self._lost, on_settled)
         self.pin = Pin(controller)
         self._had_msix = False
         self.taps: Taps | None = None  # every entry and every completion passes them first
         self._left = 0  # bytes that may be moved until the bus has its turn
-        self._complaints: set[tuple[Status, str, int | None]] = set()
 
     # --- what the controller asks for --------------------------------------------------------------------------
 
@@ -138,13 +133,13 @@ class Executor:
         if not self.is_paused:
             self._serve_ready()
         self.signal()
-        if self._media.is_waited_for and self._media.has_ready(self._controller.namespaces.active.values()):
+        if self._media.is_waited_for and self._media.has_ready:
             return True
         return bool(self._ready) and not self.is_paused
 
     def _resume_waiting(self) -> None:
         """Begin commands whose disks have room now, until enough has been moved."""
-        for request in self._media.ready(self._controller.namespaces.active.values()):
+        for request in self._media.ready():
             self._proceed(request)
             if self._left <= 0:
                 return
@@ -163,18 +158,18 @@ class Executor:
 
     @property
     def is_busy(self) -> bool:
-        """A command is being worked on, on a worker, by the engine or waiting for memory."""
+        """A command is being worked on, at a medium or by the engine, or waits for room or memory."""
         engine = self._engine
         if engine is not None and (engine.has_news or engine.is_busy):
             return True
-        return bool(self._running) or self._gaps.holds_commands or self._media.is_waited_for
+        return self._media.is_busy or self._gaps.holds_commands
 
     @property
     def is_changing_media(self) -> bool:
-        """A worker or the engine may still write, also for a command that nobody waits for any more."""
+        """A medium may still change, also for a command that nobody waits for any more."""
         if self._engine is not None and self._engine.is_changing_media:
             return True
-        return any(not running.background.droppable for running in self._running)
+        return self._media.is_changing
 
     def stop(self) -> None:
         """Drop every command without a completion, and lower the pin."""
@@ -183,15 +178,13 @@ class Executor:
         self.pin.drop()
 
     def drop_all(self) -> None:
-        """Drop every command without a completion. What a worker has begun goes on to its end, unheard."""
+        """Drop every command without a completion. What a medium has begun goes on to its end, unheard."""
         if self.taps is not None:
             self.taps.dropped()
-        for sq in {*self._controller.sqs.values(), *(running.request.sq for running in self._running)}:
+        for sq in {*self._controller.sqs.values(), *(request.sq for request in self._media.requests)}:
             for request in tuple(sq.outstanding):
                 request.drop()
         self._media.drop()
-        for running in tuple(self._running):
-            running.cancel()
         self._owners.drop()
         for cq in self._controller.cqs.values():
             cq.server.drop_waiting()
@@ -252,8 +245,6 @@ class Executor:
         """Make a request of an entry, and begin it."""
         request = self._request(sq, entry)
         if self.taps is None:
-            if self._media.is_used and sq.qid:
-                request.stage = self._enter
             self._proceed(request)
         else:
             self.taps.fetch(self._begin_entry, request)
@@ -271,32 +262,22 @@ class Executor:
 
     def _begin(self, request: Request[Any]) -> None:
         request.has_begun = True
-        if request.sq.qid:
-            request.stage = self._enter
         if self.taps is not None:
             self.taps.execute(request, self._go_on)
         self._proceed(request)
 
-    def _enter(self, request: Request[Any]) -> Result:
-        """The first stage of an I/O command: it may have to wait until its disk has room."""
-        if self._media.is_used:
-            self._media.enter(self._controller.namespaces.active.get(request.command.nsid))
-        return request.run(request)
-
     def _proceed(self, request: Request[Any]) -> None:
-        """Run the stage of a command; it ends, waits for memory or for room, or goes to a worker."""
+        """Run the stage of a command; it ends, or waits for memory, for room or for its medium."""
         dw0 = field = 0
         try:
             result = request.stage(request) if request.tap is None else request.tap.run(request)
         except CommandFailed as failure:
             field = self._failed(request, failure)
         except HostMemoryError as gap:
-            if request.stage is request.run and request.sq.qid:
-                request.stage = self._enter  # its disk may have no room any more when the memory is back
             self._gaps.hold(request, gap)
             return
-        except DiskFull as full:
-            self._media.wait(request, full.disk)
+        except NoRoom as full:
+            self._media.wait(request, full)
             return
         except Exception:
             log.exception("internal error in %r of queue %d", request.command, request.sq.qid)
@@ -305,9 +286,9 @@ class Executor:
             self._left -= request.moved
             if isinstance(result, int):
                 dw0 = result
-            elif isinstance(result, Background):
+            elif isinstance(result, Pending):
                 request.hold()
-                _Running(self, request, result)
+                self._media.begin(request, result)
                 return
             else:
                 request.hold()
@@ -378,39 +359,6 @@ class Executor:
             log.log(level, f"{words.status(failure.status)}: SQ %d %s%s", sqid, text, f": {why}" if why else "")
         return field
 
-    def started(self, running: _Running) -> None:
-        """A worker gets a command."""
-        self._running.add(running)
-        self._media.take(running.background.disk, running.background.size)
-
-    def ended(self, running: _Running) -> None:
-        """A worker has finished with a command."""
-        self._running.discard(running)
-        give_back = partial(self._media.give_back, running.background.disk, running.background.size)
-        if running.request.live:  # what the worker has read waits for guest memory
-            running.request.on_end = give_back
-        else:
-            give_back()
-        self._on_settled()
-
-    def conclude(self, running: _Running, value: Any, error: BaseException | None) -> None:
-        """Take a command on from where its worker has brought it."""
-        running.request.stage = lambda _: self._outcome(running, value, error)
-        self._go_on(running.request)
-
-    def _outcome(self, running: _Running, value: Any, error: BaseException | None) -> Result:
-        background = running.background
-        if error is not None:
-            background.undo()
-        if isinstance(error, OSError):
-            self._complain(background.failure, running.request.command.nsid, error)
-            if background.failure in (Status.WRITE_FAULT, Status.UNRECOVERED_READ_ERROR):
-                self._controller.health.media_errors += 1
-            raise CommandFailed(background.failure, dnr=error.errno in _LASTING)
-        if error is not None:
-            raise error
-        return background.then(value)
-
     def _late(self, request: Request[Any], gap: str) -> None:
         """It has waited for guest memory for too long."""
         failure = CommandFailed(Status.DATA_TRANSFER_ERROR, why=gap)
@@ -420,15 +368,6 @@ class Executor:
         """So has a queue, which the controller cannot go on without."""
         obstacle = self._controller.host.obstacle
         self._on_fatal("the memory of a queue is gone" + (f": the guest {obstacle}" if obstacle else ""))
-
-    def _complain(self, status: Status, nsid: int, error: OSError) -> None:
-        """Tell the user, once for each disk and kind of failure."""
-        namespace = self._controller.namespaces.active.get(nsid)
-        disk = error.filename or (f"namespace {nsid}" if namespace is None else namespace.backend.identity)
-        if (status, disk, error.errno) not in self._complaints:
-            self._complaints.add((status, disk, error.errno))
-            text = error.strerror or error
-            log.error("disk %s failed: %s: the guest gets %s (logged once)", disk, text, status.name)
 
     def _wake_all(self) -> None:
         for sq in self._controller.sqs.values():
@@ -474,32 +413,6 @@ class Executor:
 
     def settled(self) -> None:
         self._on_settled()
-
-
-class _Running:
-    """A command at a worker."""
-
-    def __init__(self, executor: Executor, request: Request[Any], background: Background) -> None:
-        self.request = request
-        self.background = background
-        self._executor = executor
-        request.job = self
-        request.droppable = background.droppable
-        request.is_abortable = background.is_abortable
-        request.deadline = None
-        executor.started(self)
-        self._job: Job = executor.worker.submit(background.work, self._done, background.disk)
-
-    def _done(self, value: Any, error: BaseException | None) -> None:
-        self.request.job = None
-        self._executor.conclude(self, value, error)
-        self._executor.ended(self)
-
-    def cancel(self) -> bool:
-        if self._job.cancel():
-            self._executor.ended(self)
-            return True
-        return False
 
 
 def _is_io(sq: SubmissionQueue) -> bool:

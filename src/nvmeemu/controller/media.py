@@ -1,95 +1,201 @@
-"""How much the commands at each disk hold, and what waits until a disk has room.
+"""Commands of one controller at their media: what has begun there, what waits until a medium has room, and what becomes
+of an operation that fails.
 
-Bounds are a disk's own: one that stalls keeps what it has been given, and nothing that is for another one waits for it.
-A command that waits here was fetched and holds nothing but its entry, so that those behind it in its queue go on.
+Bounds are a medium's own (``Budget``): one that stalls keeps what it has been given, and nothing that is for another
+one waits for it. A command that waits here was fetched and holds nothing but its entry, so that those behind it in its
+queue go on.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterator
+import logging
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from nvmeemu.controller.request import Request
+from nvmeemu.controller.request import NoRoom, Pending, Request, Result
+from nvmeemu.controller.state import ControllerState
+from nvmeemu.ports import Job
+from nvmeemu.spec import Status
+from nvmeemu.spec.errors import CommandFailed
+from nvmeemu.subsystem.media import Budget, ErrorKind, MediaError
+
+log = logging.getLogger(__name__)
+
+STATUS_OF = {
+    ErrorKind.UNRECOVERED_READ: Status.UNRECOVERED_READ_ERROR,
+    ErrorKind.WRITE_FAULT: Status.WRITE_FAULT,
+    ErrorKind.NO_SPACE: Status.WRITE_FAULT,
+    ErrorKind.READ_ONLY: Status.WRITE_FAULT,
+    ErrorKind.GUARD_CHECK: Status.GUARD_CHECK_ERROR,
+    ErrorKind.APPLICATION_TAG_CHECK: Status.APPLICATION_TAG_CHECK_ERROR,
+    ErrorKind.REFERENCE_TAG_CHECK: Status.REFERENCE_TAG_CHECK_ERROR,
+}
+"""What the host is told of an error of a medium. DNR is set where the error ``is_lasting``."""
 
 
-class DiskFull(Exception):
-    """The disk has enough to do: the stage that raises it is to be run again when there is room."""
+class MediaAccess:
+    """``go_on`` runs a request's stage, if it still lives; ``on_settled`` is called whenever a medium has finished with
+    a command."""
 
-    def __init__(self, disk: object) -> None:
-        super().__init__(disk)
-        self.disk = disk
+    def __init__(
+        self, controller: ControllerState, go_on: Callable[[Request[Any]], None], on_settled: Callable[[], None]
+    ) -> None:
+        self._controller = controller
+        self._go_on = go_on
+        self._on_settled = on_settled
+        self._under_way: set[_UnderWay] = set()
+        self._waiting: dict[Budget, dict[Request[Any], None]] = {}
+        self._told: set[tuple[ErrorKind, str, int | None]] = set()  # what the user knows of
 
+    # --- what has begun
 
-class Media:
-    """Of all disks. A disk is any object; ``most`` bytes may be held at each of them."""
+    def begin(self, request: Request[Any], pending: Pending) -> None:
+        """Have a medium carry out an operation of a command; the command goes on when it has ended."""
+        under_way = _UnderWay(self, request, pending)
+        self._under_way.add(under_way)
+        under_way.begin()
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._held: defaultdict[object, int] = defaultdict(int)  # bytes; no entry: none
-        self._waiting: dict[object, dict[Request[Any], None]] = {}
+    @property
+    def is_busy(self) -> bool:
+        """A medium has something to do, or a command waits for room."""
+        return bool(self._under_way or self._waiting)
+
+    @property
+    def is_changing(self) -> bool:
+        """An operation may still change a medium, also for a command that nobody waits for any more."""
+        return any(one.pending.operation.is_changing for one in self._under_way)
+
+    @property
+    def requests(self) -> set[Request[Any]]:
+        """That have begun something."""
+        return {one.request for one in self._under_way}
+
+    def ended(self, under_way: _UnderWay) -> None:
+        """A medium has finished with a command."""
+        self._under_way.discard(under_way)
+        request = under_way.request
+        if request.live and request.job is None:  # what was read waits for guest memory
+            request.on_end = _one_after_another(under_way.give_back, request.on_end)
+        else:
+            under_way.give_back()
+        self._on_settled()
+
+    def conclude(self, under_way: _UnderWay, value: Any, error: BaseException | None) -> None:
+        """Take a command on from where its medium has brought it."""
+        request = under_way.request
+        request.stage = lambda _: self._outcome(under_way.pending, value, error)
+        self._go_on(request)
+
+    def _outcome(self, pending: Pending, value: Any, error: BaseException | None) -> Result:
+        if error is not None:
+            pending.undo()
+        if isinstance(error, MediaError):
+            status = STATUS_OF[error.kind]
+            self._complain(status, error)
+            self._controller.health.media_errors += 1
+            raise CommandFailed(status, dnr=error.is_lasting, lba=error.lba)
+        if error is not None:
+            raise error
+        return pending.then(value)
+
+    def _complain(self, status: Status, error: MediaError) -> None:
+        """Tell the user, once for each disk and kind of failure."""
+        what = error.kind, error.disk, None if error.cause is None else error.cause.errno
+        if what not in self._told:
+            self._told.add(what)
+            log.error("disk %s failed: %s: the guest gets %s (logged once)", error.disk, error.why, status.name)
+
+    # --- what waits for room
 
     @property
     def is_waited_for(self) -> bool:
         """A command waits for room."""
         return bool(self._waiting)
 
-    @property
-    def is_used(self) -> bool:
-        """A command holds something, or waits."""
-        return bool(self._held or self._waiting)
-
-    def enter(self, disk: object) -> None:
-        """A command is about to use it. Raises DiskFull."""
-        if self._held and self._is_full(disk):
-            raise DiskFull(disk)
-
-    def take(self, disk: object, size: int) -> None:
-        """A command holds so many bytes, until it gives them back."""
-        if size:
-            self._held[disk] += size
-
-    def give_back(self, disk: object, size: int) -> None:
-        if size:
-            self._held[disk] -= size
-            if not self._held[disk]:
-                del self._held[disk]
-
-    def wait(self, request: Request[Any], disk: object) -> None:
-        """Keep a command whose stage has raised DiskFull, as long as it lives."""
+    def wait(self, request: Request[Any], full: NoRoom) -> None:
+        """Keep a command whose stage has met a medium without room, as long as it lives."""
+        budget = full.budget
         request.hold()
-        self._waiting.setdefault(disk, {})[request] = None
+        self._waiting.setdefault(budget, {})[request] = None
         request.deadline = None  # it does not wait for guest memory meanwhile
-        request.on_end = lambda: self._forget(request, disk)
+        request.on_end = lambda: self._forget(request, budget)
 
-    def has_ready(self, disks: Collection[object]) -> bool:
+    @property
+    def has_ready(self) -> bool:
         """``ready`` has something to give."""
-        return any(self._is_ready(disk, disks) for disk in self._waiting)
+        return any(self._is_ready(budget) for budget in self._waiting)
 
-    def ready(self, disks: Collection[object]) -> Iterator[Request[Any]]:
-        """What need not wait any more, in order: its disk has room, or is none of ``disks``, which are those that there
-        are. Whoever takes one runs it before it takes the next."""
-        for disk in tuple(self._waiting):
-            while disk in self._waiting and self._is_ready(disk, disks):
-                request = next(iter(self._waiting[disk]))
+    def ready(self) -> Iterator[Request[Any]]:
+        """What need not wait any more, in order: its medium has room, or is there no more. Whoever takes one runs it
+        before it takes the next."""
+        for budget in tuple(self._waiting):
+            while budget in self._waiting and self._is_ready(budget):
+                request = next(iter(self._waiting[budget]))
                 request.on_end = None
-                self._forget(request, disk)
+                self._forget(request, budget)
                 yield request
 
+    def _is_ready(self, budget: Budget) -> bool:
+        return not budget.is_full or all(one.media.budget is not budget for one in self._controller.namespaces)
+
+    def _forget(self, request: Request[Any], budget: Budget) -> None:
+        waiting = self._waiting[budget]
+        del waiting[request]
+        if not waiting:
+            del self._waiting[budget]
+
+    # --- its end
+
     def drop(self) -> None:
-        """Nothing waits any more, and what waited is never completed."""
+        """Nothing waits any more, and what waited is never completed. What has begun at a medium goes on, unheard."""
         for waiting in tuple(self._waiting.values()):
             for request in tuple(waiting):
                 request.drop()
+        for under_way in tuple(self._under_way):
+            under_way.cancel()
 
-    def _is_full(self, disk: object) -> bool:
-        return self._held.get(disk, 0) >= self._most
 
-    def _is_ready(self, disk: object, disks: Collection[object]) -> bool:
-        return not self._is_full(disk) or disk not in disks
+def _one_after_another(first: Callable[[], None], second: Callable[[], None] | None) -> Callable[[], None]:
+    if second is None:
+        return first
 
-    def _forget(self, request: Request[Any], disk: object) -> None:
-        waiting = self._waiting[disk]
-        del waiting[request]
-        if not waiting:
-            del self._waiting[disk]
+    def both() -> None:
+        first()
+        second()
+
+    return both
+
+
+class _UnderWay:
+    """An operation of a command; the request's job."""
+
+    def __init__(self, access: MediaAccess, request: Request[Any], pending: Pending) -> None:
+        self.request = request
+        self.pending = pending
+        self._access = access
+        self._held = pending.operation.held(pending.media.format)
+        self._job: Job | None = None
+
+    def begin(self) -> None:
+        request, pending = self.request, self.pending
+        request.job = self
+        request.droppable = not pending.operation.is_changing
+        request.is_abortable = pending.is_abortable
+        request.deadline = None
+        pending.media.budget.take(self._held)
+        self._job = pending.media.start(pending.operation, self._done)
+
+    def _done(self, value: Any, error: BaseException | None) -> None:
+        self.request.job = None
+        self._access.conclude(self, value, error)
+        self._access.ended(self)
+
+    def give_back(self) -> None:
+        """It holds no memory any more."""
+        self.pending.media.budget.give_back(self._held)
+
+    def cancel(self) -> bool:
+        if self._job is None or not self._job.cancel():
+            return False
+        self._access.ended(self)
+        return True

@@ -1,7 +1,7 @@
 """A command on its way: from its fetch to its only completion, and the ways in which a handler may answer.
 
 A handler takes the request. It returns DW0 of the completion (an int) when the command is done, raises
-``CommandFailed``, or returns ``Background`` (finish on a worker thread) or ``Parked`` (somebody will complete it
+``CommandFailed``, or returns ``Pending`` (a medium has to do something) or ``Parked`` (somebody will complete it
 later).
 """
 
@@ -15,7 +15,9 @@ from nvmeemu.controller.state import ControllerState
 from nvmeemu.controller.transfer import Transfer, scatter
 from nvmeemu.ports import Job
 from nvmeemu.queues import SubmissionQueue
-from nvmeemu.spec import Command, CommandEffect, Status
+from nvmeemu.spec import Command, CommandEffect
+from nvmeemu.subsystem.media import Budget, Media, Operation
+from nvmeemu.subsystem.namespace import Namespace
 
 C = TypeVar("C", bound=Command)
 _cid = Command.unpacker("cid")
@@ -31,10 +33,11 @@ class Request(Generic[C]):
     # What most commands never need has its value here: a command is made for each entry that is fetched.
     live = True
     job: Job | None = None
-    droppable = False  # its work changes nothing outside
+    droppable = False  # its job changes nothing that the host could see
     is_abortable = True
     deadline: float | None = None  # of its wait for guest memory
     on_end: Callable[[], None] | None = None
+    layer: Callable[[Namespace], Media] | None = None  # what stands in for the media of namespaces
     tap: RequestTap | None = None  # somebody observes the controller, or stands in its way
     has_begun = False
     is_held = False  # it has waited, and can be found in its queue
@@ -91,6 +94,16 @@ class Request(Generic[C]):
         """Take ``length`` bytes from the host. Raises like ``places``."""
         return b"".join(self.given(length))
 
+    # --- its blocks
+
+    def media(self, namespace: Namespace) -> Media:
+        """The medium of a namespace, as this command meets it. A handler asks for it before it does anything that must
+        not be done twice: where there is no room the handler runs again later. Raises NoRoom."""
+        media = namespace.media if self.layer is None else self.layer(namespace)
+        if media.budget.is_full:
+            raise NoRoom(media.budget)
+        return media
+
     # --- its end
 
     def hold(self) -> None:
@@ -114,29 +127,32 @@ class Request(Generic[C]):
         return was_live
 
     def abort(self, status: int) -> bool:
-        """Complete it with ``status`` now, if that is safe: False while a worker may still change the media."""
+        """Complete it with ``status`` now, if that is safe: False while its medium may still change."""
         if not self.is_abortable or (self.job is not None and not self.job.cancel() and not self.droppable):
             return False
         self.complete(0, status)
         return True
 
 
-@dataclass(slots=True)
-class Background:
-    """Run ``work`` on a worker thread, then ``then(result)`` on the controller's thread, which answers like a handler.
+class NoRoom(Exception):
+    """A medium has enough to do: the stage that raises it is to be run again when there is room."""
 
-    ``disk``: the one that it may have to wait for; None: several. ``failure`` is the status for an OSError of ``work``,
-    after which ``undo`` is called. ``size``: bytes of memory that the command holds until it ends. ``droppable``:
-    nothing outside is changed by ``work``, so an abort or a reset need not wait for it. What has changed the controller
-    already is not ``is_abortable``.
+    def __init__(self, budget: Budget) -> None:
+        super().__init__(budget)
+        self.budget = budget
+
+
+@dataclass(slots=True)
+class Pending:
+    """A medium carries out an operation, then ``then(result)`` answers like a handler.
+
+    If it fails, ``undo`` is called, and the error decides the status. What has changed the controller already is not
+    ``is_abortable``.
     """
 
-    disk: object
-    work: Callable[[], Any]
+    media: Media
+    operation: Operation
     then: Callable[[Any], Result] = lambda _: 0
-    failure: Status = Status.INTERNAL_ERROR
-    size: int = 0
-    droppable: bool = False
     is_abortable: bool = True
     undo: Callable[[], None] = lambda: None
 
@@ -149,7 +165,7 @@ class Parked:
     is_abortable: bool = True
 
 
-Result = int | Background | Parked
+Result = int | Pending | Parked
 Stage = Callable[["Request[Any]"], Result]
 
 

@@ -101,7 +101,7 @@ class ControllerState:
 
     @property
     def has_write_cache(self) -> bool:
-        return any(namespace.backend.volatile_cache for namespace in self.namespaces)
+        return any(namespace.media.volatile_cache for namespace in self.namespaces)
 
     @property
     def has_io_queues(self) -> bool:
@@ -164,13 +164,13 @@ class ControllerState:
             return
         disks = {}
         for namespace in self.namespaces:
-            backend = namespace.backend
+            media = namespace.media
             disks[namespace.nsid] = Disk(
-                backend.direct,
-                namespace.block_size,
+                media.direct,
+                namespace.format.data_size,
                 namespace.blocks,
-                writable=not backend.read_only,
-                is_volatile=backend.volatile_cache,
+                writable=not namespace.read_only,
+                is_volatile=media.volatile_cache,
                 writes_through=not write_cache,
             )
         self.engine.configure(self.page_size, self.limits.transfer, self.namespaces.most_held, disks)

@@ -1,12 +1,25 @@
-"""A disk that misbehaves for one command: what stands in for its namespace's backend while the command is begun."""
+"""A disk that misbehaves for one command: a layer above the medium of its namespace."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from threading import Lock
+from dataclasses import replace
+from typing import Any, TypeVar
 
-from nvmeemu.backend import Backend
+from nvmeemu.subsystem.media import (
+    Blocks,
+    DeallocateBlocks,
+    Filter,
+    FlushMedia,
+    MediaError,
+    Operation,
+    ReadBlocks,
+    Steps,
+    VerifyBlocks,
+    WriteBlocks,
+    ZeroBlocks,
+)
 from nvmeemu.subsystem.namespace import Namespace
 
 MOST_REMEMBERED = 64 << 20  # bytes of blocks, of one fault
@@ -14,10 +27,9 @@ _AT_ONCE = 1 << 20  # bytes
 
 
 class History:
-    """What blocks held before they were written last; of the oldest it forgets that. Workers call it at once."""
+    """What blocks held before they were written last; of the oldest it forgets that."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
         self._blocks: OrderedDict[tuple[bytes, int], bytes] = OrderedDict()  # by NGUID and LBA
         self._bytes = 0
         self._names: dict[int, bytes] = {}  # NSID -> NGUID
@@ -25,20 +37,14 @@ class History:
     def knows(self, nsid: int, slba: int, nlb: int) -> bool:
         """Whether it has something of any of these blocks."""
         name = self._names.get(nsid)
-        with self._lock:
-            return name is not None and any((name, lba) in self._blocks for lba in range(slba, slba + nlb))
+        return name is not None and any((name, lba) in self._blocks for lba in range(slba, slba + nlb))
 
-    def keep(self, namespace: Namespace, backend: Backend, offset: int, length: int) -> None:
-        """They are about to be written."""
-        size = namespace.block_size
-        end = offset + min(length, MOST_REMEMBERED)
-        for start in range(offset, end, _AT_ONCE):
-            piece = bytearray(min(_AT_ONCE, end - start))
-            backend.read(start, [memoryview(piece)])
-            with self._lock:
-                self._names[namespace.nsid] = namespace.nguid
-                for place in range(0, len(piece), size):
-                    self._put((namespace.nguid, (start + place) // size), bytes(piece[place : place + size]))
+    def keep(self, namespace: Namespace, slba: int, content: bytes) -> None:
+        """The blocks from this one on hold this, and are about to be written."""
+        self._names[namespace.nsid] = namespace.nguid
+        size = namespace.format.data_size
+        for index, start in enumerate(range(0, len(content), size)):
+            self._put((namespace.nguid, slba + index), content[start : start + size])
 
     def _put(self, key: tuple[bytes, int], block: bytes) -> None:
         self._bytes += len(block) - len(self._blocks.pop(key, b""))
@@ -46,14 +52,13 @@ class History:
         while self._bytes > MOST_REMEMBERED:
             self._bytes -= len(self._blocks.popitem(last=False)[1])
 
-    def recall(self, namespace: Namespace, offset: int, content: bytes) -> bytes:
-        """What was read at ``offset``, with the old blocks in place of the new ones as far as they are known."""
-        size = namespace.block_size
-        with self._lock:
-            return b"".join(
-                self._blocks.get((namespace.nguid, (offset + start) // size), content[start : start + size])
-                for start in range(0, len(content), size)
-            )
+    def recall(self, namespace: Namespace, slba: int, content: bytes) -> bytes:
+        """What was read from ``slba`` on, with the old blocks in place of the new ones as far as they are known."""
+        size = namespace.format.data_size
+        return b"".join(
+            self._blocks.get((namespace.nguid, slba + index), content[start : start + size])
+            for index, start in enumerate(range(0, len(content), size))
+        )
 
 
 class Disk:
@@ -69,88 +74,99 @@ class Disk:
         self.histories: Sequence[History] = ()
 
 
-class FaultyBackend(Backend):
-    """The namespace's backend with a ``Disk``'s faults; always on a worker, like any slow disk."""
+class FaultyMedia(Filter):
+    """The medium of a namespace with a ``Disk``'s faults."""
 
-    def __init__(self, namespace: Namespace, disk: Disk) -> None:
-        self.inner = inner = namespace.backend
-        self._namespace = namespace
+    def __init__(self, disk: Disk, namespace: Namespace) -> None:
+        super().__init__(namespace.media)
         self._disk = disk
-        self.size = inner.size
-        self.read_only = inner.read_only
-        self.volatile_cache = inner.volatile_cache
-        self.identity = inner.identity
+        self._namespace = namespace
 
-    def _fail(self) -> None:
+    def steps(self, operation: Operation) -> Steps:
         if self._disk.errno:
-            raise OSError(self._disk.errno, "made to fail")
+            raise MediaError.of(operation, self.identity, OSError(self._disk.errno, "made to fail"))
+        return (yield from _STEPS[type(operation)](self, operation))
 
-    def read(self, offset: int, views: Sequence[memoryview]) -> None:
-        self._fail()
-        self.inner.read(offset, views)
-        disk = self._disk
-        if disk.spoil is None and disk.recalls is None:
-            return
-        content = b"".join(views)
+    def _read(self, read: ReadBlocks) -> Steps:
+        blocks: Blocks = yield self.inner, self._as_it_is(read)
+        data, disk = bytes(blocks.data), self._disk
         if disk.recalls is not None:
-            content = disk.recalls.recall(self._namespace, offset, content)
+            data = disk.recalls.recall(self._namespace, read.slba, data)
         if disk.spoil is not None:
-            content = disk.spoil(content)
-        for view in views:
-            view[:], content = content[: len(view)], content[len(view) :]
+            data = disk.spoil(data)
+        return Blocks(data, blocks.metadata)
 
-    def write(self, offset: int, views: Sequence[memoryview], fua: bool = False) -> None:
-        self._fail()
-        disk, content = self._disk, b"".join(views)
-        if disk.spoil is not None:
-            content = disk.spoil(content)
-        content = self._torn(offset, content)
-        if content:
-            self._remember(offset, len(content))
-            self.inner.write(offset, [memoryview(content)], fua)
+    def _verify(self, verify: VerifyBlocks) -> Steps:
+        yield self.inner, self._as_it_is(verify)
 
-    def flush(self) -> None:
-        self._fail()
+    def _as_it_is(self, operation: R) -> R:
+        """Where nothing is made durable, reads don't do that either."""
+        return replace(operation, is_from_media=False) if self._disk.loses else operation
+
+    def _write(self, write: WriteBlocks) -> Steps:
+        """What is torn is written in whole blocks: a disk without a cache takes no others."""
+        data, size = bytes(write.data), self.format.data_size
+        if self._disk.spoil is not None:
+            data = self._disk.spoil(data)
+        blocks, rest = divmod(self._kept(len(data)), size)
+        data, metadata = data[: blocks * size + rest], bytes(write.metadata)[: blocks * self.format.metadata_size]
+        if rest:  # this one begins anew, and goes on as it is
+            old: Blocks = yield self.inner, ReadBlocks(write.slba + blocks, 1)
+            data, metadata, blocks = data + old.data[rest:], metadata + old.metadata, blocks + 1
+        if blocks:
+            yield from self._remember(write.slba, blocks)
+            yield self.inner, replace(write, data=memoryview(data), metadata=memoryview(metadata))
+
+    def _zero(self, zero: ZeroBlocks) -> Steps:
+        blocks, rest = divmod(self._kept(zero.blocks * self.format.data_size), self.format.data_size)
+        if blocks:
+            yield from self._remember(zero.slba, blocks)
+            yield self.inner, replace(zero, blocks=blocks, is_durable=False)
+        if rest:
+            slba = zero.slba + blocks
+            old: Blocks = yield self.inner, ReadBlocks(slba, 1)
+            yield from self._remember(slba, 1)
+            yield self.inner, WriteBlocks(slba, memoryview(bytes(rest) + old.data[rest:]), memoryview(old.metadata))
+        if zero.is_durable:
+            yield from self._flush(FlushMedia())
+
+    def _deallocate(self, deallocate: DeallocateBlocks) -> Steps:
+        for slba, asked in deallocate.extents:
+            blocks = self._kept(asked * self.format.data_size) // self.format.data_size
+            if blocks:
+                yield from self._remember(slba, blocks)
+                yield self.inner, DeallocateBlocks([(slba, blocks)])
+        if deallocate.is_durable:
+            yield from self._flush(FlushMedia())
+
+    def _flush(self, flush: FlushMedia) -> Steps:
         if not self._disk.loses:
-            self.inner.flush()
-
-    def zero(self, offset: int, length: int, deallocate: bool) -> None:
-        self._fail()
-        kept = self._kept(length)
-        whole = kept - kept % self._namespace.block_size
-        if whole:
-            self._remember(offset, whole)
-            self.inner.zero(offset, whole, deallocate)
-        if kept > whole:
-            part = self._with_old(offset + whole, bytes(kept - whole))
-            self._remember(offset + whole, len(part))
-            self.inner.write(offset + whole, [memoryview(part)])
-
-    def deallocate(self, offset: int, length: int) -> None:
-        self._fail()
-        kept = self._kept(length)
-        whole = kept - kept % self._namespace.block_size
-        if whole:
-            self._remember(offset, whole)
-            self.inner.deallocate(offset, whole)
+            yield self.inner, flush
 
     def _kept(self, length: int) -> int:
+        """Bytes of a write that happen."""
         if self._disk.loses:
             return 0
         return length if self._disk.kept is None else min(length, self._disk.kept)
 
-    def _torn(self, offset: int, content: bytes) -> bytes:
-        """What is written of it, in whole blocks: a disk without a cache takes no others."""
-        kept = self._kept(len(content))
-        whole = kept - kept % self._namespace.block_size
-        return content[:whole] + (self._with_old(offset + whole, content[whole:kept]) if kept > whole else b"")
+    def _remember(self, slba: int, blocks: int) -> Steps:
+        """They are about to be written."""
+        if not self._disk.histories:
+            return
+        size = self.format.data_size
+        end, most = slba + min(blocks, MOST_REMEMBERED // size), _AT_ONCE // size
+        for start in range(slba, end, most):
+            old: Blocks = yield self.inner, ReadBlocks(start, min(most, end - start))
+            for history in self._disk.histories:
+                history.keep(self._namespace, start, bytes(old.data))
 
-    def _with_old(self, offset: int, begin: bytes) -> bytes:
-        """A block that begins anew and goes on as it is."""
-        old = bytearray(self._namespace.block_size)
-        self.inner.read(offset, [memoryview(old)])
-        return begin + bytes(old[len(begin) :])
 
-    def _remember(self, offset: int, length: int) -> None:
-        for history in self._disk.histories:
-            history.keep(self._namespace, self.inner, offset, length)
+R = TypeVar("R", ReadBlocks, VerifyBlocks)
+_STEPS: dict[type[Operation], Callable[[FaultyMedia, Any], Steps]] = {
+    ReadBlocks: FaultyMedia._read,
+    VerifyBlocks: FaultyMedia._verify,
+    WriteBlocks: FaultyMedia._write,
+    ZeroBlocks: FaultyMedia._zero,
+    DeallocateBlocks: FaultyMedia._deallocate,
+    FlushMedia: FaultyMedia._flush,
+}

@@ -5,18 +5,17 @@ Guest memory may be missing when a stage runs; then it is run again, so nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from nvmeemu.controller.request import Parked, Request, Result, Stage
 from nvmeemu.controller.taps import GoOn
 from nvmeemu.controller.transfer import scatter
-from nvmeemu.faults.disk import Disk, FaultyBackend
+from nvmeemu.faults.disk import Disk, FaultyMedia
 from nvmeemu.faults.places import At
 from nvmeemu.spec import BROADCAST
 from nvmeemu.spec.errors import CommandFailed
-from nvmeemu.subsystem.namespace import Namespace
 
 Take = Callable[[Request[Any], Callable[[], None]], None]
 HoldBack = Callable[[Callable[[], None]], None]
@@ -91,33 +90,13 @@ class Plan:
 
     def with_disk(self) -> None:
         """Have it use the faulty disk."""
-        stage = self.request.stage
-
-        def run(request: Request[Any]) -> Result:
-            with self._faulty():
-                return stage(request)
-
-        self.request.stage = run
+        self.request.layer = partial(FaultyMedia, self.disk)
 
     @property
     def uses_disk(self) -> bool:
         """Whether there is one."""
-        return bool(self._addressed())
-
-    def _addressed(self) -> list[Namespace]:
         nsid, active = self.request.command.nsid, self.request.controller.namespaces.active
-        return list(active.values()) if nsid == BROADCAST else [active[nsid]] if nsid in active else []
-
-    @contextmanager
-    def _faulty(self) -> Iterator[None]:
-        found = [(namespace, namespace.backend) for namespace in self._addressed()]
-        for namespace, _ in found:
-            namespace.backend = FaultyBackend(namespace, self.disk)
-        try:
-            yield
-        finally:
-            for namespace, backend in found:
-                namespace.backend = backend
+        return bool(active) if nsid == BROADCAST else nsid in active
 
     def run(self, request: Request[Any]) -> Result:
         """Run its stage, and have what it moves arrive as it shall."""

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from nvmeemu.controller.bounds import MOST_NAMESPACES
 from nvmeemu.controller.events import Event
 from nvmeemu.faults.action import Action, Go
-from nvmeemu.faults.disk import FaultyBackend
 from nvmeemu.faults.layers import last
 from nvmeemu.faults.match import LAST_VECTOR
 from nvmeemu.faults.passage import PIN, Passage
@@ -237,15 +236,12 @@ class ReadOnly(_OfNamespace):
         namespace = device.namespaces.active.get(self.nsid)
         if namespace is None:
             return lambda: None
-        backend = namespace.backend
-        if isinstance(backend, FaultyBackend):  # of the command that has set this off
-            backend = backend.inner
 
         def put(read_only: bool) -> None:
-            backend.read_only = read_only
+            namespace.read_only = read_only
             inventory.changed(device, self.nsid)
 
-        return faults.layers.add(("read_only", backend), True, get=lambda: backend.read_only, put=put, combine=any)
+        return faults.layers.add(("read_only", namespace), True, get=lambda: namespace.read_only, put=put, combine=any)
 
 
 class Smart(State):

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from nvmeemu import regs, spec
-from nvmeemu.backend import BackendError
+from nvmeemu.backend import Backend, BackendError
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.controller.limits import Limits
 from nvmeemu.faults import Faults
@@ -30,7 +30,6 @@ from nvmeemu.profiles.steps import (
     WriteStep,
 )
 from nvmeemu.spec import Configuration, ControllerStatus
-from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.testing.bench import Bench
 from nvmeemu.trace import words
 from nvmeemu.trace.recorder import Recorder, describe
@@ -68,7 +67,7 @@ def run(profile: Profile, broken: Break | None = None) -> Outcome:
         with Bench(limits=Limits(**device), ram=_RAM) as bench:
             bench.namespaces.active.clear()
             for disk in profile.namespaces:
-                bench.namespaces.add(_namespace(disk))
+                bench.namespaces.add(bench.namespace(disk.nsid, _backend(disk), disk.block_size))
             return DriverHost(profile, bench, broken.fault if broken else None).play()
     except (BackendError, ValueError) as error:
         raise ProfileError(f"{profile.name}: there is no such device: {error}") from None
@@ -76,10 +75,10 @@ def run(profile: Profile, broken: Break | None = None) -> Outcome:
         raise ProfileError(f"{profile.name}: its buffers do not fit into {_RAM >> 20} MiB") from None
 
 
-def _namespace(disk: ProfileNamespace) -> Namespace:
+def _backend(disk: ProfileNamespace) -> Backend:
     backend = MemoryBackend(disk.blocks * disk.block_size)
     backend.volatile_cache = disk.write_cache
-    return Namespace(disk.nsid, backend, disk.block_size)
+    return backend
 
 
 class DriverHost:

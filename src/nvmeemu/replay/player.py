@@ -23,8 +23,10 @@ from nvmeemu.controller.events import Event
 from nvmeemu.controller.limits import Limits
 from nvmeemu.controller.taps import Observer
 from nvmeemu.controller.transfer import Transfer
-from nvmeemu.ports import HostMemoryError
+from nvmeemu.ports import HostMemoryError, Worker
 from nvmeemu.spec.errors import CommandFailed
+from nvmeemu.subsystem.disk_media import DiskMedia
+from nvmeemu.subsystem.formats import Format
 from nvmeemu.subsystem.identity import Identity
 from nvmeemu.subsystem.namespace import Ids, Namespace, Namespaces
 from nvmeemu.testing.ports import ManualWorker, Ram, VirtualClock
@@ -104,8 +106,7 @@ class _Player:
             self._controller = Controller(
                 self._ram,
                 self._clock,
-                self._worker,
-                _namespaces(description, backends, limits.namespaces),
+                _namespaces(description, backends, limits.namespaces, self._worker),
                 Identity(**description.identity or {"serial": "REPLAY"}),
                 limits,
             )
@@ -298,7 +299,7 @@ class _Events(Observer):
         self.counts[int(event.type), event.info, int(event.log)] += 1
 
 
-def _namespaces(description: Description, backends: list[Backend], nn: int) -> Namespaces:
+def _namespaces(description: Description, backends: list[Backend], nn: int, worker: Worker) -> Namespaces:
     """Those of the trace, with these disks in order, or empty ones. Raises TypeError, ValueError, BackendError."""
     namespaces = Namespaces(nn)
     told: list[dict[str, Any]] = description.namespaces or [_DEFAULT]
@@ -311,7 +312,8 @@ def _namespaces(description: Description, backends: list[Backend], nn: int) -> N
             backend.volatile_cache = bool(one.get("volatile_cache", backend.volatile_cache))
             backend.read_only = bool(one.get("read_only", False))
         text = str(one.get("identity", "replay"))
-        namespaces.add(Namespace(one["nsid"], backend, one["block_size"], text, _ids(one.get("ids"))))
+        media = DiskMedia(backend, Format(one["block_size"]), worker)
+        namespaces.add(Namespace(one["nsid"], media, text, _ids(one.get("ids"))))
     return namespaces
 
 

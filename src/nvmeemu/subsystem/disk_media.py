@@ -13,19 +13,17 @@ from nvmeemu.subsystem.media import (
     VERIFIED_AT_ONCE,
     Blocks,
     Budget,
-    Deallocate,
+    DeallocateBlocks,
     Done,
-    Flush,
+    FlushMedia,
     Media,
     MediaError,
     Operation,
-    Read,
-    Verify,
-    Write,
-    Zero,
+    ReadBlocks,
+    VerifyBlocks,
+    WriteBlocks,
+    ZeroBlocks,
 )
-
-MOST_HELD = 64 << 20  # bytes
 
 
 class DiskMedia(Media):
@@ -35,7 +33,7 @@ class DiskMedia(Media):
     def __init__(self, backend: Backend, format: Format, worker: Worker) -> None:
         if format.metadata_size:
             raise ValueError(f"disk {backend.identity} has no room for metadata")
-        super().__init__(format, Budget(MOST_HELD))
+        super().__init__(format, Budget())
         self.backend = backend
         self._size = format.data_size
         self._worker = worker
@@ -83,14 +81,14 @@ class DiskMedia(Media):
         except OSError as error:
             raise MediaError.of(operation, self.identity, error) from error
 
-    def _read(self, read: Read) -> Blocks:
+    def _read(self, read: ReadBlocks) -> Blocks:
         if read.is_from_media:
             self.backend.flush()
         buffer = bytearray(read.blocks * self._size)
         self.backend.read(read.slba * self._size, [memoryview(buffer)])
         return Blocks(buffer)
 
-    def _verify(self, verify: Verify) -> None:
+    def _verify(self, verify: VerifyBlocks) -> None:
         if verify.is_from_media:
             self.backend.flush()
         offset, length = verify.slba * self._size, verify.blocks * self._size
@@ -98,29 +96,29 @@ class DiskMedia(Media):
         for start in range(0, length, len(buffer)):
             self.backend.read(offset + start, [buffer[: length - start]])
 
-    def _write(self, write: Write) -> None:
+    def _write(self, write: WriteBlocks) -> None:
         self.backend.write(write.slba * self._size, [write.data], write.is_durable)
 
-    def _zero(self, zero: Zero) -> None:
+    def _zero(self, zero: ZeroBlocks) -> None:
         self.backend.zero(zero.slba * self._size, zero.blocks * self._size, zero.is_deallocating)
         if zero.is_durable:
             self.backend.flush()
 
-    def _deallocate(self, deallocate: Deallocate) -> None:
+    def _deallocate(self, deallocate: DeallocateBlocks) -> None:
         for slba, blocks in deallocate.extents:
             self.backend.deallocate(slba * self._size, blocks * self._size)
         if deallocate.is_durable:
             self.backend.flush()
 
-    def _flush(self, flush: Flush) -> None:
+    def _flush(self, flush: FlushMedia) -> None:
         self.backend.flush()
 
 
 _WORK: dict[type[Operation], Callable[[DiskMedia, Any], Any]] = {
-    Read: DiskMedia._read,
-    Verify: DiskMedia._verify,
-    Write: DiskMedia._write,
-    Zero: DiskMedia._zero,
-    Deallocate: DiskMedia._deallocate,
-    Flush: DiskMedia._flush,
+    ReadBlocks: DiskMedia._read,
+    VerifyBlocks: DiskMedia._verify,
+    WriteBlocks: DiskMedia._write,
+    ZeroBlocks: DiskMedia._zero,
+    DeallocateBlocks: DiskMedia._deallocate,
+    FlushMedia: DiskMedia._flush,
 }

@@ -31,8 +31,8 @@ def resize(controller: ControllerState, nsid: int, blocks: int | None = None) ->
     """It has another size, by default that of its disk, which is looked at anew. Raises KeyError, ValueError if the
     disk is not that large, and OSError if it cannot say how large it is."""
     namespace = controller.namespaces.active[nsid]
-    namespace.backend.refresh()
-    most = namespace.backend.size // namespace.block_size
+    namespace.media.refresh()
+    most = namespace.media.blocks
     blocks = most if blocks is None else blocks
     if not 1 <= blocks <= most:
         raise ValueError(f"namespace {nsid} can have 1 to {most} blocks, not {blocks}: its disk has no more")

@@ -23,6 +23,7 @@ from nvmeemu.ports import Job
 from nvmeemu.subsystem.formats import Format
 
 VERIFIED_AT_ONCE = 1 << 20  # bytes that a Verify reads at once
+MOST_HELD = 64 << 20  # bytes that the commands at one medium may hold
 NOTHING = memoryview(b"")
 _EXTENT_SIZE = 256  # bytes of memory that a pair of numbers takes, more or less
 
@@ -50,7 +51,7 @@ class Operation:
 
 
 @dataclass(frozen=True, slots=True)
-class Read(Operation):
+class ReadBlocks(Operation):
     """Its result is ``Blocks``. With ``is_from_media``, what is read has been made durable before."""
 
     slba: int
@@ -63,7 +64,7 @@ class Read(Operation):
 
 
 @dataclass(frozen=True, slots=True)
-class Verify(Operation):
+class VerifyBlocks(Operation):
     """Find out whether blocks can be read; nobody gets them."""
 
     slba: int
@@ -76,7 +77,7 @@ class Verify(Operation):
 
 
 @dataclass(frozen=True, slots=True)
-class Write(Operation):
+class WriteBlocks(Operation):
     """``data`` is a whole number of blocks, ``metadata`` as much as they have. With ``is_durable`` it is when it has
     ended, whatever becomes of the power."""
 
@@ -90,7 +91,7 @@ class Write(Operation):
 
 
 @dataclass(frozen=True, slots=True)
-class Zero(Operation):
+class ZeroBlocks(Operation):
     """Have blocks read as zeros; with ``is_deallocating`` give their storage back if possible."""
 
     slba: int
@@ -100,7 +101,7 @@ class Zero(Operation):
 
 
 @dataclass(frozen=True, slots=True)
-class Deallocate(Operation):
+class DeallocateBlocks(Operation):
     """Give the storage of ``extents``, (slba, blocks), back if possible: each then reads as zeros, or as before."""
 
     extents: Sequence[tuple[int, int]]
@@ -111,7 +112,7 @@ class Deallocate(Operation):
 
 
 @dataclass(frozen=True, slots=True)
-class Flush(Operation):
+class FlushMedia(Operation):
     """Make all that has been written durable."""
 
 
@@ -183,7 +184,7 @@ class Budget:
     """How many bytes the commands at one medium hold, of all controllers together. As long as that is less than
     ``most`` one more may begin, so ``most`` is exceeded by less than one transfer."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int = MOST_HELD) -> None:
         self.most = most
         self.held = 0
 
@@ -209,6 +210,11 @@ class Media(ABC):
     @abstractmethod
     def blocks(self) -> int:
         """How many there are."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of data."""
+        return self.blocks * self.format.data_size
 
     @property
     @abstractmethod
@@ -332,7 +338,7 @@ def run(steps: Steps, done: Done) -> Job:
 def flush_all(media: Sequence[Media]) -> Steps:
     """One after the other, up to the first that fails."""
     for one in media:
-        yield one, Flush()
+        yield one, FlushMedia()
 
 
 class _Run:

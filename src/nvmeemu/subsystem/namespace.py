@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from nvmeemu.backend import Backend
 from nvmeemu.controller.limits import Limits
 from nvmeemu.spec import BROADCAST, Status
 from nvmeemu.spec.errors import CommandFailed
+from nvmeemu.subsystem.media import MOST_HELD, Media
 
-MOST_HELD = 64 << 20  # bytes that the commands at one disk may hold,
-MOST_HELD_OF_ALL = 1 << 30  # and those at as many disks as there can be
+MOST_HELD_OF_ALL = 1 << 30  # bytes that the commands at as many media as there can be may hold
 _UUID_ROOT = uuid.UUID("8a2f60ac-02c0-5d3c-9f16-2f61a3a4c0de")  # names of ours live below this one (RFC 9562, v5)
 
 
@@ -28,16 +27,16 @@ class Ids:
 
 
 class Namespace:
-    """Blocks of ``block_size`` bytes on a backend."""
+    """Blocks that the host knows by a number: those of ``media``, or the first of them. ``read_only``: the host is told
+    that it is write protected."""
 
-    def __init__(
-        self, nsid: int, backend: Backend, block_size: int = 512, identity: str | None = None, ids: Ids = Ids()
-    ) -> None:
+    def __init__(self, nsid: int, media: Media, identity: str | None = None, ids: Ids = Ids()) -> None:
         self.nsid = nsid
-        self.backend = backend
-        self.block_size = block_size
-        self.blocks = backend.size // block_size
-        self.identity = identity or backend.identity
+        self.media = media
+        self.format = media.format
+        self.blocks = media.blocks
+        self.read_only = media.read_only
+        self.identity = identity or media.identity
         named = uuid.uuid5(_UUID_ROOT, f"{self.identity}#{nsid}")
         digest = hashlib.sha256(named.bytes).digest()
         # An EUI-64 based identifier with a locally administered OUI (bytes 8 to 10): ours alone, clashing with none.
@@ -46,27 +45,17 @@ class Namespace:
         self.nguid = ids.nguid or nguid
         self.eui64 = ids.eui64 or bytes(8)  # 0: none
 
-    def extent(self, slba: int, blocks: int) -> tuple[int, int]:
-        """(offset, length) in bytes of a range of blocks. Raises CommandFailed(LBA_OUT_OF_RANGE)."""
+    def length(self, slba: int, blocks: int) -> int:
+        """Bytes of data in a range of blocks. Raises CommandFailed(LBA_OUT_OF_RANGE)."""
         if slba + blocks > self.blocks:
             why = f"up to block {slba + blocks - 1:#x} of {self.blocks:#x}"
             raise CommandFailed(Status.LBA_OUT_OF_RANGE, location=(40, 0), lba=slba, why=why)
-        return slba * self.block_size, blocks * self.block_size
+        return blocks * self.format.data_size
 
     def check_writable(self) -> None:
         """Raises CommandFailed(NAMESPACE_WRITE_PROTECTED) for a read-only disk."""
-        if self.backend.read_only:
+        if self.read_only:
             raise CommandFailed(Status.NAMESPACE_WRITE_PROTECTED, why="the disk is read-only")
-
-
-def flush(backends: Iterable[Backend]) -> None:
-    """Make what was written to all of them durable. Blocks. OSError, whose ``filename`` is the disk that failed."""
-    for backend in backends:
-        try:
-            backend.flush()
-        except OSError as error:
-            error.filename = backend.identity
-            raise
 
 
 @dataclass
@@ -79,6 +68,7 @@ class Namespaces:
     def add(self, namespace: Namespace) -> None:
         if not 1 <= namespace.nsid <= self.nn or namespace.nsid in self.active:
             raise ValueError(f"NSID {namespace.nsid} is taken or outside 1..{self.nn}")
+        namespace.media.budget.most = self.most_held
         self.active[namespace.nsid] = namespace
 
     @property

@@ -13,10 +13,14 @@ from nvmeemu.controller.limits import Limits
 from nvmeemu.engine.native.engine import NativeEngine
 from nvmeemu.ports import Mirrors
 from nvmeemu.spec import DOORBELLS
+from nvmeemu.subsystem.disk_media import DiskMedia
+from nvmeemu.subsystem.formats import SMALLEST, Format
 from nvmeemu.subsystem.identity import Identity
-from nvmeemu.subsystem.namespace import Namespace, Namespaces
+from nvmeemu.subsystem.namespace import Ids, Namespace, Namespaces
 from nvmeemu.testing.driver import Driver
 from nvmeemu.testing.ports import ManualWorker, Ram, VirtualClock
+
+_NO_IDS = Ids()
 
 
 class Bench:
@@ -33,7 +37,7 @@ class Bench:
         backend: Backend | None = None,
         *,
         limits: Limits | None = None,
-        block_size: int = 512,
+        block_size: int = SMALLEST,
         ram: int | Ram = 16 << 20,
         manual: bool = False,
         engine: str = "python",
@@ -52,9 +56,9 @@ class Bench:
         self.backend = backend or MemoryBackend(16 << 20)
         limits = limits or Limits()
         self.namespaces = Namespaces(limits.namespaces)
-        self.namespaces.add(Namespace(1, self.backend, block_size))
+        self.namespaces.add(self.namespace(1, self.backend, block_size))
         self.controller = Controller(
-            self.ram, self.clock, self.worker, self.namespaces, Identity(serial="TEST0001"), limits, self.engine
+            self.ram, self.clock, self.namespaces, Identity(serial="TEST0001"), limits, self.engine
         )
         self.ram.mirror = Mirrors(self.engine, self.controller.taps)
         if isinstance(ram, int) and ram:
@@ -70,6 +74,13 @@ class Bench:
     def close(self) -> None:
         if self.engine is not None:
             self.engine.close()
+
+    def namespace(
+        self, nsid: int, backend: Backend, block_size: int = SMALLEST, identity: str | None = None, ids: Ids = _NO_IDS
+    ) -> Namespace:
+        """One on a disk of the test's own, which waits at ``worker``. Whoever wants it there adds it to
+        ``namespaces``."""
+        return Namespace(nsid, DiskMedia(backend, Format(block_size), self.worker), identity, ids)
 
     def unmap(self, iova: int) -> bytearray:
         """The VMM takes a region away; returns its bytes."""

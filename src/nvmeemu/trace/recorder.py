@@ -66,11 +66,11 @@ def describe(controller: Controller, *, payload: bool = False, comment: str = ""
             {
                 "nsid": namespace.nsid,
                 "blocks": namespace.blocks,
-                "block_size": namespace.block_size,
+                "block_size": namespace.format.data_size,
                 "identity": namespace.identity,
                 "ids": {"nguid": namespace.nguid.hex(), "eui64": namespace.eui64.hex(), "uuid": namespace.uuid.hex},
-                "read_only": namespace.backend.read_only,
-                "volatile_cache": namespace.backend.volatile_cache,
+                "read_only": namespace.read_only,
+                "volatile_cache": namespace.media.volatile_cache,
             }
             for namespace in state.namespaces
         ],

@@ -11,11 +11,12 @@ from typing import Any
 from nvmeemu import __version__
 from nvmeemu.app.control.messages import FAILED, INTERNAL_ERROR, INVALID_PARAMS, PROTOCOL, Method, RpcError
 from nvmeemu.app.drive.check import BadKey, checked
-from nvmeemu.backend import Backend, BackendError, BadRequest, in_words, parse_size
+from nvmeemu.backend import BackendError, BadRequest, in_words, parse_size
 from nvmeemu.controller.controller import Controller
 from nvmeemu.faults import Fault, FaultError, Faults
 from nvmeemu.faults.file import scenario
 from nvmeemu.subsystem import inventory
+from nvmeemu.subsystem.media import Media
 from nvmeemu.subsystem.namespace import Namespace
 
 log = logging.getLogger(__name__)
@@ -26,15 +27,15 @@ OpenDisk = Callable[[int, Mapping[str, Any]], Namespace]
 
 class Methods:
     """``open_disk`` makes a namespace with an NSID of a table [[namespace]] that was checked; ``close_disk`` is called
-    with the disk of one that was removed, which may still be in use; ``note`` puts a remark into the trace, if there is
-    one."""
+    with the medium of one that was removed, which may still be in use; ``note`` puts a remark into the trace, if there
+    is one."""
 
     def __init__(
         self,
         controller: Controller,
         faults: Faults,
         open_disk: OpenDisk,
-        close_disk: Callable[[Backend], None],
+        close_disk: Callable[[Media], None],
         note: Callable[[str], None] | None = None,
     ) -> None:
         self._controller = controller
@@ -109,26 +110,31 @@ class Methods:
             raise RpcError(FAILED, f"NSID {number!r} is taken or outside 1..{namespaces.nn}")
         namespace = self._open_disk(number, checked("namespace", {"disk": disk, **keys}))
         inventory.add(self._state, namespace)
-        log.info("control: namespace %d is added: disk %s, %s", number, disk, in_words(namespace.backend.size))
+        log.info(
+            "control: namespace %d is added: disk %s, %s",
+            number,
+            disk,
+            _size(namespace),
+        )
         return _namespace(namespace)
 
     def namespace_remove(self, nsid: int) -> None:
         self._find(nsid)
         namespace = inventory.remove(self._state, nsid)
-        log.info("control: namespace %d is removed: disk %s", nsid, namespace.backend.identity)
-        self._close_disk(namespace.backend)
+        log.info("control: namespace %d is removed: disk %s", nsid, namespace.media.identity)
+        self._close_disk(namespace.media)
 
     def namespace_resize(self, nsid: int, size: str | int | None = None) -> dict[str, Any]:
         """To all that its disk has now, if no ``size`` is given."""
         namespace = self._find(nsid)
         blocks = None
         if size is not None:
-            blocks, rest = divmod(parse_size(str(size)), namespace.block_size)
+            blocks, rest = divmod(parse_size(str(size)), namespace.format.data_size)
             if rest:
-                raise RpcError(FAILED, f"{size} is no whole number of blocks of {namespace.block_size} bytes")
+                raise RpcError(FAILED, f"{size} is no whole number of blocks of {namespace.format.data_size} bytes")
         inventory.resize(self._state, nsid, blocks)
-        length = in_words(namespace.blocks * namespace.block_size)
-        log.info("control: namespace %d has %s now: disk %s", nsid, length, namespace.backend.identity)
+        length = _size(namespace)
+        log.info("control: namespace %d has %s now: disk %s", nsid, length, namespace.media.identity)
         return _namespace(namespace)
 
     # --- the trace
@@ -161,11 +167,15 @@ def _fault(fault: Fault) -> dict[str, Any]:
 def _namespace(namespace: Namespace) -> dict[str, Any]:
     return {
         "nsid": namespace.nsid,
-        "disk": namespace.backend.identity,
-        "size": namespace.blocks * namespace.block_size,
-        "block_size": namespace.block_size,
-        "read_only": namespace.backend.read_only,
+        "disk": namespace.media.identity,
+        "size": namespace.blocks * namespace.format.data_size,
+        "block_size": namespace.format.data_size,
+        "read_only": namespace.read_only,
     }
+
+
+def _size(namespace: Namespace) -> str:
+    return in_words(namespace.blocks * namespace.format.data_size)
 
 
 def _checked(method: Method) -> Method:
