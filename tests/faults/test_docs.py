@@ -90,7 +90,8 @@ def test_the_protocol_is_as_documented(tmp_path: Path) -> None:
 def test_the_client_and_the_commands_are_as_documented(tmp_path: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", CONTROL, re.DOTALL)
     (commands,) = re.findall(r"```sh\n(.*?)```", CONTROL, re.DOTALL)
-    (tmp_path / "disk2.img").write_bytes(bytes(1 << 20))
+    for name in ("disk2.img", "disk3.img"):
+        (tmp_path / name).write_bytes(bytes(1 << 20))
     server = served(tmp_path)
     with closing(server):
         exec(compile(example.replace("/tmp/nvme.ctl", str(tmp_path / "c")), "docs/control.md", "exec"), {})
