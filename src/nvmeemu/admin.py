@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 from nvmeemu.commands.features import get_features, set_features
 from nvmeemu.commands.identify import identify
 from nvmeemu.commands.log_pages import get_log_page
 from nvmeemu.controller.doorbells import ShadowDoorbells
-from nvmeemu.controller.request import CommandEntry, Parked, Request, Result
+from nvmeemu.controller.request import CommandEntry, CommandSet, Parked, Request, Result
 from nvmeemu.controller.state import ControllerState
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.spec import (
     CQE_SIZE,
     SQE_SIZE,
     Abort,
-    AdminOpcode,
     AsyncEventRequest,
     Command,
-    CommandEffect,
     CreateCq,
     CreateSq,
     DeleteCq,
     DeleteQueue,
     DeleteSq,
     DoorbellBufferConfig,
+    Effect,
     GetFeatures,
     GetLogPage,
     Identify,
+    Oacs,
+    Oncs,
     SetFeatures,
     Status,
 )
@@ -163,27 +163,22 @@ def doorbell_buffer_config(request: Request[DoorbellBufferConfig]) -> int:
     return 0
 
 
-def _supported(*, ccc: bool = False) -> CommandEffect:
-    return CommandEffect(csupp=True, ccc=ccc)
-
-
-COMMANDS: dict[int, CommandEntry[Any]] = {
-    AdminOpcode.DELETE_SQ: CommandEntry(DeleteSq, delete_sq, _supported()),
-    AdminOpcode.CREATE_SQ: CommandEntry(CreateSq, create_sq, _supported()),
-    AdminOpcode.GET_LOG_PAGE: CommandEntry(GetLogPage, get_log_page, _supported()),
-    AdminOpcode.DELETE_CQ: CommandEntry(DeleteCq, delete_cq, _supported()),
-    AdminOpcode.CREATE_CQ: CommandEntry(CreateCq, create_cq, _supported()),
-    AdminOpcode.IDENTIFY: CommandEntry(Identify, identify, _supported()),
-    AdminOpcode.ABORT: CommandEntry(Abort, abort, _supported()),
-    AdminOpcode.SET_FEATURES: CommandEntry(SetFeatures, set_features, _supported(ccc=True)),
-    AdminOpcode.GET_FEATURES: CommandEntry(GetFeatures, get_features, _supported()),
-    AdminOpcode.ASYNC_EVENT_REQUEST: CommandEntry(AsyncEventRequest, async_event_request, _supported()),
-    AdminOpcode.DOORBELL_BUFFER_CONFIG: CommandEntry(
+COMMANDS = CommandSet(
+    CommandEntry(DeleteSq, delete_sq),
+    CommandEntry(CreateSq, create_sq),
+    CommandEntry(GetLogPage, get_log_page),
+    CommandEntry(DeleteCq, delete_cq),
+    CommandEntry(CreateCq, create_cq),
+    CommandEntry(Identify, identify),
+    CommandEntry(Abort, abort),
+    CommandEntry(SetFeatures, set_features, Effect.CCC, oncs=Oncs.SAVE_AND_SELECT),
+    CommandEntry(GetFeatures, get_features, oncs=Oncs.SAVE_AND_SELECT),
+    CommandEntry(AsyncEventRequest, async_event_request),
+    CommandEntry(
         DoorbellBufferConfig,
         doorbell_buffer_config,
-        _supported(),
-        advertised=1 << 8,
+        oacs=Oacs.DOORBELL_BUFFER_CONFIG,
         is_offered=has_doorbell_buffers,
     ),
-}
-"""Opcode -> how it is run and what is said of it: OACS and the Commands Supported and Effects log come from here."""
+)
+"""How each command is run, and what is said of it: OACS and the Commands Supported and Effects log come from here."""

@@ -6,20 +6,18 @@ Otherwise it works on private memory: the guest's may be unmapped before a slow 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from nvmeemu.commands.features import flushed, value
-from nvmeemu.controller.request import CommandEntry, Pending, Request, Result
+from nvmeemu.commands.features import flushed, is_write_cache_on
+from nvmeemu.controller.request import CommandEntry, CommandSet, Pending, Request, Result
 from nvmeemu.spec import (
     Command,
-    CommandEffect,
     Compare,
+    Csi,
     DatasetManagement,
     DsmRange,
-    FeatureId,
     Flush,
-    NvmOpcode,
+    Oncs,
     Read,
     ReadWrite,
     Status,
@@ -177,22 +175,17 @@ def _is_durable(request: Request[ReadWrite], media: Media) -> bool:
 
 def _writes_through(request: Request[Any], media: Media) -> bool:
     """The write cache is off."""
-    return media.volatile_cache and not value(request.controller, FeatureId.VOLATILE_WRITE_CACHE) & 1
+    return media.volatile_cache and not is_write_cache_on(request.controller)
 
 
-def _entry(
-    kind: type[Command], run: Callable[..., Result], *, changes: bool = False, oncs: int = 0
-) -> CommandEntry[Any]:
-    return CommandEntry(kind, run, CommandEffect(csupp=True, lbcc=changes), oncs)
-
-
-COMMANDS: dict[int, CommandEntry[Any]] = {
-    NvmOpcode.FLUSH: _entry(Flush, flush),
-    NvmOpcode.WRITE: _entry(Write, write, changes=True),
-    NvmOpcode.READ: _entry(Read, read),
-    NvmOpcode.COMPARE: _entry(Compare, compare, oncs=1 << 0),
-    NvmOpcode.VERIFY: _entry(Verify, verify, oncs=1 << 7),
-    NvmOpcode.WRITE_ZEROES: _entry(WriteZeroes, write_zeroes, changes=True, oncs=1 << 3),
-    NvmOpcode.DATASET_MANAGEMENT: _entry(DatasetManagement, dataset_management, changes=True, oncs=1 << 2),
-}
-"""Opcode -> how it is run and what is said of it: ONCS and the Commands Supported and Effects log come from here."""
+COMMANDS = CommandSet(
+    CommandEntry(Flush, flush),
+    CommandEntry(Write, write),
+    CommandEntry(Read, read),
+    CommandEntry(Compare, compare, oncs=Oncs.COMPARE),
+    CommandEntry(Verify, verify, oncs=Oncs.VERIFY),
+    CommandEntry(WriteZeroes, write_zeroes, oncs=Oncs.WRITE_ZEROES),
+    CommandEntry(DatasetManagement, dataset_management, oncs=Oncs.DATASET_MANAGEMENT),
+    csi=Csi.NVM,
+)
+"""How each command is run, and what is said of it: ONCS and the Commands Supported and Effects log come from here."""

@@ -318,7 +318,7 @@ def test_of_events_that_nobody_fetches_the_last_ones_are_kept(bench: Bench) -> N
     bench.settle()
     while completions := driver.drain(driver.admin):
         found += [completion.dw0 >> 8 & 0xFF for completion in completions]
-        events.was_read(LogId.SUPPORTED_LOG_PAGES + found[-1])  # type: ignore[arg-type]
+        events.was_read(LogId.SUPPORTED_LOG_PAGES + found[-1])
         driver.submit(driver.admin, aer())
         bench.settle()
     assert found == list(range(200 - 64, 200))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,7 @@ def test_every_family_of_hosts_is_in_the_corpus() -> None:
 def broken(
     monkeypatch: pytest.MonkeyPatch, table: dict[int, CommandEntry[Any]], opcode: int, run: Callable[..., Result]
 ) -> None:
-    entry = table[opcode]
-    monkeypatch.setitem(table, opcode, CommandEntry(entry.kind, run, entry.effects, entry.advertised))
+    monkeypatch.setitem(table, opcode, replace(table[opcode], run=run))
 
 
 def refuse(request: Request[Command]) -> int:

@@ -32,9 +32,11 @@ LAYERS = [
     ["controller.executor"],
     ["controller.pin", "controller.taps"],
     ["admin", "controller.gaps", "io", "controller.media"],
-    ["commands.identify", "commands.log_pages"],
+    ["commands.identify"],
+    ["commands.log_pages"],
     ["subsystem.inventory"],
     ["commands.features"],
+    ["commands.feature"],
     ["controller.request"],
     ["controller.state"],
     ["controller.coalescing", "controller.owners"],
@@ -50,7 +52,8 @@ LAYERS = [
     ["spec.errors", "regs"],
     ["spec"],
     ["spec.layout"],
-    ["app.arguments", "controller.bounds", "spec.names", "app.signals", "toml"],
+    ["spec.names"],
+    ["app.arguments", "controller.bounds", "spec.tables", "app.signals", "toml"],
     ["__init__", "app", "commands", "controller", "engine", "subsystem"],
 ]
 
@@ -58,7 +61,8 @@ LAYERS = [
 KNOWS: dict[str, set[str]] = {
     "__init__": set(),
     "spec.layout": {"spec.names"},
-    "spec.names": set(),
+    "spec.names": {"spec.tables"},
+    "spec.tables": set(),
     "ports": set(),
     "engine.port": {"backend"},  # an engine gets and gives plain values: it knows no queue of ours
     "engine.native": {"backend", "engine.port", "spec", "spec.layout"},

@@ -15,7 +15,6 @@ GLOSSARY = Path(__file__).parents[2] / "docs" / "glossary.md"
 ALLOWED = {  # names that stand twice, and why
     "Completion": "the specification's entry (spec), and the record of a trace that has one: docs/trace-format.md",
     "PowerManagement": "PCI's capability and NVMe's feature: the words of both specifications",
-    **dict.fromkeys(("Read", "Write", "Flush", "Verify"), "the host's command (spec), and the media's part in it"),
     **dict.fromkeys(
         ("Device", "Disk", "Faults", "Hex", "Injection", "Kind", "Media", "Number", "Refused", "Reset", "Ring"),
         "until the core and the drive file have moved",

@@ -8,24 +8,27 @@ import importlib
 from collections.abc import Iterator
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import nvmeemu
 from nvmeemu import admin, io, spec
-from nvmeemu.controller.request import CommandEntry
+from nvmeemu.commands.feature import Feature, Scope
+from nvmeemu.commands.features import FEATURES, VendorFeatures
+from nvmeemu.commands.log_pages import PAGES, LogPage
+from nvmeemu.controller.request import CommandEntry, CommandSet, Request
+from nvmeemu.controller.state import ControllerState
 from nvmeemu.faults import Fault
 from nvmeemu.faults.words import FaultError
 from nvmeemu.profiles.steps import StepError, SubmitStep, parse_steps
 from nvmeemu.spec.layout import Record, flags, uint
 from nvmeemu.spec.names import Names, bare
+from nvmeemu.testing import Bench, Driver
 from nvmeemu.trace import words
 from nvmeemu.trace.coverage import Coverage
 from nvmeemu.trace.filters import opcode
 
 SOURCE = Path(nvmeemu.__file__).parent
-HANDLERS = (SOURCE / "admin.py", SOURCE / "io.py")
 ENUMS = ("AdminOpcode", "NvmOpcode")
 THEMES = ("registers", "statuses", "entries", "events", "features", "logs", "identify", "commands")
 
@@ -50,8 +53,8 @@ def opcodes_in(path: Path) -> Iterator[str]:
 
 
 def test_no_module_but_the_spec_lists_opcodes() -> None:
-    """And the tables of handlers, each row its own."""
-    others = (path for path in sorted(SOURCE.rglob("*.py")) if path.parent != SOURCE / "spec" and path not in HANDLERS)
+    """Not the tables of handlers either: their rows name commands."""
+    others = (path for path in sorted(SOURCE.rglob("*.py")) if path.parent != SOURCE / "spec")
     assert not [one for path in others for one in opcodes_in(path)]
 
 
@@ -83,9 +86,7 @@ def test_commands_know_what_they_do() -> None:
 @pytest.mark.parametrize(
     ("commands", "known"), [(admin.COMMANDS, spec.ADMIN_COMMANDS), (io.COMMANDS, spec.NVM_COMMANDS)]
 )
-def test_the_handlers_take_the_layouts_of_the_spec(
-    commands: dict[int, CommandEntry[Any]], known: spec.CommandTable
-) -> None:
+def test_the_handlers_take_the_layouts_of_the_spec(commands: CommandSet, known: spec.CommandTable) -> None:
     """Faults match what handlers get: the classes must be the same."""
     assert {number: entry.kind for number, entry in commands.items()} == dict(known)
 
@@ -173,3 +174,136 @@ def test_names_are_those_of_an_enum_until_more_are_added() -> None:
     assert names.get(0xC0) is None
     assert 0x01 in names
     assert 0xC0 not in names
+
+
+# --- what a controller has: rows of a user's
+
+
+class Lamp(Feature):
+    """It may be saved, and has a value for each colour."""
+
+    is_saveable = True
+    oncs = spec.Oncs.RESERVATIONS  # any bit that nothing else sets
+
+    def which(self, controller: ControllerState, cdw11: int) -> int:
+        return cdw11 >> 16
+
+    def default(self, controller: ControllerState, which: int) -> int:
+        return 7
+
+    def given(self, request: Request[spec.SetFeatures]) -> int:
+        return request.command.cdw11 & 0xFF
+
+
+class LampOfNamespace(Feature):
+    scope = Scope.NAMESPACE
+    is_changeable = False
+
+
+LAMP = 0xC2
+
+
+@pytest.fixture
+def driver() -> Driver:
+    found = Bench().driver
+    found.enable()
+    return found
+
+
+def set_feature(driver: Driver, cdw11: int, *, sv: bool = False, nsid: int = 0) -> spec.Completion:
+    return driver.execute(driver.admin, spec.SetFeatures(fid=LAMP, sv=sv, cdw11=cdw11, nsid=nsid))
+
+
+def values(driver: Driver, cdw11: int = 0) -> list[int]:
+    """The current, default and saved ones."""
+    return [driver.get_feature(LAMP, sel=sel, cdw11=cdw11) for sel in range(3)]
+
+
+def test_a_saved_value_is_back_after_a_reset(driver: Driver) -> None:
+    with FEATURES.extended(Lamp(LAMP)):
+        assert driver.get_feature(LAMP, sel=spec.Select.CAPABILITIES) == 0b101
+        assert values(driver) == [7, 7, 7]
+        assert set_feature(driver, 1).status == spec.Status.SUCCESS
+        assert values(driver) == [1, 7, 7]
+        assert set_feature(driver, 2, sv=True).status == spec.Status.SUCCESS
+        assert set_feature(driver, 3 | 1 << 16, sv=True).status == spec.Status.SUCCESS
+        assert set_feature(driver, 4).status == spec.Status.SUCCESS
+        assert values(driver) == [4, 7, 2]
+        assert values(driver, 1 << 16) == [3, 7, 3]
+        driver.disable()
+        driver.enable()
+        assert values(driver) == [2, 7, 2]
+        assert values(driver, 1 << 16) == [3, 7, 3]
+    assert set_feature(driver, 1).status == spec.Status.INVALID_FIELD
+
+
+def test_a_feature_of_namespaces_that_nobody_can_change(driver: Driver) -> None:
+    with FEATURES.extended(LampOfNamespace(LAMP)):
+        assert driver.get_feature(LAMP, sel=spec.Select.CAPABILITIES) == 0b010
+        assert driver.get_feature(LAMP, nsid=1) == 0
+        assert set_feature(driver, 1, nsid=1).status == spec.Status.FEATURE_NOT_CHANGEABLE
+        assert set_feature(driver, 1, nsid=1, sv=True).status == spec.Status.FEATURE_NOT_SAVEABLE
+
+
+def test_a_feature_of_one_controller_is_no_other_ones(driver: Driver) -> None:
+    bench = driver.bus
+    assert isinstance(bench, Bench)
+    other = Bench().driver
+    other.enable()
+    bench.controller.state.part(VendorFeatures).add(Lamp(LAMP))
+    assert values(driver) == [7, 7, 7]
+    assert set_feature(other, 1).status == spec.Status.INVALID_FIELD
+
+
+def test_identify_and_the_logs_tell_of_rows_that_are_added(driver: Driver) -> None:
+    def told() -> tuple[spec.IdentifyController, spec.CommandEffectsLog, bytes]:
+        page = spec.IdentifyController(driver.identify(spec.Cns.CONTROLLER))
+        effects = spec.CommandEffectsLog(driver.get_log(spec.LogId.COMMAND_EFFECTS, 4096))
+        return page, effects, driver.get_log(spec.LogId.SUPPORTED_LOG_PAGES, 1024)
+
+    def show_lamp(request: Request[ShowLamp]) -> int:
+        return request.command.colour + 1
+
+    before, effects, pages = told()
+    assert not effects.admin[ShowLamp.OPCODE].csupp
+    offered = [True]
+    entry = CommandEntry(
+        ShowLamp, show_lamp, spec.Effect.NIC, spec.Oacs.LOCKDOWN, is_offered=lambda controller: offered[0]
+    )
+    page = LogPage(
+        0xC4,
+        lambda request: bytes(16),
+        lpa=spec.Lpa.TELEMETRY,
+        oaes=spec.Notice.TELEMETRY,
+        is_offered=lambda controller: offered[0],
+    )
+    with admin.COMMANDS.extended(entry), PAGES.extended(page), FEATURES.extended(Lamp(LAMP)):
+        after, effects, listed = told()
+        assert after.oacs == before.oacs | spec.Oacs.LOCKDOWN
+        assert after.oncs == before.oncs | spec.Oncs.RESERVATIONS
+        assert after.lpa == before.lpa | spec.Lpa.TELEMETRY
+        assert after.oaes == before.oaes | spec.Notice.TELEMETRY
+        assert effects.admin[ShowLamp.OPCODE] == spec.CommandEffect(csupp=True, nic=True)
+        assert (pages[4 * 0xC4], listed[4 * 0xC4]) == (0, 1)
+        assert driver.get_log(0xC4, 16) == bytes(16)
+        assert driver.execute(driver.admin, ShowLamp(colour=4)).dw0 == 5
+        offered[0] = False
+        hidden, effects, listed = told()
+        assert (hidden.oacs, hidden.lpa, hidden.oaes) == (before.oacs, before.lpa, before.oaes)
+        assert not effects.admin[ShowLamp.OPCODE].csupp
+        assert listed == pages
+        log = spec.GetLogPage(lid=0xC4, numd=4, nsid=spec.BROADCAST)
+        assert driver.execute(driver.admin, log).status == spec.Status.INVALID_LOG_PAGE
+    assert bytes(told()[0]) == bytes(before)
+
+
+def test_a_row_takes_no_number_of_another() -> None:
+    with pytest.raises(ValueError, match="already"):
+        FEATURES.add(Lamp(spec.FeatureId.TIMESTAMP))
+    with (
+        pytest.raises(ValueError, match="already"),
+        PAGES.extended(LogPage(0xC4, lambda request: b""), LogPage(spec.LogId.SMART, lambda request: b"")),
+    ):
+        pass
+    assert 0xC4 not in PAGES
+    assert PAGES[spec.LogId.SMART].is_of_controller

@@ -1,160 +1,159 @@
-"""Get Features and Set Features: the table of features, and what setting each of them does.
+"""Get Features and Set Features, and the features that there are, each with what setting it does.
 
-Base 1.4, 5.13 and 5.21. No feature is saveable: every value is back at its default after a reset.
+Base 1.4, 5.13 and 5.21. None of ours is saveable: every value is back at its default after a reset.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from nvmeemu.commands.feature import DataFeature, Feature, Scope, invalid_cdw11
 from nvmeemu.controller.events import Event
 from nvmeemu.controller.request import Pending, Request, Result
 from nvmeemu.controller.state import ControllerState
 from nvmeemu.spec import (
-    BROADCAST,
+    ALL_SENSORS,
+    COMPOSITE_TEMPERATURE,
+    MOST_QUEUES,
+    OVER_TEMPERATURE,
+    UNDER_TEMPERATURE,
+    AsyncEventConfiguration,
     CriticalWarning,
+    ErrorRecovery,
     EventType,
     FeatureId,
     GetFeatures,
+    HostBehaviorSupport,
+    InterruptCoalescing,
+    InterruptVectorConfiguration,
     LogId,
+    NumberOfQueues,
+    Oncs,
+    PowerManagement,
+    Select,
     SetFeatures,
     SmartEvent,
     Status,
+    TemperatureThreshold,
+    Timestamp,
+    VolatileWriteCache,
 )
 from nvmeemu.spec.errors import CommandFailed
+from nvmeemu.spec.tables import Table
 from nvmeemu.subsystem.health import WARNING_TEMPERATURE
 from nvmeemu.subsystem.media import FlushMedia, Media
 
 _AGGREGATION_TIME = 100e-6  # seconds
-_COALESCING_DISABLE = 1 << 16  # CD
-_CURRENT, _DEFAULT, _SAVED, _CAPABILITIES = range(4)
-
-
-@dataclass(frozen=True)
-class Feature:
-    """A feature: ``which`` tells several values of one FID apart (by CDW11), ``default`` is the value of each.
-
-    ``check`` raises CommandFailed for values that cannot be; ``data`` is the size of its data structure in bytes.
-    """
-
-    default: Callable[[ControllerState, int], int] = lambda controller, which: 0
-    which: Callable[[int], int] | None = None
-    check: Callable[[ControllerState, int], None] = lambda controller, cdw11: None
-    is_changeable: bool = True
-    is_per_namespace: bool = False
-    data: int = 0
-
-    def select(self, controller: ControllerState, cdw11: int) -> int:
-        """Which of its values CDW11 of a Get or Set Features means. Raises CommandFailed."""
-        if self.which is None:
-            return 0
-        self.check(controller, cdw11)
-        return self.which(cdw11)
-
-
-def value(controller: ControllerState, fid: FeatureId, which: int = 0) -> int:
-    """The current value of a feature."""
-    found = controller.features.get((fid, which))
-    return FEATURES[fid].default(controller, which) if found is None else found
-
-
-def _look_up(controller: ControllerState, fid: int) -> tuple[FeatureId, Feature]:
-    known = fid in FEATURES and (fid != FeatureId.VOLATILE_WRITE_CACHE or controller.has_write_cache)
-    if not known:
-        raise CommandFailed(Status.INVALID_FIELD, location=(40, 0))
-    return FeatureId(fid), FEATURES[FeatureId(fid)]
 
 
 def get_features(request: Request[GetFeatures]) -> Result:
-    """Base 1.4, 5.13. NSID counts only for features of a namespace."""
-    controller, command = request.controller, request.command
-    if command.fid in controller.vendor_features:
-        return controller.vendor_features[command.fid].get(request)
-    fid, feature = _look_up(controller, command.fid)
-    if command.sel == _CAPABILITIES:
-        return int(feature.is_per_namespace) << 1 | int(feature.is_changeable) << 2
-    if command.sel > _CAPABILITIES:
+    """Base 1.4, 5.13."""
+    feature = _look_up(request.controller, request.command.fid)
+    feature.admit(request)
+    select = request.command.sel
+    if select == Select.CAPABILITIES:
+        return feature.capabilities
+    if select > Select.CAPABILITIES:
         raise CommandFailed(Status.INVALID_FIELD, location=(41, 0))
-    if feature.is_per_namespace:
-        which = controller.namespaces[command.nsid].nsid
-    else:
-        which = feature.select(controller, command.cdw11)
-    found = value(controller, fid, which) if command.sel == _CURRENT else feature.default(controller, which)
-    if feature.data:
-        request.send(_encode(controller, fid, found, feature.data))
-        return 0
-    return found
+    return feature.get(request, select)
 
 
 def set_features(request: Request[SetFeatures]) -> Result:
     """Base 1.4, 5.21."""
-    controller, command = request.controller, request.command
-    if command.fid in controller.vendor_features:
-        return controller.vendor_features[command.fid].set(request)
-    fid, feature = _look_up(controller, command.fid)
-    if command.sv:
+    feature = _look_up(request.controller, request.command.fid)
+    feature.admit(request)
+    if request.command.sv and not feature.is_saveable:
         raise CommandFailed(Status.FEATURE_NOT_SAVEABLE, location=(43, 7))
     if not feature.is_changeable:
         raise CommandFailed(Status.FEATURE_NOT_CHANGEABLE, location=(40, 0))
-    if feature.is_per_namespace:
-        return _set_for_namespaces(controller, fid, feature, command)
-    if command.nsid not in (0, BROADCAST):
-        raise CommandFailed(Status.FEATURE_NOT_NAMESPACE_SPECIFIC, location=(4, 0))
-    feature.check(controller, command.cdw11)
-    if fid == FeatureId.NUMBER_OF_QUEUES:
-        return value(controller, fid)  # the answer is what is allocated, whatever was asked
-    if fid == FeatureId.TEMPERATURE_THRESHOLD:
-        controller.features[fid, feature.select(controller, command.cdw11)] = command.cdw11 & 0xFFFF
+    return feature.set(request)
+
+
+def _look_up(controller: ControllerState, fid: int) -> Feature:
+    feature = controller.part(VendorFeatures).get(fid) or FEATURES.get(fid)
+    if feature is None or not feature.is_offered(controller):
+        raise CommandFailed(Status.INVALID_FIELD, location=(40, 0))
+    return feature
+
+
+def value(controller: ControllerState, fid: FeatureId, which: int = 0) -> int:
+    """The current value of a feature."""
+    return FEATURES[fid].value(controller, which)
+
+
+def advertised(controller: ControllerState) -> Oncs:
+    """What ONCS says of features."""
+    found = Oncs(0)
+    for feature in FEATURES.values():
+        if feature.is_offered(controller):
+            found |= feature.oncs
+    return found
+
+
+class _PowerManagement(Feature):
+    def check(self, controller: ControllerState, cdw11: int) -> None:
+        if PowerManagement.of(cdw11).ps:  # only power state 0 exists
+            raise invalid_cdw11()
+
+
+class _TemperatureThreshold(Feature):
+    """The over and the under threshold of the composite temperature, which is the only one."""
+
+    def default(self, controller: ControllerState, which: int) -> int:
+        return 0 if which == UNDER_TEMPERATURE else WARNING_TEMPERATURE
+
+    def which(self, controller: ControllerState, cdw11: int) -> int:
+        self.check(controller, cdw11)
+        return TemperatureThreshold.of(cdw11).thsel
+
+    def check(self, controller: ControllerState, cdw11: int) -> None:
+        asked = TemperatureThreshold.of(cdw11)
+        if asked.tmpsel not in (COMPOSITE_TEMPERATURE, ALL_SENSORS) or asked.thsel > UNDER_TEMPERATURE:
+            raise invalid_cdw11()
+
+    def given(self, request: Request[SetFeatures]) -> int:
+        return TemperatureThreshold.of(request.command.cdw11).tmpth
+
+    def apply(self, controller: ControllerState) -> None:
         report_warnings(controller)
-        return 0
-    if feature.data:
-        data = request.receive(feature.data)
-        controller.features[fid, 0] = _decode(controller, fid, data)
-        return 0
-    if fid == FeatureId.VOLATILE_WRITE_CACHE:
-        return _set_write_cache(controller, command.cdw11)
-    controller.features[fid, feature.select(controller, command.cdw11)] = command.cdw11
-    if fid == FeatureId.ASYNC_EVENT_CONFIGURATION:
-        report_warnings(controller)
-    elif fid in (FeatureId.INTERRUPT_COALESCING, FeatureId.INTERRUPT_VECTOR_CONFIGURATION):
-        _coalesce(controller)
-    return 0
 
 
-def _coalesce(controller: ControllerState) -> None:
-    """Base 1.4, 5.21.1.8 and 5.21.1.9."""
-    setting = value(controller, FeatureId.INTERRUPT_COALESCING)
-    vectors = [
-        vector
-        for vector in range(controller.limits.vectors)
-        if not value(controller, FeatureId.INTERRUPT_VECTOR_CONFIGURATION, vector) & _COALESCING_DISABLE
-    ]
-    controller.coalescing.configure((setting >> 8 & 0xFF) * _AGGREGATION_TIME, (setting & 0xFF) + 1, vectors)
+class _ErrorRecovery(Feature):
+    scope = Scope.NAMESPACE
+
+    def check(self, controller: ControllerState, cdw11: int) -> None:
+        if ErrorRecovery.of(cdw11).dulbe:  # it needs NsFeat.DULBE
+            raise invalid_cdw11()
 
 
-def _set_for_namespaces(controller: ControllerState, fid: FeatureId, feature: Feature, command: SetFeatures) -> Result:
-    namespaces = controller.namespaces.addressed(command.nsid)
-    feature.check(controller, command.cdw11)
-    for namespace in namespaces:
-        controller.features[fid, namespace.nsid] = command.cdw11
-    return 0
-
-
-def _set_write_cache(controller: ControllerState, cdw11: int) -> Result:
+class _WriteCache(Feature):
     """Off: writes from now on are durable, and the command completes when those before are; if that fails, the cache
     is as it was."""
-    before = value(controller, FeatureId.VOLATILE_WRITE_CACHE)
 
-    def put(new: int) -> None:
-        controller.features[FeatureId.VOLATILE_WRITE_CACHE, 0] = new
-        controller.configure_engine(write_cache=bool(new & 1))
+    def is_offered(self, controller: ControllerState) -> bool:
+        return controller.has_write_cache
 
-    put(cdw11)
-    if cdw11 & 1:
-        return 0
-    media = [namespace.media for namespace in controller.namespaces]
-    return flushed(media, is_abortable=False, undo=lambda: put(before))
+    def default(self, controller: ControllerState, which: int) -> int:
+        return _WCE
+
+    def apply(self, controller: ControllerState) -> None:
+        controller.configure_engine(write_cache=is_write_cache_on(controller))
+
+    def change(self, controller: ControllerState, targets: list[int], value: int) -> Result:
+        before = self.value(controller)
+
+        def put(new: int) -> None:
+            self.put(controller, 0, new)
+            self.apply(controller)
+
+        put(value)
+        if value & _WCE:
+            return 0
+        media = [namespace.media for namespace in controller.namespaces]
+        return flushed(media, is_abortable=False, undo=lambda: put(before))
+
+
+_WCE = int(VolatileWriteCache(wce=True))
 
 
 def flushed(media: Sequence[Media], *, is_abortable: bool = True, undo: Callable[[], None] = lambda: None) -> Result:
@@ -166,27 +165,81 @@ def flushed(media: Sequence[Media], *, is_abortable: bool = True, undo: Callable
     )
 
 
-def critical_warnings(controller: ControllerState) -> CriticalWarning:
-    """Critical Warning of the SMART log: the state of the device by the thresholds of the host."""
-    over, under = (value(controller, FeatureId.TEMPERATURE_THRESHOLD, which) for which in (0, 1))
-    return controller.health.warnings(over, under)
+def is_write_cache_on(controller: ControllerState) -> bool:
+    """Whether what is written may be lost until it is flushed."""
+    return bool(value(controller, FeatureId.VOLATILE_WRITE_CACHE) & _WCE)
 
 
-def report_warnings(controller: ControllerState) -> None:
-    """The device's health, a threshold or what the host wants to hear has changed: tell it of each new warning that
-    it has asked for. Base 1.4, 5.21.1.11, SMART / Health Critical Warnings."""
-    asked = CriticalWarning(value(controller, FeatureId.ASYNC_EVENT_CONFIGURATION) & 0b111)
-    wanted = critical_warnings(controller) & asked
-    for warning in wanted & ~controller.told:
-        controller.events.report(Event(EventType.SMART, _SMART_EVENTS[warning], LogId.SMART))
-    controller.told = wanted
+class _NumberOfQueues(Feature):
+    def default(self, controller: ControllerState, which: int) -> int:
+        return int(NumberOfQueues(nsq=controller.limits.io_queues, ncq=controller.limits.io_queues))
+
+    def check(self, controller: ControllerState, cdw11: int) -> None:
+        asked = NumberOfQueues.of(cdw11)
+        if asked.nsq > MOST_QUEUES or asked.ncq > MOST_QUEUES:
+            raise invalid_cdw11()
+        if controller.had_io_queues:
+            raise CommandFailed(Status.COMMAND_SEQUENCE_ERROR)
+
+    def change(self, controller: ControllerState, targets: list[int], value: int) -> Result:
+        """The answer is what is allocated, whatever was asked."""
+        return self.value(controller)
 
 
-_SMART_EVENTS = {
-    CriticalWarning.SPARE: SmartEvent.SPARE,
-    CriticalWarning.TEMPERATURE: SmartEvent.TEMPERATURE,
-    CriticalWarning.RELIABILITY: SmartEvent.RELIABILITY,
-}
+class _Coalescing(Feature):
+    def apply(self, controller: ControllerState) -> None:
+        _coalesce(controller)
+
+
+class _VectorConfiguration(Feature):
+    """One value for each vector; the admin queue's is never coalesced."""
+
+    def default(self, controller: ControllerState, which: int) -> int:
+        return int(InterruptVectorConfiguration(iv=which, cd=not which))
+
+    def which(self, controller: ControllerState, cdw11: int) -> int:
+        self.check(controller, cdw11)
+        return InterruptVectorConfiguration.of(cdw11).iv
+
+    def check(self, controller: ControllerState, cdw11: int) -> None:
+        if InterruptVectorConfiguration.of(cdw11).iv >= max(controller.limits.vectors, 1):
+            raise invalid_cdw11()
+
+    def apply(self, controller: ControllerState) -> None:
+        _coalesce(controller)
+
+
+def _coalesce(controller: ControllerState) -> None:
+    """Base 1.4, 5.21.1.8 and 5.21.1.9."""
+    setting = InterruptCoalescing.of(value(controller, FeatureId.INTERRUPT_COALESCING))
+    vectors = []
+    for vector in range(controller.limits.vectors):
+        of_vector = value(controller, FeatureId.INTERRUPT_VECTOR_CONFIGURATION, vector)
+        if not InterruptVectorConfiguration.of(of_vector).cd:
+            vectors.append(vector)
+    controller.coalescing.configure(setting.time * _AGGREGATION_TIME, setting.thr, vectors)
+
+
+class _AsyncEventConfiguration(Feature):
+    """Any value is taken, also notices that never come: FreeBSD enables them, and fails to attach otherwise."""
+
+    def apply(self, controller: ControllerState) -> None:
+        report_warnings(controller)
+
+
+class _Timestamp(DataFeature):
+    """Kept as its distance from our clock, in milliseconds."""
+
+    size = Timestamp.SIZE
+    oncs = Oncs.TIMESTAMP
+
+    def encode(self, controller: ControllerState, value: int) -> bytes:
+        was_set = (self.fid, 0) in controller.features
+        now = _now(controller) + value & (1 << 48) - 1
+        return bytes(Timestamp(milliseconds=now, origin=int(was_set)))
+
+    def decode(self, controller: ControllerState, data: bytes) -> int:
+        return Timestamp(data).milliseconds - _now(controller)
 
 
 def _now(controller: ControllerState) -> int:
@@ -194,80 +247,61 @@ def _now(controller: ControllerState) -> int:
     return int((controller.clock.now() - controller.reset_at) * 1000)
 
 
-def _encode(controller: ControllerState, fid: FeatureId, found: int, size: int) -> bytes:
-    """The data structure of a feature. The timestamp is kept as its distance from our clock, in milliseconds;
-    bits 51:49 of what the host gets say whether it was ever set (Base 1.4, 5.21.1.14, Timestamp Origin)."""
-    if fid == FeatureId.TIMESTAMP:
-        was_set = (fid, 0) in controller.features
-        found = _now(controller) + found & (1 << 48) - 1 | int(was_set) << 49
-    return found.to_bytes(size, "little")
+class _HostBehaviorSupport(DataFeature):
+    size = HostBehaviorSupport.SIZE
+
+    def decode(self, controller: ControllerState, data: bytes) -> int:
+        wanted = HostBehaviorSupport(data)
+        if wanted.acre > 1:
+            raise CommandFailed(Status.INVALID_FIELD)
+        return int(HostBehaviorSupport(acre=wanted.acre))
 
 
-def _decode(controller: ControllerState, fid: FeatureId, data: bytes) -> int:
-    if fid == FeatureId.TIMESTAMP:
-        return int.from_bytes(data[:6], "little") - _now(controller)
-    if data[0] > 1:  # Host Behavior Support: Advanced Command Retry Enable is 0 or 1
-        raise CommandFailed(Status.INVALID_FIELD)
-    return int.from_bytes(data[:1], "little")
+def critical_warnings(controller: ControllerState) -> CriticalWarning:
+    """Critical Warning of the SMART log: the state of the device by the thresholds of the host."""
+    over, under = (
+        value(controller, FeatureId.TEMPERATURE_THRESHOLD, which) for which in (OVER_TEMPERATURE, UNDER_TEMPERATURE)
+    )
+    return controller.health.warnings(over, under)
 
 
-def _invalid_cdw11() -> CommandFailed:
-    return CommandFailed(Status.INVALID_FIELD, location=(44, 0))
+def report_warnings(controller: ControllerState) -> None:
+    """The device's health, a threshold or what the host wants to hear has changed: tell it of each new warning that
+    it has asked for. Base 1.4, 5.21.1.11, SMART / Health Critical Warnings."""
+    asked = CriticalWarning(wanted_events(controller).warnings & _TOLD)
+    wanted = critical_warnings(controller) & asked
+    for warning in wanted & ~controller.told:
+        controller.events.report(Event(EventType.SMART, _SMART_EVENTS[warning], LogId.SMART))
+    controller.told = wanted
 
 
-def _check_power(controller: ControllerState, cdw11: int) -> None:
-    if cdw11 & 0x1F:  # only power state 0 exists
-        raise _invalid_cdw11()
+def wanted_events(controller: ControllerState) -> AsyncEventConfiguration:
+    """What the host wants to be told."""
+    return AsyncEventConfiguration.of(value(controller, FeatureId.ASYNC_EVENT_CONFIGURATION))
 
 
-def _check_temperature(controller: ControllerState, cdw11: int) -> None:
-    sensor, kind = cdw11 >> 16 & 0xF, cdw11 >> 20 & 3
-    if sensor not in (0, 0xF) or kind > 1:  # the composite temperature is the only sensor
-        raise _invalid_cdw11()
-
-
-def _check_recovery(controller: ControllerState, cdw11: int) -> None:
-    if cdw11 >> 16 & 1:  # DULBE needs Identify Namespace NSFEAT bit 2
-        raise _invalid_cdw11()
-
-
-def _check_queues(controller: ControllerState, cdw11: int) -> None:
-    if cdw11 & 0xFFFF == 0xFFFF or cdw11 >> 16 == 0xFFFF:
-        raise _invalid_cdw11()
-    if controller.had_io_queues:
-        raise CommandFailed(Status.COMMAND_SEQUENCE_ERROR)
-
-
-def _check_vector(controller: ControllerState, cdw11: int) -> None:
-    if cdw11 & 0xFFFF >= max(controller.limits.vectors, 1):
-        raise _invalid_cdw11()
-
-
-def _all_queues(controller: ControllerState, which: int) -> int:
-    most = controller.limits.io_queues - 1  # 0's based, both halves
-    return most | most << 16
-
-
-FEATURES: dict[FeatureId, Feature] = {
-    FeatureId.ARBITRATION: Feature(),
-    FeatureId.POWER_MANAGEMENT: Feature(check=_check_power),
-    FeatureId.TEMPERATURE_THRESHOLD: Feature(
-        default=lambda controller, under: 0 if under else WARNING_TEMPERATURE,
-        which=lambda cdw11: cdw11 >> 20 & 3,  # THSEL: 0 over, 1 under
-        check=_check_temperature,
-    ),
-    FeatureId.ERROR_RECOVERY: Feature(check=_check_recovery, is_per_namespace=True),
-    FeatureId.VOLATILE_WRITE_CACHE: Feature(default=lambda controller, _: 1),
-    FeatureId.NUMBER_OF_QUEUES: Feature(default=_all_queues, check=_check_queues),
-    FeatureId.INTERRUPT_COALESCING: Feature(),
-    FeatureId.INTERRUPT_VECTOR_CONFIGURATION: Feature(
-        # the admin queue's vector is never coalesced
-        default=lambda controller, vector: vector if vector else _COALESCING_DISABLE,
-        which=lambda cdw11: cdw11 & 0xFFFF,
-        check=_check_vector,
-    ),
-    FeatureId.WRITE_ATOMICITY: Feature(),
-    FeatureId.ASYNC_EVENT_CONFIGURATION: Feature(),
-    FeatureId.TIMESTAMP: Feature(data=8),
-    FeatureId.HOST_BEHAVIOR_SUPPORT: Feature(data=512),
+_SMART_EVENTS = {
+    CriticalWarning.SPARE: SmartEvent.SPARE,
+    CriticalWarning.TEMPERATURE: SmartEvent.TEMPERATURE,
+    CriticalWarning.RELIABILITY: SmartEvent.RELIABILITY,
 }
+_TOLD = CriticalWarning.SPARE | CriticalWarning.TEMPERATURE | CriticalWarning.RELIABILITY
+
+FEATURES = Table(
+    Feature(FeatureId.ARBITRATION),
+    _PowerManagement(FeatureId.POWER_MANAGEMENT),
+    _TemperatureThreshold(FeatureId.TEMPERATURE_THRESHOLD),
+    _ErrorRecovery(FeatureId.ERROR_RECOVERY),
+    _WriteCache(FeatureId.VOLATILE_WRITE_CACHE),
+    _NumberOfQueues(FeatureId.NUMBER_OF_QUEUES),
+    _Coalescing(FeatureId.INTERRUPT_COALESCING),
+    _VectorConfiguration(FeatureId.INTERRUPT_VECTOR_CONFIGURATION),
+    Feature(FeatureId.WRITE_ATOMICITY),
+    _AsyncEventConfiguration(FeatureId.ASYNC_EVENT_CONFIGURATION),
+    _Timestamp(FeatureId.TIMESTAMP),
+    _HostBehaviorSupport(FeatureId.HOST_BEHAVIOR_SUPPORT),
+)
+
+
+class VendorFeatures(Table[Feature]):
+    """The features that one controller has more than all others (``ControllerState.part``)."""

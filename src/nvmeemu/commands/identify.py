@@ -3,52 +3,96 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
-from functools import reduce
-from operator import or_
+from collections.abc import Callable
+from dataclasses import dataclass
 
+from nvmeemu.commands import features, log_pages
 from nvmeemu.controller.request import Request
-from nvmeemu.controller.state import ControllerState, Offer
+from nvmeemu.controller.state import ControllerState
 from nvmeemu.spec import (
     CQE_SIZE,
+    FLUSH_TAKES_BROADCAST,
+    MEDIA_NOT_MODIFIED,
     PAGE_MIN,
+    READS_AS_ZEROS,
     SQE_SIZE,
     VERSION,
     Cns,
+    ControllerType,
+    Csi,
+    Ctratt,
+    DlFeat,
+    Frmw,
     Identify,
     IdentifyController,
     IdentifyNamespace,
     IndependentNamespace,
     LbaFormat,
+    Nidt,
+    NsAttr,
+    NsFeat,
+    NStat,
     NvmController,
+    Oacs,
+    Oncs,
     PowerState,
+    Sanicap,
     Status,
+    Vwc,
 )
 from nvmeemu.spec.errors import CommandFailed
+from nvmeemu.spec.tables import Table
 from nvmeemu.subsystem.health import CRITICAL_TEMPERATURE, ERROR_LOG_ENTRIES, WARNING_TEMPERATURE
 from nvmeemu.subsystem.namespace import Namespace
 
 PAGE = 4096
-_NIDT_EUI64, _NIDT_NGUID, _NIDT_UUID, _NIDT_CSI = 1, 2, 3, 4
 _SHUTDOWN_TIME = 30_000_000  # microseconds that a Flush of a slow disk may take: RTD3E
+
+
+@dataclass(frozen=True)
+class IdentifyPage:
+    """A structure that Identify gives."""
+
+    cns: int
+    build: Callable[[Request[Identify]], bytes]
+    is_offered: Callable[[ControllerState], bool] = lambda controller: True
+
+    @property
+    def number(self) -> int:
+        """Its row in the table of structures."""
+        return self.cns
 
 
 def identify(request: Request[Identify]) -> int:
     """Base 1.4, 5.15."""
-    controller, command = request.controller, request.command
-    build = PAGES.get(command.cns)
-    if build is None or (command.cns in _OF_COMMAND_SET and command.csi != 0):  # only the NVM command set is there
+    command = request.command
+    of_set = OF_COMMAND_SETS.get(command.csi)
+    page = PAGES.get(command.cns) or (None if of_set is None else of_set.get(command.cns))
+    if page is None or not page.is_offered(request.controller):
         raise CommandFailed(Status.INVALID_FIELD, location=(40, 0))
-    request.send(build(controller, command.nsid))
+    request.send(page.build(request))
     return 0
 
 
-def _advertised(controller: ControllerState, commands: Mapping[int, Offer]) -> int:
-    return reduce(or_, (entry.advertised for entry in commands.values() if entry.is_offered(controller)), 0)
+def _oacs(controller: ControllerState) -> Oacs:
+    found = Oacs(0)
+    for entry in controller.admin_commands.values():
+        if entry.is_offered(controller):
+            found |= entry.oacs
+    return found
 
 
-def _controller(controller: ControllerState, nsid: int) -> bytes:
+def _oncs(controller: ControllerState) -> Oncs:
+    found = features.advertised(controller)
+    for entry in (*controller.admin_commands.values(), *controller.io_commands.values()):
+        if entry.is_offered(controller):
+            found |= entry.oncs
+    return found
+
+
+def _controller(request: Request[Identify]) -> bytes:
     """CNS 01h."""
+    controller = request.controller
     identity, limits = controller.identity, controller.limits
     page = IdentifyController(
         vid=identity.vendor_id,
@@ -61,36 +105,36 @@ def _controller(controller: ControllerState, nsid: int) -> bytes:
         cntlid=identity.cntlid,
         ver=VERSION,
         rtd3e=_SHUTDOWN_TIME,
-        oaes=1 << 8,  # namespaces that change are told
-        ctratt=bool(controller.uuids) << 9,  # UUID list
-        cntrltype=1,  # I/O controller
-        oacs=_advertised(controller, controller.admin_commands),
+        oaes=log_pages.notices(controller),
+        ctratt=Ctratt.UUID_LIST if controller.uuids else Ctratt(0),
+        cntrltype=ControllerType.IO,
+        oacs=_oacs(controller),
         acl=limits.acl,
         aerl=limits.aerl,
-        frmw=0b11,  # one firmware slot, read-only
-        lpa=0b110,  # Commands Supported and Effects log; offsets and lengths beyond 12 bits in Get Log Page
+        frmw=int(Frmw(slots=1, is_slot1_read_only=True)),
+        lpa=log_pages.attributes(controller),
         elpe=ERROR_LOG_ENTRIES,
         npss=1,
         avscc=1,
         wctemp=WARNING_TEMPERATURE,
         cctemp=CRITICAL_TEMPERATURE,
-        sanicap=0b01 << 30,  # NODMMAS: no media changes after a sanitize (which we do not have)
+        sanicap=int(Sanicap(nodmmas=MEDIA_NOT_MODIFIED)),  # there is no Sanitize
         sqes_min=SQE_SIZE.bit_length() - 1,
         sqes_max=SQE_SIZE.bit_length() - 1,
         cqes_min=CQE_SIZE.bit_length() - 1,
         cqes_max=CQE_SIZE.bit_length() - 1,
         nn=controller.namespaces.nn,
-        oncs=_advertised(controller, controller.io_commands) | 1 << 4 | 1 << 6,  # Save and Select fields; Timestamp
-        vwc=0b111 if controller.has_write_cache else 0b110,  # bits 2:1: Flush takes NSID FFFFFFFFh
+        oncs=_oncs(controller),
+        vwc=int(Vwc(present=controller.has_write_cache, flush_behavior=FLUSH_TAKES_BROADCAST)),
         subnqn=identity.subnqn.encode(),
         psd=[PowerState(mp=900, enlat=0, exlat=0)],
     )
     return bytes(page)
 
 
-def _namespace(controller: ControllerState, nsid: int) -> bytes:
+def _namespace(request: Request[Identify]) -> bytes:
     """CNS 00h: an inactive NSID reads as zeros (Base 1.4, 5.15.2.1)."""
-    namespace = _active_or_none(controller, nsid)
+    namespace = _active_or_none(request)
     if namespace is None:
         return bytes(PAGE)
     granularity = max(PAGE_MIN // namespace.format.data_size, 1)
@@ -98,15 +142,15 @@ def _namespace(controller: ControllerState, nsid: int) -> bytes:
         nsze=namespace.blocks,
         ncap=namespace.blocks,
         nuse=namespace.blocks,
-        nsfeat=1 << 4,  # NPWG to NOWS are valid
-        dlfeat=0b1001,  # deallocated blocks read as zeros; Write Zeroes may deallocate
+        nsfeat=NsFeat.OPTPERF,
+        dlfeat=int(DlFeat(read=READS_AS_ZEROS, write_zeroes_deallocates=True)),
         nvmcap=namespace.blocks * namespace.format.data_size,
         npwg=granularity,
         npwa=granularity,
         npdg=granularity,
         npda=granularity,
         nows=granularity,  # a multiple of NPWG
-        nsattr=int(namespace.read_only),
+        nsattr=_attributes(namespace),
         nguid=namespace.nguid,
         eui64=namespace.eui64,
         lbaf=[LbaFormat(lbads=namespace.format.data_size.bit_length() - 1)],
@@ -114,71 +158,86 @@ def _namespace(controller: ControllerState, nsid: int) -> bytes:
     return bytes(page)
 
 
-def _active_or_none(controller: ControllerState, nsid: int) -> Namespace | None:
-    if not controller.namespaces.is_valid(nsid):
+def _active_or_none(request: Request[Identify]) -> Namespace | None:
+    namespaces, nsid = request.controller.namespaces, request.command.nsid
+    if not namespaces.is_valid(nsid):
         raise CommandFailed(Status.INVALID_NAMESPACE, location=(4, 0))
-    return controller.namespaces.active.get(nsid)
+    return namespaces.active.get(nsid)
 
 
-def _list(controller: ControllerState, nsid: int) -> bytes:
-    """CNS 02h: the active NSIDs greater than ``nsid``."""
+def _attributes(namespace: Namespace) -> NsAttr:
+    return NsAttr.WRITE_PROTECTED if namespace.read_only else NsAttr(0)
+
+
+def _list(request: Request[Identify]) -> bytes:
+    """CNS 02h: the active NSIDs greater than NSID."""
+    nsid = request.command.nsid
     if nsid >= 0xFFFFFFFE:
         raise CommandFailed(Status.INVALID_NAMESPACE, location=(4, 0))
-    found = sorted(number for number in controller.namespaces.active if number > nsid)[: PAGE // 4]
+    found = sorted(number for number in request.controller.namespaces.active if number > nsid)[: PAGE // 4]
     return struct.pack(f"<{len(found)}I", *found).ljust(PAGE, b"\0")
 
 
-def _descriptors(controller: ControllerState, nsid: int) -> bytes:
+def _descriptors(request: Request[Identify]) -> bytes:
     """CNS 03h: EUI-64 if there is one, NGUID, UUID, command set. Base 1.4, Figure 246: type, length, 2 bytes reserved,
     value."""
-    namespace = controller.namespaces[nsid]
-    values = [(_NIDT_NGUID, namespace.nguid), (_NIDT_UUID, namespace.uuid.bytes), (_NIDT_CSI, b"\0")]
+    namespace = request.controller.namespaces[request.command.nsid]
+    values = [(Nidt.NGUID, namespace.nguid), (Nidt.UUID, namespace.uuid.bytes), (Nidt.CSI, b"\0")]
     if any(namespace.eui64):
-        values.insert(0, (_NIDT_EUI64, namespace.eui64))
+        values.insert(0, (Nidt.EUI64, namespace.eui64))
     return b"".join(bytes((kind, len(value), 0, 0)) + value for kind, value in values).ljust(PAGE, b"\0")
 
 
-def _csi_namespace(controller: ControllerState, nsid: int) -> bytes:
+def _csi_namespace(request: Request[Identify]) -> bytes:
     """CNS 05h: no protection information, no storage tags: all zero, as for an inactive NSID."""
-    _active_or_none(controller, nsid)
+    _active_or_none(request)
     return bytes(PAGE)
 
 
-def _csi_controller(controller: ControllerState, nsid: int) -> bytes:
+def _csi_controller(request: Request[Identify]) -> bytes:
     """CNS 06h: no limits beyond MDTS."""
     return bytes(NvmController())
 
 
-def _independent_namespace(controller: ControllerState, nsid: int) -> bytes:
+def _independent_namespace(request: Request[Identify]) -> bytes:
     """CNS 08h."""
-    namespace = _active_or_none(controller, nsid)
+    namespace = _active_or_none(request)
     if namespace is None:
         return bytes(PAGE)
-    return bytes(IndependentNamespace(nsattr=int(namespace.read_only), nstat=1))
+    return bytes(IndependentNamespace(nsattr=_attributes(namespace), nstat=NStat.READY))
 
 
-def _uuid_list(controller: ControllerState, nsid: int) -> bytes:
+def _uuid_list(request: Request[Identify]) -> bytes:
     """CNS 17h, if there are any: entries of 32 bytes from 32 on, each with its UUID in the upper half."""
-    if not controller.uuids:
-        raise CommandFailed(Status.INVALID_FIELD, location=(40, 0))
-    return (bytes(32) + b"".join(bytes(16) + uuid for uuid in controller.uuids)).ljust(PAGE, b"\0")
+    uuids = request.controller.uuids
+    return (bytes(32) + b"".join(bytes(16) + uuid for uuid in uuids)).ljust(PAGE, b"\0")
 
 
-def _command_sets(controller: ControllerState, nsid: int) -> bytes:
-    """CNS 1Ch: one combination, the NVM command set alone."""
-    return struct.pack("<Q", 1).ljust(PAGE, b"\0")
+def _command_sets(request: Request[Identify]) -> bytes:
+    """CNS 1Ch: one combination, with a bit for each command set."""
+    return struct.pack("<Q", sum(1 << csi for csi in OF_COMMAND_SETS)).ljust(PAGE, b"\0")
 
 
-PAGES: dict[int, Callable[[ControllerState, int], bytes]] = {
-    Cns.NAMESPACE: _namespace,
-    Cns.CONTROLLER: _controller,
-    Cns.ACTIVE_NAMESPACES: _list,
-    Cns.NAMESPACE_DESCRIPTORS: _descriptors,
-    Cns.CSI_NAMESPACE: _csi_namespace,
-    Cns.CSI_CONTROLLER: _csi_controller,
-    Cns.CSI_ACTIVE_NAMESPACES: _list,
-    Cns.INDEPENDENT_NAMESPACE: _independent_namespace,
-    Cns.UUID_LIST: _uuid_list,
-    Cns.COMMAND_SETS: _command_sets,
+def _has_uuids(controller: ControllerState) -> bool:
+    return bool(controller.uuids)
+
+
+PAGES = Table(
+    IdentifyPage(Cns.NAMESPACE, _namespace),
+    IdentifyPage(Cns.CONTROLLER, _controller),
+    IdentifyPage(Cns.ACTIVE_NAMESPACES, _list),
+    IdentifyPage(Cns.NAMESPACE_DESCRIPTORS, _descriptors),
+    IdentifyPage(Cns.INDEPENDENT_NAMESPACE, _independent_namespace),
+    IdentifyPage(Cns.UUID_LIST, _uuid_list, _has_uuids),
+    IdentifyPage(Cns.COMMAND_SETS, _command_sets),
+)
+"""What there is whatever CSI says."""
+
+OF_COMMAND_SETS = {
+    int(Csi.NVM): Table(
+        IdentifyPage(Cns.CSI_NAMESPACE, _csi_namespace),
+        IdentifyPage(Cns.CSI_CONTROLLER, _csi_controller),
+        IdentifyPage(Cns.CSI_ACTIVE_NAMESPACES, _list),
+    ),
 }
-_OF_COMMAND_SET = (Cns.CSI_NAMESPACE, Cns.CSI_CONTROLLER, Cns.CSI_ACTIVE_NAMESPACES)
+"""And what each command set has: CSI tells which is meant."""

@@ -4,12 +4,53 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from nvmeemu.commands.features import critical_warnings
 from nvmeemu.controller.request import Request
 from nvmeemu.controller.state import ControllerState, Offer
-from nvmeemu.spec import BROADCAST, CommandEffect, CommandEffectsLog, FirmwareSlotLog, GetLogPage, LogId, Status
+from nvmeemu.spec import (
+    BROADCAST,
+    CHANGED_NAMESPACES,
+    Afi,
+    CommandEffect,
+    CommandEffectsLog,
+    FirmwareSlotLog,
+    GetLogPage,
+    LogId,
+    Lpa,
+    Notice,
+    Status,
+    SupportedLogPage,
+    SupportedLogPages,
+)
 from nvmeemu.spec.errors import CommandFailed
+from nvmeemu.spec.tables import Table
+
+_NO_LPA, _NO_NOTICE = Lpa(0), Notice(0)
+
+
+@dataclass(frozen=True)
+class LogPage:
+    """A log page: ``build`` makes all of it, and Get Log Page cuts out what was asked for.
+
+    ``was_read`` is called when the host has read it and wants to hear of changes again (RAE = 0).
+    ``is_of_controller``: a single namespace has none (Base 1.4, 5.14.1.2). ``lpa`` and ``oaes``: bits of Identify
+    Controller that say to the host that there is this page, or that events name it.
+    """
+
+    lid: int
+    build: Callable[[Request[GetLogPage]], bytes]
+    was_read: Callable[[ControllerState], None] = lambda controller: None
+    is_of_controller: bool = False
+    lpa: Lpa = _NO_LPA
+    oaes: Notice = _NO_NOTICE
+    is_offered: Callable[[ControllerState], bool] = lambda controller: True
+
+    @property
+    def number(self) -> int:
+        """Its row in the table of pages."""
+        return self.lid
 
 
 def get_log_page(request: Request[GetLogPage]) -> int:
@@ -18,52 +59,76 @@ def get_log_page(request: Request[GetLogPage]) -> int:
     The transfer comes before the page is marked as read, so that a command that fails leaves events as they are.
     """
     controller, command = request.controller, request.command
-    build = PAGES.get(command.lid)
-    if build is None:
+    page = PAGES.get(command.lid)
+    if page is None or not page.is_offered(controller):
         raise CommandFailed(Status.INVALID_LOG_PAGE, location=(40, 0))
     length = command.numd * 4
     if length > controller.limits.transfer:
         raise CommandFailed(Status.INVALID_FIELD, location=(42, 0))
-    if command.lid in _OF_CONTROLLER and command.nsid not in (0, BROADCAST):
+    if page.is_of_controller and command.nsid not in (0, BROADCAST):
         raise CommandFailed(Status.INVALID_FIELD, location=(4, 0))
-    page = build(controller)
-    if command.lpo & 3 or command.lpo > len(page):
+    content = page.build(request)
+    if command.lpo & 3 or command.lpo > len(content):
         raise CommandFailed(Status.INVALID_FIELD, location=(48, 0))
-    data = page[command.lpo : command.lpo + length].ljust(length, b"\0")
+    data = content[command.lpo : command.lpo + length].ljust(length, b"\0")
     request.send(data)
     if not command.rae:
-        controller.events.was_read(LogId(command.lid))
-        if command.lid == LogId.CHANGED_NAMESPACE_LIST:
-            controller.changed_namespaces.clear()
+        controller.events.was_read(command.lid)
+        page.was_read(controller)
     return 0
 
 
-def _supported(controller: ControllerState) -> bytes:
-    """LID 00h: a word for each page; bit 0: supported. Base 2.0, 5.16.1.1."""
-    return b"".join(int(lid in PAGES).to_bytes(4, "little") for lid in range(256))
+def attributes(controller: ControllerState) -> Lpa:
+    """LPA of Identify Controller."""
+    found = Lpa.EXTENDED_DATA
+    for page in PAGES.values():
+        if page.is_offered(controller):
+            found |= page.lpa
+    return found
 
 
-def _errors(controller: ControllerState) -> bytes:
-    return controller.errors.page()
+def notices(controller: ControllerState) -> Notice:
+    """OAES of Identify Controller."""
+    found = Notice(0)
+    for page in PAGES.values():
+        if page.is_offered(controller):
+            found |= page.oaes
+    return found
 
 
-def _smart(controller: ControllerState) -> bytes:
+def _supported(request: Request[GetLogPage]) -> bytes:
+    """LID 00h. Base 2.0, 5.16.1.1."""
+    offered = {lid for lid, page in PAGES.items() if page.is_offered(request.controller)}
+    return bytes(SupportedLogPages(pages=[SupportedLogPage(supported=lid in offered) for lid in range(256)]))
+
+
+def _errors(request: Request[GetLogPage]) -> bytes:
+    return request.controller.errors.page()
+
+
+def _smart(request: Request[GetLogPage]) -> bytes:
+    controller = request.controller
     controller.collect_counts()
     return controller.health.page(controller.errors.count, critical_warnings(controller))
 
 
-def _firmware(controller: ControllerState) -> bytes:
-    return bytes(FirmwareSlotLog(afi=1, frs1=controller.identity.firmware))
+def _firmware(request: Request[GetLogPage]) -> bytes:
+    return bytes(FirmwareSlotLog(afi=int(Afi(active=1)), frs1=request.controller.identity.firmware))
 
 
-def _changed_namespaces(controller: ControllerState) -> bytes:
+def _changed_namespaces(request: Request[GetLogPage]) -> bytes:
     """LID 04h, in ascending order. Base 1.4, 5.14.1.4."""
-    changed = sorted(controller.changed_namespaces)
-    return struct.pack(f"<{len(changed)}I", *changed).ljust(4096, b"\0")
+    changed = sorted(request.controller.changed_namespaces)
+    return struct.pack(f"<{len(changed)}I", *changed).ljust(4 * CHANGED_NAMESPACES, b"\0")
 
 
-def _effects(controller: ControllerState) -> bytes:
-    """LID 05h, from the dispatch tables."""
+def _forget_changes(controller: ControllerState) -> None:
+    controller.changed_namespaces.clear()
+
+
+def _effects(request: Request[GetLogPage]) -> bytes:
+    """LID 05h, from the command sets."""
+    controller = request.controller
 
     def words(commands: Mapping[int, Offer]) -> list[CommandEffect]:
         offered = {opcode: entry.effects for opcode, entry in commands.items() if entry.is_offered(controller)}
@@ -72,12 +137,13 @@ def _effects(controller: ControllerState) -> bytes:
     return bytes(CommandEffectsLog(admin=words(controller.admin_commands), io=words(controller.io_commands)))
 
 
-PAGES: dict[int, Callable[[ControllerState], bytes]] = {
-    LogId.SUPPORTED_LOG_PAGES: _supported,
-    LogId.ERROR_INFORMATION: _errors,
-    LogId.SMART: _smart,
-    LogId.FIRMWARE_SLOT: _firmware,
-    LogId.CHANGED_NAMESPACE_LIST: _changed_namespaces,
-    LogId.COMMAND_EFFECTS: _effects,
-}
-_OF_CONTROLLER = (LogId.SMART,)  # per namespace only if LPA bit 0 says so
+PAGES = Table(
+    LogPage(LogId.SUPPORTED_LOG_PAGES, _supported),
+    LogPage(LogId.ERROR_INFORMATION, _errors),
+    LogPage(LogId.SMART, _smart, is_of_controller=True),
+    LogPage(LogId.FIRMWARE_SLOT, _firmware),
+    LogPage(
+        LogId.CHANGED_NAMESPACE_LIST, _changed_namespaces, was_read=_forget_changes, oaes=Notice.NAMESPACE_ATTRIBUTE
+    ),
+    LogPage(LogId.COMMAND_EFFECTS, _effects, lpa=Lpa.COMMAND_EFFECTS),
+)

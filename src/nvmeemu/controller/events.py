@@ -62,7 +62,7 @@ class Events:
             self._pending.append(event)
         self._deliver()
 
-    def was_read(self, log: LogId) -> None:
+    def was_read(self, log: int) -> None:
         """The host has read this log page with RAE=0: what it says need not be told any more, and events of the types
         that it cleared may be told again."""
         self._masked_by = {kind: other for kind, other in self._masked_by.items() if other != log}

@@ -21,7 +21,7 @@ from nvmeemu.controller.taps import Taps
 from nvmeemu.engine.port import CqHandle, SqHandle
 from nvmeemu.ports import HostMemoryError
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
-from nvmeemu.spec import DRIVER_ERRORS, MORE, Command, CommandEffect, Status, words
+from nvmeemu.spec import DRIVER_ERRORS, MORE, Command, Status, words
 from nvmeemu.spec.errors import CommandFailed
 
 log = logging.getLogger(__name__)
@@ -428,5 +428,5 @@ def _refuse(request: Request[Any]) -> Result:
     raise CommandFailed(Status.INVALID_FIELD, location=(1, 0))
 
 
-UNKNOWN = CommandEntry(Command, _unknown, CommandEffect())
+UNKNOWN = CommandEntry(Command, _unknown)
 _FUSE_AND_PSDT = 0xC3

@@ -15,7 +15,8 @@ from nvmeemu.controller.state import ControllerState
 from nvmeemu.controller.transfer import Transfer, scatter
 from nvmeemu.ports import Job
 from nvmeemu.queues import SubmissionQueue
-from nvmeemu.spec import Command, CommandEffect
+from nvmeemu.spec import Command, CommandEffect, Csi, Effect, Oacs, Oncs
+from nvmeemu.spec.tables import Table
 from nvmeemu.subsystem.media import Budget, Media, Operation
 from nvmeemu.subsystem.namespace import Namespace
 
@@ -194,13 +195,38 @@ class RequestTap(Protocol):
         ...
 
 
+_NO_EFFECT, _NO_OACS, _NO_ONCS = Effect(0), Oacs(0), Oncs(0)
+
+
 @dataclass(frozen=True)
 class CommandEntry(Generic[C]):
-    """One row of a dispatch table: it runs the command *and* says to the host that the command is supported (an
-    ``Offer``)."""
+    """One row of a command set: it runs the command *and* says to the host that the command is supported (an
+    ``Offer``). ``changes``: what it changes beside the content of blocks."""
 
     kind: type[C]
     run: Callable[[Request[C]], Result]
-    effects: CommandEffect
-    advertised: int = 0
+    changes: Effect = _NO_EFFECT
+    oacs: Oacs = _NO_OACS
+    oncs: Oncs = _NO_ONCS
     is_offered: Callable[[ControllerState], bool] = lambda controller: True
+
+    @property
+    def number(self) -> int:
+        """Its opcode."""
+        return self.kind.OPCODE
+
+    @property
+    def effects(self) -> CommandEffect:
+        """Its word in the Commands Supported and Effects log."""
+        found = self.changes | Effect.CSUPP
+        if self.kind.CHANGES_MEDIA:
+            found |= Effect.LBCC
+        return CommandEffect.of(found)
+
+
+class CommandSet(Table[CommandEntry[Any]]):
+    """The commands that a controller can run: those of its admin queue, or those of an I/O command set (``csi``)."""
+
+    def __init__(self, *entries: CommandEntry[Any], csi: Csi | None = None) -> None:
+        super().__init__(*entries)
+        self.csi = csi

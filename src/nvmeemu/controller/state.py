@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 from nvmeemu.controller.coalescing import Coalescing
 from nvmeemu.controller.doorbells import ShadowDoorbells
@@ -23,6 +23,8 @@ from nvmeemu.spec import (
     CommandEffect,
     Configuration,
     CriticalWarning,
+    Oacs,
+    Oncs,
 )
 from nvmeemu.subsystem.health import ErrorLog, Health
 from nvmeemu.subsystem.identity import Identity
@@ -43,22 +45,20 @@ class EntrySizes:
 
 
 class Offer(Protocol):
-    """What the host is told of a command. ``effects`` goes into the Commands Supported and Effects log, ``advertised``
-    into OACS or ONCS; both only while ``is_offered`` to this controller's host."""
+    """What the host is told of a command, while it ``is_offered`` to this controller's host: ``effects`` goes into the
+    Commands Supported and Effects log, ``oacs`` and ``oncs`` into Identify Controller."""
 
     @property
     def effects(self) -> CommandEffect: ...
     @property
-    def advertised(self) -> int: ...
+    def oacs(self) -> Oacs: ...
+    @property
+    def oncs(self) -> Oncs: ...
     @property
     def is_offered(self) -> Callable[[ControllerState], bool]: ...
 
 
-class VendorFeature(Protocol):
-    """A feature with an FID from C0h on: a Get or Set Features request gets DW0. Both may raise CommandFailed."""
-
-    def get(self, request: Any) -> int: ...
-    def set(self, request: Any) -> int: ...
+P = TypeVar("P")
 
 
 @dataclass
@@ -85,7 +85,8 @@ class ControllerState:
             raise ValueError(f"NN is {self.namespaces.nn} or {self.limits.namespaces}")
         self.features: dict[tuple[int, int], int] = {}  # values that the host has set: (FID, which) -> value
         self._cq_tap: CqTap | None = None
-        self.vendor_features: dict[int, VendorFeature] = {}
+        self.saved_features: dict[tuple[int, int], int] = {}  # and those that are there after a reset
+        self._parts: dict[type, Any] = {}
         self.uuids: list[bytes] = []  # of vendors' definitions, by UUID Index from 1 on
         self.owners = Owners(self.engine)
         self.is_pythons: Callable[[int], bool] = lambda qid: False  # submission queues that are not for the engine
@@ -98,6 +99,13 @@ class ControllerState:
         self.had_io_queues = False
         self.told = CriticalWarning(0)  # the warnings that hold and that the host has been told
         self.reset_at = self.clock.now()  # seconds; where Timestamp begins
+
+    def part(self, kind: type[P]) -> P:
+        """What an extension keeps for this controller: the one object of this kind, made when it is first asked for."""
+        found = self._parts.get(kind)
+        if found is None:
+            found = self._parts[kind] = kind()
+        return cast(P, found)
 
     @property
     def has_write_cache(self) -> bool:

@@ -10,22 +10,23 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from nvmeemu.commands.feature import Feature
+from nvmeemu.commands.features import VendorFeatures
 from nvmeemu.controller.request import Request
 from nvmeemu.controller.state import ControllerState
 from nvmeemu.faults.fault import Fault
 from nvmeemu.faults.faults import Faults
-from nvmeemu.spec import ADMIN_COMMANDS, AsyncEventRequest, GetFeatures, SetFeatures, Status
+from nvmeemu.spec import ADMIN_COMMANDS, AsyncEventRequest, GetFeatures, Select, SetFeatures, Status
 from nvmeemu.spec.errors import CommandFailed
 from nvmeemu.spec.layout import Record, bit, uint
 
 FID = 0xC0
 OCP = UUID("c194d55b-e094-4794-a21d-29998f56be6f")
 MOST = 127  # entries
-_CAPABILITIES, _CHANGEABLE = 3, 1 << 2
 
 
 class Entry(Record, size=32):
-    """Error Injection Data Structure Entry. ``reads``: Number of Reads to Trigger ControllerState Panic."""
+    """Error Injection Data Structure Entry. ``reads``: Number of Reads to Trigger Device Panic."""
 
     enable = bit(0, 0, size=1)
     single = bit(0, 1, size=1)
@@ -81,35 +82,31 @@ KINDS: dict[int, Kind] = {
 flash, or end another one."""
 
 
-class ErrorInjection:
-    """The feature: a set of ``Entry``, each a fault of ``faults``."""
+class ErrorInjection(Feature):
+    """A set of ``Entry``, each a fault of ``faults``."""
 
     def __init__(self, faults: Faults) -> None:
+        super().__init__(FID)
         self._faults = faults
         self._armed: dict[int, tuple[Entry, Fault]] = {}  # by type
 
-    def get(self, request: Request[GetFeatures]) -> int:
+    def admit(self, request: Request[GetFeatures] | Request[SetFeatures]) -> None:
+        """UUID Index: none, or OCP's."""
+        if request.command.cdw14 & 0x7F > 1:
+            raise CommandFailed(Status.INVALID_FIELD, location=(56, 0))
+
+    def get(self, request: Request[GetFeatures], select: int) -> int:
         """DW0: the number of entries. The buffer gets so many: nvme-cli's has no room for a whole page, and nvme-cli
         2.13 gives none at all."""
-        command = request.command
-        _check_uuid(command)
-        if command.sel == _CAPABILITIES:
-            return _CHANGEABLE
-        if command.sel > _CAPABILITIES:
-            raise CommandFailed(Status.INVALID_FIELD, location=(41, 0))
-        entries = [bytes(entry) for entry, _ in self._armed.values()] if command.sel == 0 else []
-        if entries and command.prp1:
+        entries = [bytes(entry) for entry, _ in self._armed.values()] if select == Select.CURRENT else []
+        if entries and request.command.prp1:
             request.send(b"".join(entries))
         return len(entries)
 
     def set(self, request: Request[SetFeatures]) -> int:
         """CDW11 bits 6:0: the number of entries in the buffer; 0 ends all. An entry that is not enabled ends its
         type."""
-        command = request.command
-        _check_uuid(command)
-        if command.sv:
-            raise CommandFailed(Status.FEATURE_NOT_SAVEABLE, location=(43, 7))
-        number = command.cdw11 & 0x7F
+        number = request.command.cdw11 & 0x7F
         data = request.receive(number * Entry.SIZE) if number else b""
         entries = [Entry(data[start : start + Entry.SIZE]) for start in range(0, len(data), Entry.SIZE)]
         for entry in entries:
@@ -143,16 +140,10 @@ class ErrorInjection:
             self._disarm(kind)
 
 
-def _check_uuid(command: GetFeatures | SetFeatures) -> None:
-    """UUID Index: none, or OCP's."""
-    if command.cdw14 & 0x7F > 1:
-        raise CommandFailed(Status.INVALID_FIELD, location=(56, 0))
-
-
 def offer(controller: ControllerState, faults: Faults) -> ErrorInjection:
     """Have the guest find and arm it: the feature, and OCP's entry in the UUID list."""
     injection = ErrorInjection(faults)
-    controller.vendor_features[FID] = injection
+    controller.part(VendorFeatures).add(injection)
     controller.uuids = [OCP.bytes]
     faults.on_reset = injection.clear
     return injection

@@ -7,7 +7,6 @@ handlers ask.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 
 from nvmeemu.spec.entries import CDW10, CDW11, CDW12, Command, Opcode
 from nvmeemu.spec.features import FEATURE_NAMES
@@ -15,6 +14,7 @@ from nvmeemu.spec.identify import CNS_NAMES
 from nvmeemu.spec.layout import Record, bit, bits, count, named, uint
 from nvmeemu.spec.logs import LOG_NAMES
 from nvmeemu.spec.names import Names
+from nvmeemu.spec.tables import Extensible
 
 
 class AdminOpcode(Opcode):
@@ -209,7 +209,7 @@ class DsmRange(Record, size=16):
     slba = uint(8, 8)
 
 
-class CommandTable(Mapping[int, type[Command]]):
+class CommandTable(Extensible[type[Command]], Mapping[int, type[Command]]):
     """The commands of the admin queue, or those of an I/O command set, by their opcodes.
 
     ``names``: what the opcodes are called. A command that ``add`` adds is known by its name and fields in all that this
@@ -233,24 +233,13 @@ class CommandTable(Mapping[int, type[Command]]):
         """The layout of this command; of one that is not known, what all commands share."""
         return self._kinds.get(opcode, Command)
 
-    def add(self, kind: type[Command]) -> None:
-        """One command more. Raises ValueError if the opcode or the name is another's."""
-        self.names.add(kind.OPCODE)
-        self._kinds[int(kind.OPCODE)] = kind
+    def add(self, row: type[Command]) -> None:
+        self.names.add(row.OPCODE)
+        self._kinds[int(row.OPCODE)] = row
 
-    def remove(self, kind: type[Command]) -> None:
-        """As if it had never been added. Raises KeyError."""
-        self.names.remove(kind.OPCODE)
-        del self._kinds[kind.OPCODE]
-
-    @contextmanager
-    def extended(self, kind: type[Command]) -> Iterator[None]:
-        """With one command more, until the block ends."""
-        self.add(kind)
-        try:
-            yield
-        finally:
-            self.remove(kind)
+    def remove(self, row: type[Command]) -> None:
+        self.names.remove(row.OPCODE)
+        del self._kinds[row.OPCODE]
 
 
 ADMIN_COMMANDS = CommandTable(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 
 from nvmeemu.spec.events import CriticalWarning
 from nvmeemu.spec.layout import Record, bit, bits, flags, records, text, uint
@@ -84,6 +84,18 @@ class FirmwareSlotLog(Record, size=512):
 
     afi = uint(0, 1)  # ``Afi``
     frs1 = text(8, 8)
+
+
+class Effect(IntFlag):
+    """What a command changes, beside its answer: the bits of ``CommandEffect``. Base 1.4, Figure 199."""
+
+    CSUPP = 1 << 0  # it is supported
+    LBCC = 1 << 1  # the content of logical blocks
+    NCC = 1 << 2  # what Identify says of a namespace
+    NIC = 1 << 3  # which namespaces there are
+    CCC = 1 << 4  # what the controller can do
+    ALONE_IN_NAMESPACE = 0b001 << 16  # CSE: no other command to the namespace at the same time
+    ALONE = 0b010 << 16  # CSE: no other command at all
 
 
 class CommandEffect(Record, size=4):

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from enum import IntEnum
 from typing import TypeVar
+
+from nvmeemu.spec.tables import Extensible
 
 E = TypeVar("E", bound=IntEnum)
 
 
-class Names:
+class Names(Extensible[IntEnum]):
     """What the numbers of one kind are called: the members of the specification's enum, and those that ``add`` adds.
 
     ``members`` are all of them by number; only ``add`` and ``remove`` change it.
@@ -31,26 +32,15 @@ class Names:
         """The member with this number."""
         return self.members.get(number)
 
-    def add(self, one: IntEnum) -> None:
-        """It has a name from now on, in everything that this process reads or writes. Raises ValueError if the number
-        or the name is another's."""
+    def add(self, row: IntEnum) -> None:
+        """It has a name from now on, in everything that this process reads or writes."""
         for other in self:
-            if other == one or bare(other.name) == bare(one.name):
-                raise ValueError(f"{one.name} ({one:#x}): there is {other.name} ({other:#x}) already")
-        self.members[int(one)] = one
+            if other == row or bare(other.name) == bare(row.name):
+                raise ValueError(f"{row.name} ({row:#x}): there is {other.name} ({other:#x}) already")
+        self.members[int(row)] = row
 
-    def remove(self, one: IntEnum) -> None:
-        """As if it had never been added. Raises KeyError."""
-        del self.members[one]
-
-    @contextmanager
-    def extended(self, one: IntEnum) -> Iterator[None]:
-        """With one more, until the block ends."""
-        self.add(one)
-        try:
-            yield
-        finally:
-            self.remove(one)
+    def remove(self, row: IntEnum) -> None:
+        del self.members[row]
 
 
 def bare(name: str) -> str:

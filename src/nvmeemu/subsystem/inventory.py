@@ -5,13 +5,11 @@ Base 1.4, 5.2 and Figure 147 (Namespace Attribute Changed), 5.14.1.4 (Changed Na
 
 from __future__ import annotations
 
-from nvmeemu.commands.features import value
+from nvmeemu.commands.features import is_write_cache_on, wanted_events
 from nvmeemu.controller.events import Event
 from nvmeemu.controller.state import ControllerState
-from nvmeemu.spec import EventType, FeatureId, LogId, NoticeEvent
+from nvmeemu.spec import EventType, LogId, Notice, NoticeEvent
 from nvmeemu.subsystem.namespace import Namespace
-
-_NAMESPACE_NOTICES = 1 << 8  # of Asynchronous Event Configuration
 
 
 def add(controller: ControllerState, namespace: Namespace) -> None:
@@ -42,8 +40,8 @@ def resize(controller: ControllerState, nsid: int, blocks: int | None = None) ->
 
 def changed(controller: ControllerState, nsid: int) -> None:
     """What Identify says of it is new."""
-    controller.configure_engine(write_cache=bool(value(controller, FeatureId.VOLATILE_WRITE_CACHE) & 1))
+    controller.configure_engine(write_cache=is_write_cache_on(controller))
     controller.changed_namespaces.add(nsid)
-    if value(controller, FeatureId.ASYNC_EVENT_CONFIGURATION) & _NAMESPACE_NOTICES:
+    if Notice.NAMESPACE_ATTRIBUTE in Notice(wanted_events(controller).notices):
         notice = Event(EventType.NOTICE, NoticeEvent.NAMESPACE_ATTRIBUTE_CHANGED, LogId.CHANGED_NAMESPACE_LIST)
         controller.events.report(notice)

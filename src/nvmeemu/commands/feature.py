@@ -1,0 +1,161 @@
+"""What a feature is: how Get Features and Set Features read and change its values. Base 1.4, 5.13 and 5.21."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from nvmeemu.controller.request import Request, Result
+from nvmeemu.controller.state import ControllerState
+from nvmeemu.spec import BROADCAST, FeatureCapability, GetFeatures, Oncs, Select, SetFeatures, Status
+from nvmeemu.spec.errors import CommandFailed
+
+
+class Scope(Enum):
+    """What has a value of its own."""
+
+    CONTROLLER = "controller"
+    NAMESPACE = "namespace"
+
+
+class Feature:
+    """A feature whose value is a dword: CDW11 of Set Features, DW0 of Get Features. A class of its own says what is
+    otherwise.
+
+    ``which`` tells several values of one controller apart: a number that CDW11 gives. The value of a namespace has its
+    NSID for that. ``is_saveable``: Set Features may save it (SV), and it is back after a reset. ``oncs``: bits of ONCS
+    that say to the host that there is this feature.
+    """
+
+    scope = Scope.CONTROLLER
+    is_saveable = False
+    is_changeable = True
+    oncs = Oncs(0)
+
+    def __init__(self, fid: int) -> None:
+        self.fid = fid
+
+    @property
+    def number(self) -> int:
+        """Its row in the table of features."""
+        return self.fid
+
+    def is_offered(self, controller: ControllerState) -> bool:
+        """Whether this controller has it."""
+        return True
+
+    def admit(self, request: Request[GetFeatures] | Request[SetFeatures]) -> None:
+        """Raise CommandFailed for what neither Get nor Set Features of it may say."""
+
+    def default(self, controller: ControllerState, which: int) -> int:
+        """The value that it has until the host sets another."""
+        return 0
+
+    def which(self, controller: ControllerState, cdw11: int) -> int:
+        """Which of its values is meant. Raises CommandFailed if there is no such one."""
+        return 0
+
+    def check(self, controller: ControllerState, cdw11: int) -> None:
+        """Raise CommandFailed for a value that cannot be."""
+
+    def apply(self, controller: ControllerState) -> None:
+        """A value has changed."""
+
+    # --- its values
+
+    def value(self, controller: ControllerState, which: int = 0) -> int:
+        """The current one."""
+        found = controller.features.get((self.fid, which))
+        return self.saved(controller, which) if found is None else found
+
+    def saved(self, controller: ControllerState, which: int) -> int:
+        """The one that is there after a reset."""
+        found = controller.saved_features.get((self.fid, which))
+        return self.default(controller, which) if found is None else found
+
+    def put(self, controller: ControllerState, which: int, value: int) -> None:
+        """It has this value from now on."""
+        controller.features[self.fid, which] = value
+
+    @property
+    def capabilities(self) -> FeatureCapability:
+        """The answer to Select.CAPABILITIES."""
+        found = FeatureCapability(0)
+        if self.is_saveable:
+            found |= FeatureCapability.SAVEABLE
+        if self.scope is Scope.NAMESPACE:
+            found |= FeatureCapability.PER_NAMESPACE
+        if self.is_changeable:
+            found |= FeatureCapability.CHANGEABLE
+        return found
+
+    # --- what the commands do
+
+    def get(self, request: Request[GetFeatures], select: int) -> int:
+        """Answer Get Features with the current, default or saved value. NSID counts only for values of namespaces."""
+        controller, command = request.controller, request.command
+        if self.scope is Scope.NAMESPACE:
+            which = controller.namespaces[command.nsid].nsid
+        else:
+            which = self.which(controller, command.cdw11)
+        values = {Select.CURRENT: self.value, Select.DEFAULT: self.default, Select.SAVED: self.saved}
+        return self.answer(request, values[Select(select)](controller, which))
+
+    def answer(self, request: Request[GetFeatures], value: int) -> int:
+        """Give the host a value; DW0."""
+        return value
+
+    def set(self, request: Request[SetFeatures]) -> Result:
+        """Do what Set Features asks for."""
+        controller, command = request.controller, request.command
+        targets = self._targets(controller, command)
+        self.check(controller, command.cdw11)
+        if self.scope is Scope.CONTROLLER:
+            targets = [self.which(controller, command.cdw11)]
+        value = self.given(request)
+        if command.sv:
+            controller.saved_features.update({(self.fid, which): value for which in targets})
+        return self.change(controller, targets, value)
+
+    def _targets(self, controller: ControllerState, command: SetFeatures) -> list[int]:
+        if self.scope is Scope.NAMESPACE:
+            return [namespace.nsid for namespace in controller.namespaces.addressed(command.nsid)]
+        if command.nsid not in (0, BROADCAST):
+            raise CommandFailed(Status.FEATURE_NOT_NAMESPACE_SPECIFIC, location=(4, 0))
+        return []
+
+    def given(self, request: Request[SetFeatures]) -> int:
+        """The value that the host gives. Raises CommandFailed if it cannot be."""
+        return request.command.cdw11
+
+    def change(self, controller: ControllerState, targets: list[int], value: int) -> Result:
+        """The values of ``targets`` become this one."""
+        for which in targets:
+            self.put(controller, which, value)
+        self.apply(controller)
+        return 0
+
+
+class DataFeature(Feature):
+    """A feature whose value is a data structure of ``size`` bytes, in memory of the host; here it is a number, too."""
+
+    size = 0
+
+    def encode(self, controller: ControllerState, value: int) -> bytes:
+        """The structure."""
+        return value.to_bytes(self.size, "little")
+
+    def decode(self, controller: ControllerState, data: bytes) -> int:
+        """The value in it. Raises CommandFailed if it cannot be."""
+        raise NotImplementedError
+
+    def answer(self, request: Request[GetFeatures], value: int) -> int:
+        request.send(self.encode(request.controller, value))
+        return 0
+
+    def given(self, request: Request[SetFeatures]) -> int:
+        return self.decode(request.controller, request.receive(self.size))
+
+
+def invalid_cdw11() -> CommandFailed:
+    """The value that CDW11 gives cannot be."""
+    return CommandFailed(Status.INVALID_FIELD, location=(44, 0))
