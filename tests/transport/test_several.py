@@ -33,7 +33,7 @@ from nvmeemu.testing.client import (
     SharedMemory,
     VfioClient,
 )
-from nvmeemu.vfio.binding import Context, Device, Reset
+from nvmeemu.vfio.binding import Context, Device, ResetCause
 from nvmeemu.vfio.newcomers import MOST
 from transport.conftest import ServedFake
 from transport.fake import BAR0_SIZE, BLOCK, BUSY, DATA, INTERRUPT, LATER, STORE
@@ -307,7 +307,7 @@ def mapped(count: int, folder: Path) -> Iterator[list[VfioClient]]:
 class NoDevice:
     """A ``binding.Device`` of which nothing is heard but its end."""
 
-    def reset(self, kind: Reset) -> None:
+    def reset(self, kind: ResetCause) -> None:
         pass
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from nvmeemu.backend.memory import MemoryBackend
-from nvmeemu.engine.port import Disk
+from nvmeemu.engine.port import EngineNamespace
 from nvmeemu.spec import FeatureId
 from nvmeemu.subsystem import inventory
 from nvmeemu.testing import Bench
@@ -23,7 +23,7 @@ def test_a_namespace_that_comes_while_the_write_cache_is_off_writes_through(
     change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Base 1.4, 5.21.1.6: the feature is the controller's, for all its namespaces."""
-    told: list[Mapping[int, Disk]] = []
+    told: list[Mapping[int, EngineNamespace]] = []
     with Bench(Volatile(1 << 20), engine="native") as bench:
         engine = bench.controller.state.engine
         assert engine is not None

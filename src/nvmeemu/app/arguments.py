@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
         super().exit(status or tell(self.prog, ""), message)  # --help and --version are not written yet
 
 
-class Number:
+class BoundedNumber:
     """An argparse type: a decimal or 0x number within bounds."""
 
     def __init__(self, least: int, most: int) -> None:

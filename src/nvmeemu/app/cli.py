@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from nvmeemu import __version__
-from nvmeemu.app.arguments import Number, Parser, tell
+from nvmeemu.app.arguments import BoundedNumber, Parser, tell
 from nvmeemu.controller.bounds import MAX_IO_QUEUES, MOST_NAMESPACES
 
 _SERVE = """\
@@ -180,7 +180,7 @@ def _parser() -> Parser:
     serve.add_argument("--print-capabilities", action="store_true", help="print what this build can do, as JSON")
     serve.add_argument("--socket", metavar="PATH", help="where to listen; made with mode 0600")
     _add_process(process := _add_drive(serve))
-    process.add_argument("--ready-fd", metavar="N", type=Number(0, 1 << 20), help="gets a line when it listens")
+    process.add_argument("--ready-fd", metavar="N", type=BoundedNumber(0, 1 << 20), help="gets a line when it listens")
     _add_run(commands)
     _add_ctl(commands)
     schema = commands.add_parser("schema", help="print the JSON schema of drive files", description=_SCHEMA)
@@ -235,17 +235,20 @@ def _add_ctl(commands: argparse._SubParsersAction[Parser]) -> None:
         help="a disk as in --disk, and what [[namespace]] has in a drive file (docs/drive-file.md): block_size=4096",
     )
     add.add_argument(
-        "--nsid", type=Number(1, MOST_NAMESPACES), metavar="N", help="the namespace's number (the first free one)"
+        "--nsid",
+        type=BoundedNumber(1, MOST_NAMESPACES),
+        metavar="N",
+        help="the namespace's number (the first free one)",
     )
     remove = namespaces.add_parser("rm", help="take a namespace away")
-    remove.add_argument("nsid", type=Number(1, MOST_NAMESPACES), metavar="NSID")
+    remove.add_argument("nsid", type=BoundedNumber(1, MOST_NAMESPACES), metavar="NSID")
     resize = namespaces.add_parser("resize", help="another size, up to that of its disk, which is looked at anew")
-    resize.add_argument("nsid", type=Number(1, MOST_NAMESPACES), metavar="NSID")
+    resize.add_argument("nsid", type=BoundedNumber(1, MOST_NAMESPACES), metavar="NSID")
     resize.add_argument("size", metavar="SIZE", nargs="?", help="for example 10G (all that its disk has now)")
 
 
 def _number_or_all(text: str) -> str:
-    return text if text == "all" else str(Number(1, 1 << 30)(text))
+    return text if text == "all" else str(BoundedNumber(1, 1 << 30)(text))
 
 
 def _add_drive(parser: Parser) -> argparse._ArgumentGroup:

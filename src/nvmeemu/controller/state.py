@@ -13,7 +13,7 @@ from nvmeemu.controller.events import Events
 from nvmeemu.controller.interrupts import InterruptPort
 from nvmeemu.controller.limits import Limits
 from nvmeemu.controller.owners import Owners
-from nvmeemu.engine.port import Disk, Engine
+from nvmeemu.engine.port import Engine, EngineNamespace
 from nvmeemu.ports import Clock, Host, HostMemoryError
 from nvmeemu.queues import CompletionQueue, CqTap, SubmissionQueue
 from nvmeemu.spec import (
@@ -173,7 +173,7 @@ class ControllerState:
         disks = {}
         for namespace in self.namespaces:
             media = namespace.media
-            disks[namespace.nsid] = Disk(
+            disks[namespace.nsid] = EngineNamespace(
                 media.direct,
                 namespace.format.data_size,
                 namespace.blocks,

@@ -26,7 +26,7 @@ GoOn = Callable[[Request[Any]], None]
 """Run the stage of a request that was parked, unless it has ended."""
 
 
-class Injection(NamedTuple):
+class FiredFault(NamedTuple):
     """The interceptor makes something go wrong. ``hits``: how often this fault has fired, now included; ``at``: where,
     ``action``: what it does, ``subject``: to what, all in words; ``sqid`` and ``cid`` of the command, if it is one."""
 
@@ -80,7 +80,7 @@ class Observer:
     def pci_changed(self, state: PciState) -> None:
         """The host has changed something in the configuration space, or a client has come and this is what it finds."""
 
-    def injected(self, injection: Injection) -> None:
+    def injected(self, injection: FiredFault) -> None:
         """What passes next, or does not, or what the device does from here on, is a fault on purpose."""
 
     def dropped(self) -> None:
@@ -289,7 +289,7 @@ class Taps:
         for observer in self.observers:
             observer.pci_changed(state)
 
-    def injected(self, injection: Injection) -> None:
+    def injected(self, injection: FiredFault) -> None:
         """The interceptor says so, before it does it."""
         for observer in self.observers:
             observer.injected(injection)

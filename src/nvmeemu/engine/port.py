@@ -123,7 +123,7 @@ class Counts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Disk:
+class EngineNamespace:
     """A namespace for the engine. Without ``direct`` the data is Python's. Unless ``writable``, writes are Python's, to
     do or to refuse."""
 
@@ -136,7 +136,7 @@ class Disk:
 
 
 class Engine(Protocol):
-    def configure(self, page_size: int, transfer: int, most_held: int, disks: Mapping[int, Disk]) -> None:
+    def configure(self, page_size: int, transfer: int, most_held: int, disks: Mapping[int, EngineNamespace]) -> None:
         """CC.MPS, the largest transfer, what the commands at one disk may hold, all in bytes, and
         all namespaces by their NSIDs."""
         ...

@@ -51,17 +51,17 @@ class SetStatus(Action):
 
     def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
         (reply,) = payload
-        field = Refused(self.status, self.dnr).field | (MORE if self.more else 0)
+        field = ForcedStatus(self.status, self.dnr).field | (MORE if self.more else 0)
         go(replace(reply, dw0=0, field=field))
 
     def plan(self, faults: Faults, plan: Plan) -> None:
         if plan.at == At.DMA:
-            plan.fail_transfer(lambda: Refused(self.status, self.dnr))
+            plan.fail_transfer(lambda: ForcedStatus(self.status, self.dnr))
         else:
-            plan.fail(lambda: Refused(self.status, self.dnr))
+            plan.fail(lambda: ForcedStatus(self.status, self.dnr))
 
 
-class Refused(CommandFailed):
+class ForcedStatus(CommandFailed):
     """A status, also one that the device itself never gives."""
 
     def __init__(self, number: int, dnr: bool | None) -> None:

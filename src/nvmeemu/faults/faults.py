@@ -13,7 +13,7 @@ from nvmeemu import regs
 from nvmeemu.controller.controller import Controller
 from nvmeemu.controller.events import Event
 from nvmeemu.controller.request import Reply, Request
-from nvmeemu.controller.taps import GoOn, Injection, Interceptor
+from nvmeemu.controller.taps import FiredFault, GoOn, Interceptor
 from nvmeemu.faults.action import Action
 from nvmeemu.faults.disk import History
 from nvmeemu.faults.fault import Fault
@@ -206,7 +206,7 @@ class Faults(Interceptor):
         )
         log.log(level, message.replace("%", "%%") + ": %s", subject)
         sqid, cid = (None, None) if passage.command is None else (passage.qid, passage.command.cid)
-        told = Injection(fault.id, fault.hits, sqid, cid, fault.at, fault.words, fault.name, subject)
+        told = FiredFault(fault.id, fault.hits, sqid, cid, fault.at, fault.words, fault.name, subject)
         self.controller.taps.injected(told)
 
     def _pass(self, passage: Passage, go: Go, *payload: Any, sole: Fault | None = None) -> None:

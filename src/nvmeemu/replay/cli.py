@@ -6,7 +6,7 @@ import argparse
 import time
 from collections.abc import Iterable, Sequence
 
-from nvmeemu.app.arguments import Number, Parser
+from nvmeemu.app.arguments import BoundedNumber, Parser
 from nvmeemu.backend import BackendError, BadRequest, is_memory, open_backend
 from nvmeemu.replay.player import replay as play
 from nvmeemu.trace.cli import run as run_command
@@ -33,7 +33,9 @@ def replay(words: Sequence[str]) -> int:
     )
     parser.add_argument("--data", action="store_true", help="compare also the data that the host was given")
     parser.add_argument("--output", metavar="FILE", help="the trace of the replay, for nvmeemu trace diff")
-    parser.add_argument("--most", metavar="N", type=Number(0, 1 << 30), default=20, help="differences to tell (20)")
+    parser.add_argument(
+        "--most", metavar="N", type=BoundedNumber(0, 1 << 30), default=20, help="differences to tell (20)"
+    )
     parser.set_defaults(run=_run)
     return run_command(parser, words)
 

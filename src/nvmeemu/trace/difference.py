@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from nvmeemu.app.arguments import Number
+from nvmeemu.app.arguments import BoundedNumber
 from nvmeemu.trace import words
 from nvmeemu.trace.align import align
 from nvmeemu.trace.file import open_trace
@@ -32,7 +32,7 @@ def add(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("a", metavar="A", help="a trace; -: stdin")
     parser.add_argument("b", metavar="B", help="another one")
     parser.add_argument(
-        "--context", metavar="N", type=Number(0, 1 << 30), default=3, help="steps shown around a difference (3)"
+        "--context", metavar="N", type=BoundedNumber(0, 1 << 30), default=3, help="steps shown around a difference (3)"
     )
     add_command_options(parser)
     parser.set_defaults(run=run)

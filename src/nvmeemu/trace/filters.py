@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nvmeemu import spec
-from nvmeemu.app.arguments import Number
+from nvmeemu.app.arguments import BoundedNumber
 from nvmeemu.spec.names import bare, is_number, known, member
 from nvmeemu.trace.commands import TracedCommand
 from nvmeemu.trace.file import TraceError
@@ -88,14 +88,14 @@ def _number(text: str) -> int:
 
 
 def _nsid(text: str) -> int:
-    return spec.BROADCAST if bare(text) == "all" else Number(0, spec.BROADCAST)(text)
+    return spec.BROADCAST if bare(text) == "all" else BoundedNumber(0, spec.BROADCAST)(text)
 
 
 def queue(text: str) -> Test:
     """A test of the submission queue: a number, ``admin`` or ``io``. Raises ArgumentTypeError."""
     if bare(text) == "io":
         return lambda command: command.fetch.sqid != 0
-    qid = 0 if bare(text) == "admin" else Number(0, 0xFFFF)(text)
+    qid = 0 if bare(text) == "admin" else BoundedNumber(0, 0xFFFF)(text)
     return lambda command: command.fetch.sqid == qid
 
 

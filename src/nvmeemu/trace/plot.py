@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from nvmeemu import spec
-from nvmeemu.app.arguments import Number
+from nvmeemu.app.arguments import BoundedNumber
 from nvmeemu.trace.activity import activity
 from nvmeemu.trace.extra import check_output, require, writing
 from nvmeemu.trace.file import Description, open_trace
@@ -29,7 +29,7 @@ def add(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--nsid",
         metavar="N",
-        type=Number(1, spec.BROADCAST),
+        type=BoundedNumber(1, spec.BROADCAST),
         help="the namespace of the LBA map (default: the busiest)",
     )
     add_times(parser)

@@ -142,7 +142,7 @@ class Recorder(taps.Observer):
     def event(self, event: Event) -> None:
         self._record(AsyncEvent, event.type, event.info, event.log)
 
-    def injected(self, injection: taps.Injection) -> None:
+    def injected(self, injection: taps.FiredFault) -> None:
         number, hits, sqid, cid, *texts = injection
         of_command = sqid is not None
         self._record(Injection, number, hits, sqid or 0, cid or 0, of_command, tuple(texts))

@@ -64,7 +64,7 @@ class _Pending(threading.local):
 _pending = _Pending()
 
 
-class Reset(Enum):
+class ResetCause(Enum):
     """Why the device is reset."""
 
     DEVICE = auto()
@@ -104,7 +104,7 @@ class Device(Protocol):
         """Whether this DMA_MAP or SET_IRQS must not be carried out."""
         ...
 
-    def reset(self, kind: Reset) -> None: ...
+    def reset(self, kind: ResetCause) -> None: ...
     def dma_added(self, region: DmaRegion) -> None: ...
 
     def dma_removed(self, iova: int) -> None:
@@ -353,7 +353,7 @@ def on_quiesce(ctx: Any) -> int:
 
 @_callback(error=-1)
 def on_reset(ctx: Any, kind: int) -> int:
-    _device(ctx).reset(Reset.LOST_CONNECTION if kind == lib.VFU_RESET_LOST_CONN else Reset.DEVICE)
+    _device(ctx).reset(ResetCause.LOST_CONNECTION if kind == lib.VFU_RESET_LOST_CONN else ResetCause.DEVICE)
     return 0
 
 

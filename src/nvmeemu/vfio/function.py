@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from nvmeemu.ports import PciState
-from nvmeemu.vfio.binding import LOG_ERR, Context, DmaRegion, Reset, barrier
+from nvmeemu.vfio.binding import LOG_ERR, Context, DmaRegion, ResetCause, barrier
 from nvmeemu.vfio.memory import GuestMemory
 from nvmeemu.vfio.messages import INTX, Message, Refusal, judge
 from nvmeemu.vfio.pci import ConfigSpace, PciIdentity
@@ -234,8 +234,8 @@ class PciFunction:
         self._map_changed = True  # perhaps; in any case the function waits to hear that it may go on
         self.function.quiesce()
 
-    def reset(self, kind: Reset) -> None:
-        if kind is Reset.LOST_CONNECTION:
+    def reset(self, kind: ResetCause) -> None:
+        if kind is ResetCause.LOST_CONNECTION:
             self._tell_why_it_left()
             self.lost = True
             self._memory_checked = self._has_mapped = self._has_looked = False

@@ -54,7 +54,7 @@ class Header(Record, size=64):
     interrupt_pin = uint(0x3D, 1)
 
 
-class PowerManagement(Record, size=8):
+class PowerManagementCapability(Record, size=8):
     """PCI Power Management capability (PCI Express Base 4.0, 7.5.2)."""
 
     id = uint(0, 1)
@@ -101,7 +101,7 @@ INITIATE_FLR = 1 << 15  # of Device Control
 GEN3, LANES = 3, 4  # 8 GT/s, x4: what a common drive shows
 
 WRITABLE_CAPABILITIES = {
-    PM: PowerManagement(power_state=3),
+    PM: PowerManagementCapability(power_state=3),
     EXPRESS: Express(device_control=0x7FFF, link_control=0x0FFB, device_control_2=0x001F, link_control_2=0xFFFF),
     MSIX: MsixCapability(function_mask=True, enable=True),
 }
@@ -177,7 +177,7 @@ class ConfigSpace:
         )
         data = bytearray(SIZE)
         _place(data, 0, header)
-        _place(data, PM, PowerManagement(id=0x01, next=EXPRESS, version=3, no_soft_reset=True))
+        _place(data, PM, PowerManagementCapability(id=0x01, next=EXPRESS, version=3, no_soft_reset=True))
         _place(data, EXPRESS, express)
         if vectors:
             _place(data, MSIX, MsixCapability(id=0x11, vectors=vectors, table=4, pending=_table_size(vectors) | 4))
@@ -215,7 +215,7 @@ class ConfigSpace:
         msix = MsixCapability(bytes(self._data[MSIX : MSIX + MsixCapability.SIZE]))
         self.msix_enabled = msix.id != 0 and msix.enable
         header = Header(bytes(self._data[: Header.SIZE]))
-        power = PowerManagement(bytes(self._data[PM : PM + PowerManagement.SIZE]))
+        power = PowerManagementCapability(bytes(self._data[PM : PM + PowerManagementCapability.SIZE]))
         self.state = PciState(
             header.bus_master,
             header.memory_space,

@@ -11,7 +11,19 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from nvmeemu.app.arguments import MOST_IO_THREADS
-from nvmeemu.app.drive.kinds import Choice, Disk, Faults, Flag, Hex, Kind, Number, Off, Path, Size, Text
+from nvmeemu.app.drive.kinds import (
+    ChoiceValue,
+    DiskValue,
+    FaultsValue,
+    FlagValue,
+    HexValue,
+    NumberValue,
+    OffValue,
+    PathValue,
+    SizeValue,
+    TextValue,
+    ValueKind,
+)
 from nvmeemu.controller.bounds import MAX_IO_QUEUES, MOST_NAMESPACES, OPTIONS
 
 _FROM_DISK = "made from the disk's path"
@@ -22,7 +34,7 @@ class Key:
     """One key of a table. ``otherwise`` says in words what holds without it."""
 
     name: str
-    kind: Kind
+    kind: ValueKind
     about: str
     otherwise: str
     group: str
@@ -41,7 +53,13 @@ class Key:
 
 
 def _key(
-    default: Any, kind: Kind, about: str, otherwise: str | None = None, group: str = "", option: str = "", **more: bool
+    default: Any,
+    kind: ValueKind,
+    about: str,
+    otherwise: str | None = None,
+    group: str = "",
+    option: str = "",
+    **more: bool,
 ) -> Any:
     if otherwise is None:
         otherwise = "" if default is False or default in (None, ()) else str(default)
@@ -55,23 +73,25 @@ def _key(
 class DriveTable:
     """A drive: a subsystem, its namespaces and its controllers."""
 
-    name: str | None = _key(None, Text("NAME", 40), "what tells it from others in the same process", "the file's name")
+    name: str | None = _key(
+        None, TextValue("NAME", 40), "what tells it from others in the same process", "the file's name"
+    )
 
 
 @dataclass(eq=False, repr=False)
 class IdentityTable:
     """Who the drive says it is."""
 
-    serial: str | None = _key(None, Text("S", 20), "serial number", "made from the first disk's path", "device")
-    model: str = _key("nvmeemu NVMe Controller", Text("M", 40), "model number", group="device")
-    firmware: str = _key("1.0", Text("F", 8), "firmware revision, 8 characters", group="device")
+    serial: str | None = _key(None, TextValue("S", 20), "serial number", "made from the first disk's path", "device")
+    model: str = _key("nvmeemu NVMe Controller", TextValue("M", 40), "model number", group="device")
+    firmware: str = _key("1.0", TextValue("F", 8), "firmware revision, 8 characters", group="device")
     subnqn: str | None = _key(
-        None, Text("NQN", 223, "nqn."), "NVM subsystem", "made from serial and model number", "device"
+        None, TextValue("NQN", 223, "nqn."), "NVM subsystem", "made from serial and model number", "device"
     )
     vendor_id: int | None = _key(
-        None, Number(0, 0xFFFF, "ID"), "PCI vendor id, for example 0x1234", "one of ours", "device"
+        None, NumberValue(0, 0xFFFF, "ID"), "PCI vendor id, for example 0x1234", "one of ours", "device"
     )
-    device_id: int | None = _key(None, Number(0, 0xFFFF, "ID"), "PCI device id", "one of ours", "device")
+    device_id: int | None = _key(None, NumberValue(0, 0xFFFF, "ID"), "PCI device id", "one of ours", "device")
 
 
 @dataclass(eq=False, repr=False)
@@ -79,30 +99,30 @@ class NamespaceTable:
     """A namespace, and the disk that it lies on."""
 
     disk: str = _key(
-        "", Disk(), "a raw file, a block device, or mem:SIZE; each is a namespace", "", "disk", is_required=True
+        "", DiskValue(), "a raw file, a block device, or mem:SIZE; each is a namespace", "", "disk", is_required=True
     )
-    nsid: int | None = _key(None, Number(1, MOST_NAMESPACES), "the namespace's number", "the first free one")
-    size: int | None = _key(None, Size(), "with `create`: size of the disk, for example 10G", group="disk")
-    create: bool = _key(False, Flag(), "make the file if it does not exist", group="disk")
-    read_only: bool = _key(False, Flag(), "never write; others may read the disk too", group="disk")
-    overlay: bool = _key(False, Flag(), "throw away at exit what is written; never copies", group="disk")
-    direct: bool = _key(False, Flag(), "no page cache (O_DIRECT), as QEMU's cache.direct=on", group="disk")
-    block_size: int = _key(512, Choice(512, 4096), "bytes of a block", group="disk")
-    nguid: bytes | None = _key(None, Hex(16), "NGUID, 16 bytes", _FROM_DISK, "device", is_each=True)
-    uuid: bytes | None = _key(None, Hex(16, "UUID"), "UUID, 16 bytes", _FROM_DISK, "device", is_each=True)
-    eui64: bytes | None = _key(None, Hex(8), "EUI-64, 8 bytes", "none", "device", is_each=True)
+    nsid: int | None = _key(None, NumberValue(1, MOST_NAMESPACES), "the namespace's number", "the first free one")
+    size: int | None = _key(None, SizeValue(), "with `create`: size of the disk, for example 10G", group="disk")
+    create: bool = _key(False, FlagValue(), "make the file if it does not exist", group="disk")
+    read_only: bool = _key(False, FlagValue(), "never write; others may read the disk too", group="disk")
+    overlay: bool = _key(False, FlagValue(), "throw away at exit what is written; never copies", group="disk")
+    direct: bool = _key(False, FlagValue(), "no page cache (O_DIRECT), as QEMU's cache.direct=on", group="disk")
+    block_size: int = _key(512, ChoiceValue(512, 4096), "bytes of a block", group="disk")
+    nguid: bytes | None = _key(None, HexValue(16), "NGUID, 16 bytes", _FROM_DISK, "device", is_each=True)
+    uuid: bytes | None = _key(None, HexValue(16, "UUID"), "UUID, 16 bytes", _FROM_DISK, "device", is_each=True)
+    eui64: bytes | None = _key(None, HexValue(8), "EUI-64, 8 bytes", "none", "device", is_each=True)
 
 
 @dataclass(eq=False, repr=False)
 class ControllerTable:
     """A controller, and how it is served."""
 
-    socket: str | None = _key(None, Path(), "where to listen; made with mode 0600", group="socket")
-    cntlid: int = _key(1, Number(0, 0xFFEF), "controller id", group="device")
-    queues: int | None = _key(None, Number(1, MAX_IO_QUEUES), "I/O queue pairs of this one", "as in [limits]")
+    socket: str | None = _key(None, PathValue(), "where to listen; made with mode 0600", group="socket")
+    cntlid: int = _key(1, NumberValue(0, 0xFFEF), "controller id", group="device")
+    queues: int | None = _key(None, NumberValue(1, MAX_IO_QUEUES), "I/O queue pairs of this one", "as in [limits]")
     msix: bool = _key(
         True,
-        Off("no MSI-X capability: the interrupt pin only"),
+        OffValue("no MSI-X capability: the interrupt pin only"),
         "an MSI-X capability; without it, there is the interrupt pin only",
         "true",
         "device",
@@ -110,35 +130,35 @@ class ControllerTable:
     )
     engine: str = _key(
         "auto",
-        Choice("auto", "native", "python"),
+        ChoiceValue("auto", "native", "python"),
         "who serves reads and writes: native (C, fast), python, or auto: native if it was built",
         group="process",
     )
     doorbells: str = _key(
         "auto",
-        Choice("auto", "trapped", "mapped"),
+        ChoiceValue("auto", "trapped", "mapped"),
         "trapped: messages, asleep when idle; mapped: memory, polled by the native engine; auto: trapped",
         group="process",
     )
     io_threads: int | None = _key(
         None,
-        Number(1, MOST_IO_THREADS),
+        NumberValue(1, MOST_IO_THREADS),
         "of the native engine",
         f"half of the CPUs that it may use, {MOST_IO_THREADS} at most",
         "process",
     )
     trace: str | None = _key(
-        None, Path("FILE"), "record all that host and device say; see nvmeemu trace --help", group="trace"
+        None, PathValue("FILE"), "record all that host and device say; see nvmeemu trace --help", group="trace"
     )
-    trace_payload: bool = _key(False, Flag(), "with the data itself, not only its digests", group="trace")
+    trace_payload: bool = _key(False, FlagValue(), "with the data itself, not only its digests", group="trace")
     faults: Sequence[str] = _key(
-        (), Faults(), "break it on purpose (docs/faults.md): files, or scenario:NAME", group="faults and control"
+        (), FaultsValue(), "break it on purpose (docs/faults.md): files, or scenario:NAME", group="faults and control"
     )
     control: str | None = _key(
-        None, Path(), "listen there for nvmeemu ctl; made with mode 0600", group="faults and control"
+        None, PathValue(), "listen there for nvmeemu ctl; made with mode 0600", group="faults and control"
     )
     ocp: bool = _key(
-        False, Flag(), "let the guest arm faults: nvme ocp set-error-injection", group="faults and control"
+        False, FlagValue(), "let the guest arm faults: nvme ocp set-error-injection", group="faults and control"
     )
 
 
@@ -153,7 +173,7 @@ def _declared(table: type) -> Mapping[str, Key]:
 
 def _limits() -> Iterator[Key]:
     for option in OPTIONS.values():
-        kind = Number(option.least, option.most)
+        kind = NumberValue(option.least, option.most)
         otherwise = f"{option.default} less mpsmin" if option.name == "mdts" else str(option.default)
         yield Key(option.keyword, kind, option.about, otherwise, "limits", option.name, False, False)
 

@@ -13,7 +13,7 @@ from typing import Any
 from nvmeemu.app import arguments
 
 
-class Kind(ABC):
+class ValueKind(ABC):
     """One kind of value. What is checked is what the code works with: bytes, a number of bytes, a whole path."""
 
     metavar = ""
@@ -37,7 +37,7 @@ class Kind(ABC):
         return value
 
 
-class Text(Kind):
+class TextValue(ValueKind):
     """Of ``most`` characters at most, printable ASCII, neither empty nor with spaces at its ends."""
 
     def __init__(self, metavar: str, most: int, begins: str = "") -> None:
@@ -56,7 +56,7 @@ class Text(Kind):
         return {"type": "string", "pattern": self._pattern}
 
 
-class Number(Kind):
+class NumberValue(ValueKind):
     metavar = "N"
 
     def __init__(self, least: int, most: int, metavar: str = "N") -> None:
@@ -72,10 +72,10 @@ class Number(Kind):
         return {"type": "integer", "minimum": self.least, "maximum": self.most}
 
     def option(self) -> dict[str, Any]:
-        return {"metavar": self.metavar, "type": arguments.Number(self.least, self.most)}
+        return {"metavar": self.metavar, "type": arguments.BoundedNumber(self.least, self.most)}
 
 
-class Choice(Kind):
+class ChoiceValue(ValueKind):
     """One of these words or numbers."""
 
     def __init__(self, *choices: str | int) -> None:
@@ -96,7 +96,7 @@ class Choice(Kind):
         return {"choices": self._choices, "type": type(self._choices[0])}
 
 
-class Flag(Kind):
+class FlagValue(ValueKind):
     words = "`true`, `false`"
 
     def check(self, value: object) -> bool:
@@ -111,7 +111,7 @@ class Flag(Kind):
         return {"action": "store_const", "const": True}
 
 
-class Off(Flag):
+class OffValue(FlagValue):
     """A flag that is true unless it is told otherwise; the option, of which ``about`` says what it does, turns
     it off."""
 
@@ -122,7 +122,7 @@ class Off(Flag):
         return {"action": "store_const", "const": False, "help": self._about}
 
 
-class Size(Kind):
+class SizeValue(ValueKind):
     """Bytes; a text may have a unit."""
 
     metavar = "SIZE"
@@ -152,7 +152,7 @@ class Size(Kind):
             raise ArgumentTypeError(str(error)) from None
 
 
-class Hex(Kind):
+class HexValue(ValueKind):
     """So many bytes; ``-``, ``:`` and ``.`` may stand between the digits."""
 
     def __init__(self, size: int, metavar: str = "HEX") -> None:
@@ -173,7 +173,7 @@ class Hex(Kind):
         return {"metavar": self.metavar, "type": arguments.Hex(self._size)}
 
 
-class Path(Kind):
+class PathValue(ValueKind):
     words = "a path"
 
     def __init__(self, metavar: str = "PATH") -> None:
@@ -191,7 +191,7 @@ class Path(Kind):
         return os.path.join(folder, value)
 
 
-class Disk(Path):
+class DiskValue(PathValue):
     """What ``backend.open_backend`` takes, and checks."""
 
     words = "a disk"
@@ -210,7 +210,7 @@ class Disk(Path):
         return placed(value, folder)
 
 
-class Faults(Kind):
+class FaultsValue(ValueKind):
     """Files of faults, and names of scenarios."""
 
     metavar = "FILE"

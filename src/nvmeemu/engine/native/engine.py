@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nvmeemu.backend import Direct
-from nvmeemu.engine.port import Counts, CqHandle, Disk, Listener, QueueHandle
+from nvmeemu.engine.port import Counts, CqHandle, EngineNamespace, Listener, QueueHandle
 from nvmeemu.spec import BROADCAST
 
 try:
@@ -103,7 +103,7 @@ class NativeEngine:
 
     # --- the controller
 
-    def configure(self, page_size: int, transfer: int, most_held: int, disks: Mapping[int, Disk]) -> None:
+    def configure(self, page_size: int, transfer: int, most_held: int, disks: Mapping[int, EngineNamespace]) -> None:
         lib.engine_set_limits(self._engine, page_size, transfer, most_held)
         lib.engine_set_flush_all(self._engine, BROADCAST)  # until all disks are known
         for nsid in self._nsids - disks.keys():
@@ -114,7 +114,7 @@ class NativeEngine:
         volatile = [nsid for nsid, disk in disks.items() if disk.is_volatile] or [0]
         lib.engine_set_flush_all(self._engine, volatile[0] if len(volatile) == 1 else BROADCAST)
 
-    def _disk(self, disk: Disk) -> Any:
+    def _disk(self, disk: EngineNamespace) -> Any:
         direct = disk.direct or _NO_DISK
         word = direct.failed_sync.word
         self._words[id(word)] = ffi.from_buffer("struct failed_sync[]", word)
