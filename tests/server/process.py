@@ -35,7 +35,8 @@ def run(
 
 
 class Served:
-    """A server that listens: it has said so when this has been made."""
+    """A server that listens: it has said so when this has been made. Of several ``drives`` each says where in its
+    file; ``path`` is that of the first one."""
 
     def __init__(
         self,
@@ -43,11 +44,13 @@ class Served:
         *arguments: object,
         command: Sequence[str] = (NVMEEMU, "serve"),
         environment: Mapping[str, str] | None = None,
+        drives: int = 1,
         **options: Any,
     ) -> None:
         self.path = path
+        where = ["--socket", path] if drives == 1 else []
         self.process = subprocess.Popen(
-            [*command, "--socket", path, *map(str, arguments)],
+            [*command, *where, *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=os.environ | dict(environment or {}),
@@ -58,7 +61,7 @@ class Served:
         assert self.process.stdout is not None
         assert self.process.stderr is not None
         self._stderr = self.process.stderr
-        lines = [self.process.stdout.readline().decode() for _ in range(ANNOUNCED_LINES)]
+        lines = [self.process.stdout.readline().decode() for _ in range(ANNOUNCED_LINES * drives)]
         if not lines[-1]:
             self.wait()
             raise AssertionError(f"the server did not start: {self.log}")

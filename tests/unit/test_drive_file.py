@@ -196,8 +196,8 @@ BAD: list[tuple[str, str, str, bool]] = [
     ('[[namespace]]\ndisk = "mem:1M"\n', "", "1: there is no namespace: give disk SPEC", True),
     ("[[namespace]]", "[namespace]", "1: namespace: begin each with [[namespace]]", True),
     ('disk = "mem:1M"', "size = 3", "1: namespace 1: disk: is missing: a raw file, a block device", True),
-    ('"mem:1M"', "3", "2: namespace 1: disk: 3 is no text", True),
-    ('"mem:1M"', '"a\\u0000b"', "2: namespace 1: disk: 'a\\x00b' is no text", True),
+    ('"mem:1M"', "3", "2: namespace 1: disk: 3 is not text", True),
+    ('"mem:1M"', '"a\\u0000b"', "2: namespace 1: disk: 'a\\x00b' is not text", True),
     ('"mem:1M"', '"x"\nblock_size = 1000', "3: namespace 1: block_size: 1000 is neither 512 nor 4096", True),
     ('"mem:1M"', '"x"\nblock_size = "512"', "3: namespace 1: block_size: '512' is neither 512 nor 4096", True),
     ('"mem:1M"', '"x"\nread_only = 1', "3: namespace 1: read_only: 1 is neither true nor false", True),
@@ -229,8 +229,8 @@ BAD: list[tuple[str, str, str, bool]] = [
         False,
     ),
     ('socket = "s"', "", "3: controller 1: socket: is missing: where to listen", False),  # --socket can give it
-    ('socket = "s"', "socket = ''", "4: controller 1: socket: '' is no path", True),
-    ('socket = "s"', "socket = 5", "4: controller 1: socket: 5 is no path", True),
+    ('socket = "s"', "socket = ''", "4: controller 1: socket: '' is not a path", True),
+    ('socket = "s"', "socket = 5", "4: controller 1: socket: 5 is not a path", True),
     (
         'socket = "s"',
         "socket = 's'\nengine = 'c'",
@@ -238,8 +238,8 @@ BAD: list[tuple[str, str, str, bool]] = [
         True,
     ),
     ('socket = "s"', "socket = 's'\nmsix = 'no'", "5: controller 1: msix: 'no' is neither true nor false", True),
-    ('socket = "s"', "socket = 's'\nfaults = 'f'", "5: controller 1: faults: 'f' is no list of files", True),
-    ('socket = "s"', "socket = 's'\nfaults = ['f', 3]", "5: controller 1: faults: ['f', 3] is no list of files", True),
+    ('socket = "s"', "socket = 's'\nfaults = 'f'", "5: controller 1: faults: 'f' is not a list of files", True),
+    ('socket = "s"', "socket = 's'\nfaults = ['f', 3]", "5: controller 1: faults: ['f', 3] is not a list", True),
     (
         'socket = "s"',
         "socket = 's'\nio_threads = 2\nengine = 'python'",

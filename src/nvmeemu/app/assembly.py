@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 from nvmeemu.app import arming, engines, recording
 from nvmeemu.app.control.methods import Methods, OpenDisk
 from nvmeemu.app.control.server import ControlServer
+from nvmeemu.app.control.sharing import together
 from nvmeemu.app.disks import Disks
 from nvmeemu.app.drive.description import Drive
 from nvmeemu.app.drive.keys import NamespaceTable
@@ -31,6 +33,7 @@ class Assembly:
     disks: Disks
     controller: Controller
     server: Server
+    methods: Methods
 
     @property
     def socket(self) -> str:
@@ -71,7 +74,7 @@ def _connect(
         inventory.add(namespace)
     controller = Controller(host, loop, inventory, identity, limits, engine)
     host.mirror = Mirrors(engine, controller.taps)
-    trace = recording.start(table, controller, engine, stack)
+    trace = recording.start(table, drive.name, controller, engine, stack)
     faults = arming.arm(table, controller, given)
     pci = PciIdentity(identity.vendor_id, identity.device_id, identity.vendor_id, identity.device_id)
     try:
@@ -79,14 +82,24 @@ def _connect(
     except ServeError as error:
         raise drive.source.failure(str(error), "controller", 0, "socket", status=1) from None
     server.on_attach, server.on_leave = controller.taps.attached, controller.taps.left
-    if table.control is not None:
-        open_disk, close_disk = _hot_plug(drive, disks, controller)
-        methods = Methods(controller, faults, open_disk, close_disk, None if trace is None else trace.note)
+    open_disk, close_disk = _hot_plug(drive, disks, controller)
+    methods = Methods(controller, faults, open_disk, close_disk, None if trace is None else trace.note, drive.name)
+    return Assembly(drive, disks, controller, server, methods)
+
+
+def open_control_sockets(drives: Sequence[Assembly], loop: Loop, stack: ExitStack) -> None:
+    """Those that the drives ask for. Drives that name the same one share it. Raises Failure."""
+    by_path: dict[str, list[Assembly]] = {}
+    for one in drives:
+        if (path := one.drive.controller.control) is not None:
+            by_path.setdefault(os.path.abspath(path), []).append(one)
+    for sharing in by_path.values():
+        first = sharing[0].drive
+        methods = together({one.drive.name: one.methods.table() for one in sharing})
         try:
-            stack.enter_context(ControlServer(loop, table.control, methods.table()))
+            stack.enter_context(ControlServer(loop, first.controller.control or "", methods))
         except ServeError as error:
-            raise drive.source.failure(str(error), "controller", 0, "control", status=1) from None
-    return Assembly(drive, disks, controller, server)
+            raise first.source.failure(str(error), "controller", 0, "control", status=1) from None
 
 
 def _identity(drive: Drive, first: Namespace) -> Identity:

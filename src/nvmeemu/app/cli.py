@@ -213,6 +213,7 @@ def _add_ctl(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     ctl.set_defaults(parser=ctl, print_capabilities=False)
     ctl.add_argument("--control", metavar="PATH", required=True, help="the server's --control")
+    ctl.add_argument("--drive", metavar="NAME", help="which one, where several drives share the socket")
     ctl.add_argument("--json", action="store_true", help="print the answer as JSON")
     whats = ctl.add_subparsers(dest="what", metavar="WHAT", parser_class=Parser, required=True)
     whats.add_parser("status", help="the controller, its queues, namespaces and faults")

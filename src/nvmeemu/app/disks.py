@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
-from nvmeemu.app.drive.description import Drive
+from nvmeemu.app.drive.description import SHARE, Drive
 from nvmeemu.app.drive.keys import NamespaceTable
 from nvmeemu.backend import BackendError, BadRequest, is_memory, is_same, open_backend
 from nvmeemu.subsystem.disk_media import DiskMedia
@@ -81,8 +81,7 @@ class Disks:
 
     def _open(self, table: NamespaceTable) -> DiskMedia:
         name = self._name(table.disk)
-        is_written = not (table.read_only or table.overlay)
-        self._check_others(table.disk, is_written)
+        self._check_others(table)
         backend = open_backend(
             table.disk,
             size=table.size,
@@ -93,19 +92,16 @@ class Disks:
             block_size=table.block_size,
         )
         media = self.media[name] = DiskMedia(backend, Format(table.block_size), self._loop)
-        if is_written:
+        if not table.is_shareable:
             self._written.add(name)
         return media
 
-    def _check_others(self, disk: str, is_written: bool) -> None:
+    def _check_others(self, table: NamespaceTable) -> None:
         """The disk has one writer or many readers, in this process as among processes. Raises BackendError."""
         for other in self._others:
             for name in other.media:
-                if is_same(disk, name) and (is_written or name in other._written):
-                    raise BackendError(
-                        f"disk {disk} is {name} of the drive {other._drive.name}:"
-                        " share it with --read-only or --overlay in both"
-                    )
+                if not (table.is_shareable and name not in other._written) and is_same(table.disk, name):
+                    raise BackendError(f"disk {table.disk} is {name} of the drive {other._drive.name}: {SHARE}")
 
     def _name(self, disk: str) -> str:
         """What the disk is called beside the others. Raises BadRequest if it is one of them."""

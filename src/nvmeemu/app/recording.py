@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def start(
-    table: ControllerTable, controller: Controller, engine: NativeEngine | None, stack: ExitStack
+    table: ControllerTable, drive: str, controller: Controller, engine: NativeEngine | None, stack: ExitStack
 ) -> TraceFile | None:
-    """Record everything from here on, if that is wanted. Raises Failure."""
+    """Record everything from here on, if that is wanted. The trace names the ``drive``. Raises Failure."""
     if table.trace is None:
         return None
     from nvmeemu.trace.file import TraceError  # start-up: without a trace not needed
@@ -25,7 +25,7 @@ def start(
     from nvmeemu.trace.sink import BadTarget, TraceFile
 
     try:
-        file = TraceFile(table.trace, describe(controller, payload=table.trace_payload))
+        file = TraceFile(table.trace, describe(controller, payload=table.trace_payload, drive=drive))
     except TraceError as error:
         raise Failure(f"--trace: {error}", 2 if isinstance(error, BadTarget) else 1) from None
     stack.callback(file.close)

@@ -61,6 +61,7 @@ class Description:
 
     program: str = ""
     comment: str = ""
+    drive: str = ""  # its name in the process that served it; ``identity`` has the controller's number, ``cntlid``
     engine: str = "python"
     payload: bool = False  # whether the blocks of reads and writes are in the trace
     identity: dict[str, Any] = field(default_factory=dict)

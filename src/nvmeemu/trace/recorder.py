@@ -52,12 +52,13 @@ class Sink(Protocol):
     def put(self, data: bytes) -> None: ...
 
 
-def describe(controller: Controller, *, payload: bool = False, comment: str = "") -> Description:
+def describe(controller: Controller, *, payload: bool = False, comment: str = "", drive: str = "") -> Description:
     """What the header of a trace of this controller says."""
     state = controller.state
     return Description(
         program=f"nvmeemu {__version__}",
         comment=comment,
+        drive=drive,
         engine="python" if state.engine is None else "native",
         payload=payload,
         identity=asdict(state.identity),

@@ -37,7 +37,8 @@ def ctl(arguments: argparse.Namespace) -> int:
 def _ask(arguments: argparse.Namespace) -> Any:
     calls = _calls(arguments)
     with Control(arguments.control) as control:
-        results = [control.call(method, **parameters) for method, parameters in calls]
+        which = {} if arguments.drive is None else {"drive": arguments.drive}
+        results = [control.call(method, **which, **parameters) for method, parameters in calls]
     flat = [one for result in results for one in (result if isinstance(result, list) else [result])]
     return flat if len(results) > 1 else results[0] if results else None
 

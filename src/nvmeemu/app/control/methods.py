@@ -28,7 +28,7 @@ OpenDisk = Callable[[int, Mapping[str, Any]], Namespace]
 class Methods:
     """``open_disk`` makes a namespace with an NSID of a table [[namespace]] that was checked; ``close_disk`` is called
     with the medium of one that was removed, which may still be in use; ``note`` puts a remark into the trace, if there
-    is one."""
+    is one; ``drive`` is the name of the drive."""
 
     def __init__(
         self,
@@ -37,7 +37,9 @@ class Methods:
         open_disk: OpenDisk,
         close_disk: Callable[[Media], None],
         note: Callable[[str], None] | None = None,
+        drive: str = "drive",
     ) -> None:
+        self._drive = drive
         self._controller = controller
         self._state = controller.state
         self._faults = faults
@@ -65,6 +67,8 @@ class Methods:
         return {
             "protocol": PROTOCOL,
             "version": __version__,
+            "drive": self._drive,
+            "cntlid": state.identity.cntlid,
             "serial": state.identity.serial,
             "removed": self._faults.is_removed,
             "controller": {"rdy": int(status.rdy), "cfs": int(status.cfs), "shst": status.shst},

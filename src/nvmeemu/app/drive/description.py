@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from nvmeemu.controller.limits import Limits
 if TYPE_CHECKING:
     from nvmeemu.toml import Place
 
+SHARE = "share it with --read-only or --overlay in both"
 Table = Mapping[str, Any]
 """Checked values by the names of their keys."""
 
@@ -180,8 +182,20 @@ def check_together(drives: Sequence[Drive], pid_file: str | None) -> None:
     disks = [_Used(path, place, drive) for drive in drives for place, path in drive.disks]
     for index, one in enumerate(made):
         for other in [*made[index + 1 :], *disks]:
-            if is_same(one.path, other.path):
+            is_shared = one.place[-1] == other.place[-1] == "control"  # by several drives
+            if is_same(one.path, other.path) and not is_shared:
                 raise _both(one, other)
+    for first, second in itertools.combinations(drives, 2):
+        _check_disks(first, second)
+
+
+def _check_disks(first: Drive, second: Drive) -> None:
+    """Raise Failure if one of the two writes to a disk that both have."""
+    for index, one in enumerate(second.namespaces):
+        for other in first.namespaces:
+            if not (one.is_shareable and other.is_shareable) and is_same(one.disk, other.disk):
+                text = f"disk {one.disk} is {other.disk} of the drive {first.name}: {SHARE}"
+                raise second.source.failure(text, "namespace", index, "disk")
 
 
 class _Used:

@@ -112,6 +112,11 @@ class NamespaceTable:
     uuid: bytes | None = _key(None, HexValue(16, "UUID"), "UUID, 16 bytes", _FROM_DISK, "device", is_each=True)
     eui64: bytes | None = _key(None, HexValue(8), "EUI-64, 8 bytes", "none", "device", is_each=True)
 
+    @property
+    def is_shareable(self) -> bool:
+        """Whether the disk is not written to, so that others may use it, too."""
+        return self.read_only or self.overlay
+
 
 @dataclass(eq=False, repr=False)
 class ControllerTable:

@@ -181,7 +181,7 @@ class PathValue(ValueKind):
 
     def check(self, value: object) -> str:
         if not isinstance(value, str) or not value or "\0" in value:
-            raise ValueError(f"{value!r} is no path")
+            raise ValueError(f"{value!r} is not a path")
         return value
 
     def schema(self) -> dict[str, object]:
@@ -201,7 +201,7 @@ class DiskValue(PathValue):
 
     def check(self, value: object) -> str:
         if not isinstance(value, str) or "\0" in value:
-            raise ValueError(f"{value!r} is no text")
+            raise ValueError(f"{value!r} is not text")
         return value
 
     def placed(self, value: str, folder: str) -> str:
@@ -218,7 +218,7 @@ class FaultsValue(ValueKind):
 
     def check(self, value: object) -> list[str]:
         if not isinstance(value, list) or not all(isinstance(one, str) and one and "\0" not in one for one in value):
-            raise ValueError(f"{value!r} is no list of files and scenario:NAME")
+            raise ValueError(f"{value!r} is not a list of files and scenario:NAME")
         return list(value)
 
     def schema(self) -> dict[str, object]:
