@@ -1,7 +1,8 @@
-"""Interrupt Coalescing and Interrupt Vector Configuration: messages that wait for more completions, or for some time.
+"""Interrupt Coalescing and Interrupt Vector Configuration: a message waits for more completions, or for some time.
+Base 1.4, 5.21.1.8 and 5.21.1.9.
 
-Base 1.4, 5.21.1.8 and 5.21.1.9. Both are counted for each vector; the admin queue's vector never waits, nor does the
-pin. The native engine does the same for its completion queues, when it is told to.
+Completions and time are counted for each vector. The admin queue's vector never waits, nor does the pin. The native
+engine does the same for its completion queues when it is told to.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ ADMIN_VECTOR = 0
 
 
 class Coalescing:
-    """Which messages are held back. ``send`` sends one whose time has come."""
+    """Which messages wait. ``send`` sends one whose time has come."""
 
     def __init__(self, clock: Clock, engine: Engine | None, send: Callable[[int], None]) -> None:
         self._clock = clock
@@ -30,8 +31,8 @@ class Coalescing:
         self._timers: dict[int, Timer] = {}
 
     def configure(self, time: float, completions: int, vectors: Collection[int]) -> None:
-        """Hold back the messages of these vectors for at most ``time`` seconds, or until there are so many
-        completions. What was held back before is sent now."""
+        """Let the messages of these vectors wait for at most ``time`` seconds, or until there are so many completions.
+        Messages that waited before are sent now."""
         is_on = time > 0 and completions > 1
         self._time, self._completions = time, completions
         self._vectors = frozenset(vectors) - {ADMIN_VECTOR} if is_on else frozenset()
@@ -42,13 +43,13 @@ class Coalescing:
             self._send(vector)
 
     def reset(self) -> None:
-        """Off, and what was held back is void."""
+        """Switch coalescing off, and drop the messages that wait."""
         for vector in tuple(self._timers):
             self._release(vector)
         self.configure(0.0, 1, ())
 
     def is_due(self, cq: CompletionQueue, number: int) -> bool:
-        """Whether to send the message of a queue that has got so many completions. If not, it is sent later."""
+        """Whether to send the message of a queue that has got so many completions now. If not, it is sent later."""
         vector = cq.vector
         if vector not in self._vectors:
             return True

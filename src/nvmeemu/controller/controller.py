@@ -52,7 +52,7 @@ _OF_ADMIN_QUEUES = (regs.AQA, regs.ASQ, regs.ACQ)
 
 
 class Controller:
-    """One NVMe function. Call it on one thread; call ``run`` after each call that can have given it work."""
+    """One NVMe function. Call it on one thread. Call ``run`` after each call that can have given it work."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Controller:
 
     @property
     def direct_doorbells(self) -> tuple[int, int] | None:
-        """Who takes doorbells before ``write`` does, if it wants to: see ``Engine.direct_doorbells``."""
+        """Who takes doorbells before ``write`` does: see ``Engine.direct_doorbells``."""
         engine = self.state.engine
         return None if engine is None or self.state.limits.dstrd else engine.direct_doorbells  # for CAP.DSTRD = 0
 
@@ -105,7 +105,7 @@ class Controller:
         return self.taps.register_read(offset, data) if self._is_tapped else data
 
     def write(self, offset: int, data: bytes) -> None:
-        """A write to BAR0, of 4 or 8 bytes; others change the bytes that they cover."""
+        """A write to BAR0, of 4 or 8 bytes. A write of another size changes the bytes that it covers."""
         if offset >= DOORBELLS:
             for start in range(0, len(data), 4):
                 place = offset + start - DOORBELLS
@@ -117,7 +117,7 @@ class Controller:
         self._on_write(offset, data)
 
     def run(self) -> bool:
-        """Do a bounded batch of work and raise its interrupts; True if more is waiting."""
+        """Do a bounded batch of work and raise its interrupts. True if more is waiting."""
         return self._executor.run()
 
     def quiesce(self) -> None:
@@ -146,7 +146,7 @@ class Controller:
         self.taps.interrupts_changed()
 
     def pci_changed(self, state: PciState) -> None:
-        """The host has changed what it lets the function do; what follows from it is the ports' business."""
+        """The host has changed what the function may do. The ports act on it; the taps are told."""
         self.taps.pci_changed(state)
 
     def _route_interrupts(self, engine: Engine) -> None:
@@ -168,11 +168,11 @@ class Controller:
 
     @property
     def is_busy(self) -> bool:
-        """A command is being worked on."""
+        """Whether a command is being worked on."""
         return self._executor.is_busy or self._executor.is_changing_media
 
     def observe(self, observer: Observer) -> None:
-        """Let it see what passes, from now on."""
+        """Tell this observer what passes, from now on."""
         self.taps.add(observer)
         self._tap()
 
@@ -181,7 +181,7 @@ class Controller:
         self._tap()
 
     def intercept(self, interceptor: Interceptor | None) -> None:
-        """Let it decide what becomes of all that passes, from now on."""
+        """Let this interceptor decide what becomes of all that passes, from now on."""
         self.taps.interceptor = interceptor
         self._tap()
         if self.state.engine is not None:
@@ -199,20 +199,20 @@ class Controller:
             self.state.engine.take_doorbells(not self._is_tapped and self.state.host.msix_enabled)
 
     def serve_in_python(self, which: Callable[[int], bool]) -> None:
-        """Which I/O submission queues, by their identifiers and also those to come, are not for the native engine: from
-        now on, until the next call. Queues move with commands in flight; each of those still ends once."""
+        """Say which I/O submission queues Python serves, by their identifiers, also those to come. That holds until
+        the next call. Queues move while their commands are in flight, and each command still ends once."""
         self.state.is_pythons = which
         self._executor.assign_queues()
 
     def hang(self, is_hung: bool) -> None:
-        """Fetch no commands but those that the native engine has fetched already, or go on."""
+        """Fetch no commands, except those that the native engine has fetched already; or go on."""
         self._executor.hang(is_hung)
 
     def set_health(
         self, *, temperature: int | None = None, spare: int | None = None, is_degraded: bool | None = None
     ) -> None:
-        """Change what the SMART log says: the composite temperature in kelvin, the available spare in percent, whether
-        the media can no longer be relied upon. The host is told of new critical warnings that it asked to hear of."""
+        """Change what the SMART log says: the composite temperature in kelvin, the available spare in percent, and
+        whether the media can no longer be relied upon. The host is told of new critical warnings that it asked for."""
         health = self.state.health
         health.temperature = health.temperature if temperature is None else temperature
         health.spare = health.spare if spare is None else spare
@@ -330,7 +330,7 @@ class Controller:
         self._settle()
 
     def _stop(self) -> None:
-        """What every reset does. RDY falls at once unless a medium may still change."""
+        """Do what every reset does. RDY falls at once unless a medium may still change."""
         self._executor.stop()
         if self.state.engine is not None:
             self.state.engine.watch(False)
@@ -341,8 +341,8 @@ class Controller:
         self._settle()
 
     def _settle(self) -> None:
-        """Let CSTS follow CC once nothing of the past is under way: RDY follows EN when nothing still writes for
-        the time before a reset, and a shutdown completes when nothing runs and the disks are flushed."""
+        """Let CSTS follow CC once nothing of the past is under way. RDY follows EN when no command of the time before
+        a reset writes any more. A shutdown completes when nothing runs and the disks are flushed."""
         status, is_enabled = self.status, self._cc.en
         if not status.cfs and status.rdy != is_enabled and not self._executor.is_changing_media:
             self._set_status(rdy=is_enabled)
@@ -407,14 +407,14 @@ class Controller:
             state.echo_admin_doorbells()
 
     def _mapped_doorbell(self, number: int, value: int, is_good: bool) -> None:
-        """One that came without a message."""
+        """A doorbell that came without a message."""
         if is_good:
             self._on_doorbell(number, value)
         else:
             self._doorbell_error(ErrorEvent.INVALID_DOORBELL_VALUE, self._place(number), value)
 
     def _place(self, number: int) -> int:
-        """Of a doorbell in BAR0."""
+        """The offset of a doorbell in BAR0."""
         return DOORBELLS + number * self._stride
 
     def _doorbell_error(self, what: ErrorEvent, offset: int, value: int) -> None:
@@ -424,7 +424,7 @@ class Controller:
         self.state.events.report(Event(EventType.ERROR, what, LogId.ERROR_INFORMATION), keep=False)
 
     def _what_is_wrong(self, number: int, value: int) -> str:
-        """With the value for a doorbell, for the log."""
+        """What is wrong with the value of a doorbell, for the log."""
         qid, is_cq = number >> 1, number & 1
         queue: CompletionQueue | SubmissionQueue | None = (self.state.cqs if is_cq else self.state.sqs).get(qid)
         if queue is None:

@@ -1,7 +1,8 @@
-"""Shadow doorbells: the host writes its tails and heads into memory, and rings only where EventIdx asks for it.
+"""Shadow doorbells: the host writes its tails and heads into memory, and rings only where EventIdx asks for it. Base
+1.4, 5.7 and B.5.
 
-Base 1.4, 5.7 and B.5. The admin queue stays with its real doorbells, because Linux and SPDK never use shadows for
-it; EventIdx then always asks for the next one, which serves those who do.
+The admin queue stays with its real doorbells, because Linux and SPDK never use shadows for it. Its EventIdx always
+asks for the next doorbell, which serves hosts that do use them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ _WIDTH = 4
 
 
 class Slot:
-    """One doorbell of one queue in the two buffers: the host's value, and the value that we wait for."""
+    """A doorbell of a queue in the two buffers: the value of the host, and the value that we wait for."""
 
     def __init__(self, host: Host, shadow: int, event: int) -> None:
         self._host = host
@@ -21,17 +22,20 @@ class Slot:
 
     @property
     def value(self) -> int:
-        """What the host last wrote. Raises HostMemoryError."""
+        """The value that the host wrote last. Raises HostMemoryError."""
         return int(self._host.view(self.shadow, _WIDTH).cast("I")[0])
 
     def clear(self, value: int) -> None:
-        """Begin with ``value`` on both sides: nobody else writes yet. Raises HostMemoryError."""
+        """Set both sides to ``value``; nobody else writes yet. Raises HostMemoryError."""
         self._host.view(self.shadow, _WIDTH).cast("I")[0] = value
         self._host.view(self.event, _WIDTH).cast("I")[0] = value
 
     def await_change(self, value: int) -> int:
-        """Ask the host to ring once it goes beyond ``value``; what it has written by then. It may have written just
-        before it could see the question: so ask, then look again, with a barrier between. Raises HostMemoryError."""
+        """Ask the host to ring when it goes beyond ``value``; returns the value that it has written by then.
+
+        The host may have written just before it could see the question. So this asks, then looks again, with a barrier
+        between. Raises HostMemoryError.
+        """
         self._host.view(self.event, _WIDTH).cast("I")[0] = value
         self._host.barrier()
         return self.value

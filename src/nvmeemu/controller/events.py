@@ -30,9 +30,8 @@ Tap = Callable[[Callable[[Event], None], Event], None]  # called with what follo
 
 
 class Events:
-    """Parked requests meet events. An event of a type masks that type until its log page has been read (RAE=0).
-
-    An event passes ``tap`` first."""
+    """Brings events and parked requests together. An event masks its type until the log page was read with RAE=0. An
+    event passes ``tap`` first."""
 
     def __init__(self, tap: Tap | None = None) -> None:
         self.tap = tap
@@ -42,7 +41,7 @@ class Events:
 
     @property
     def outstanding(self) -> int:
-        """Requests parked and not aborted."""
+        """How many requests are parked and not aborted."""
         return sum(request.live for request in self.parked)
 
     def park(self, request: Outstanding) -> None:
@@ -51,7 +50,7 @@ class Events:
         self._deliver()
 
     def report(self, event: Event, *, keep: bool = True) -> None:
-        """Something happened. Without ``keep`` it is lost unless a request is parked and its type is not masked."""
+        """Report an event. Without ``keep`` it is dropped unless a request is parked and its type is not masked."""
         if self.tap is not None:
             self.tap(partial(self._report, keep), event)
         else:
@@ -63,8 +62,8 @@ class Events:
         self._deliver()
 
     def was_read(self, log: int) -> None:
-        """The host has read this log page with RAE=0: what it says need not be told any more, and events of the types
-        that it cleared may be told again."""
+        """The host has read this log page with RAE=0. Events that the page tells need not be told any more, and the
+        types that the host cleared may be told again."""
         self._masked_by = {kind: other for kind, other in self._masked_by.items() if other != log}
         self._pending = deque((event for event in self._pending if event.log != log), _MOST_PENDING)
         self._deliver()

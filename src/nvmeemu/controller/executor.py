@@ -1,7 +1,7 @@
-"""Runs commands: fetches them in batches, takes each through its stages, posts completions, raises interrupts.
+"""Runs commands: fetches them in batches, runs their stages, posts completions, raises interrupts.
 
-This is the only place where an exception becomes a status. Whatever a command meets - a slow disk, guest memory that
-is gone for a moment, a full completion queue - it ends in exactly one completion, or in none after a reset.
+This is the only place where an exception becomes a status. A command may meet a slow disk, guest memory that is gone
+for a moment, or a full completion queue. It ends in exactly one completion in any case, or in none after a reset.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _NO_LOCATION = 0xFFFF
 
 
 class Executor:
-    """Fetches and executes commands on the controller's thread. ``on_fatal`` is called when it cannot go on,
-    ``on_settled`` whenever a medium has finished with a command, ``on_doorbell`` for mapped doorbells that only the
-    engine has seen (number, value, whether its queue can have it)."""
+    """Fetches and executes commands on the controller's thread. It calls ``on_fatal`` when it cannot go on,
+    ``on_settled`` when a medium has finished with a command, and ``on_doorbell`` for mapped doorbells that only the
+    engine has seen (number, value, whether the queue can have it)."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Executor:
     # --- what the controller asks for --------------------------------------------------------------------------
 
     def wake(self, sq: SubmissionQueue) -> None:
-        """The queue may have something to do."""
+        """Serve this queue in the next batch."""
         if sq.server.wants_turn:
             self._ready[sq] = None
 
@@ -92,8 +92,8 @@ class Executor:
             self._engine.hold(False)
 
     def hang(self, is_hung: bool) -> None:
-        """Fetch no more commands of the queues that are Python's, not even in the middle of a queue's turn; or go on.
-        Unlike a pause, it outlasts a reset."""
+        """Fetch no more commands of the queues that Python serves, not even in the middle of a queue's turn; or go on.
+        Unlike a pause, this outlasts a reset."""
         self._is_hung = is_hung
         if not is_hung:
             self._wake_all()
@@ -107,7 +107,7 @@ class Executor:
                 self._take(sq)
 
     def _take(self, sq: SubmissionQueue) -> None:
-        """From Python to the engine. If the engine is still giving the queue back, it keeps it after that."""
+        """Move a queue from Python to the engine. If the engine is still giving it back, the engine keeps it."""
         if self._owners.take_sq(sq):
             self._ready.pop(sq, None)
             if len(sq.outstanding) >= MOST_OUTSTANDING:
@@ -122,7 +122,7 @@ class Executor:
                 self.wake(self._controller.sqs[sqid])
 
     def run(self) -> bool:
-        """Do a batch; True if more is waiting that can be done now."""
+        """Do a batch. True if more is waiting that can be done now."""
         if self._engine is not None and self._engine.has_news:
             self._engine.deliver(self)
             if self.is_paused:
@@ -145,8 +145,8 @@ class Executor:
                 return
 
     def _serve_ready(self) -> None:
-        """Give each queue its turn, the admin queue first, until enough has been moved: then the bus has its turn, and
-        the next batch goes on where this one has stopped."""
+        """Give each queue its turn, the admin queue first, until enough has been moved. Then the bus has its turn, and
+        the next batch continues where this one has stopped."""
         for sq in sorted(self._ready, key=_is_io):
             if sq not in self._ready:
                 continue  # dropped by what went before
@@ -158,7 +158,7 @@ class Executor:
 
     @property
     def is_busy(self) -> bool:
-        """A command is being worked on, at a medium or by the engine, or waits for room or memory."""
+        """Whether a command is worked on, by a medium or the engine, or waits for room or memory."""
         engine = self._engine
         if engine is not None and (engine.has_news or engine.is_busy):
             return True
@@ -166,7 +166,7 @@ class Executor:
 
     @property
     def is_changing_media(self) -> bool:
-        """A medium may still change, also for a command that nobody waits for any more."""
+        """Whether a medium may still change, also by a command that nobody waits for any more."""
         if self._engine is not None and self._engine.is_changing_media:
             return True
         return self._media.is_changing
@@ -178,7 +178,8 @@ class Executor:
         self.pin.drop()
 
     def drop_all(self) -> None:
-        """Drop every command without a completion. What a medium has begun goes on to its end, unheard."""
+        """Drop every command without a completion. An operation that a medium has begun ends, and its result is
+        dropped."""
         if self.taps is not None:
             self.taps.dropped()
         for sq in {*self._controller.sqs.values(), *(request.sq for request in self._media.requests)}:
@@ -194,7 +195,7 @@ class Executor:
         self._gaps.forget()
 
     def memory_changed(self) -> None:
-        """Guest memory has been mapped or unmapped: go on with what waits for it."""
+        """Guest memory was mapped or unmapped: continue with what waits for it."""
         for request in self._gaps.take():
             self._proceed(request)
         for cq in self._controller.cqs.values():
@@ -204,7 +205,7 @@ class Executor:
         self._on_settled()
 
     def signal(self) -> None:
-        """Raise the interrupts of what has been posted: one for each vector, or the level of the pin."""
+        """Raise the interrupts for what was posted: one for each vector, or the level of the pin."""
         host = self._controller.host
         if host.msix_enabled:
             is_due = self._controller.coalescing.is_due
@@ -222,8 +223,8 @@ class Executor:
     # --- the life of a command ---------------------------------------------------------------------------------
 
     def _serve(self, sq: SubmissionQueue) -> bool:
-        """Run up to BURST commands of a queue, fewer once enough has been moved; False once it is empty or cannot go
-        on."""
+        """Run up to BURST commands of a queue, or fewer once enough has been moved. False if the queue is empty or
+        cannot go on."""
         for _ in range(BURST):
             if self._is_hung or len(sq.outstanding) >= MOST_OUTSTANDING:
                 return False
@@ -256,7 +257,7 @@ class Executor:
         return request
 
     def _begin_entry(self, request: Request[Any], entry: bytes) -> None:
-        """Begin what the taps let go: perhaps once more, or with another entry than was fetched."""
+        """Begin the entry that the taps have passed on. It may be changed, and may come more than once."""
         is_first = entry is request.entry and not request.has_begun
         self._begin(request if is_first else self._request(request.sq, entry))
 
@@ -267,7 +268,7 @@ class Executor:
         self._proceed(request)
 
     def _proceed(self, request: Request[Any]) -> None:
-        """Run the stage of a command; it ends, or waits for memory, for room or for its medium."""
+        """Run the stage of a command. It ends, or waits for memory, for room or for its medium."""
         dw0 = field = 0
         try:
             result = request.stage(request) if request.tap is None else request.tap.run(request)
@@ -302,12 +303,12 @@ class Executor:
             self._answer(request, dw0, field)
 
     def _go_on(self, request: Request[Any]) -> None:
-        """Run its stage, unless it has ended meanwhile."""
+        """Run the stage of a command, unless it has ended meanwhile."""
         if request.live:
             self._proceed(request)
 
     def _answer(self, request: Request[Any], dw0: int, field: int) -> None:
-        """It completes."""
+        """Complete a command that did not wait."""
         if self.taps is None:
             sq = request.sq
             self._post(sq, sq.server.head, request.cid, dw0, field)
@@ -315,14 +316,14 @@ class Executor:
             self.taps.complete(self._post_reply, Reply(request, request.cid, dw0, field))
 
     def _ended(self, request: Request[Any], dw0: int, field: int) -> None:
-        """It completes, after a wait."""
+        """Complete a command that has waited."""
         self._answer(request, dw0, field)
         if len(request.sq.outstanding) == MOST_OUTSTANDING - 1:
             request.sq.server.hold(False)
             self.wake(request.sq)
 
     def _post_reply(self, reply: Reply) -> None:
-        """Post what the taps let go."""
+        """Post the reply that the taps have passed on."""
         sq = reply.request.sq
         sqhd = sq.server.head if reply.sqhd is None else reply.sqhd
         self._post(sq, sqhd, reply.cid, reply.dw0, reply.field, wrong_phase=reply.has_wrong_phase)
@@ -337,7 +338,7 @@ class Executor:
             self._gaps.miss(sq.cq)
 
     def _failed(self, request: Request[Any], failure: CommandFailed) -> int:
-        """Log the error for the host; the Status Field that says so."""
+        """Log the error for the host; returns its Status Field."""
         command, sqid = request.command, request.sq.qid
         byte, bit = failure.location or (0xFF, 0xFF)
         field = failure.field | MORE
@@ -360,12 +361,12 @@ class Executor:
         return field
 
     def _late(self, request: Request[Any], gap: str) -> None:
-        """It has waited for guest memory for too long."""
+        """A command has waited for guest memory for too long."""
         failure = CommandFailed(Status.DATA_TRANSFER_ERROR, why=gap)
         request.complete(0, self._failed(request, failure))
 
     def _lost(self) -> None:
-        """So has a queue, which the controller cannot go on without."""
+        """A queue has waited for its memory for too long. The controller cannot go on without it."""
         obstacle = self._controller.host.obstacle
         self._on_fatal("the memory of a queue is gone" + (f": the guest {obstacle}" if obstacle else ""))
 

@@ -1,7 +1,7 @@
 """Guest memory that is gone for a moment, or for good: what waits for it, and for how long.
 
-A VMM unmaps guest RAM and maps it again in other pieces while the controller is enabled, so a hole says nothing at
-first. After a while it does: a command fails, and a controller without its queues cannot go on.
+A VMM unmaps guest RAM and maps it again in other pieces while the controller is enabled. So at first a gap means
+nothing. After a while a command that waits fails, and a controller without its queues cannot go on.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ QUEUE_PATIENCE = 1.0  # seconds that a queue does
 
 
 class Gaps:
-    """Commands, whose stages are to be tried again, and queues that wait for guest memory.
+    """Commands and queues that wait for guest memory. The stages of these commands run again.
 
-    ``on_late`` is called for a command that has waited too long, with what it has waited for; ``on_lost`` when a queue
-    has; ``on_look`` whenever they may have been.
+    ``on_late`` is called for a command that has waited too long, with what it has waited for. ``on_lost`` is called
+    when a queue has waited too long, and ``on_look`` whenever one of them may have.
     """
 
     def __init__(
@@ -47,11 +47,11 @@ class Gaps:
 
     @property
     def holds_commands(self) -> bool:
-        """A command waits."""
+        """Whether a command waits."""
         return any(request.live for request, _ in self._held)
 
     def hold(self, request: Request[Any], gap: HostMemoryError) -> None:
-        """The command cannot go on with its stage."""
+        """Let a command wait: it cannot continue its stage."""
         log.debug("SQ %d #%04x waits: %s", request.sq.qid, request.command.cid, gap)
         if request.deadline is None:  # otherwise it has waited before: its patience does not begin anew
             request.deadline = self._clock.now() + COMMAND_PATIENCE
@@ -60,17 +60,17 @@ class Gaps:
         self._watch()
 
     def miss(self, queue: SubmissionQueue | CompletionQueue) -> None:
-        """The memory that the queue needs next is not there."""
+        """The memory that the queue needs next is missing."""
         self._queues.setdefault(queue, self._clock.now() + QUEUE_PATIENCE)
         self._watch()
 
     def take(self) -> Iterator[Request[Any]]:
-        """The commands that wait, to be tried again: they no longer do. (A turn may end the turn of another.)"""
+        """Take the commands that wait, to run them again. (The turn of one may end another.)"""
         held, self._held = self._held, []
         return (request for request, _ in held if request.live)
 
     def forget(self) -> None:
-        """Nothing waits any more."""
+        """Let nothing wait any more."""
         self._held.clear()
         self._queues.clear()
         self._is_told = False
@@ -101,8 +101,8 @@ class Gaps:
         self._on_look()
 
     def _tell(self, now: float) -> None:
-        """Something waits in vain: say it once, until nothing waits any more. A short while says nothing: a VMM takes
-        everything away when it resets its machine."""
+        """Log once that something waits in vain. A short wait means nothing, because a VMM takes all memory away when
+        it resets its machine."""
         obstacle = self._host().obstacle
         waiting_since = [
             deadline - QUEUE_PATIENCE for queue, deadline in self._queues.items() if not queue.server.find_memory()

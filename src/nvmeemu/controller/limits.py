@@ -18,8 +18,8 @@ _WIDTH = 4  # bytes of a doorbell
 
 @dataclass(frozen=True)
 class Limits:
-    """The defaults suit every driver known (the conformance tests say which needs what). Raises ValueError for what no
-    controller can be."""
+    """The defaults suit every driver that we know; the conformance tests say which driver needs what. Raises
+    ValueError for limits that no controller can have."""
 
     io_queues: int = OPTIONS["io_queues"].default
     vectors: int = MAX_IO_QUEUES + 1  # MSI-X messages; 0: no MSI-X, the pin only
@@ -57,8 +57,8 @@ class Limits:
 
     @classmethod
     def of(cls, options: Mapping[str, int | None], *, has_msix: bool = True) -> Self:
-        """From the keywords of options, of which each that is missing or None is the default; with a vector for each
-        queue. Raises ValueError."""
+        """Limits from the keywords of options. An option that is missing or None has its default. There is a vector
+        for each queue. Raises ValueError."""
         given = {name: options[option.keyword] for name, option in OPTIONS.items() if option.keyword in options}
         values = {name: value for name, value in given.items() if value is not None}
         if "mdts" not in values:

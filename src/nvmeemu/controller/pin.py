@@ -21,7 +21,7 @@ MOST_REST = 0.016
 
 
 class Pin:
-    """The pin of ``device``. ``update`` it whenever a queue, a mask or the way of interrupts has changed."""
+    """The pin of a controller. Call ``update`` when a queue, a mask or the kind of interrupts has changed."""
 
     def __init__(self, controller: ControllerState) -> None:
         self.is_asserted = False
@@ -33,8 +33,8 @@ class Pin:
         self._rest_time = LEAST_REST
 
     def update(self) -> None:
-        """Asserted while a queue with interrupts has entries that the host has not consumed, and its vector is not
-        masked."""
+        """Assert the pin while a queue with interrupts has entries that the host has not consumed, and its vector is
+        not masked."""
         pending = self._pending()
         if not pending:
             self._end_rest()
@@ -47,13 +47,13 @@ class Pin:
             self._assert(pending)
 
     def unmasked(self) -> None:
-        """The VMM, which had masked the pin when it was told, wants to be told again."""
+        """The VMM masked the pin when it was told of it. Now it asks for the next event."""
         self._is_told = False
         self._is_unmasked = True
         self.update()
 
     def drop(self) -> None:
-        """A reset: it falls, and nothing is remembered."""
+        """A reset: lower the pin and forget everything."""
         self._told.clear()
         self._is_told = self._is_unmasked = False
         self._end_rest()
@@ -65,7 +65,7 @@ class Pin:
             self._controller.interrupts.drive(False)
 
     def _pending(self) -> dict[CompletionQueue, tuple[int, int]]:
-        """The queues that the pin is for, with their heads and tails."""
+        """The queues for which the pin is asserted, with their heads and tails."""
         mask = self._controller.interrupt_mask
         places = {cq: cq.server.look() for cq in self._controller.cqs.values()}
         if self._controller.host.msix_enabled:
@@ -77,7 +77,7 @@ class Pin:
         }
 
     def _is_owed(self, cq: CompletionQueue, head: int, tail: int) -> bool:
-        """Whether the host has not consumed all yet that it was told of."""
+        """Whether the host still has entries to consume that it was told of."""
         told = self._told.get(cq)
         if told is None:
             return False

@@ -13,8 +13,8 @@ _ENTRY = 8
 
 
 def runs(host: Host, prp1: int, prp2: int, length: int, page_size: int) -> list[tuple[int, int]]:
-    """The ``length`` bytes that PRP1 and PRP2 describe, in order: (iova, bytes), pages that follow each other taken
-    together. Raises CommandFailed(INVALID_PRP_OFFSET), and HostMemoryError where a PRP list should be."""
+    """The runs that PRP1 and PRP2 describe, ``length`` bytes in order: (iova, bytes). Pages that follow each other are
+    one run. Raises CommandFailed(INVALID_PRP_OFFSET), and HostMemoryError if the memory of a PRP list is missing."""
     if prp1 & 3:
         raise CommandFailed(Status.INVALID_PRP_OFFSET, location=(24, 0), why="no multiple of 4")
     if length <= page_size - (prp1 & page_size - 1):

@@ -26,9 +26,9 @@ _prps = Command.unpacker("prp1", "prp2")
 
 
 class Request(Generic[C]):
-    """One fetched command. It can be completed once; whoever comes later does nothing.
+    """A fetched command. It can be completed once; another attempt does nothing.
 
-    ``stage`` is what runs next. It runs again when guest memory was missing, or its disk had no room.
+    ``stage`` is what runs next. It runs again if guest memory was missing, or its disk had no room.
     """
 
     # What most commands never need has its value here: a command is made for each entry that is fetched.
@@ -69,26 +69,27 @@ class Request(Generic[C]):
 
     @property
     def transfer(self) -> Transfer:
-        """Where its data lies in guest memory."""
+        """Where the data of the command lies in guest memory."""
         if self._transfer is None:
             prp1, prp2 = _prps(self.entry)
             self._transfer = Transfer(self.controller.host, prp1, prp2, self.controller.page_size)
         return self._transfer
 
     def places(self, length: int) -> list[memoryview]:
-        """Where the host wants ``length`` bytes. Raises CommandFailed(INVALID_PRP_OFFSET) and HostMemoryError."""
+        """The places to which ``length`` bytes for the host go. Raises CommandFailed(INVALID_PRP_OFFSET) and
+        HostMemoryError."""
         views = self.transfer.views(length, True)
         self.moved = length
         return views if self.tap is None else self.tap.transfer(self, views, True)
 
     def given(self, length: int) -> list[memoryview]:
-        """``length`` bytes that the host gives. Raises like ``places``."""
+        """The places of ``length`` bytes that the host gives. Raises like ``places``."""
         views = self.transfer.views(length, False)
         self.moved = length
         return views if self.tap is None else self.tap.transfer(self, views, False)
 
     def send(self, data: bytes | bytearray | memoryview) -> None:
-        """Give the host ``data``. Raises like ``places``."""
+        """Give ``data`` to the host. Raises like ``places``."""
         scatter(self.places(len(data)), data)
 
     def receive(self, length: int) -> bytes:
@@ -108,7 +109,7 @@ class Request(Generic[C]):
     # --- its end
 
     def hold(self) -> None:
-        """It waits: from now on it can be found in its queue."""
+        """Let the command wait. From now on it can be found in its queue."""
         self.is_held = True
         self.sq.outstanding.add(self)
 
@@ -119,7 +120,7 @@ class Request(Generic[C]):
             self.sq.settled()
 
     def drop(self) -> bool:
-        """Give the right away without a completion (reset); False if it was gone already."""
+        """Give up the right to complete, without a completion (reset). False if it was gone already."""
         was_live, self.live = self.live, False
         self.sq.outstanding.discard(self)
         if self.on_end is not None:
@@ -128,7 +129,7 @@ class Request(Generic[C]):
         return was_live
 
     def abort(self, status: int) -> bool:
-        """Complete it with ``status`` now, if that is safe: False while its medium may still change."""
+        """Complete the command with ``status`` now, if that is safe. False while its medium may still change."""
         if not self.is_abortable or (self.job is not None and not self.job.cancel() and not self.droppable):
             return False
         self.complete(0, status)
@@ -136,7 +137,7 @@ class Request(Generic[C]):
 
 
 class NoRoom(Exception):
-    """A medium has enough to do: the stage that raises it is to be run again when there is room."""
+    """A medium has enough to do. The stage that raises this runs again when there is room."""
 
     def __init__(self, budget: Budget) -> None:
         super().__init__(budget)
@@ -160,7 +161,7 @@ class Pending:
 
 @dataclass(slots=True)
 class Parked:
-    """The command completes when whoever ``take`` gives the request to says so."""
+    """The command waits. ``take`` gives the request to somebody who completes it later."""
 
     take: Callable[[Request[Any]], None]
     is_abortable: bool = True
@@ -172,8 +173,8 @@ Stage = Callable[["Request[Any]"], Result]
 
 @dataclass(slots=True)
 class Reply:
-    """A completion on its way to its queue. ``field``: the 15-bit Status Field; ``sqhd`` None: the head of the
-    submission queue when it is written."""
+    """A completion on its way to its queue. ``field`` is the 15-bit Status Field. ``sqhd`` None means the head of the
+    submission queue at the time of the write."""
 
     request: Request[Any]
     cid: int
@@ -184,7 +185,7 @@ class Reply:
 
 
 class RequestTap(Protocol):
-    """Stands beside one command whose controller is observed."""
+    """Stands beside a command of a controller that is observed."""
 
     def run(self, request: Request[Any]) -> Result:
         """Run its stage."""
@@ -212,12 +213,12 @@ class CommandEntry(Generic[C]):
 
     @property
     def number(self) -> int:
-        """Its opcode."""
+        """The opcode."""
         return self.kind.OPCODE
 
     @property
     def effects(self) -> CommandEffect:
-        """Its word in the Commands Supported and Effects log."""
+        """Its entry in the Commands Supported and Effects log."""
         found = self.changes | Effect.CSUPP
         if self.kind.CHANGES_MEDIA:
             found |= Effect.LBCC

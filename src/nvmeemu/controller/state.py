@@ -1,4 +1,4 @@
-"""What a controller *is*, for those who run its commands: its identity, namespaces, queues, features, logs."""
+"""What the commands of a controller work on: its identity, namespaces, queues, features and logs."""
 
 from __future__ import annotations
 
@@ -33,14 +33,15 @@ from nvmeemu.subsystem.namespace import Namespaces
 
 @dataclass(frozen=True)
 class EntrySizes:
-    """CC.IOSQES and CC.IOCQES in bytes: anything, and changing, until I/O queues are made (Base 1.4, 3.1.5)."""
+    """CC.IOSQES and CC.IOCQES in bytes. They may be anything, and change, until there are I/O queues (Base 1.4,
+    3.1.5)."""
 
     sq: int = SQE_SIZE
     cq: int = CQE_SIZE
 
     @classmethod
     def of(cls, cc: Configuration) -> EntrySizes:
-        """Zero, which some drivers leave there, is the one size that there is."""
+        """A size of zero, which some drivers leave there, means the only size that there is."""
         return cls(1 << cc.iosqes if cc.iosqes else SQE_SIZE, 1 << cc.iocqes if cc.iocqes else CQE_SIZE)
 
 
@@ -122,13 +123,13 @@ class ControllerState:
         self.cqs[0], self.sqs[0] = sq.cq, sq
 
     def tap_cqs(self, tap: CqTap | None) -> None:
-        """All completion queues, those to come too, tell ``tap`` what was written into them."""
+        """Let all completion queues, also later ones, tell ``tap`` what is written into them."""
         self._cq_tap = tap
         for cq in self.cqs.values():
             cq.set_tap(tap)
 
     def add_cq(self, cq: CompletionQueue) -> None:
-        """A new I/O completion queue. Raises HostMemoryError, and then it is not there."""
+        """Add an I/O completion queue. Raises HostMemoryError, and then there is none."""
         if self.shadow is not None:
             slot = self.shadow.head(cq.qid)
             slot.clear(0)
@@ -140,7 +141,7 @@ class ControllerState:
         self.had_io_queues = True
 
     def add_sq(self, sq: SubmissionQueue) -> None:
-        """A new I/O submission queue. Raises HostMemoryError, and then it is not there."""
+        """Add an I/O submission queue. Raises HostMemoryError, and then there is none."""
         if self.shadow is not None:
             slot = self.shadow.tail(sq.qid)
             slot.clear(0)
@@ -153,7 +154,7 @@ class ControllerState:
         self.had_io_queues = True
 
     def remove_sq(self, qid: int) -> None:
-        """It is to be closed; its doorbell is that of no queue any more."""
+        """Close a submission queue. Its doorbell belongs to no queue any more."""
         del self.sqs[qid]
         self.forget_doorbell(2 * qid)
 
@@ -162,12 +163,12 @@ class ControllerState:
         self.forget_doorbell(2 * qid + 1)
 
     def forget_doorbell(self, number: int) -> None:
-        """What the host has rung before counts for nothing."""
+        """Ignore what the host has rung before."""
         if self.engine is not None:
             self.engine.forget_doorbell(number)
 
     def configure_engine(self, write_cache: bool) -> None:
-        """Tell the engine what the namespaces are. Without ``write_cache`` every write has to become durable."""
+        """Tell the engine the namespaces. Without ``write_cache`` every write has to become durable."""
         if self.engine is None:
             return
         disks = {}
@@ -193,7 +194,7 @@ class ControllerState:
             self.health.bytes_written += counts.bytes_written
 
     def echo_admin_doorbells(self) -> None:
-        """Ask for the admin queue's next doorbell, whatever it is: its shadows are not looked at."""
+        """Ask for the next doorbell of the admin queue, whatever it is, because nobody looks at its shadows."""
         if self.shadow is not None:
             with suppress(HostMemoryError):
                 self.shadow.tail(0).clear(self.sqs[0].server.tail)

@@ -27,8 +27,9 @@ GoOn = Callable[[Request[Any]], None]
 
 
 class FiredFault(NamedTuple):
-    """The interceptor makes something go wrong. ``hits``: how often this fault has fired, now included; ``at``: where,
-    ``action``: what it does, ``subject``: to what, all in words; ``sqid`` and ``cid`` of the command, if it is one."""
+    """The interceptor makes something go wrong. ``hits`` is how often this fault has fired, this time included. ``at``
+    (where), ``action`` (what it does) and ``subject`` (to what) are words. ``sqid`` and ``cid`` are those of the
+    command, if it is one."""
 
     fault: int
     hits: int
@@ -41,7 +42,7 @@ class FiredFault(NamedTuple):
 
 
 class Observer:
-    """Sees what host and device say to each other. Override what is of interest; it must not raise."""
+    """Sees what host and device say to each other. Override the methods of interest; they must not raise."""
 
     def register_read(self, offset: int, data: bytes) -> None:
         """The host has read BAR0 and gets ``data``."""
@@ -50,20 +51,20 @@ class Observer:
         """The host has written BAR0, below the doorbells."""
 
     def doorbell(self, number: int, value: int) -> None:
-        """The host has rung that of SQ ``number // 2``, or of CQ ``number // 2`` if the number is odd."""
+        """The host has rung the doorbell of SQ ``number // 2``, or of CQ ``number // 2`` if the number is odd."""
 
     def fetched(self, request: Request[Any]) -> None:
         """A submission queue entry has been copied; ``request.sq.server.head`` is behind it already."""
 
     def transferred(self, request: Request[Any], views: list[memoryview], to_host: bool) -> None:
-        """The data of a command has moved, along ``request.transfer.runs``: told once for each direction. ``views``
+        """The data of a command has moved, along ``request.transfer.runs``. Called once for each direction. ``views``
         must not be kept."""
 
     def completed(self, reply: Reply) -> None:
         """A command ends: its completion is posted or, in a full queue, waits in its place."""
 
     def posted(self, cq: CompletionQueue, slot: int, entry: bytes) -> None:
-        """A completion queue entry was written. Not told of queues of the native engine."""
+        """A completion queue entry was written. Not called for queues of the native engine."""
 
     def event(self, event: Event) -> None:
         """An asynchronous event is there to be told."""
@@ -78,10 +79,10 @@ class Observer:
         """MSI-X was enabled or disabled, or its messages have got another way."""
 
     def pci_changed(self, state: PciState) -> None:
-        """The host has changed something in the configuration space, or a client has come and this is what it finds."""
+        """The host has changed something in the configuration space, or a client has come and finds this."""
 
     def injected(self, injection: FiredFault) -> None:
-        """What passes next, or does not, or what the device does from here on, is a fault on purpose."""
+        """A fault on purpose fires: it changes what passes next, or what the device does from here on."""
 
     def dropped(self) -> None:
         """Every command was dropped without a completion: a reset, a shutdown, or CSTS.CFS."""
@@ -97,26 +98,26 @@ class Observer:
         """A client has come."""
 
     def left(self) -> None:
-        """It has gone; the function was reset before."""
+        """The client has gone. The function was reset before."""
 
 
 class Interception(Protocol):
-    """What an interceptor makes of one command, from its execution to its completion."""
+    """What an interceptor does to a command, from its execution to its completion."""
 
     def run(self, request: Request[Any]) -> Result:
-        """Run its stage; perhaps more than once, if guest memory is missing."""
+        """Run its stage. That happens more than once if guest memory is missing."""
         ...
 
     def transfer(self, views: list[memoryview], to_host: bool) -> list[memoryview]:
-        """Where its data shall go, or come from."""
+        """Change where the data of the command goes, or comes from."""
         ...
 
 
 class Interceptor:
-    """Decides what becomes of what passes; each method here lets it through."""
+    """Decides what becomes of what passes. Each method here passes it on unchanged."""
 
     def register_read(self, offset: int, data: bytes) -> bytes:
-        """What the host gets."""
+        """The value that the host gets."""
         return data
 
     def register_write(self, go: Callable[[int, bytes], None], offset: int, data: bytes) -> None:
@@ -126,12 +127,13 @@ class Interceptor:
         go(number, value)
 
     def fetch(self, go: Callable[[Request[Any], bytes], None], request: Request[Any]) -> None:
-        """``go`` begins the request, if it gets its entry for the first time, or else one of its own."""
+        """A command was fetched. The first call of ``go`` begins this request; each later call begins a request of its
+        own."""
         go(request, request.entry)
 
     def execute(self, request: Request[Any], go_on: GoOn) -> Interception | None:
-        """It is about to be executed: what becomes of it, or None for what it is. A stage that returns ``Parked`` goes
-        on, with the stage that the request has then, when ``go_on`` is called."""
+        """The command is about to be executed. Returns what intercepts it, or None. A stage that returns ``Parked``
+        continues when ``go_on`` is called, with the stage that the request has then."""
         return None
 
     def complete(self, go: Callable[[Reply], None], reply: Reply) -> None:
@@ -142,7 +144,7 @@ class Interceptor:
 
     @property
     def wants_interrupts(self) -> bool:
-        """Whether the native engine's interrupts, too, shall pass."""
+        """Whether the interrupts of the native engine, too, must pass."""
         return False
 
     def interrupt(self, go: Callable[[int], None], vector: int) -> None:
@@ -152,14 +154,14 @@ class Interceptor:
         go(asserted)
 
     def dropped(self) -> None:
-        """Like ``Observer.dropped``: what was kept back of commands, completions and doorbells is void."""
+        """Like ``Observer.dropped``: forget commands, completions and doorbells that were kept back."""
 
     def reset(self) -> None:
         """Like ``Observer.reset``."""
 
 
 class Taps:
-    """All observers and the interceptor of a controller; a ``MemoryMirror``, too."""
+    """All observers and the interceptor of a controller. It is a ``MemoryMirror``, too."""
 
     def __init__(self, controller: ControllerState) -> None:
         self.observers: tuple[Observer, ...] = ()
@@ -168,14 +170,14 @@ class Taps:
         self._controller = controller
 
     def add(self, observer: Observer) -> None:
-        """A new observer is told of the memory that is there."""
+        """Add an observer, and tell it of the memory that is there."""
         self.observers += (observer,)
         for iova, (size, writable) in self._regions.items():
             observer.mapped(iova, size, writable)
 
     @property
     def is_used(self) -> bool:
-        """Somebody wants to see what passes."""
+        """Whether anybody wants to see what passes."""
         return bool(self.observers) or self.interceptor is not None
 
     def install(self) -> None:
@@ -220,7 +222,7 @@ class Taps:
     # --- what becomes of a command
 
     def execute(self, request: Request[Any], go_on: GoOn) -> None:
-        """From here on this command is observed, and perhaps intercepted."""
+        """Observe this command from here on, and perhaps intercept it."""
         tapped = request.tap = _Tapped(self)
         if self.interceptor is not None:
             tapped.interception = self.interceptor.execute(request, go_on)
@@ -290,7 +292,7 @@ class Taps:
             observer.pci_changed(state)
 
     def injected(self, injection: FiredFault) -> None:
-        """The interceptor says so, before it does it."""
+        """The interceptor calls this before it does what it says."""
         for observer in self.observers:
             observer.injected(injection)
 
@@ -337,7 +339,7 @@ class _Tapped:
         self._told = {True: False, False: False}  # by that
 
     def run(self, request: Request[Any]) -> Result:
-        """Run its stage, and tell what data has moved: to the host, if it has come to its end."""
+        """Run its stage, and tell what data has moved: to the host, if the stage has come to its end."""
         has_ended = False
         try:
             result = request.stage(request) if self.interception is None else self.interception.run(request)

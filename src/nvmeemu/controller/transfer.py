@@ -1,4 +1,4 @@
-"""Where the data of one command lies in guest memory: seam between commands and data pointers. Base 1.4, 4.3."""
+"""Where the data of a command lies in guest memory: the seam between commands and data pointers. Base 1.4, 4.3."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from nvmeemu.ports import Host, HostMemoryError
 
 
 class Transfer:
-    """``runs`` are what the data pointer was found to describe, (iova, bytes) in order: it is walked once, so that what
-    the host changes afterwards has no effect on where data goes, nor on what a trace says of it."""
+    """``runs`` are the places that the data pointer describes, (iova, bytes) in order. The pointer is walked once. So
+    the host cannot change later where data goes, nor what a trace says of it."""
 
     __slots__ = ("_host", "_page_size", "_prp1", "_prp2", "length", "runs")
 
@@ -21,8 +21,8 @@ class Transfer:
         self._page_size = page_size
 
     def views(self, length: int, writable: bool) -> list[memoryview]:
-        """Its ``length`` bytes, in order; they die with the memory map. Raises CommandFailed(INVALID_PRP_OFFSET), and
-        HostMemoryError where no memory is."""
+        """Views of its ``length`` bytes, in order. They die with the memory map. Raises
+        CommandFailed(INVALID_PRP_OFFSET), and HostMemoryError where memory is missing."""
         if length != self.length:
             self.runs = prp.runs(self._host, self._prp1, self._prp2, length, self._page_size)
             self.length = length
@@ -39,7 +39,7 @@ class Transfer:
 
     @property
     def has_list(self) -> bool:
-        """The data pointer has a PRP list."""
+        """Whether the data pointer has a PRP list."""
         return self.length > 2 * self._page_size - (self._prp1 & self._page_size - 1)
 
 
