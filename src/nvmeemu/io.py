@@ -121,8 +121,8 @@ def flush(request: Request[Command]) -> Result:
 
 
 def dataset_management(request: Request[DatasetManagement]) -> Result:
-    """Base 1.4, 6.7. Every range is checked before anything is deallocated; hints are read and ignored. With the write
-    cache off, a range that reads as zeros when it completes does so after a power cut, too."""
+    """Base 1.4, 6.7. Every range is checked before any is deallocated; hints are read and ignored. With the write
+    cache off, a range that reads as zeros at completion does so after a power cut, too."""
     command = request.command
     namespace = request.controller.namespaces[command.nsid]
     media = request.media(namespace)

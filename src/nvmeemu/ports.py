@@ -12,11 +12,9 @@ from typing import Any, NamedTuple, Protocol
 
 
 class HostMemoryError(Exception):
-    """A guest address that no writable (or, for reading, readable) memory stands behind at this moment.
-
-    It may be a hole for good (a hostile PRP) or for a moment: VMMs unmap guest RAM and map it again in other
-    pieces while the controller is enabled.
-    """
+    """No writable (or, for reading, readable) memory stands behind a guest address at this moment. It may be missing
+    for good (a hostile PRP) or for a moment: VMMs unmap guest RAM and map it again in other pieces while the
+    controller is enabled."""
 
     def __init__(self, iova: int, size: int) -> None:
         super().__init__(f"no guest memory at {iova:#x}, {size} bytes")
@@ -37,7 +35,8 @@ class PciState(NamedTuple):
 
     @property
     def reaches_memory(self) -> bool:
-        """Without it no queue is read, no data moves, and no MSI-X message is sent, which is a write to memory, too."""
+        """Whether the function reaches guest memory. Otherwise it reads no queue, moves no data, and sends no MSI-X
+        message, because a message is a write to memory, too."""
         return self.bus_master and self.power_state == 0
 
 
@@ -63,7 +62,7 @@ class Host(Protocol):
 
     @property
     def obstacle(self) -> str:
-        """Why no memory at all can be reached at this moment, for the log; empty: it can."""
+        """Why no memory can be reached at this moment, for the log. Empty if it can."""
         ...
 
     @property
@@ -91,17 +90,17 @@ class Host(Protocol):
 
 
 class MemoryMirror(Protocol):
-    """Wants to know where guest memory lies. Told between ``Controller.quiesce`` and ``memory_changed``."""
+    """Wants to know where guest memory lies. It is called between ``Controller.quiesce`` and ``memory_changed``."""
 
     def add_region(self, iova: int, memory: memoryview) -> None:
-        """Mapped from now on; it stays where it is until ``remove_region``."""
+        """The region is mapped from now on, and stays there until ``remove_region``."""
         ...
 
     def remove_region(self, iova: int) -> None: ...
 
 
 class Mirrors:
-    """Several of them as one; None is nobody."""
+    """Several mirrors as one. None stands for nobody."""
 
     def __init__(self, *mirrors: MemoryMirror | None) -> None:
         self._mirrors = [mirror for mirror in mirrors if mirror is not None]

@@ -22,7 +22,7 @@ from nvmeemu.spec import CQE_SIZE, SQE_SIZE
 
 
 class QueueServer(Protocol):
-    """Who serves a queue. The properties only say what is known; the methods may look at guest memory."""
+    """Who serves a queue. Its properties only tell what is known; its methods may look at guest memory."""
 
     is_engine: ClassVar[bool]
     """The native engine, which then does on threads of its own what is done here otherwise."""
@@ -32,8 +32,8 @@ class QueueServer(Protocol):
     @property
     def tail(self) -> int: ...
     def ring(self, value: int) -> bool:
-        """The host has rung the doorbell with ``value``; with a shadow doorbell, that one counts. False: a value that
-        the queue cannot have (Base 1.4, Figure 145, Invalid Doorbell Write Value)."""
+        """The host has rung the doorbell with ``value``. If there is a shadow doorbell, the value there counts. False:
+        the queue cannot have this value (Base 1.4, Figure 145, Invalid Doorbell Write Value)."""
         ...
 
     def use_shadow(self, slot: Slot) -> None:
@@ -41,7 +41,7 @@ class QueueServer(Protocol):
         ...
 
     def find_memory(self) -> bool:
-        """Look for the guest memory that is needed next; False: it is missing."""
+        """Look for the guest memory that is needed next. False: it is missing."""
         ...
 
     def forget(self) -> None:
@@ -60,12 +60,12 @@ class CqServer(QueueServer, Protocol):
         ...
 
     def post(self, sqid: int, sqhd: int, cid: int, dw0: int, field: int, *, wrong_phase: bool = False) -> bool:
-        """Write a completion with the Status Field ``field`` (15 bits), its phase tag inverted or not; False if it has
-        to wait for room or memory. Nothing is fetched for this queue while one waits, so that ``sqhd`` stays true."""
+        """Write a completion with the Status Field ``field`` (15 bits) and its phase tag, perhaps inverted. False if
+        it has to wait for room or memory. Nothing is fetched for this queue while one waits, so ``sqhd`` stays true."""
         ...
 
     def post_waiting(self) -> int:
-        """Post what can be posted now of what waits; how many Python has posted."""
+        """Post completions that wait, as many as possible now; returns how many Python has posted."""
         ...
 
     def drop_waiting(self, sqid: int | None = None) -> None:
@@ -82,21 +82,21 @@ class SqServer(QueueServer, Protocol):
 
     @property
     def wants_turn(self) -> bool:
-        """``fetch`` may find something."""
+        """Whether ``fetch`` may find something."""
         ...
 
     @property
     def has_stopped(self) -> bool:
-        """After ``stop``: nothing that was fetched is under way, but what is outstanding in Python."""
+        """Whether, after ``stop``, no fetched command is under way, except those outstanding in Python."""
         ...
 
     def fetch(self) -> bytes | None:
-        """The next entry, copied once; None: there is none for Python, and the host rings when there is. Raises
-        HostMemoryError; then it is still the next."""
+        """The next entry, copied once. None: there is none for Python, and the host rings when there is. Raises
+        HostMemoryError; then the entry is still the next one."""
         ...
 
     def hold(self, held: bool) -> None:
-        """Fetch nothing for a while, or go on."""
+        """Fetch nothing for a while, or continue."""
         ...
 
     def stop(self) -> None:
@@ -135,10 +135,8 @@ class Ring:
 
 
 class PythonCq:
-    """A completion queue that Python serves, a ``CqServer``.
-
-    ``waiting`` holds completions that found no room or no memory; they go first, in order.
-    """
+    """A completion queue that Python serves, a ``CqServer``. ``waiting`` holds completions that found no room or no
+    memory. They go first, in order."""
 
     is_engine: ClassVar = False
 
@@ -206,8 +204,7 @@ class PythonCq:
         self._shadow = slot
 
     def _refresh(self) -> bool:
-        """True if the host has consumed more than was known, by its shadow doorbell; otherwise it will ring when it
-        does."""
+        """Whether the host has consumed more, by its shadow doorbell. Otherwise it will ring when it does."""
         if self._shadow is None:
             return False
         try:
@@ -264,7 +261,7 @@ class PythonSq:
         return entry
 
     def _refresh(self) -> bool:
-        """An empty queue may have more according to its shadow doorbell; otherwise the host will ring when it has.
+        """Look into the shadow doorbell of an empty queue. If there is nothing more, the host will ring when there is.
         Raises HostMemoryError."""
         if self._shadow is None:
             return False
@@ -310,7 +307,7 @@ class PythonSq:
 
 
 class CompletionQueue:
-    """Which completion queue it is; ``sqs`` are the submission queues that use it. ``server`` writes into it."""
+    """Identifies a completion queue. ``sqs`` are the submission queues that use it, and ``server`` writes into it."""
 
     def __init__(self, host: Host, qid: int, iova: int, entries: int, vector: int, ien: bool) -> None:
         self.qid = qid
@@ -333,12 +330,12 @@ class CompletionQueue:
         self.server.use_shadow(slot)
 
     def set_tap(self, tap: CqTap | None) -> None:
-        """Tell it of each entry that Python writes; None: nobody."""
+        """Tell ``tap`` each entry that Python writes; None: nobody."""
         self.server.tap = None if tap is None else partial(tap, self)
 
 
 class SubmissionQueue:
-    """Which submission queue it is, and the commands of it that have begun in Python. ``server`` fetches from it."""
+    """Identifies a submission queue, and has its commands that have begun in Python. ``server`` fetches from it."""
 
     def __init__(self, host: Host, qid: int, iova: int, entries: int, cq: CompletionQueue) -> None:
         self.qid = qid
@@ -374,7 +371,7 @@ class SubmissionQueue:
         self.settled()
 
     def settled(self) -> None:
-        """A request has ended, or the engine has let go of a queue that is to be closed."""
+        """A request has ended, or the engine has let go of a queue that will be closed."""
         if self._on_idle and not self.outstanding and self.server.has_stopped:
             self.cq.server.drop_waiting(self.qid)  # nothing of a deleted queue may follow
             self.cq.sqs.discard(self.qid)  # not before: until here completions go into the completion queue

@@ -1,6 +1,6 @@
-"""The controller's registers: which there are, who may write which bits, and their values.
+"""The registers of a controller: their values, and which bits the host may write. Base 1.4, 3.1.
 
-What a write *means* is the controller's business; here are only the bytes. Base 1.4, 3.1.
+This module knows bytes only. The controller knows what a write means.
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ class RegisterFile:
         return bytes(self._data[offset : offset + size]).ljust(size, b"\0")
 
     def written(self, offset: int, data: bytes) -> Iterator[tuple[Register, int]]:
-        """The registers that a write touches, each with the value it would have: its other bytes and its read-only
-        bits as they are, so that a 64-bit register can be written by halves in either order. Stores nothing."""
+        """The registers that a write touches, each with its new value. Bytes that the write does not reach, and
+        read-only bits, keep their values, so a 64-bit register can be written by halves in either order. Stores
+        nothing."""
         end = offset + len(data)
         for register in REGISTERS:
             first, last = max(offset, register.offset), min(end, register.offset + register.size)

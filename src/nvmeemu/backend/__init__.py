@@ -28,15 +28,15 @@ class BackendError(Exception):
 
 
 class BadRequest(BackendError):
-    """What is asked for makes no sense, whatever disks there are: bad use, not bad luck."""
+    """The request makes no sense, whatever disks there are. It is bad use, and no failure of the system."""
 
 
 class FailedSync:
-    """Whether a sync of a disk has failed, for Python and the engine together: the kernel says so once, drops what it
-    could not write, and the next sync "succeeds".
+    """Whether a sync of a disk has failed, for Python and the engine together. The kernel tells of it once and drops
+    what it could not write; the next sync "succeeds".
 
-    ``word``: first 0, the errno, or its negative until somebody was told of what the engine has met; then how many
-    durable writes of the engine's are in doubt.
+    ``word`` has two numbers. The first is 0, the errno, or its negative until somebody was told of what the engine has
+    met. The second is how many durable writes of the engine are in doubt.
     """
 
     def __init__(self) -> None:
@@ -55,8 +55,7 @@ class FailedSync:
 
     @contextmanager
     def doubt(self) -> Iterator[None]:
-        """A durable write has failed, and it is being found out whether a sync has: until then no sync can be relied
-        upon."""
+        """A durable write has failed, and it is not known yet whether a sync has. Until then no sync counts."""
         with self._lock:
             self._doubts += 1
         try:
@@ -66,7 +65,7 @@ class FailedSync:
                 self._doubts -= 1
 
     def settle(self) -> None:
-        """After a sync that has succeeded: wait until nothing is in doubt. Raises OSError if that does not come out."""
+        """After a sync that succeeded: wait until nothing is in doubt. Raises OSError if that takes too long."""
         deadline = time.monotonic() + _LONGEST_DOUBT
         while self._doubts or self.word[1]:
             if time.monotonic() > deadline:
@@ -165,7 +164,7 @@ def in_words(size: int) -> str:
 
 
 def is_memory(spec: str) -> bool:
-    """Whether this disk is memory, so that another one of the same name is another disk."""
+    """Whether this disk is memory. Another memory disk of the same name is another disk."""
     return spec.startswith(_MEMORY)
 
 

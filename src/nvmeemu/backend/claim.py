@@ -67,7 +67,7 @@ class Claim:
 
 
 def in_use(path: str, device: str) -> BackendError:
-    """What to say when a device cannot be claimed."""
+    """The text for a device that cannot be claimed."""
     return BackendError(f"disk {path} is in use, mounted perhaps ({device}): unmount it, or stop who uses it")
 
 

@@ -28,7 +28,7 @@ _ZEROS = memoryview(bytes(1 << 20))
 
 
 def create_image(path: str, size: int) -> None:
-    """Make a sparse file of ``size`` bytes; one that is there already stays as it is if it has that size."""
+    """Make a sparse file of ``size`` bytes. A file that is there already stays as it is if it has that size."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except FileExistsError:
@@ -145,8 +145,8 @@ class RawBackend(Backend):
             self._failed_sync.settle()
 
     def _find_out(self, offset: int, views: Sequence[memoryview], error: OSError) -> None:
-        """A durable write has failed. Where the same without a sync fails alike, the write itself cannot be done, which
-        says nothing of others; otherwise the sync has failed."""
+        """A durable write has failed. Try it without the sync. If that fails alike, the write itself cannot be done,
+        which says nothing of other writes. Otherwise the sync has failed."""
         try:
             self._write(offset, views, 0)
         except OSError as another:

@@ -18,8 +18,8 @@ _MOST_ALIGNMENT = 1 << 16  # bytes: the largest blocks of a device or file syste
 
 
 class UncachedBackend(RawBackend):
-    """Every read and write is the disk's. The kernel wants offset, length and memory aligned, so the data goes through
-    private memory. What is written may still be in a cache of the device's, which ``flush`` and FUA empty."""
+    """Every read and write goes to the disk. The kernel wants offset, length and memory aligned, so the data goes
+    through private memory. A completed write may still be in a cache of the device, which ``flush`` and FUA empty."""
 
     open_flags = os.O_DIRECT
 

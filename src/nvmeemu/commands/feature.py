@@ -36,15 +36,15 @@ class Feature:
 
     @property
     def number(self) -> int:
-        """Its row in the table of features."""
+        """The Feature Identifier."""
         return self.fid
 
     def is_offered(self, controller: ControllerState) -> bool:
-        """Whether this controller has it."""
+        """Whether this controller has the feature."""
         return True
 
     def admit(self, request: Request[GetFeatures] | Request[SetFeatures]) -> None:
-        """Raise CommandFailed for what neither Get nor Set Features of it may say."""
+        """Raise CommandFailed for what neither Get nor Set Features may ask of it."""
 
     def default(self, controller: ControllerState, which: int) -> int:
         """The value that it has until the host sets another."""
@@ -55,7 +55,7 @@ class Feature:
         return 0
 
     def check(self, controller: ControllerState, cdw11: int) -> None:
-        """Raise CommandFailed for a value that cannot be."""
+        """Raise CommandFailed for a value that the feature cannot have."""
 
     def apply(self, controller: ControllerState) -> None:
         """A value has changed."""
@@ -63,17 +63,17 @@ class Feature:
     # --- its values
 
     def value(self, controller: ControllerState, which: int = 0) -> int:
-        """The current one."""
+        """The current value."""
         found = controller.features.get((self.fid, which))
         return self.saved(controller, which) if found is None else found
 
     def saved(self, controller: ControllerState, which: int) -> int:
-        """The one that is there after a reset."""
+        """The value after a reset."""
         found = controller.saved_features.get((self.fid, which))
         return self.default(controller, which) if found is None else found
 
     def put(self, controller: ControllerState, which: int, value: int) -> None:
-        """It has this value from now on."""
+        """Set the value from now on."""
         controller.features[self.fid, which] = value
 
     @property

@@ -67,7 +67,7 @@ class MediaAccess:
 
     @property
     def requests(self) -> set[Request[Any]]:
-        """That have begun something."""
+        """The requests that have begun something."""
         return {one.request for one in self._under_way}
 
     def ended(self, under_way: _UnderWay) -> None:
@@ -81,7 +81,7 @@ class MediaAccess:
         self._on_settled()
 
     def conclude(self, under_way: _UnderWay, value: Any, error: BaseException | None) -> None:
-        """Take a command on from where its medium has brought it."""
+        """Continue a command from where its medium has brought it."""
         request = under_way.request
         request.stage = lambda _: self._outcome(under_way.pending, value, error)
         self._go_on(request)
@@ -109,7 +109,7 @@ class MediaAccess:
 
     @property
     def is_waited_for(self) -> bool:
-        """A command waits for room."""
+        """Whether a command waits for room."""
         return bool(self._waiting)
 
     def wait(self, request: Request[Any], full: NoRoom) -> None:
@@ -122,12 +122,12 @@ class MediaAccess:
 
     @property
     def has_ready(self) -> bool:
-        """``ready`` has something to give."""
+        """Whether ``ready`` has something to give."""
         return any(self._is_ready(budget) for budget in self._waiting)
 
     def ready(self) -> Iterator[Request[Any]]:
-        """What need not wait any more, in order: its medium has room, or is there no more. Whoever takes one runs it
-        before it takes the next."""
+        """The commands that need not wait any more, in order: their medium has room, or is gone. Run each before you
+        take the next."""
         for budget in tuple(self._waiting):
             while budget in self._waiting and self._is_ready(budget):
                 request = next(iter(self._waiting[budget]))
@@ -147,7 +147,8 @@ class MediaAccess:
     # --- its end
 
     def drop(self) -> None:
-        """Nothing waits any more, and what waited is never completed. What has begun at a medium goes on, unheard."""
+        """Drop the commands that wait, without completions. An operation that a medium has begun ends, and its result
+        is dropped."""
         for waiting in tuple(self._waiting.values()):
             for request in tuple(waiting):
                 request.drop()

@@ -10,7 +10,7 @@ class Outstanding(Protocol):
 
     @property
     def live(self) -> bool:
-        """It can still be completed."""
+        """Whether it can still be completed."""
         ...
 
     @property
@@ -23,9 +23,9 @@ class Outstanding(Protocol):
         ...
 
     def drop(self) -> bool:
-        """It ends without a completion; False if it had ended."""
+        """End it without a completion. False if it had ended."""
         ...
 
     def abort(self, status: int) -> bool:
-        """Complete it with this Status Field now, if that is safe; whether it was."""
+        """Complete it with this Status Field now, if that is safe; returns whether it was."""
         ...

@@ -20,7 +20,7 @@ from nvmeemu.queues import CompletionQueue, SubmissionQueue
 
 
 class Owners:
-    """Moves queues between Python and ``engine``, and knows which ones the engine means."""
+    """Moves queues between Python and ``engine``, and knows which queues the engine means."""
 
     def __init__(self, engine: Engine | None) -> None:
         self.cqs: dict[CqHandle, CompletionQueue] = {}  # of the engine
@@ -28,7 +28,7 @@ class Owners:
         self._engine = engine
 
     def take_cq(self, cq: CompletionQueue) -> None:
-        """The engine serves it, if there is one. Raises MemoryError."""
+        """Let the engine serve the queue, if there is one. Raises MemoryError."""
         if self._engine is None:
             return
         handle = self._engine.add_cq(cq.qid, cq.iova, cq.entries, cq.vector, cq.ien)
@@ -58,13 +58,13 @@ class Owners:
             sq.server.stop()
 
     def stopped(self, handle: SqHandle, head: int, tail: int) -> SubmissionQueue:
-        """The engine has let go of it."""
+        """The engine has let go of the queue."""
         sq = self.sqs.pop(handle)
         sq.serve_in_python(head, tail)
         return sq
 
     def drop_cq(self, cq: CompletionQueue) -> None:
-        """It is deleted."""
+        """The queue is deleted."""
         cq.server.forget()
         if isinstance(cq.server, EngineCq):
             handle = cq.server.handle
@@ -74,7 +74,7 @@ class Owners:
             cq.serve_in_python(head, tail)
 
     def drop(self) -> None:
-        """All are Python's again. The host may still ring, and its values are judged by what was posted."""
+        """All queues are Python's again. The host may still ring; its values are checked against what was posted."""
         if self._engine is None:
             return
         places = self._engine.drop()

@@ -16,7 +16,7 @@ from nvmeemu.backend import Direct
 
 
 class QueueHandle(Protocol):
-    """A queue of the engine's, until it is removed, stopped or dropped."""
+    """A queue that the engine serves, until it is removed, stopped or dropped."""
 
     @property
     def head(self) -> int: ...
@@ -24,11 +24,11 @@ class QueueHandle(Protocol):
     def tail(self) -> int: ...
     @property
     def has_memory(self) -> bool:
-        """The memory that it needs next is there, as far as is known."""
+        """Whether the memory that it needs next is there, as far as is known."""
         ...
 
     def ring(self, value: int) -> bool:
-        """The host has rung its doorbell; False: a value that it cannot have."""
+        """The host has rung its doorbell. False: the queue cannot have this value."""
         ...
 
     def use_shadow(self, shadow: int, event: int) -> None:
@@ -71,14 +71,14 @@ class SqHandle(QueueHandle, Protocol):
 
 
 class Listener(Protocol):
-    """Python's part of the work. Queues are told by the handles that ``Engine`` has given."""
+    """Python's part of the work. The queues are named by the handles that ``Engine`` gave."""
 
     def punted(self, sq: SqHandle, entry: bytes) -> None:
-        """Run a command that the engine has fetched and that is not for it."""
+        """Run a command that the engine has fetched and does not serve."""
         ...
 
     def posted(self, cq: CqHandle) -> None:
-        """It has posted completions whose interrupt it cannot raise."""
+        """The engine has posted completions and cannot raise their interrupt."""
         ...
 
     def missed_sq(self, sq: SqHandle) -> None:
@@ -90,7 +90,7 @@ class Listener(Protocol):
         ...
 
     def stopped(self, sq: SqHandle, head: int, tail: int) -> None:
-        """The queue is no longer the engine's, which has left it there."""
+        """The engine has let go of the queue and left it there."""
         ...
 
     def consumed(self, cq: CqHandle) -> None:
@@ -98,11 +98,11 @@ class Listener(Protocol):
         ...
 
     def lost_completion(self, cq: CqHandle) -> None:
-        """There was no memory for a completion that had to wait: the host would wait for it for ever."""
+        """There was no memory for a completion that had to wait. The host would wait for it for ever."""
         ...
 
     def rung(self, doorbell: int, value: int) -> None:
-        """The host has rung a mapped doorbell that is not of a queue of the engine's."""
+        """The host has rung a mapped doorbell that belongs to no queue of the engine's."""
         ...
 
     def misrung(self, doorbell: int, value: int) -> None:
@@ -124,8 +124,8 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True)
 class EngineNamespace:
-    """A namespace for the engine. Without ``direct`` the data is Python's. Unless ``writable``, writes are Python's, to
-    do or to refuse."""
+    """A namespace for the engine. Without ``direct``, Python moves the data. Unless ``writable``, Python serves the
+    writes, or refuses them."""
 
     direct: Direct | None
     block_size: int
@@ -151,7 +151,7 @@ class Engine(Protocol):
 
     @property
     def doorbells_fd(self) -> int:
-        """A file that is like BAR0: a client may map its doorbells, and write them without a message. -1: it may not.
+        """A file that is like BAR0. A client may map its doorbells and write them without a message. -1: it may not.
         ``QueueHandle.ring`` works in any case."""
         ...
 
@@ -165,8 +165,8 @@ class Engine(Protocol):
         ...
 
     def watch(self, is_watched: bool) -> None:
-        """Tell the listener when the host rings mapped doorbells that are not of the engine's queues. What it has rung
-        before counts for nothing."""
+        """Tell the listener when the host rings mapped doorbells that belong to no queue of the engine's. What the
+        host has rung before does not count."""
         ...
 
     def forget_doorbell(self, doorbell: int) -> None:
@@ -175,8 +175,8 @@ class Engine(Protocol):
         ...
 
     def drop(self) -> Mapping[QueueHandle, tuple[int, int]]:
-        """A reset: its queues are gone, and nothing is completed. What a disk works on goes on to its end, unheard.
-        The heads and tails that they had."""
+        """A reset: the queues are gone, and nothing is completed. An operation of a disk ends, and its result is
+        dropped. Returns the heads and tails that the queues had."""
         ...
 
     def hold(self, held: bool) -> None:
@@ -189,23 +189,23 @@ class Engine(Protocol):
 
     def resume(self) -> None: ...
     def deliver(self, listener: Listener) -> None:
-        """Tell the news there are."""
+        """Tell the listener everything that has happened (the "news")."""
         ...
 
     @property
     def has_news(self) -> bool: ...
     @property
     def is_busy(self) -> bool:
-        """Commands wait for a disk."""
+        """Whether commands wait for a disk."""
         ...
 
     @property
     def is_changing_media(self) -> bool:
-        """Writes do."""
+        """Whether writes wait for a disk."""
         ...
 
     def take_counts(self) -> Counts:
-        """What it has done since the last call."""
+        """What the engine has done since the last call."""
         ...
 
     def set_vector(self, vector: int, eventfd: int) -> None:
@@ -218,5 +218,5 @@ class Engine(Protocol):
         ...
 
     def signal_all(self) -> None:
-        """The interrupts' ways have changed: raise those of all completion queues that are not empty."""
+        """The ways of the interrupts have changed. Raise the interrupts of all completion queues that are not empty."""
         ...

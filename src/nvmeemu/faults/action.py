@@ -1,4 +1,4 @@
-"""What an action of a fault is."""
+"""The base class of what a fault does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ANSWERED = "a register that is read must be answered at once, or the VMM gives u
 
 
 class Action:
-    """One thing that a fault does; made of its argument and options as they were written, or FaultError."""
+    """One thing that a fault does. It is made of its argument and options as they were written; raises FaultError."""
 
     name: ClassVar[str]
     places: ClassVar[tuple[At, ...]]
@@ -47,10 +47,10 @@ class Action:
             raise FaultError(f"do.{self.name}: takes no argument, but has {argument!r}")
 
     def check(self, at: At, matched: Mapping[str, Any]) -> None:
-        """Raise FaultError for what it cannot do there, with what ``match`` says."""
+        """Raise FaultError for what it cannot do at that place, with what ``match`` says."""
 
     def concerns(self, at: At, opcode: int) -> bool:
-        """Whether it can do anything to commands with this opcode; at backend they are I/O commands."""
+        """Whether it can do anything to commands with this opcode. At ``backend`` these are I/O commands."""
         return at != At.DMA or DataTransfer.of(opcode) != DataTransfer.NONE
 
     def wanted(self, at: At) -> str:
@@ -58,15 +58,15 @@ class Action:
         return "moves data"
 
     def applies(self, passage: Passage) -> bool:
-        """Whether there is anything that it could do to this; otherwise its fault does not meet it."""
+        """Whether it can change this. If not, its fault does not match."""
         return True
 
     def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
-        """Something passes a place where it only comes and goes: call ``go`` as it shall go on."""
+        """Something passes a place. Call ``go`` with what shall pass on, perhaps later, more than once or never."""
         go(*payload)
 
     def plan(self, faults: Faults, plan: Plan) -> None:
-        """A command is about to be executed: say what shall be otherwise (execute, dma, backend)."""
+        """A command is about to be executed. Plan what shall be different (execute, dma, backend)."""
 
     def read(self, faults: Faults, passage: Passage, value: bytes) -> bytes:
         """A register is read."""

@@ -1,4 +1,4 @@
-"""Faults of completions: a status, and what a host must not trust."""
+"""Faults of completions: an error status, and fields that a host must not trust."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class SetStatus(Action):
-    """The command completes with this status: unexecuted (execute), when its data was to be moved (dma), or although
-    it was carried out (completion). ``dnr``: Do Not Retry, by default where another attempt would meet the same;
-    ``more``: More, at completion. (A command that is refused has it: the error is in the log.)"""
+    """The command completes with this status: without being executed (execute), when its data should move (dma), or
+    after it was executed (completion). ``dnr`` is Do Not Retry, by default set where another attempt would meet the
+    same. ``more`` is More, at completion; a refused command has it, because the error is in the log."""
 
     name = "status"
     example = "write_fault"
@@ -62,7 +62,7 @@ class SetStatus(Action):
 
 
 class ForcedStatus(CommandFailed):
-    """A status, also one that the device itself never gives."""
+    """Fails a command with any status, also one that the device itself never gives."""
 
     def __init__(self, number: int, dnr: bool | None) -> None:
         is_known = number in _STATUSES
@@ -92,7 +92,7 @@ class UnknownCid(Action):
 
 
 class WrongPhase(Action):
-    """The completion has the phase tag of the round before: the host does not see it."""
+    """The completion has the phase tag of the round before, so that the host does not see it."""
 
     name = "wrong_phase"
     places = (At.COMPLETION,)
@@ -103,7 +103,7 @@ class WrongPhase(Action):
 
 
 class WrongSqhd(Action):
-    """The completion says that the submission queue's head is somewhere else: half a queue on, or where it is told."""
+    """The completion names another submission queue head: half a queue further, or the one given."""
 
     name = "wrong_sqhd"
     places = (At.COMPLETION,)

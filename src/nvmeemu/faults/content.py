@@ -1,4 +1,4 @@
-"""Faults of content: what passes is wrong, or its disk fails."""
+"""Faults of content: what passes is changed, or its disk fails."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Fail(Action):
 
 
 class Lose(Action):
-    """The disk says that it has written, and has not."""
+    """The disk says that it has written, but it has not."""
 
     name = "lose"
     places = (At.BACKEND,)
@@ -86,8 +86,8 @@ class Tear(Action):
 
 
 class Corrupt(Action):
-    """Some of it is wrong: "flip" (``bits`` of it, 1), "zeros", "ones" or "stale": what was there before, on the disk
-    (backend) or in the host's memory (dma)."""
+    """Some of the data is wrong. "flip" changes ``bits`` (1) of it. "zeros", "ones" and "stale" replace it; "stale" is
+    old data of the disk (backend) or of the host's memory (dma)."""
 
     name = "corrupt"
     places = (At.BACKEND, At.DMA, At.FETCH, At.COMPLETION, At.DOORBELL, At.REGISTER)
@@ -165,8 +165,8 @@ class Corrupt(Action):
 
 
 class Set(Action):
-    """It has this value: a register's fields (or the number itself), a command's, a doorbell's ``value``, a
-    completion's ``dw0``, ``cid`` or ``sqhd``."""
+    """Sets a value: fields of a register (or the register itself), a field of a command, ``value`` of a doorbell, or
+    ``dw0``, ``cid`` or ``sqhd`` of a completion."""
 
     name = "set"
     places = (At.REGISTER, At.FETCH, At.COMPLETION, At.DOORBELL)

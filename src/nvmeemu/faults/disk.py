@@ -27,7 +27,7 @@ _AT_ONCE = 1 << 20  # bytes
 
 
 class History:
-    """What blocks held before they were written last; of the oldest it forgets that."""
+    """What blocks held before their last write. It forgets the oldest of that."""
 
     def __init__(self) -> None:
         self._blocks: OrderedDict[tuple[bytes, int], bytes] = OrderedDict()  # by NGUID and LBA
@@ -40,7 +40,7 @@ class History:
         return name is not None and any((name, lba) in self._blocks for lba in range(slba, slba + nlb))
 
     def keep(self, namespace: Namespace, slba: int, content: bytes) -> None:
-        """The blocks from this one on hold this, and are about to be written."""
+        """The blocks from this one on hold this, and will be written now."""
         self._names[namespace.nsid] = namespace.nguid
         size = namespace.format.data_size
         for index, start in enumerate(range(0, len(content), size)):
@@ -62,8 +62,8 @@ class History:
 
 
 class Disk:
-    """What shall go wrong. ``kept``: how many bytes of a write really are written; None: all. ``loses``: nothing is
-    written or made durable. ``recalls``: what it gives to reads is what this knows. ``histories`` hear of writes."""
+    """What shall go wrong. ``kept`` is how many bytes of a write are really written; None means all. If it ``loses``,
+    nothing is written or made durable. ``recalls`` is the history that reads get. ``histories`` are told of writes."""
 
     def __init__(self) -> None:
         self.errno = 0
@@ -75,7 +75,7 @@ class Disk:
 
 
 class FaultyMedia(Filter):
-    """The medium of a namespace with a ``Disk``'s faults."""
+    """The medium of a namespace, with the faults of a ``Disk``."""
 
     def __init__(self, disk: Disk, namespace: Namespace) -> None:
         super().__init__(namespace.media)

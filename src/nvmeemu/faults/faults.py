@@ -88,7 +88,7 @@ class Faults(Interceptor):
         self._settle()
 
     def clear(self) -> None:
-        """Remove all. Chance begins anew: what comes does not depend on what was there before."""
+        """Remove all faults. Random numbers start again, so they do not depend on faults that were there before."""
         for number in tuple(self._faults):
             self.remove(number)
         self._begin_chance()
@@ -107,7 +107,7 @@ class Faults(Interceptor):
         return self._faults[number]
 
     def is_away(self, nsid: int) -> bool:
-        """Whether a fault has let this namespace vanish: its NSID is taken still."""
+        """Whether a fault has let this namespace vanish. Its NSID is still taken."""
         return ("vanish", nsid) in self.layers
 
     @property
@@ -116,7 +116,7 @@ class Faults(Interceptor):
         return self._is_silent
 
     def needs(self, qid: int) -> bool:
-        """Whether what passes this queue has to pass here: it cannot be the native engine's then."""
+        """Whether the queue must be served in Python, because a fault looks at what passes it."""
         return (
             self._is_hung
             or self._is_silent
@@ -139,7 +139,7 @@ class Faults(Interceptor):
     # --- for actions
 
     def begin(self, state: State) -> None:
-        """A state of the device begins, unless it lasts."""
+        """Begin a state of the device, unless it lasts already."""
         if state in self._states:
             return
         queues = tuple(self.controller.state.sqs.values())
@@ -163,7 +163,7 @@ class Faults(Interceptor):
             self.end(state)
 
     def end(self, state: State) -> None:
-        """It ends, if it lasts."""
+        """End the state, if it lasts."""
         undo = self._states.pop(state, None)
         if undo is not None:
             undo()
@@ -195,7 +195,7 @@ class Faults(Interceptor):
         return [action for fault in self._fired(passage) for action in fault.actions]
 
     def _tell(self, fault: Fault, passage: Passage) -> None:
-        """It fires: whoever looks at the host's trouble shall know that it is on purpose."""
+        """A fault fires. Tell observers, so that a user sees that the trouble is on purpose."""
         level = logging.INFO if fault.hits == 1 else logging.DEBUG
         if not self.controller.taps.observers and not log.isEnabledFor(level):
             return  # fires perhaps at each command
@@ -210,7 +210,7 @@ class Faults(Interceptor):
         self.controller.taps.injected(told)
 
     def _pass(self, passage: Passage, go: Go, *payload: Any, sole: Fault | None = None) -> None:
-        """Have it go through the faults that fire, the first one first."""
+        """Pass it through the faults that fire, the first one first."""
         behind = self.kept.take_behind(passage.at)
         for fault in reversed(self._fired(passage, sole)):
             for action in reversed(fault.actions):
@@ -235,7 +235,7 @@ class Faults(Interceptor):
         return b"\xff" * len(data) if self._is_silent else data
 
     def _shown(self, data: bytes, offset: int) -> bytes:
-        """What states make of CSTS, where it is part of this."""
+        """The part of CSTS that the host sees, as states of the device change it."""
         status = self.controller.status
         shown = ControllerStatus(rdy=status.rdy, cfs=status.cfs, shst=status.shst)
         for state in self._states:
@@ -315,7 +315,7 @@ class Faults(Interceptor):
             action.plan(self, plan)
 
     def _on_transfer(self, plan: Plan) -> bool:
-        """Data of a command is about to move."""
+        """The data of a command is about to move."""
         if not self._faults:
             return False
         if not plan.has_transferred:

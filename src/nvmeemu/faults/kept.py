@@ -1,4 +1,4 @@
-"""What faults keep back: until a time, until the next one has passed, or until a device that hangs goes on."""
+"""What faults keep back: until a time, until the next one has passed, or until a hung device goes on."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from nvmeemu.ports import Clock, Timer
 
 MOST_PENDING = 1 << 16
 _VOID_AFTER_DROP = (At.DOORBELL, At.FETCH, At.EXECUTE, At.COMPLETION, At.EVENT)
-Deed = Callable[[], None]
+Callback = Callable[[], None]
 
 
 class Kept:
-    """Deeds that are to be done later. When all commands are dropped, those of commands, completions, doorbells and
-    events are void."""
+    """Calls for later. When all commands are dropped, the calls of commands, completions, doorbells and events are
+    dropped, too."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._numbers = itertools.count()
         self._pending: dict[int, tuple[Timer, At]] = {}  # and the place where it was kept back
-        self._behind: dict[At, list[Deed]] = {}
-        self._held: list[Deed] = []
+        self._behind: dict[At, list[Callback]] = {}
+        self._held: list[Callback] = []
 
     def __len__(self) -> int:
         """How many wait for a time."""
         return len(self._pending)
 
-    def later(self, wait: float, at: At, what: Deed) -> None:
-        """Do it after so many seconds, or at once if there is too much of that."""
+    def later(self, wait: float, at: At, what: Callback) -> None:
+        """Call after so many seconds, or at once if too many calls wait."""
         if len(self._pending) >= MOST_PENDING:  # a guest may send without end what a fault keeps back
             what()
             return
@@ -41,8 +41,8 @@ class Kept:
 
         self._pending[number] = self._clock.call_later(wait, run), at
 
-    def behind_next(self, at: At, within: float, what: Deed) -> None:
-        """Do it when the next one has passed this place, or when none has for so long."""
+    def behind_next(self, at: At, within: float, what: Callback) -> None:
+        """Call when the next one has passed this place, or when none has for so long."""
         is_done = False
 
         def once() -> None:
@@ -54,20 +54,20 @@ class Kept:
         self._behind.setdefault(at, []).append(once)
         self.later(within, at, once)
 
-    def take_behind(self, at: At) -> list[Deed]:
-        """What is to be done behind the one that passes now."""
+    def take_behind(self, at: At) -> list[Callback]:
+        """The calls that come behind the one that passes now."""
         return self._behind.pop(at, [])
 
     @property
     def has_behind(self) -> bool:
         return bool(self._behind)
 
-    def hold(self, what: Deed) -> None:
-        """Do it when the device goes on."""
+    def hold(self, what: Callback) -> None:
+        """Call when the device goes on."""
         self._held.append(what)
 
     def go_on(self) -> None:
-        """It does."""
+        """The device goes on."""
         held, self._held = self._held, []
         for what in held:
             what()

@@ -1,4 +1,4 @@
-"""Values of the device that several faults may change at the same time, and that end in any order."""
+"""Values of the device that several faults may change at once. The faults may end in any order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Layers:
-    """Each value has one layer for each fault that changes it; below them is what it would be without faults."""
+    """Each value has a layer for each fault that changes it. Below them is the value without faults."""
 
     def __init__(self) -> None:
         self._stacks: dict[Hashable, _Stack] = {}
@@ -24,8 +24,8 @@ class Layers:
         put: Callable[[Any], None],
         combine: Callable[[Iterable[Any]], Any],
     ) -> Callable[[], None]:
-        """Change the value called ``key``, and say how to take that back. ``combine`` makes of what is below and of all
-        layers, the oldest first, what ``put`` gets."""
+        """Change the value called ``key``; returns how to take that back. ``combine`` gets what is below and all
+        layers, the oldest first, and returns what ``put`` gets."""
         stack = self._stacks.get(key)
         if stack is None:
             stack = self._stacks[key] = _Stack(get, put, combine)

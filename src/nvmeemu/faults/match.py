@@ -35,8 +35,9 @@ Test = Callable[[Passage], bool]
 
 
 class Match:
-    """All that is given must be so; FaultError for what never can. ``queues``: those whose commands it can meet; None:
-    any. ``commands``: those that it can be about (of the admin queue?, opcode)."""
+    """All conditions must hold. Raises FaultError for conditions that can never hold. ``queues`` are those whose
+    commands it can match; None means any. ``commands`` are the commands that it can match (of the admin queue?,
+    opcode)."""
 
     def __init__(self, at: At, table: Mapping[str, Any]) -> None:
         self.table = dict(table)

@@ -1,6 +1,7 @@
-"""What shall become of one command: decided once, when it is about to be executed, and carried out as stages.
+"""What becomes of one command. It is decided once, when the command is about to be executed, and carried out as
+stages.
 
-Guest memory may be missing when a stage runs; then it is run again, so nothing is decided, counted or drawn there.
+A stage runs again if guest memory was missing. So nothing is decided, counted or drawn there.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ Spoil = Callable[[bytes, bytes], bytes]
 
 
 class Stopped(Exception):
-    """Its data shall not move now: the device has stopped, for good or (``is_for_good`` False) until it goes on."""
+    """The data shall not move now, because the device has stopped: for good, or (``is_for_good`` False) until it goes
+    on."""
 
     def __init__(self, is_for_good: bool) -> None:
         self.is_for_good = is_for_good
 
 
 class Plan:
-    """``at`` is the place whose faults are being asked. ``on_transfer`` is asked when data is about to move: False if
-    there are no faults any more; it raises Stopped. ``hold_back`` keeps what it is given until a device that hangs goes
-    on."""
+    """``at`` is the place whose faults are asked now. ``on_transfer`` is asked when data is about to move. It is False
+    if there are no faults any more, and raises Stopped. ``hold_back`` keeps a call until a hung device goes on."""
 
     def __init__(
         self, request: Request[Any], go_on: GoOn, hold_back: HoldBack, on_transfer: Callable[[Plan], bool]
@@ -51,7 +52,7 @@ class Plan:
     # --- what actions ask for
 
     def fail(self, failure: Callable[[], CommandFailed]) -> None:
-        """It is not executed."""
+        """The command is not executed."""
 
         def stage(request: Request[Any]) -> Result:
             raise failure()
@@ -59,7 +60,7 @@ class Plan:
         self.request.stage = stage
 
     def park(self, take: Take, is_abortable: bool = True) -> None:
-        """It waits, until ``take`` calls what it is given. At the backend, the disk has the command then."""
+        """The command waits until ``take`` calls what it is given. At the backend, the disk then has the command."""
         stage, disk_first = self.request.stage, self.at == At.BACKEND
 
         def park(request: Request[Any]) -> Result:
@@ -79,27 +80,27 @@ class Plan:
         self._go_on(request)
 
     def fail_transfer(self, failure: Callable[[], CommandFailed]) -> None:
-        """It fails when its data is to be moved."""
+        """The command fails when its data should move."""
         self._transfer_failure = failure
 
     def spoil_transfer(self, spoil: Spoil) -> None:
-        """What arrives is made of what was there and what should be there."""
+        """Compute what arrives from what was there and what should arrive."""
         self._spoils.append(spoil)
 
     # --- stages
 
     def with_disk(self) -> None:
-        """Have it use the faulty disk."""
+        """Let the command use the faulty disk."""
         self.request.layer = partial(FaultyMedia, self.disk)
 
     @property
     def uses_disk(self) -> bool:
-        """Whether there is one."""
+        """Whether there is a faulty disk."""
         nsid, active = self.request.command.nsid, self.request.controller.namespaces.active
         return bool(active) if nsid == BROADCAST else nsid in active
 
     def run(self, request: Request[Any]) -> Result:
-        """Run its stage, and have what it moves arrive as it shall."""
+        """Run the stage of the command. What it moves arrives as planned."""
         return self._carry(request, request.stage)
 
     def _carry(self, request: Request[Any], stage: Stage) -> Result:

@@ -1,4 +1,4 @@
-"""Register accesses of any size and place: which of their bytes a fault is about, and what it makes of them."""
+"""Register accesses of any size and place: which of their bytes a fault is about, and what it changes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def patch_of(values: Mapping[str, int], matched: Mapping[str, Any]) -> Patch:
 
 
 def patched(patch: Patch, offset: int, data: bytes) -> bytes:
-    """What becomes of ``data`` at ``offset``."""
+    """The new content of ``data`` at ``offset``."""
     found = bytearray(data)
     for index in range(len(found)):
         mask, content = patch.get(offset + index, (0, 0))

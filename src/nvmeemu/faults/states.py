@@ -1,6 +1,6 @@
-"""Faults of the device as a whole: what they do lasts until ``seconds`` have passed or the fault is removed.
+"""Faults of the device as a whole. Their effect lasts until ``seconds`` have passed or the fault is removed.
 
-They can be set off at every place, for example by the hundredth write; "now" is when the fault is added.
+They can fire at every place, for example at the hundredth write. "now" is when the fault is added.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _EVENTS = {
 
 
 class State(Action):
-    """``start`` begins it and says how to end it."""
+    """``start`` begins the state and returns how to end it."""
 
     places = (At.NOW, *PLACES[:-1])
     changes = False
@@ -150,7 +150,7 @@ class EndlessShutdown(State):
 
 
 class Hang(State):
-    """The controller is hung: it fetches and completes nothing until it is reset, or goes on. Registers work."""
+    """The controller is hung. It fetches and completes nothing until it is reset, or goes on. Registers work."""
 
     name = "hang"
     holds = True
@@ -162,8 +162,8 @@ class Hang(State):
 
 
 class Removal(State):
-    """The drive is pulled: registers read all ones, and there is silence. With ``seconds`` it is back after that, as
-    after power-on."""
+    """The drive is pulled: registers read all ones, and it does nothing. After ``seconds`` it is back, as after
+    power-on."""
 
     name = "remove"
     stops = silent = True

@@ -36,8 +36,8 @@ class ErrorLog:
 class Health:
     """State and counters for the SMART / Health Information log. Base 1.4, 5.14.1.2.
 
-    They begin when the process does, which is the one power cycle that they count: a reset of the VM is none.
-    Controller Busy Time stays 0: to know it, each command of each engine would have to look at a clock.
+    The counters start with the process, which is the one power cycle that they count; a reset of the VM is none.
+    Controller Busy Time stays 0, because each command of each engine would have to look at a clock.
     """
 
     def __init__(self, clock: Clock) -> None:

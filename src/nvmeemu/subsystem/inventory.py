@@ -1,7 +1,5 @@
-"""Namespaces that come, go and change while a host uses them; it is told if it has asked for that.
-
-Base 1.4, 5.2 and Figure 147 (Namespace Attribute Changed), 5.14.1.4 (Changed Namespace List).
-"""
+"""Namespaces that come, go and change while a host uses them. A host that has asked for it is told. Base 1.4, 5.2 and
+Figure 147 (Namespace Attribute Changed), 5.14.1.4 (Changed Namespace List)."""
 
 from __future__ import annotations
 
@@ -13,21 +11,21 @@ from nvmeemu.subsystem.namespace import Namespace
 
 
 def add(controller: ControllerState, namespace: Namespace) -> None:
-    """A namespace is there. Raises ValueError if its NSID is taken, or none."""
+    """Add a namespace. Raises ValueError if its NSID is taken, or invalid."""
     controller.namespaces.add(namespace)
     changed(controller, namespace.nsid)
 
 
 def remove(controller: ControllerState, nsid: int) -> Namespace:
-    """A namespace is gone. What has begun on it goes on to its end. Raises KeyError."""
+    """Remove a namespace. Commands that have begun end normally. Raises KeyError."""
     namespace = controller.namespaces.active.pop(nsid)
     changed(controller, nsid)
     return namespace
 
 
 def resize(controller: ControllerState, nsid: int, blocks: int | None = None) -> None:
-    """It has another size, by default that of its disk, which is looked at anew. Raises KeyError, ValueError if the
-    disk is not that large, and OSError if it cannot say how large it is."""
+    """Change the size, by default to that of its disk, which is looked at again. Raises KeyError, ValueError if the
+    disk is not that large, and OSError if it cannot tell its size."""
     namespace = controller.namespaces.active[nsid]
     namespace.media.refresh()
     most = namespace.media.blocks
@@ -39,7 +37,7 @@ def resize(controller: ControllerState, nsid: int, blocks: int | None = None) ->
 
 
 def changed(controller: ControllerState, nsid: int) -> None:
-    """What Identify says of it is new."""
+    """Tell the host that Identify says something new of this namespace."""
     controller.configure_engine(write_cache=is_write_cache_on(controller))
     controller.changed_namespaces.add(nsid)
     if Notice.NAMESPACE_ATTRIBUTE in Notice(wanted_events(controller).notices):

@@ -40,19 +40,19 @@ class Blocks(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What a medium is asked to do. Ranges are inside the medium and not empty: whoever asks has looked before."""
+    """What a medium is asked to do. Ranges are inside the medium and not empty: the caller has checked them."""
 
     is_changing: ClassVar[bool] = True
     """What a host sees afterwards may be another, so it must have ended before the host goes on without it."""
 
     def held(self, format: Format) -> int:
-        """Bytes of memory that it takes until it ends."""
+        """Bytes of memory that the operation takes until it ends."""
         return 0
 
 
 @dataclass(frozen=True, slots=True)
 class ReadBlocks(Operation):
-    """Its result is ``Blocks``. With ``is_from_media``, what is read has been made durable before."""
+    """Its result is ``Blocks``. With ``is_from_media``, the blocks are made durable before they are read."""
 
     slba: int
     blocks: int
@@ -65,7 +65,7 @@ class ReadBlocks(Operation):
 
 @dataclass(frozen=True, slots=True)
 class VerifyBlocks(Operation):
-    """Find out whether blocks can be read; nobody gets them."""
+    """Finds out whether blocks can be read. Nobody gets the data."""
 
     slba: int
     blocks: int
@@ -78,8 +78,8 @@ class VerifyBlocks(Operation):
 
 @dataclass(frozen=True, slots=True)
 class WriteBlocks(Operation):
-    """``data`` is a whole number of blocks, ``metadata`` as much as they have. With ``is_durable`` it is when it has
-    ended, whatever becomes of the power."""
+    """``data`` is a whole number of blocks, ``metadata`` as much as they have. With ``is_durable``, the write survives
+    a power cut once it has ended."""
 
     slba: int
     data: memoryview
@@ -153,7 +153,7 @@ class MediaError(Exception):
 
     @classmethod
     def of(cls, operation: Operation, disk: str, cause: OSError) -> MediaError:
-        """The one that an OSError means for the operation that has met it."""
+        """The error that an OSError means for the operation that met it."""
         if not operation.is_changing:
             kind = ErrorKind.UNRECOVERED_READ
         elif cause.errno in _NO_SPACE:
@@ -171,7 +171,7 @@ class MediaError(Exception):
 
     @property
     def is_lasting(self) -> bool:
-        """Another attempt fails as well."""
+        """Whether another attempt fails as well."""
         return self.kind in _LASTING or (self.cause is not None and self.cause.errno in _LASTING_NUMBERS)
 
 
@@ -181,8 +181,8 @@ Done = Callable[[Any, BaseException | None], None]
 
 
 class Budget:
-    """How many bytes the commands at one medium hold, of all controllers together. As long as that is less than
-    ``most`` one more may begin, so ``most`` is exceeded by less than one transfer."""
+    """How many bytes the commands at one medium hold, of all controllers together. While that is less than ``most``,
+    another command may begin. So ``most`` is exceeded by less than one transfer."""
 
     def __init__(self, most: int = MOST_HELD) -> None:
         self.most = most
@@ -238,16 +238,15 @@ class Media(ABC):
     @abstractmethod
     def start(self, operation: Operation, done: Done) -> Job:
         """Begin an operation, without waiting for anything. ``done(result, None)`` or ``done(None, error)`` is called
-        once, on the controller's thread, perhaps before ``start`` returns; the error is a MediaError, or whatever
-        shows a mistake of ours. Operations may overtake each other."""
+        once, on the controller's thread, perhaps before ``start`` returns. The error is a MediaError, or an exception
+        that shows a mistake of ours. Operations may overtake each other."""
 
     def read_now(self, slba: int, data: Sequence[memoryview], metadata: Sequence[memoryview] = ()) -> bool:
-        """Fill the views, in order, from this block on, if that can be done without waiting; False: it was not, or not
-        all of it."""
+        """Fill the views, in order, from this block on, if that needs no waiting. False: not all of it was done."""
         return False
 
     def write_now(self, slba: int, data: Sequence[memoryview], metadata: Sequence[memoryview] = ()) -> bool:
-        """Write the views, in order, from this block on; else as ``read_now``."""
+        """Write the views, in order, from this block on, if that needs no waiting. False: not all of it was done."""
         return False
 
     def refresh(self) -> None:  # noqa: B027  # most have the size that they had
@@ -258,7 +257,7 @@ class Media(ABC):
 
 
 class Layer(Media):
-    """A medium above another one, which passes everything on. One that is to see every operation is a ``Filter``."""
+    """A medium above another one. It passes everything on. To see every operation, use a ``Filter``."""
 
     def __init__(self, inner: Media) -> None:
         super().__init__(inner.format, inner.budget)
@@ -311,7 +310,7 @@ class Filter(Layer):
 
     @abstractmethod
     def steps(self, operation: Operation) -> Steps:
-        """What is done in place of ``operation``: mostly to ``self.inner``. May raise MediaError."""
+        """The operations in place of ``operation``, mostly for ``self.inner``. May raise MediaError."""
 
     @property
     def direct(self) -> Direct | None:
@@ -342,8 +341,8 @@ def flush_all(media: Sequence[Media]) -> Steps:
 
 
 class _Run:
-    """Steps on their way, as the Job of the whole. A step may end before ``start`` has returned: no recursion, or a
-    long way would overflow the stack."""
+    """Steps that are under way, as the Job of the whole. A step may end before ``start`` has returned. So this is a
+    loop and no recursion, or a long way would overflow the stack."""
 
     def __init__(self, steps: Steps, done: Done) -> None:
         self._steps = steps
@@ -379,7 +378,7 @@ class _Run:
                 self._job = job
 
     def cancel(self) -> bool:
-        """Only before anything of it has begun."""
+        """Possible only before anything of it has begun."""
         if self._job is None or not self._job.cancel():
             return False
         self._steps.close()

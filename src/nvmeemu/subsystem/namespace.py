@@ -73,8 +73,8 @@ class Namespaces:
 
     @property
     def most_held(self) -> int:
-        """Bytes that the commands at each disk may hold while it works on them. As long as it is less, one more may
-        begin, so that it is exceeded by one transfer at the most."""
+        """Bytes that the commands at each disk may hold while it works on them. While they hold less, another command
+        may begin, so this is exceeded by at most one transfer."""
         return min(MOST_HELD, MOST_HELD_OF_ALL // self.nn)
 
     def __getitem__(self, nsid: int) -> Namespace:
@@ -94,5 +94,5 @@ class Namespaces:
         return 1 <= nsid <= self.nn
 
     def addressed(self, nsid: int) -> list[Namespace]:
-        """All that a command addresses which takes FFFFFFFFh for every namespace."""
+        """All namespaces that a command addresses, if FFFFFFFFh means every namespace for it."""
         return list(self) if nsid == BROADCAST else [self[nsid]]

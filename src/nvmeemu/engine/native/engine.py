@@ -73,11 +73,11 @@ class NativeEngine:
 
     @property
     def fd(self) -> int:
-        """Can be read when there is news."""
+        """A descriptor that can be read when there is news."""
         return int(lib.engine_fd(self._engine))
 
     def drain_fd(self) -> None:
-        """It has been seen; the news stay until they are delivered."""
+        """Reset the descriptor. The news stay until they are delivered."""
         lib.engine_drain_fd(self._engine)
 
     # --- guest memory
@@ -281,7 +281,7 @@ class NativeEngine:
         return bool(lib.engine_can_wait(self._engine))
 
     def settle(self) -> None:
-        """Wait until there is nothing to do and no disk is waited for: for tests."""
+        """Wait until there is nothing to do and no disk is waited for; for tests."""
         lib.engine_settle(self._engine)
 
     def remove_cq(self, cq: _Cq) -> None:
@@ -318,7 +318,7 @@ class _Queue:
         lib.queue_set_shadow(self._queue, shadow, event)
 
     def forget(self) -> None:
-        """What is there is freed now: whoever still calls this gets a TypeError, and touches nothing."""
+        """The C object is freed now. Whoever still uses this gets a TypeError, and touches nothing."""
         self.raw = self._queue = None
 
     @property
