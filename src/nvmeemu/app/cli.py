@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from nvmeemu import __version__
 from nvmeemu.app.arguments import BoundedNumber, Parser, tell
+from nvmeemu.app.plugins import add_option as add_plugin_option
 from nvmeemu.controller.bounds import MAX_IO_QUEUES, MOST_NAMESPACES
 
 _SERVE = """\
@@ -179,7 +180,7 @@ def _parser() -> Parser:
     serve.add_argument("--version", action="version", version=f"nvmeemu {__version__}")
     serve.add_argument("--print-capabilities", action="store_true", help="print what this build can do, as JSON")
     serve.add_argument("--socket", metavar="PATH", help="where to listen; made with mode 0600")
-    _add_process(process := _add_drive(serve))
+    _add_process(process := _add_drive(serve), serve)
     process.add_argument("--ready-fd", metavar="N", type=BoundedNumber(0, 1 << 20), help="gets a line when it listens")
     _add_run(commands)
     _add_ctl(commands)
@@ -201,7 +202,7 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
     run.set_defaults(parser=run, print_capabilities=False)
     run.add_argument("--version", action="version", version=f"nvmeemu {__version__}")
     run.add_argument("--socket", metavar="PATH", help="where the drive listens (in a folder of its own in $TMPDIR)")
-    _add_process(_add_drive(run), log_level="warning")
+    _add_process(_add_drive(run), run, log_level="warning")
 
 
 def _add_ctl(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -264,7 +265,8 @@ def _add_drive(parser: Parser) -> argparse._ArgumentGroup:
     return groups["process"]
 
 
-def _add_process(group: argparse._ArgumentGroup, log_level: str = "info") -> None:
+def _add_process(group: argparse._ArgumentGroup, owner: Parser, log_level: str = "info") -> None:
+    add_plugin_option(group, owner)
     group.add_argument("--once", action="store_true", help="exit when the first client has left")
     group.add_argument("--pid-file", metavar="F", help="written when it listens, removed at exit")
     levels = ("debug", "info", "warning", "error")

@@ -9,10 +9,12 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+
+from nvmeemu.tables import Extensible
 
 __all__ = ["Backend", "BackendError", "open_backend"]
 
@@ -144,6 +146,39 @@ class Backend(ABC):
         """Give back what the disk holds; it does not flush."""
 
 
+@dataclass(frozen=True)
+class BackendKind:
+    """A kind of disk that a plugin adds: ``PREFIX:TEXT`` is what ``open`` makes of the text."""
+
+    prefix: str
+    open: Callable[[str], Backend]
+
+
+class BackendKinds(Extensible[BackendKind]):
+    """The kinds that plugins have added."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, BackendKind] = {}
+
+    def add(self, row: BackendKind) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9-]*", row.prefix):
+            raise ValueError(f"disk {row.prefix!r}: a prefix is small letters, digits and -")
+        if f"{row.prefix}:" in (_MEMORY, _RAW) or row.prefix in self._kinds:
+            raise ValueError(f"disk {row.prefix}:... : there is one already")
+        self._kinds[row.prefix] = row
+
+    def remove(self, row: BackendKind) -> None:
+        del self._kinds[row.prefix]
+
+    def of(self, spec: str) -> BackendKind | None:
+        """The kind of disk that this is; None: one of ours."""
+        prefix, colon, _ = spec.partition(":")
+        return self._kinds.get(prefix) if colon else None
+
+
+BACKENDS = BackendKinds()
+
+
 def parse_size(text: str) -> int:
     """``10G``, ``512M``, ``4096``: bytes, in powers of two. Raises BadRequest."""
     match = re.fullmatch(r"(\d{1,19}(?:\.\d{1,19})?)\s*([KMGTP]?)(?:i?B)?", text.strip(), re.IGNORECASE)
@@ -170,6 +205,8 @@ def is_memory(spec: str) -> bool:
 
 def is_same(spec: str, other: str) -> bool:
     """Whether two specs name one disk."""
+    if BACKENDS.of(spec) is not None or BACKENDS.of(other) is not None:
+        return spec == other
     if is_memory(spec) or is_memory(other):
         return False
     from nvmeemu.backend.claim import store  # it builds on this module
@@ -184,7 +221,8 @@ def is_same(spec: str, other: str) -> bool:
 def placed(spec: str, folder: str) -> str:
     """The spec of a disk as it is meant in this folder: with its path, if it has one."""
     kind, path = (_RAW, spec.removeprefix(_RAW)) if spec.startswith(_RAW) else ("", spec)
-    return spec if not path or is_memory(spec) or _URL.match(spec) else kind + os.path.join(folder, path)
+    is_path = path and not is_memory(spec) and not _URL.match(spec) and BACKENDS.of(spec) is None
+    return spec if not is_path else kind + os.path.join(folder, path)
 
 
 def open_backend(
@@ -203,7 +241,9 @@ def open_backend(
     written in an unnamed temporary file. ``direct`` leaves out the page cache. Raises BackendError.
     """
     check_request(spec, size, create, read_only, overlay, direct, block_size)
-    if is_memory(spec):
+    if (kind := BACKENDS.of(spec)) is not None:
+        backend = _open_by_plugin(kind, spec, read_only)
+    elif is_memory(spec):
         backend = _open_memory(spec)
     else:
         if size is not None:
@@ -221,6 +261,11 @@ def check_request(
     spec: str, size: int | None, create: bool, read_only: bool, overlay: bool, direct: bool, block_size: int
 ) -> None:
     """What can be known without a look at the disk. Raises BadRequest."""
+    if BACKENDS.of(spec) is not None:
+        is_other = create or size is not None or overlay or direct
+        advice = "leave out --create, --size, --overlay and --direct"
+        _refuse((is_other, f"{spec} is opened by a plugin, which alone says what it is: {advice}"))
+        return
     if is_memory(spec):
         _refuse(
             (create or size is not None, f"{spec} has its size in its name (mem:1G): leave out --create and --size"),
@@ -245,6 +290,22 @@ def _refuse(*requests: tuple[bool, str]) -> None:
     for is_bad, why in requests:
         if is_bad:
             raise BadRequest(why)
+
+
+def _open_by_plugin(kind: BackendKind, spec: str, read_only: bool) -> Backend:
+    """Whatever its code raises is said to the user."""
+    try:
+        backend = kind.open(spec.partition(":")[2])
+    except BackendError:
+        raise
+    except OSError as error:
+        raise BackendError(f"disk {spec}: {describe(error)}") from error
+    except Exception as error:
+        raise BackendError(f"disk {spec}: its plugin failed: {type(error).__name__}: {error}") from error
+    backend.read_only = backend.read_only or read_only
+    if not hasattr(backend, "identity"):
+        backend.identity = spec
+    return backend
 
 
 # These import late, because what they import builds on this module.

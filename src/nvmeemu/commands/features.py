@@ -39,9 +39,9 @@ from nvmeemu.spec import (
     VolatileWriteCache,
 )
 from nvmeemu.spec.errors import CommandFailed
-from nvmeemu.spec.tables import Table
 from nvmeemu.subsystem.health import WARNING_TEMPERATURE
 from nvmeemu.subsystem.media import FlushMedia, Media
+from nvmeemu.tables import Table
 
 _AGGREGATION_TIME = 100e-6  # seconds
 

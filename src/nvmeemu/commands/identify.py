@@ -41,9 +41,9 @@ from nvmeemu.spec import (
     Vwc,
 )
 from nvmeemu.spec.errors import CommandFailed
-from nvmeemu.spec.tables import Table
 from nvmeemu.subsystem.health import CRITICAL_TEMPERATURE, ERROR_LOG_ENTRIES, WARNING_TEMPERATURE
 from nvmeemu.subsystem.namespace import Namespace
+from nvmeemu.tables import Table
 
 PAGE = 4096
 _SHUTDOWN_TIME = 30_000_000  # microseconds that a Flush of a slow disk may take: RTD3E

@@ -25,7 +25,7 @@ from nvmeemu.spec import (
     SupportedLogPages,
 )
 from nvmeemu.spec.errors import CommandFailed
-from nvmeemu.spec.tables import Table
+from nvmeemu.tables import Table
 
 _NO_LPA, _NO_NOTICE = Lpa(0), Notice(0)
 

@@ -16,9 +16,9 @@ from nvmeemu.controller.transfer import Transfer, scatter
 from nvmeemu.ports import Job
 from nvmeemu.queues import SubmissionQueue
 from nvmeemu.spec import Command, CommandEffect, Csi, Effect, Oacs, Oncs
-from nvmeemu.spec.tables import Table
 from nvmeemu.subsystem.media import Budget, Media, Operation
 from nvmeemu.subsystem.namespace import Namespace
+from nvmeemu.tables import Table
 
 C = TypeVar("C", bound=Command)
 _cid = Command.unpacker("cid")

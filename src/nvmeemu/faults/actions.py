@@ -20,14 +20,29 @@ from nvmeemu.faults.states import (
     Spurious,
     Vanish,
 )
+from nvmeemu.spec import names
+from nvmeemu.tables import Extensible
 
-ACTIONS: dict[str, type[Action]] = {
-    kind.name: kind
-    for kind in (
-        *(SetStatus, Delay, Drop, Duplicate, Reorder),
-        *(Corrupt, Set, Tear, Lose, Fail),
-        *(UnknownCid, WrongPhase, WrongSqhd, Spurious),
-        *(Fatal, Hang, Ready, SlowReady, EndlessShutdown, Removal),
-        *(Vanish, Shrink, ReadOnly, Smart, Flood),
-    )
-}
+
+class Actions(Extensible[type[Action]], dict[str, type[Action]]):
+    """By the names that they have in ``do``."""
+
+    def __init__(self, *kinds: type[Action]) -> None:
+        super().__init__({kind.name: kind for kind in kinds})
+
+    def add(self, row: type[Action]) -> None:
+        if names.choice(self, row.name) is not None:
+            raise ValueError(f"fault action {row.name}: there is one already")
+        self[row.name] = row
+
+    def remove(self, row: type[Action]) -> None:
+        del self[row.name]
+
+
+ACTIONS = Actions(
+    *(SetStatus, Delay, Drop, Duplicate, Reorder),
+    *(Corrupt, Set, Tear, Lose, Fail),
+    *(UnknownCid, WrongPhase, WrongSqhd, Spurious),
+    *(Fatal, Hang, Ready, SlowReady, EndlessShutdown, Removal),
+    *(Vanish, Shrink, ReadOnly, Smart, Flood),
+)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from nvmeemu.app.arguments import Parser
+from nvmeemu.app.plugins import add_option as add_plugin_option
 from nvmeemu.profiles.from_trace import profile_text
 from nvmeemu.profiles.host import run as play
 from nvmeemu.profiles.items import Outcome, breaks
@@ -40,6 +41,7 @@ happen to it: a [[never]] with a fault that makes it happen.
 def profile(words: Sequence[str]) -> int:
     """Parse and run; the exit status."""
     parser = Parser(prog="nvmeemu profile", description=_PROFILE)
+    add_plugin_option(parser, parser)
     parsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     parser.set_defaults(run=lambda _: parser.error("give a command: list, show, run, add"))
     parsers.add_parser("list", help="which profiles there are").set_defaults(run=_list)

@@ -50,7 +50,7 @@ class NvmeGuest(Guest):
         self.is_shared = True  # by tests; otherwise its boot belongs to the one that it is for
         self.disk = make_disk(folder, options)
         self._observed = Observed(folder)
-        arguments = ["--block-size", str(options.block_size), *options.limit_words]
+        arguments = ["--block-size", str(options.block_size), *options.limit_words, *options.plugin_words]
         arguments += [*self._observed.arguments, *options.serve]
         drive = _ArmedDrive(self.disk, arguments, self._observed, options.new_faults())
         super().__init__(machine, drive, folder, Deadline(options.patience), complaints=CRASHES)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -52,6 +53,8 @@ class Live:
         self._test = test
         self._keep = keep
         self._drives: list[tuple[str, Path, LiveDrive]] = []  # with the test that has made them
+        self._loaded: dict[Path, AbstractContextManager[None]] = {}  # plugins
+        self._users: Counter[Path] = Counter()  # drives that have them
         self._ended: list[tuple[str, list[Section]]] = []  # what was to be told of those that are gone
 
     # --- makers
@@ -60,7 +63,7 @@ class Live:
     def bench(self, **options: Any) -> Iterator[NvmeBench]:
         """What the fixture ``nvme`` gives."""
         checked = _checked(DriveOptions, options, "nvme")
-        with self._living(lambda folder: NvmeBench(folder, checked)) as bench:
+        with self._plugins(checked), self._living(lambda folder: NvmeBench(folder, checked)) as bench:
             yield bench
 
     @contextmanager
@@ -68,7 +71,7 @@ class Live:
         """What the fixture ``nvme_server`` gives."""
         checked = _checked(ServerOptions, options, "nvme_server")
         self._require(require_server)
-        with self._living(lambda folder: NvmeServer(folder, checked)) as server:
+        with self._plugins(checked), self._living(lambda folder: NvmeServer(folder, checked)) as server:
             yield server
 
     @contextmanager
@@ -76,8 +79,46 @@ class Live:
         """What the fixture ``nvme_guest`` gives."""
         checked = _checked(GuestOptions, options, "nvme_guest")
         found = self._require(lambda: self._machine)
-        with self._living(lambda folder: NvmeGuest(found, folder, checked)) as guest:
+        with self._plugins(checked), self._living(lambda folder: NvmeGuest(found, folder, checked)) as guest:
             yield guest
+
+    @contextmanager
+    def _plugins(self, options: DriveOptions) -> Iterator[None]:
+        """Have what they add also here: for drives in this process, and to know the commands of others by name. Drives
+        may share a plugin."""
+        with ExitStack() as stack:
+            for path in options.plugins:
+                stack.enter_context(self._plugin(Path(path).resolve()))
+            try:
+                options.new_faults()
+            except BadOptions as error:
+                text = str(error)
+            else:
+                yield
+                return
+            pytest.fail(text, pytrace=False)
+
+    @contextmanager
+    def _plugin(self, path: Path) -> Iterator[None]:
+        from nvmeemu.plugin import PluginError, load
+
+        if not self._users[path]:
+            try:
+                self._loaded[path] = load(path).installed()
+                self._loaded[path].__enter__()
+            except PluginError as error:
+                text = str(error)
+            else:
+                text = ""
+            if text:
+                pytest.fail(f"nvmeemu: {text}", pytrace=False)
+        self._users[path] += 1
+        try:
+            yield
+        finally:
+            self._users[path] -= 1
+            if not self._users[path]:
+                self._loaded.pop(path).__exit__(None, None, None)
 
     @contextmanager
     def _living(self, make: Callable[[Path], D]) -> Iterator[D]:

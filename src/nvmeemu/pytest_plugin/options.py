@@ -46,6 +46,7 @@ class DriveOptions:
     mpsmax: int = _limit("mpsmax")
     dstrd: int = _limit("dstrd")
     max_namespaces: int = _limit("max_namespaces")
+    plugins: Sequence[str | Path] = _option((), "files that add commands, log pages, ... (docs/extend.md)")
 
     @classmethod
     def of(cls, values: Mapping[str, Any], what: str) -> Self:
@@ -67,7 +68,8 @@ class DriveOptions:
             raise BadOptions(f"block_size={self.block_size!r} is neither 512 nor 4096")
         if isinstance(self.faults, (str, Mapping, Fault)):
             raise BadOptions(f"faults={self.faults!r}: give a list of faults")
-        self.new_faults()
+        if isinstance(self.plugins, (str, Path)):
+            raise BadOptions(f"plugins={self.plugins!r}: give a list of files")
         self._check_limits()
 
     def new_faults(self) -> list[Fault]:
@@ -103,6 +105,11 @@ class DriveOptions:
             if value not in (None, option.default)
             for word in (f"--{option.name}", str(value))
         ]
+
+    @property
+    def plugin_words(self) -> list[str]:
+        """The plugins for ``nvmeemu serve``."""
+        return [word for path in self.plugins for word in ("--plugin", str(path))]
 
 
 @dataclass(frozen=True)

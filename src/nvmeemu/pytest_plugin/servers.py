@@ -83,7 +83,12 @@ class NvmeServer:
     def start(self) -> None:
         """Serve. Raises ServerError."""
         arguments = ["--disk", str(self.disk), "--block-size", str(self.options.block_size)]
-        arguments += [*self.options.limit_words, *self._observed.arguments, *self.options.serve]
+        arguments += [
+            *self.options.limit_words,
+            *self.options.plugin_words,
+            *self._observed.arguments,
+            *self.options.serve,
+        ]
         self._process = serving.start(self.socket, arguments, self.folder / "server.log")
         self._observed.arm(self.options.new_faults())
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from nvmeemu.app.arguments import BoundedNumber, Parser
+from nvmeemu.app.plugins import add_option as add_plugin_option
 from nvmeemu.backend import BackendError, BadRequest, is_memory, open_backend
 from nvmeemu.replay.player import replay as play
 from nvmeemu.trace.cli import run as run_command
@@ -27,6 +28,7 @@ unless the trace was recorded with --trace-payload. Exit status: 0 all as record
 def replay(words: Sequence[str]) -> int:
     """Parse and run; the exit status."""
     parser = Parser(prog="nvmeemu replay", description=_REPLAY)
+    add_plugin_option(parser, parser)
     parser.add_argument("file", metavar="FILE", help="a trace, compressed or not; -: stdin")
     parser.add_argument(
         "--disk", metavar="SPEC", action="append", default=[], help="instead of an empty disk, in order"

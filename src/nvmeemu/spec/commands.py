@@ -14,7 +14,7 @@ from nvmeemu.spec.identify import CNS_NAMES
 from nvmeemu.spec.layout import Record, bit, bits, count, named, uint
 from nvmeemu.spec.logs import LOG_NAMES
 from nvmeemu.spec.names import Names
-from nvmeemu.spec.tables import Extensible
+from nvmeemu.tables import Extensible
 
 
 class AdminOpcode(Opcode):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import TypeVar
 
-from nvmeemu.spec.tables import Extensible
+from nvmeemu.tables import Extensible
 
 E = TypeVar("E", bound=IntEnum)
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from nvmeemu.app.arguments import Parser, output_failed, tell
+from nvmeemu.app.plugins import add_option as add_plugin_option
 from nvmeemu.trace import coverage, difference, export, plot, show, stats
 from nvmeemu.trace.file import BadUse, TraceError
 
@@ -22,6 +23,7 @@ def trace(words: Sequence[str]) -> int:
     """Run a command and return its exit status: 0, 2 for bad use, and 1 for what failed. As with grep(1) and diff(1),
     1 also means that nothing was found, or that there is a difference."""
     parser = Parser(prog="nvmeemu trace", description=_TRACE)
+    add_plugin_option(parser, parser)
     parsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for part in (show, stats, difference, export, plot):
         part.add(parsers)
@@ -32,6 +34,7 @@ def trace(words: Sequence[str]) -> int:
 def check(words: Sequence[str]) -> int:
     """``nvmeemu check``."""
     parser = Parser(prog="nvmeemu check")
+    add_plugin_option(parser, parser)
     coverage.add(parser)
     return run(parser, words)
 

@@ -1,0 +1,214 @@
+"""What a file of a user's adds to drives: commands, log pages, features, actions of faults, disks. docs/extend.md.
+
+A file makes one ``Plugin`` and registers what it has with it. ``nvmeemu serve --plugin FILE.py`` loads it: from then on
+the host is offered what is new (Identify, the effects log, the list of log pages), and faults, traces and messages know
+it by its name. Names that such a file needs are here: it imports from this module only.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from nvmeemu import admin, io, spec
+from nvmeemu.backend import BACKENDS, Backend, BackendKind
+from nvmeemu.commands.feature import DataFeature, Feature, Scope
+from nvmeemu.commands.features import FEATURES
+from nvmeemu.commands.log_pages import PAGES, LogPage
+from nvmeemu.controller.request import CommandEntry, Request, Result
+from nvmeemu.controller.state import ControllerState
+from nvmeemu.faults.action import Action
+from nvmeemu.faults.actions import ACTIONS
+from nvmeemu.faults.passage import Passage
+from nvmeemu.faults.places import At
+from nvmeemu.spec import CDW10, CDW11, CDW12, CDW13, CDW14, CDW15, Command, Effect, GetLogPage, Status, words
+from nvmeemu.spec.errors import CommandFailed
+from nvmeemu.spec.layout import Record, bit, bits, count, raw, uint
+from nvmeemu.tables import Extensible
+
+__all__ = [
+    "CDW10",
+    "CDW11",
+    "CDW12",
+    "CDW13",
+    "CDW14",
+    "CDW15",
+    "Action",
+    "At",
+    "Backend",
+    "Command",
+    "CommandFailed",
+    "ControllerState",
+    "DataFeature",
+    "Effect",
+    "Feature",
+    "Passage",
+    "Plugin",
+    "PluginError",
+    "Record",
+    "Request",
+    "Result",
+    "Scope",
+    "Status",
+    "bit",
+    "bits",
+    "count",
+    "load",
+    "raw",
+    "uint",
+]
+
+C = TypeVar("C", bound=Command)
+Register = Callable[[Callable[[Request[C]], Result]], Callable[[Request[C]], Result]]
+_NO_EFFECT = Effect(0)
+_MOST = 0xFF  # opcodes and identifiers are bytes
+
+
+class PluginError(Exception):
+    """The file cannot be used as a plugin; the text is one line for the user and says what to do."""
+
+
+class Plugin:
+    """All that a file adds. Nothing is changed until it is installed, and ``installed`` takes all of it back."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._rows: list[tuple[Extensible[Any], Any]] = []
+        self._said: list[str] = []  # what it adds, in words
+
+    # --- for the file
+
+    def admin_command(self, kind: type[C], *, changes: Effect = _NO_EFFECT) -> Register[C]:
+        """The function below runs this admin command. ``kind.OPCODE`` is its opcode, C0h to FFh, whose bits 1:0 say
+        which way its data goes (Base 1.4, Figure 139); ``changes``: what it changes, for the effects log."""
+        return self._command("admin", spec.ADMIN_COMMANDS, admin.COMMANDS, kind, changes)
+
+    def io_command(self, kind: type[C], *, changes: Effect = _NO_EFFECT) -> Register[C]:
+        """The same for a command of I/O queues: 80h to FFh (Base 1.4, Figure 346)."""
+        return self._command("I/O", spec.NVM_COMMANDS, io.COMMANDS, kind, changes)
+
+    def _command(self, where: str, known: Any, served: Any, kind: type[C], changes: Effect) -> Register[C]:
+        def register(run: Callable[[Request[C]], Result]) -> Callable[[Request[C]], Result]:
+            self._rows += [(known, kind), (served, CommandEntry(kind, run, changes))]
+            self._said.append(f"{where} command {words.words(kind.OPCODE)} ({kind.OPCODE:02X}h)")
+            return run
+
+        return register
+
+    def log_page(self, lid: int, name: str) -> Callable[[Callable[[Request[GetLogPage]], bytes]], Any]:
+        """The function below returns all of this log page; Get Log Page takes out what was asked for. C0h to FFh are
+        vendors' (Base 1.4, Figure 191)."""
+
+        def register(build: Callable[[Request[GetLogPage]], bytes]) -> Callable[[Request[GetLogPage]], bytes]:
+            self._rows += [(spec.LOG_NAMES, _named(name, lid)), (PAGES, LogPage(lid, build))]
+            self._said.append(f"log page {name} ({lid:02X}h)")
+            return build
+
+        return register
+
+    def feature(self, feature: Feature, name: str) -> None:
+        """A feature; C0h to FFh are vendors' (Base 1.4, Figure 271)."""
+        self._rows += [(spec.FEATURE_NAMES, _named(name, feature.fid)), (FEATURES, feature)]
+        self._said.append(f"feature {name} ({feature.fid:02X}h)")
+
+    def fault_action(self, kind: type[Action]) -> type[Action]:
+        """The class below is what faults can do by ``kind.name``."""
+        self._rows.append((ACTIONS, kind))
+        self._said.append(f"fault action {kind.name}")
+        return kind
+
+    def backend(self, prefix: str) -> Callable[[Callable[[str], Backend]], Callable[[str], Backend]]:
+        """The function below opens ``--disk PREFIX:TEXT``, and gets the text. It raises BackendError or OSError."""
+
+        def register(make: Callable[[str], Backend]) -> Callable[[str], Backend]:
+            self._rows.append((BACKENDS, BackendKind(prefix, make)))
+            self._said.append(f"disk {prefix}:...")
+            return make
+
+        return register
+
+    # --- for those who load it
+
+    def install(self) -> None:
+        """For as long as this process is. Raises PluginError, and then nothing of it is there."""
+        added: list[tuple[Extensible[Any], Any]] = []
+        for table, row in self._rows:
+            try:
+                table.add(row)
+            except ValueError as error:
+                _remove(added)
+                raise PluginError(f"plugin {self.name}: {error}") from None
+            added.append((table, row))
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Until the block ends. Raises PluginError."""
+        self.install()
+        try:
+            yield
+        finally:
+            _remove(self._rows)
+
+    def describe(self) -> str:
+        """What it adds, in one line."""
+        return f"{self.name}: {', '.join(self._said) or 'nothing'}"
+
+
+def _remove(rows: list[tuple[Extensible[Any], Any]]) -> None:
+    for table, row in reversed(rows):
+        table.remove(row)
+
+
+def _named(name: str, number: int) -> IntEnum:
+    if not 0 <= number <= _MOST:
+        raise ValueError(f"{name}: {number} is not within 0 and {_MOST:#x}")
+    members: dict[str, int] = {name.upper().replace(" ", "_"): number}
+    added: Any = IntEnum("Added", members)  # type: ignore[misc]  # of a name that is not known before
+    member: IntEnum = added(number)
+    return member
+
+
+def load(path: str | os.PathLike[str]) -> Plugin:
+    """The plugin of a file; what it adds is not there yet. Raises PluginError, also for what its code raises."""
+    file = Path(path)
+    if not file.is_file():
+        raise PluginError(f"plugin {file}: there is no such file")
+    try:
+        module = _run(file)
+    except Exception as error:
+        where = _line(error, file)
+        raise PluginError(f"plugin {file}{where}: {type(error).__name__}: {error}".replace("\n", " ")) from error
+    found = [one for one in vars(module).values() if isinstance(one, Plugin)]
+    if len(found) != 1:
+        raise PluginError(f"plugin {file}: it has {len(found)} Plugin objects: make one, plugin = Plugin(NAME)")
+    return found[0]
+
+
+def _run(file: Path) -> ModuleType:
+    name = f"nvmeemu_plugin_{file.stem}"
+    loader = importlib.util.spec_from_file_location(name, file)
+    if loader is None or loader.loader is None:
+        raise PluginError(f"plugin {file}: its name does not end in .py")
+    module = importlib.util.module_from_spec(loader)
+    sys.modules[name] = module  # dataclasses look there
+    loader.loader.exec_module(module)
+    return module
+
+
+def _line(error: BaseException, file: Path) -> str:
+    """``:12``: the last line of the file that the error came through."""
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f":{error.lineno}"
+    at, found = error.__traceback__, ""
+    while at is not None:
+        if at.tb_frame.f_code.co_filename == str(file):
+            found = f":{at.tb_lineno}"
+        at = at.tb_next
+    return found
