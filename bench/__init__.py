@@ -1,1 +1,1 @@
-"""How fast is it, measured without a VM (``python -m bench``, by way of scripts/bench.sh) and in a guest."""
+"""Measures speed: without a VM (``python -m bench``, which scripts/bench.sh starts) and in a guest."""

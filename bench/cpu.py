@@ -51,7 +51,7 @@ def named(pid: int, name: str) -> set[int]:
 
 
 def spent(before: dict[int, Times], after: dict[int, Times]) -> dict[int, Times]:
-    """Between two looks, by those that live."""
+    """CPU time between two looks, of threads that still live."""
     none = Times(0, 0)
     return {
         tid: Times(now.run - before.get(tid, none).run, now.waited - before.get(tid, none).waited)
@@ -60,13 +60,13 @@ def spent(before: dict[int, Times], after: dict[int, Times]) -> dict[int, Times]
 
 
 def disturbance(times: dict[int, Times]) -> int:
-    """How long threads waited for others than each other."""
+    """How long threads waited for others, and not for each other."""
     everyone = sum(one.run for one in times.values())
     return max((one.waited - (everyone - one.run) for one in times.values()), default=0)
 
 
 def percents(pids: Sequence[int], seconds: float) -> list[float]:
-    """What each process takes of one CPU for so long, while nobody asks it for anything."""
+    """What each process takes of one CPU in that time, while nobody asks it for anything."""
     before, begin = [threads(pid) for pid in pids], time.monotonic_ns()
     time.sleep(seconds)
     after, took = [threads(pid) for pid in pids], time.monotonic_ns() - begin
@@ -77,14 +77,15 @@ def percents(pids: Sequence[int], seconds: float) -> list[float]:
 
 
 class Others:
-    """How much of all CPUs goes to others than these processes; what a hypervisor takes away counts, if it says so."""
+    """Which share of all CPUs goes to processes other than these. Time that a hypervisor takes away counts, if it says
+    so."""
 
     def __init__(self, pids: Sequence[int]) -> None:
         self._pids = pids
         self._last = self._look()
 
     def share(self) -> float:
-        """Since it was made or asked last: 0.5 is half of all CPUs."""
+        """The share since it was made or asked last: 0.5 is half of all CPUs."""
         last, self._last = self._last, self._look()
         took, theirs = (now - then for now, then in zip(self._last, last, strict=True))
         return max(theirs, 0.0) / took / (os.cpu_count() or 1)

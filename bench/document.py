@@ -79,7 +79,7 @@ def _three(value: float) -> str:
 
 
 def rounds(cases: Collection[Mapping[str, float]]) -> str:
-    """How many there were of these cases, and what became of them."""
+    """How many rounds of these cases there were, and what became of them."""
     kept, dropped, disturbed = (sum(int(one[what]) for one in cases) for what in ("kept", "dropped", "disturbed"))
     return f"Rounds: {kept} kept ({disturbed} of them disturbed), {dropped} dropped."
 

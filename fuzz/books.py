@@ -1,4 +1,4 @@
-"""The books of a host: queues, and the commands that the controller has taken."""
+"""What a host knows: its queues, and the commands that the controller has taken."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nvmeemu.spec import ReadWrite
 
 @dataclass(eq=False)
 class Cq:
-    """A completion queue in the host's books."""
+    """A completion queue, as the host knows it."""
 
     qid: int
     iova: int
@@ -29,7 +29,7 @@ class Cq:
 
 @dataclass(eq=False)
 class Sq:
-    """A submission queue in the host's books; ``fetched`` counts its commands since it was made."""
+    """A submission queue, as the host knows it. ``fetched`` counts its commands since it was made."""
 
     qid: int
     iova: int

@@ -1,7 +1,4 @@
-"""Makes submission queue entries: good ones, and good ones with one thing spoiled.
-
-Garbage alone finds almost nothing.
-"""
+"""Makes submission queue entries: good ones, and good ones with one wrong field. Garbage alone finds almost nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +37,7 @@ SPOILED = ("opcode", "flags", "cid", "nsid", "prp1", "prp2", "cdw10", "cdw11", "
 
 
 class Builder:
-    """Builds entries from operands: what, the shape of its PRPs, its place, its size, the spoiled field, a value."""
+    """Builds entries from operands: what to do, the shape of the PRPs, place, size, the wrong field, and a value."""
 
     def __init__(self, guest: Guest, judge: Judge, limits: Limits, is_wild: bool) -> None:
         self.guest = guest
@@ -92,7 +89,7 @@ class Builder:
         return strange[choice % len(strange)]
 
     def prps(self, length: int, shape: int, place: int) -> tuple[int, int]:
-        """PRP1 and PRP2 for ``length`` bytes; a list is written where one is needed."""
+        """PRP1 and PRP2 for ``length`` bytes. Writes a list if one is needed."""
         size = self.judge.device.page_size
         dice = random.Random(shape << 8 | place)
         offset = dice.randrange(0, size, 4) if shape & 1 else 0

@@ -1,4 +1,4 @@
-"""The disk of the fuzzer: it remembers, it fails when it is told to, and it checks how it is used."""
+"""The disk of the fuzzer. It remembers, fails when it is told to, and checks how it is used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PATTERN = b"".join((index * 2654435761 & 0xFFFFFFFF).to_bytes(4, "little") for 
 
 
 class Disk(Backend):
-    """``failures``: operation -> errno that it fails with. ``has_now``: whether it serves the fast path."""
+    """``failures``: the errno that an operation fails with. ``has_now``: whether it serves the fast path."""
 
     identity = "fuzz"
 

@@ -59,7 +59,8 @@ class Trap(logging.Handler):
 
 
 class Machine:
-    """One controller, its host and its judge. ``is_wild``: PRPs may point at the queues, nobody judges the memory."""
+    """A controller, its host and its judge. With ``is_wild``, PRPs may point at the queues, and nobody judges the
+    memory."""
 
     def __init__(self, header: bytes, tell: Callable[[str], None] | None = None) -> None:
         flags, more = header[0], header[1]
@@ -105,7 +106,7 @@ class Machine:
     # --- steps
 
     def execute(self, instruction: bytes) -> None:
-        """One instruction, all that the controller does then, and the judgement."""
+        """Execute an instruction, let the controller do all that follows, and judge."""
         self.do(OPERATIONS[instruction[0] % len(OPERATIONS)], instruction[1:])
 
     def do(self, operation: Operation, args: bytes) -> None:
@@ -137,7 +138,7 @@ class Machine:
             self.judge.check(interrupts)
 
     def write(self, offset: int, data: bytes) -> None:
-        """A write to BAR0, as the judge follows it."""
+        """A write to BAR0, which the judge follows."""
         if offset >= DOORBELLS:
             self.judge.doorbell(offset, data)
         elif offset <= CC < offset + len(data):
@@ -169,7 +170,7 @@ class Machine:
 
     @property
     def sqs(self) -> list[tuple[SubmissionQueue, Sq]]:
-        """The queues that exist, with the host's books of them."""
+        """The queues that exist, as the host knows them."""
         live = self.controller.state.sqs
         return sorted(
             ((device_sq, self.judge.sqs[device_sq]) for device_sq in live.values() if device_sq in self.judge.sqs),
@@ -278,7 +279,7 @@ class Machine:
     # --- the end
 
     def finish(self) -> None:
-        """Give the controller all it can wait for: then everything is completed, and nothing is held."""
+        """Give the controller all that it can wait for. Then everything must complete, and nothing may be held."""
         self.disk.failures.clear()
         for area in self.guest.areas:
             self.remap(area, 1, True)

@@ -37,14 +37,14 @@ class Area:
         return bytearray().join(piece for _, piece in self._pieces)
 
     def unmap(self) -> None:
-        """Raises BufferError if anybody still looks at it."""
+        """Raises BufferError if anybody still has a view of it."""
         if self.is_mapped:
             self.is_mapped = False
             for iova, _ in self._pieces:
                 self._ram.unmap(iova)
 
     def map(self, *, writable: bool = True, piece: int = 0) -> None:
-        """Map it anew, whole or in pieces of ``piece`` bytes."""
+        """Map it again, whole or in pieces of ``piece`` bytes."""
         self.unmap()
         data, step = self.data, piece or self.size
         starts = range(0, self.size, step)
@@ -71,7 +71,7 @@ class Area:
                 part[first - offset : last - offset] = data[first - start : last - start]
 
     def difference(self) -> int | None:
-        """Where the bytes differ from the mirror first."""
+        """The first place where the bytes differ from the mirror."""
         data = self.data
         if data == self.mirror:
             return None
@@ -131,7 +131,7 @@ class Guest:
             area.mirror[:] = area.data
 
     def fit_for_queues(self, places: tuple[tuple[int, int], tuple[int, int]]) -> bool:
-        """Whether two queues lie apart from each other, and where nothing but queues does, or nothing at all."""
+        """Whether two queues lie apart from each other, and where only queues lie, or nothing."""
         for iova, size in places:
             inside = [area for area in self.areas if iova < area.iova + area.size and area.iova < iova + size]
             if inside not in ([], [self.queues]) or iova + size > 1 << 64:
@@ -140,7 +140,7 @@ class Guest:
         return one + one_size <= other or other + other_size <= one
 
     def check(self) -> None:
-        """Nobody wrote what was not accepted."""
+        """Check that nobody wrote what was not accepted."""
         for area in self.areas:
             if (start := area.difference()) is not None:
                 raise Violation(f"memory at {area.iova + start:#x} was written, and no command allows it")

@@ -60,7 +60,7 @@ class Judge:
     # --- what the host does
 
     def doorbell(self, offset: int, data: bytes) -> None:
-        """Follow a write to the doorbells: the values that a queue can have count, others do not."""
+        """Follow a write to the doorbells. Only values that a queue can have count."""
         if not self.controller.status.rdy:
             return
         for start in range(0, len(data), 4):
@@ -93,7 +93,7 @@ class Judge:
     # --- what the controller does
 
     def fetched(self, device_sq: SubmissionQueue, entry: bytes) -> None:
-        """It has taken an entry from a submission queue."""
+        """The controller has taken an entry from a submission queue."""
         self._sync()
         sq = self.sqs.get(device_sq)
         if sq is None:
@@ -118,7 +118,7 @@ class Judge:
                     sq.is_trusted = sq.cq.is_trusted = False
 
     def _sync(self) -> None:
-        """Enter new queues into the books; they must be as their Create commands said, or as AQA, ASQ and ACQ do."""
+        """Take in new queues. They must be as their Create commands said, or as AQA, ASQ and ACQ do."""
         for device_cq in self.device.cqs.values():
             if device_cq not in self.cqs:
                 vector, ien = device_cq.vector, device_cq.ien
@@ -164,7 +164,7 @@ class Judge:
         return [one.entry for one in found if one.sq.qid == 0 and one.opcode == opcode]
 
     def follow(self) -> None:
-        """Instead of ``check`` when the host is wild: only what it needs to go on."""
+        """For a wild host, in place of ``check``: follow only what the host needs to go on."""
         self._sync()
         self._forget()
         for device_cq, cq in self.cqs.items():
@@ -271,8 +271,8 @@ class Judge:
             self.guest.accept(page, 8 * (self.device.limits.io_queues + 1))
 
     def _check_data(self) -> None:
-        """A Read that has succeeded brought what the disk holds, a Write what memory held - where nothing else could
-        have been at the same places."""
+        """A Read that succeeded brought what the disk holds, and a Write wrote what memory held, except where
+        something else could have been at the same places."""
         waiting = [command for command in self._waiting() if command.sq.qid]
         for command in waiting:
             if command.step == self.step and command.opcode == NvmOpcode.WRITE and self.guest.is_whole:
@@ -325,7 +325,7 @@ class Judge:
             raise Violation(f"the pin is {ram.pin_level}")
 
     def _forget(self) -> None:
-        """Close the books of queues that are gone, and of all when the controller has stopped for good."""
+        """Forget queues that are gone, and all queues when the controller has stopped for good."""
         status = self.controller.status
         if status.cfs or status.shst == SHST_COMPLETE:
             for sq in self.sqs.values():

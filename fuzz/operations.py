@@ -19,7 +19,7 @@ Operation = Callable[["Machine", bytes], None]
 
 
 def submit(machine: Machine, args: bytes) -> None:
-    """Place a command, mostly a good one, and ring, mostly."""
+    """Place a command, mostly a good one, and mostly ring."""
     if not machine.sqs:
         restart(machine, args)
         return
@@ -38,7 +38,7 @@ def delete(machine: Machine, args: bytes) -> None:
 
 
 def ring(machine: Machine, args: bytes) -> None:
-    """Any doorbell, any value."""
+    """Write any value to any doorbell."""
     value = int.from_bytes(args[2:6], "little") if args[6] & 1 else args[2] % (2 * ENTRIES)
     pairs: list[tuple[int, int]] = [(sq.qid * 2, sq.tail) for _, sq in machine.sqs]
     pairs += [(cq.qid * 2 + 1, cq.head) for _, cq in machine.cqs]
@@ -55,7 +55,7 @@ def consume(machine: Machine, args: bytes) -> None:
 
 
 def shadow(machine: Machine, args: bytes) -> None:
-    """A shadow doorbell that says anything, with or without the real one."""
+    """Write any value to a shadow doorbell, with or without the real one."""
     pairs = [(device_sq, sq) for device_sq, sq in machine.sqs if device_sq.shadow]
     if not pairs:
         return

@@ -1,4 +1,4 @@
-"""How a server ends: the signals that it heeds, and the sync of its disks."""
+"""How a server ends: the signals that it obeys, and the sync of its disks."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ SAME_WISH = 1.0  # seconds in which one wish to end may come as several signals,
 
 
 class Ending:
-    """Signals, and the sync at the end. The first signal stops the loop; one that comes more than SAME_WISH seconds
-    later ends the process at once. ``give_up`` is called just before that."""
+    """Signals, and the sync at the end. The first signal stops the loop. A signal more than SAME_WISH seconds later
+    ends the process at once, after a call of ``give_up``."""
 
     def __init__(self, loop: Loop) -> None:
         self.disks: list[Disks] = []  # of each drive

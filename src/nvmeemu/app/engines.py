@@ -1,4 +1,4 @@
-"""The native engine of a controller, if it is wanted and there."""
+"""The native engine of a controller, if the user wants it and it was built."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def start(table: ControllerTable, loop: Loop, stack: ExitStack) -> NativeEngine | None:
-    """The native engine, unless it is not wanted or, with ``auto``, not there. Raises Failure."""
+    """Start the native engine. None if it is not wanted or, with ``auto``, not there. Raises Failure."""
     is_mapped = table.doorbells == "mapped"  # auto: asleep when idle is worth more to most than a quick start
     if table.engine == "python":
         return None
@@ -43,5 +43,5 @@ def start(table: ControllerTable, loop: Loop, stack: ExitStack) -> NativeEngine 
 
 
 def usual_io_threads() -> int:
-    """Half of the CPUs that this process may use; as many as ``--io-threads`` takes at the most."""
+    """Half of the CPUs that this process may use, at most what ``--io-threads`` takes."""
     return min(max(1, len(os.sched_getaffinity(0)) // 2), MOST_IO_THREADS)

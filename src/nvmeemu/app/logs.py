@@ -1,4 +1,4 @@
-"""Logging for the user: one line a message on stderr, and no flood, whatever a guest does."""
+"""Logging for the user: one line a message on stderr, and no flood of messages, whatever a guest does."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ WINDOW = 10.0  # seconds
 
 
 class NoFlood(logging.Filter):
-    """Lets each message through MOST times in WINDOW seconds; the next one through says how many were left out.
-
-    A message is what stands in the code: with other numbers in it, it is the same one. DEBUG is asked for, and whole.
-    """
+    """Passes each message on MOST times in WINDOW seconds. The next one that passes says how many were left out.
+    Messages with the same text in the code are the same message, whatever their numbers. DEBUG messages all pass."""
 
     def __init__(self) -> None:
         super().__init__()

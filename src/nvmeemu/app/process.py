@@ -1,4 +1,4 @@
-"""Child processes that never outlive the run."""
+"""Child processes, which never outlive the run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def spawn(
 
 
 def dies_with_us() -> Callable[[], None]:
-    """A `preexec_fn`: the kernel kills the child when we are gone."""
+    """A `preexec_fn`: the kernel kills the child when our process is gone."""
     parent = os.getpid()
 
     def in_child() -> None:
@@ -51,7 +51,7 @@ def dies_with_us() -> Callable[[], None]:
 
 
 def end(process: subprocess.Popen[bytes], patience: float = 5.0) -> int:
-    """Ask the program to end, then make it; returns its exit status (negative: the signal)."""
+    """Ask the program to end, then kill it. Returns its exit status (negative: the signal)."""
     if process.poll() is None:
         _signal(process, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -74,7 +74,7 @@ def serve_drives(drives: Sequence[Drive], process: argparse.Namespace) -> None:
 
 
 def _end_with_their_clients(assemblies: Sequence[Assembly], loop: Loop) -> None:
-    """As soon as each drive has had a client, and that has left."""
+    """End when each drive has had a client, and all clients have left."""
     without = {one.server for one in assemblies}
 
     def leave(server: Server, tell: Callable[[], None]) -> None:
@@ -88,14 +88,15 @@ def _end_with_their_clients(assemblies: Sequence[Assembly], loop: Loop) -> None:
 
 
 def _fill_standard_fds() -> None:
-    """Started with one of them closed, what is written to it would land in the file opened next: the disk."""
+    """Open the standard descriptors that were closed at the start. Otherwise what is written to them would land in the
+    file that is opened next: the disk."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(fd)
 
 
 def _give_up_on_broken_pipes() -> None:
-    """Nobody listens to our last words any more: that is no failure (Python would exit with 120)."""
+    """A reader that has left before our last message is no failure. (Python would exit with 120.)"""
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed since before the start
         try:
             stream.flush()

@@ -14,7 +14,7 @@ from nvmeemu.app import arguments
 
 
 class ValueKind(ABC):
-    """One kind of value. What is checked is what the code works with: bytes, a number of bytes, a whole path."""
+    """A kind of value. ``check`` returns what the code works with: bytes, a number of bytes, a whole path."""
 
     metavar = ""
     words: str
@@ -22,23 +22,23 @@ class ValueKind(ABC):
 
     @abstractmethod
     def check(self, value: object) -> Any:
-        """What TOML or JSON has. Raises ValueError, whose text is the reason."""
+        """Check a value of TOML or JSON. Raises ValueError, whose text is the reason."""
 
     @abstractmethod
     def schema(self) -> dict[str, object]:
-        """The same as a JSON schema."""
+        """The JSON schema of such values."""
 
     def option(self) -> dict[str, Any]:
-        """The same for ``argparse``: keywords of ``add_argument``."""
+        """The keywords for ``add_argument`` of ``argparse``."""
         return {"metavar": self.metavar}
 
     def placed(self, value: Any, folder: str) -> Any:
-        """What was checked, as it is meant in a file in this folder."""
+        """The checked value, as it is meant in a file in this folder."""
         return value
 
 
 class TextValue(ValueKind):
-    """Of ``most`` characters at most, printable ASCII, neither empty nor with spaces at its ends."""
+    """A text of at most ``most`` characters, printable ASCII, neither empty nor with spaces at its ends."""
 
     def __init__(self, metavar: str, most: int, begins: str = "") -> None:
         self.metavar, self._most, self._begins = metavar, most, begins
@@ -112,8 +112,7 @@ class FlagValue(ValueKind):
 
 
 class OffValue(FlagValue):
-    """A flag that is true unless it is told otherwise; the option, of which ``about`` says what it does, turns
-    it off."""
+    """A flag that is true by default. The option, which ``about`` describes, turns it off."""
 
     def __init__(self, about: str) -> None:
         self._about = about
