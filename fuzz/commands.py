@@ -11,23 +11,30 @@ from memory import PAGE, SLOT, SLOTS, Guest
 from model import Judge
 from nvmeemu.controller.limits import Limits
 from nvmeemu.spec import (
+    ADMIN_COMMANDS,
     CQE_SIZE,
     SQE_SIZE,
     Abort,
-    AdminOpcode,
+    AsyncEventRequest,
     Command,
+    Compare,
     CreateCq,
     CreateSq,
     DatasetManagement,
-    DeleteQueue,
+    DeleteCq,
+    DeleteSq,
     DoorbellBufferConfig,
     DsmRange,
+    Flush,
     GetFeatures,
     GetLogPage,
     Identify,
-    NvmOpcode,
+    Read,
     ReadWrite,
     SetFeatures,
+    Verify,
+    Write,
+    WriteZeroes,
 )
 
 HOLE = 0x600000
@@ -72,7 +79,7 @@ class Builder:
         """Where the Create commands in the admin queue, old and new, want their queues: old ones may run again."""
         ring = self.guest.read(sq.iova, sq.entries * SQE_SIZE) or b""
         for start in range(0, len(ring), SQE_SIZE):
-            if ring[start] in (AdminOpcode.CREATE_SQ, AdminOpcode.CREATE_CQ):
+            if issubclass(ADMIN_COMMANDS.of(ring[start]), CreateCq | CreateSq):
                 yield int.from_bytes(ring[start + 24 : start + 32], "little")
         for command in sq.outstanding:
             yield command.io.prp1
@@ -173,7 +180,6 @@ class Builder:
             self.guest.write(place, bytes(SLOT))
         vectors = self.limits.vectors if self.guest.ram.msix_enabled else 1
         return CreateCq(
-            opcode=AdminOpcode.CREATE_CQ,
             prp1=place,
             qid=args[2] % QUEUES_AND_MORE + 1,
             qsize=ENTRIES[args[3] % len(ENTRIES)],
@@ -184,7 +190,6 @@ class Builder:
 
     def _create_sq(self, args: bytes) -> Command:
         return CreateSq(
-            opcode=AdminOpcode.CREATE_SQ,
             prp1=self.slots()[0],
             qid=args[2] % QUEUES_AND_MORE + 1,
             qsize=ENTRIES[args[3] % len(ENTRIES)],
@@ -193,65 +198,60 @@ class Builder:
         )
 
     def _delete_sq(self, args: bytes) -> Command:
-        return DeleteQueue(opcode=AdminOpcode.DELETE_SQ, qid=_one_of(self.judge.device.sqs, args))
+        return DeleteSq(qid=_one_of(self.judge.device.sqs, args))
 
     def _delete_cq(self, args: bytes) -> Command:
-        return DeleteQueue(opcode=AdminOpcode.DELETE_CQ, qid=_one_of(self.judge.device.cqs, args))
+        return DeleteCq(qid=_one_of(self.judge.device.cqs, args))
 
     def _identify(self, args: bytes) -> Command:
         prp1, prp2 = self.prps(4096, args[1] & ~8, args[2])
         cns = (0, 1, 2, 3, 5, 6, 7, 8, 0x1C, 4)[args[3] % 10]
-        return Identify(opcode=AdminOpcode.IDENTIFY, nsid=args[5] % 5, prp1=prp1, prp2=prp2, cns=cns)
+        return Identify(nsid=args[5] % 5, prp1=prp1, prp2=prp2, cns=cns)
 
     def _get_log(self, args: bytes) -> Command:
         length = (4, 512, 4096, 8192, 0x8000, 0x20000, 0x20004)[args[3] % 7]
         prp1, prp2 = self.prps(length, args[1], args[2])
         lid, offset, rae = args[5] % 7, (0, 4, 512, 6)[args[5] >> 3 & 3], bool(args[5] & 0x80)
-        opcode = AdminOpcode.GET_LOG_PAGE
-        return GetLogPage(opcode=opcode, prp1=prp1, prp2=prp2, lid=lid, numd=length // 4, lpo=offset, rae=rae)
+        return GetLogPage(prp1=prp1, prp2=prp2, lid=lid, numd=length // 4, lpo=offset, rae=rae)
 
     def _set_features(self, args: bytes) -> Command:
         prp1, prp2 = self.prps(512, args[1] & ~8, args[2])
         fid, value = FIDS[args[3] % len(FIDS)], NUMBERS[args[5] % 16]
-        opcode = AdminOpcode.SET_FEATURES
-        return SetFeatures(opcode=opcode, prp1=prp1, prp2=prp2, fid=fid, cdw11=value, nsid=args[5] >> 6)
+        return SetFeatures(prp1=prp1, prp2=prp2, fid=fid, cdw11=value, nsid=args[5] >> 6)
 
     def _get_features(self, args: bytes) -> Command:
         prp1, prp2 = self.prps(512, args[1] & ~8, args[2])
         fid, value = FIDS[args[3] % len(FIDS)], NUMBERS[args[5] % 16]
-        opcode = AdminOpcode.GET_FEATURES
-        return GetFeatures(opcode=opcode, prp1=prp1, prp2=prp2, fid=fid, sel=args[5] >> 4 & 7, cdw11=value, nsid=1)
+        return GetFeatures(prp1=prp1, prp2=prp2, fid=fid, sel=args[5] >> 4 & 7, cdw11=value, nsid=1)
 
     def _abort(self, args: bytes) -> Command:
         """Of a command that the controller has, if there is one."""
         sqs = sorted(self.judge.sqs.values(), key=lambda sq: sq.qid)
         sq = sqs[args[1] % len(sqs)]
         cids = [command.cid for command in sq.outstanding] or [args[2]]
-        return Abort(opcode=AdminOpcode.ABORT, sqid=sq.qid, target_cid=cids[args[3] % len(cids)])
+        return Abort(sqid=sq.qid, target_cid=cids[args[3] % len(cids)])
 
     def _async_event(self, args: bytes) -> Command:
-        return Command(opcode=AdminOpcode.ASYNC_EVENT_REQUEST)
+        return AsyncEventRequest()
 
     def _doorbell_buffers(self, args: bytes) -> Command:
         start = self.guest.shadows.iova + (args[3] % 2) * 32 * PAGE
-        opcode = AdminOpcode.DOORBELL_BUFFER_CONFIG
-        return DoorbellBufferConfig(opcode=opcode, prp1=start, prp2=start + 16 * PAGE)
+        return DoorbellBufferConfig(prp1=start, prp2=start + 16 * PAGE)
 
     def _unknown(self, args: bytes) -> Command:
         return Command(opcode=args[3], nsid=args[5])
 
     def _flush(self, args: bytes) -> Command:
-        return Command(opcode=NvmOpcode.FLUSH, nsid=0xFFFFFFFF if args[5] & 1 else 1)
+        return Flush(nsid=0xFFFFFFFF if args[5] & 1 else 1)
 
-    def _transfer(self, opcode: int, args: bytes) -> Command:
+    def _transfer(self, kind: type[ReadWrite], args: bytes) -> Command:
         block = self.judge.disk.block
         blocks = (1, 2, 3, 8, 9, 16, 33, 64, 0x20000 // block, 0x20000 // block + 1)[args[3] % 10]
         most = self.judge.disk.size // block
         slba = (0, 1, most - blocks, most - 1, most, args[5], (1 << 64) - 1)[args[5] % 7 if args[5] & 0x80 else 5]
         prp1, prp2 = self.prps(blocks * block, args[1], args[2])
         nsid = 3 if args[3] >= 0xF0 else 1
-        return ReadWrite(
-            opcode=opcode,
+        return kind(
             nsid=nsid,
             prp1=prp1,
             prp2=prp2,
@@ -269,8 +269,7 @@ class Builder:
             ranges = (DsmRange(length=args[5] % 9, slba=args[5] * index % 64) for index in range(number))
             if any(area.iova <= iova < area.iova + area.size for area in self.guest.data):
                 self.guest.write(iova, b"".join(map(bytes, ranges)))
-        opcode = NvmOpcode.DATASET_MANAGEMENT
-        return DatasetManagement(opcode=opcode, nsid=1, prp1=prp1, prp2=prp2, nr=number, ad=bool(args[3] & 0x80))
+        return DatasetManagement(nsid=1, prp1=prp1, prp2=prp2, nr=number, ad=bool(args[3] & 0x80))
 
 
 QUEUES_AND_MORE = 5
@@ -286,8 +285,8 @@ ENTRIES = (64, 2, 3, 4, 5, 16, 33, 64)
 Maker = Callable[[Builder, bytes], Command]
 
 
-def _transfers(opcode: int) -> Maker:
-    return lambda builder, args: builder._transfer(opcode, args)
+def _transfers(kind: type[ReadWrite]) -> Maker:
+    return lambda builder, args: builder._transfer(kind, args)
 
 
 ADMIN: tuple[Maker, ...] = (
@@ -308,11 +307,11 @@ ADMIN: tuple[Maker, ...] = (
     Builder._unknown,
 )
 NVM: tuple[Maker, ...] = (
-    *(_transfers(NvmOpcode.READ),) * 4,
-    *(_transfers(NvmOpcode.WRITE),) * 3,
-    _transfers(NvmOpcode.COMPARE),
-    _transfers(NvmOpcode.VERIFY),
-    _transfers(NvmOpcode.WRITE_ZEROES),
+    *(_transfers(Read),) * 4,
+    *(_transfers(Write),) * 3,
+    _transfers(Compare),
+    _transfers(Verify),
+    _transfers(WriteZeroes),
     Builder._dataset,
     Builder._flush,
     Builder._unknown,

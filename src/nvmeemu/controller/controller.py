@@ -23,6 +23,7 @@ from nvmeemu.engine.port import Engine
 from nvmeemu.ports import Clock, Host, PciState
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.spec import (
+    CSS_NVM,
     DOORBELLS,
     PAGE_MIN,
     SHN_ABRUPT,
@@ -33,6 +34,7 @@ from nvmeemu.spec import (
     VERSION,
     AdminQueueAttributes,
     Capabilities,
+    CommandSets,
     Configuration,
     ControllerStatus,
     ErrorEvent,
@@ -231,7 +233,7 @@ class Controller:
                 cqr=True,
                 to=limits.timeout,
                 dstrd=limits.dstrd,
-                css=1,
+                css=CommandSets.NVM,
                 mpsmin=limits.min_page_shift,
                 mpsmax=limits.max_page_shift,
             )
@@ -306,7 +308,7 @@ class Controller:
         page_size = PAGE_MIN << cc.mps
         bases = (self._registers[regs.ASQ], self._registers[regs.ACQ])
         problems = (
-            (cc.css != 0, f"CC.CSS {cc.css} is not offered"),
+            (cc.css != CSS_NVM, f"CC.CSS {cc.css} is not offered"),
             (cc.ams != 0, f"CC.AMS {cc.ams} is not offered"),
             (cc.mps > limits.max_page_shift, f"CC.MPS {cc.mps} is above CAP.MPSMAX"),
             (cc.mps < limits.min_page_shift, f"CC.MPS {cc.mps} is below CAP.MPSMIN"),

@@ -430,4 +430,4 @@ def _refuse(request: Request[Any]) -> Result:
 
 
 UNKNOWN = CommandEntry(Command, _unknown)
-_FUSE_AND_PSDT = 0xC3
+_FUSE_AND_PSDT = Command(fuse=0b11, psdt=0b11).flags
