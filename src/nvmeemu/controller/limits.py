@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 from nvmeemu.controller.bounds import MAX_IO_QUEUES, OPTIONS
@@ -66,7 +67,7 @@ class Limits:
         queues = values.get("io_queues", cls.io_queues)
         return cls(**values, vectors=queues + 1 if has_msix else 0)
 
-    @property
+    @cached_property  # each read and write asks
     def transfer(self) -> int:
         """The largest transfer in bytes: MDTS counts pages of CAP.MPSMIN (Base 1.4, Figure 247)."""
         return PAGE_MIN << self.min_page_shift + self.mdts

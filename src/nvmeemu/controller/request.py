@@ -102,8 +102,9 @@ class Request(Generic[C]):
         """The medium of a namespace, as this command meets it. A handler asks for it before it does anything that must
         not be done twice: where there is no room the handler runs again later. Raises NoRoom."""
         media = namespace.media if self.layer is None else self.layer(namespace)
-        if media.budget.is_full:
-            raise NoRoom(media.budget)
+        budget = media.budget
+        if budget.held >= budget.most:
+            raise NoRoom(budget)
         return media
 
     # --- its end

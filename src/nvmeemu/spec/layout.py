@@ -199,6 +199,10 @@ class Record:
             self.data = data
         else:
             raise ValueError(f"{type(self).__name__} is {self.SIZE} bytes, not {len(data)}")
+        if values:  # a command that is fetched has none
+            self._fill(values)
+
+    def _fill(self, values: dict[str, Any]) -> None:
         for name, value in values.items():
             if not isinstance(getattr(type(self), name, None), Field):
                 raise TypeError(f"{type(self).__name__} has no field {name}")
