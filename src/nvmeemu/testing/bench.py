@@ -78,8 +78,8 @@ class Bench:
     def namespace(
         self, nsid: int, backend: Backend, block_size: int = SMALLEST, identity: str | None = None, ids: Ids = _NO_IDS
     ) -> Namespace:
-        """One on a disk of the test's own, which waits at ``worker``. Whoever wants it there adds it to
-        ``namespaces``."""
+        """A namespace on a disk of the test's own, which waits at ``worker``. Add it to ``namespaces`` for the host to
+        see it."""
         return Namespace(nsid, DiskMedia(backend, Format(block_size), self.worker), identity, ids)
 
     def unmap(self, iova: int) -> bytearray:
