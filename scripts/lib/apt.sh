@@ -1,5 +1,5 @@
 # Debian packages: installed ones for the host, and unpacked ones of any suite and architecture for the cache.
-# The system's apt sources are read (for the mirror), never written: each suite and architecture has an apt of its own.
+# The system's apt sources are read (for the mirror), never written: mmdebstrap has an apt of its own for each root.
 # shellcheck shell=bash
 
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
@@ -47,98 +47,36 @@ install_packages() {
         apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=300 $missing
 }
 
-# write_private_apt DIR SUITE ARCH: the configuration of an apt that knows SUITE only and thinks nothing is installed.
-write_private_apt() {
-    local dir=$1 suite=$2 arch=$3 signed="" mirror
-    mirror=$(debian_mirror)
-    mkdir -p "$dir"/{state/lists/partial,cache/archives/partial,empty.d}
-    : >"$dir/status"
-    : >"$dir/empty"
-    [ ! -r "$KEYRING" ] || signed="[signed-by=$KEYRING] "
-    {
-        echo "deb $signed$mirror $suite main"
-        echo "deb-src $signed$mirror $suite main"
-        # Backports are an addition to their suite, not a suite.
-        [[ $suite != *-backports ]] || echo "deb $signed$mirror ${suite%-backports} main"
-    } >"$dir/sources.list"
-    {
-        apt-config dump | grep '^Acquire::' # proxies and the like
-        cat <<END
-Dir::Etc::main "$dir/empty";
-Dir::Etc::parts "$dir/empty.d";
-Dir::Etc::preferences "$dir/empty";
-Dir::Etc::preferencesparts "$dir/empty.d";
-Dir::Etc::sourcelist "$dir/sources.list";
-Dir::Etc::sourceparts "$dir/empty.d";
-Dir::State "$dir/state";
-Dir::State::status "$dir/status";
-Dir::Cache "$dir/cache";
-Dir::Log "$dir";
-APT::Architecture "$arch";
-APT::Architectures "$arch";
-APT::Default-Release "$suite";
-APT::Install-Recommends "false";
-APT::Sandbox::User "";
-Acquire::Languages "none";
-Acquire::GzipIndexes "true";
-Acquire::Retries "3";
-END
-    } >"$dir/apt.conf"
+# source_line SUITE [deb-src]: as sources.list has it.
+source_line() {
+    local mirror
+    mirror=$(debian_mirror) && echo "${2:-deb} [signed-by=$KEYRING] $mirror $1 main"
 }
 
-# use_suite SUITE ARCH: sets APT_PRIVATE, the APT_CONFIG for the functions below; its lists are at most a day old.
-use_suite() {
-    local dir=$CACHE/apt/$1-$2
-    write_private_apt "$dir" "$1" "$2"
-    APT_PRIVATE=$dir/apt.conf
-    if [ -z "$(find "$dir" -maxdepth 1 -name updated -mmin -1440)" ]; then
-        say "reading the package lists of $1 for $2"
-        logged "apt-$1-$2" private_apt apt-get update --error-on=any
-        touch "$dir/updated"
-    fi
+# of_suite SUITE ARCH TARGET ARGUMENT...: mmdebstrap, with more options and sources, for any suite and architecture; as no
+# one special: "chrootless", so nothing of the target runs (unless an option chooses another mode).
+of_suite() {
+    local suite=$1 arch=$2 target=$3 sources
+    shift 3
+    sources=("$(source_line "$suite")") || return
+    # Backports are an addition to their suite, not a suite.
+    [[ $suite != *-backports ]] || sources+=("$(source_line "${suite%-backports}")")
+    apt-config dump | grep '^Acquire::' >"$SCRATCH/apt.conf" || true # proxies and the like
+    mmdebstrap --mode=chrootless --skip=check/chrootless --architectures="$arch" --aptopt="$SCRATCH/apt.conf" \
+        --aptopt="APT::Default-Release \"$suite\"" --aptopt='Acquire::Languages "none"' --aptopt='Acquire::Retries "3"' \
+        "$suite" "$target" "${sources[@]}" "$@"
 }
 
-# try_suite SUITE ARCH: the same, but only a status where the mirror does not have the suite.
-try_suite() { (use_suite "$@") && APT_PRIVATE=$CACHE/apt/$1-$2/apt.conf; }
+# MERGED_USR: for packages from before the time when all had their files in /usr.
+# shellcheck disable=SC2016  # expanded by the hook
+MERGED_USR='for name in bin sbin lib lib64; do mkdir -p "$1/usr/$name" && ln -s "usr/$name" "$1/$name"; done'
 
-private_apt() { APT_CONFIG=$APT_PRIVATE "$@"; }
-
-# fetch LOG COMMAND...: a download through the private apt. The mirror may have dropped what yesterday's lists name,
-# so a failure reads the lists again, once.
-fetch() {
-    local log=$1
-    shift
-    attempt "$log" private_apt "$@" && return
-    logged "$log" private_apt apt-get update
-    logged "$log" private_apt "$@"
-}
-
-# fetch_with_dependencies LOG DIR PACKAGE...: the .debs of the packages and of all they depend on.
-fetch_with_dependencies() {
-    local log=$1 dir=$2
-    shift 2
-    mkdir -p "$dir/partial"
-    fetch "$log" apt-get install -y --download-only -o Dir::Cache::archives="$dir" "$@"
-}
-
-# fetch_alone LOG DIR PACKAGE...: the .debs of just these packages.
-fetch_alone() {
-    local log=$1 dir=$2
-    shift 2
-    mkdir -p "$dir"
-    fetch "$log" env -C "$dir" apt-get download "$@"
-}
-
-# unpack DIR DEB...: unpacked into one merged-/usr tree; no maintainer script runs, no setuid bit stays.
+# unpack DIR SUITE ARCH PACKAGE...: a new DIR with the packages and all they depend on; no maintainer script runs, no
+# setuid bit stays.
 unpack() {
-    local dir=$1 deb name
-    shift
-    for name in bin sbin lib lib64; do
-        mkdir -p "$dir/usr/$name" && ln -sfn "usr/$name" "$dir/$name" || return
-    done
-    for deb; do
-        dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$dir" --keep-directory-symlink --no-same-owner \
-            --exclude='./usr/share/man/*' --exclude='./usr/share/locale/*' || return
-    done
-    chmod -R u+rwX,u-s,g-s "$dir"
+    local dir=$1 suite=$2 arch=$3
+    shift 3
+    of_suite "$suite" "$arch" "$dir" --variant=extract --include="$*" --setup-hook="$MERGED_USR" &&
+        rm -rf "$dir"/{dev,usr/share/man,usr/share/locale} &&
+        chmod -R u+rwX,u-s,g-s "$dir"
 }

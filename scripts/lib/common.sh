@@ -5,6 +5,7 @@ CHECKOUT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 CACHE=${XDG_CACHE_HOME:-${HOME:?}/.cache}/nvmeemu
 LOGS=$CACHE/logs
 PROGRAM=$(basename "$0" .sh)
+PATH=$PATH:/usr/sbin:/sbin # mkfs and depmod, for users, too
 
 say() { printf '%s: %s\n' "$PROGRAM" "$*" >&2; }
 

@@ -4,7 +4,7 @@
 TOOLS_SUITE=trixie
 QEMU_SUITE=trixie-backports
 LIBVFIO_USER_SUITES="trixie forky bookworm"
-HOST_PACKAGES="gcc libc6-dev pkg-config libjson-c-dev liburing-dev libisal-dev ca-certificates xz-utils e2fsprogs cpio kmod mount patch"
+HOST_PACKAGES="gcc libc6-dev pkg-config libjson-c-dev liburing-dev libisal-dev ca-certificates xz-utils e2fsprogs cpio kmod mmdebstrap mount patch"
 
 # --- libvfio-user: its source, of LIBVFIO_USER_SRC or the copy in Debian's QEMU source package
 
@@ -15,8 +15,7 @@ make_libvfio_user() {
     for suite in $LIBVFIO_USER_SUITES; do
         say "fetching libvfio-user from the QEMU source package of $suite"
         scratch
-        if try_suite "$suite" "$(dpkg --print-architecture)" &&
-            attempt libvfio-user unpack_libvfio_user "$SCRATCH" &&
+        if attempt libvfio-user fetch_libvfio_user "$suite" "$SCRATCH" &&
             attempt libvfio-user compile_libvfio_user "$SCRATCH/libvfio-user" "$SCRATCH"; then
             publish "$SCRATCH/libvfio-user" "$CACHE/libvfio-user"
             return
@@ -25,12 +24,13 @@ make_libvfio_user() {
     die "no suite gave a libvfio-user that compiles; the log: $LOGS/libvfio-user.log (or set LIBVFIO_USER_SRC=DIR)"
 }
 
-unpack_libvfio_user() {
-    mkdir "$1/source" &&
-        private_apt env -C "$1/source" apt-get source --download-only --tar-only qemu &&
+# fetch_libvfio_user SUITE DIR: to DIR/libvfio-user.
+fetch_libvfio_user() {
+    # In a root without any package, for its apt.
+    of_suite "$1" "$(dpkg --print-architecture)" - "$(source_line "$1" deb-src)" --variant=custom --format=null \
+        --customize-hook="cd '$2' && APT_CONFIG=\$MMDEBSTRAP_APT_CONFIG apt-get source --download-only --tar-only qemu" &&
         # The archive's first folder carries the version.
-        tar -x -C "$1" --wildcards --strip-components=2 -f "$(echo "$1"/source/qemu_*.orig.tar.*z)" \
-            '*/subprojects/libvfio-user'
+        tar -x -C "$2" --wildcards --strip-components=2 -f "$(echo "$2"/qemu_*.orig.tar.*z)" '*/subprojects/libvfio-user'
 }
 
 compile_libvfio_user() {
@@ -152,12 +152,10 @@ make_qemu() {
 
 fetch_qemu() {
     say "fetching QEMU for $1 guests from $QEMU_SUITE (no QEMU >= 10.1 on PATH)"
-    use_suite "$QEMU_SUITE" "$(dpkg --print-architecture)"
     scratch
     # Its default network cards need the boot ROMs.
-    fetch_with_dependencies "qemu-$1" "$SCRATCH/debs" "qemu-system-$1" qemu-utils ipxe-qemu
-    say "unpacking QEMU for $1 guests"
-    logged "qemu-$1" unpack "$SCRATCH/root" "$SCRATCH"/debs/*.deb
+    logged "qemu-$1" unpack "$SCRATCH/root" "$QEMU_SUITE" "$(dpkg --print-architecture)" \
+        "qemu-system-$1" qemu-utils ipxe-qemu
     publish "$SCRATCH/root" "$2"
 }
 
@@ -186,23 +184,13 @@ END
 have_linux() { [ -e "$CACHE/linux/$1-$2/vmlinuz" ]; }
 
 make_linux() {
-    local suite=$1 arch=$2 packages
-    use_suite "$suite" "$arch"
-    packages=$(kernel_packages "linux-image-cloud-$arch" || kernel_packages "linux-image-$arch") ||
-        die "$suite has no Linux kernel for $arch"
+    local suite=$1 arch=$2 package=linux-image-$2
+    [[ $arch != a*64 ]] || package=linux-image-cloud-$arch # amd64 and arm64 have it
     say "fetching the Linux kernel of $suite for $arch"
     scratch
-    # shellcheck disable=SC2086  # a list of words
-    fetch_alone "linux-$suite-$arch" "$SCRATCH/debs" $packages
-    logged "linux-$suite-$arch" unpack "$SCRATCH/root" "$SCRATCH"/debs/*.deb
+    logged "linux-$suite-$arch" unpack "$SCRATCH/root" "$suite" "$arch" "$package"
     logged "linux-$suite-$arch" arrange_kernel "$SCRATCH/root" "$SCRATCH/kernel"
     publish "$SCRATCH/kernel" "$CACHE/linux/$suite-$arch"
-}
-
-# kernel_packages METAPACKAGE: the packages that hold its kernel (from 7.x on the image is split into several).
-kernel_packages() {
-    private_apt apt-cache depends --recurse --important "$1" 2>/dev/null |
-        grep -E '^linux-(image|base|binary|modules)-[0-9]' | sort -u | grep .
 }
 
 # arrange_kernel ROOT DIR: from 7.x on all is in /usr/lib/modules, before that partly in /boot.
@@ -229,11 +217,9 @@ make_tools_python() { make_tools_root "tools-python/$1" "$1" libpython3-stdlib p
 make_tools_root() {
     local place=$1 arch=$2 log=${1//\//-}
     shift 2
-    use_suite "$TOOLS_SUITE" "$arch"
     say "fetching guest programs for $arch: $*"
     scratch
-    fetch_with_dependencies "$log" "$SCRATCH/debs" "$@"
-    logged "$log" unpack "$SCRATCH/root" "$SCRATCH"/debs/*.deb
+    logged "$log" unpack "$SCRATCH/root" "$TOOLS_SUITE" "$arch" "$@"
     publish "$SCRATCH/root" "$CACHE/$place"
 }
 
@@ -258,9 +244,7 @@ make_u_boot() {
 }
 
 fetch_firmware() {
-    use_suite "$TOOLS_SUITE" "$(dpkg --print-architecture)"
     say "fetching firmware: $1"
     scratch
-    fetch_alone "$1" "$SCRATCH/debs" "$1"
-    logged "$1" unpack "$SCRATCH/root" "$SCRATCH"/debs/*.deb
+    logged "$1" unpack "$SCRATCH/root" "$TOOLS_SUITE" "$(dpkg --print-architecture)" "$1"
 }

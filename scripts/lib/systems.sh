@@ -28,21 +28,16 @@ have_grub() { [ -d "$CACHE/grub/$1" ] && [ -x "$CACHE/bin/grub-mkimage" ]; }
 make_grub() {
     local packages="grub-efi-$1-bin"
     [ "$1" != amd64 ] || packages+=" grub-pc-bin"
-    use_suite "$TOOLS_SUITE" "$1"
     say "fetching GRUB for $1"
     scratch
-    # shellcheck disable=SC2086  # a list of words
-    fetch_alone "grub-$1" "$SCRATCH/debs" $packages
-    logged "grub-$1" unpack "$SCRATCH/root" "$SCRATCH"/debs/*.deb
+    logged "grub-$1" unpack "$SCRATCH/root" "$TOOLS_SUITE" "$1" "$packages"
     publish "$SCRATCH/root/usr/lib/grub" "$CACHE/grub/$1"
     [ -x "$CACHE/bin/grub-mkimage" ] || make_grub_mkimage
 }
 
 make_grub_mkimage() {
-    use_suite "$TOOLS_SUITE" "$(dpkg --print-architecture)"
     scratch
-    fetch_with_dependencies grub-mkimage "$SCRATCH/debs" grub-common
-    logged grub-mkimage unpack "$SCRATCH/root" "$SCRATCH"/debs/*.deb
+    logged grub-mkimage unpack "$SCRATCH/root" "$TOOLS_SUITE" "$(dpkg --print-architecture)" grub-common
     publish "$SCRATCH/root" "$CACHE/grub-tools"
     wrap_program "$CACHE/grub-tools" grub-mkimage
 }
@@ -61,25 +56,51 @@ make_debian() {
     for component in disk-tools grub:amd64 "linux:$DEBIAN_SUITE:amd64"; do
         component have "$component" || component make "$component"
     done
-    install_packages mmdebstrap
+    [ "$(id -u)" = 0 ] || install_packages uidmap # with it mmdebstrap needs no root
     say "building a Debian system (a minute)"
     scratch
     mkdir "$SCRATCH/debian"
     write_debian_config "$SCRATCH"
-    logged debian as_root mmdebstrap --variant=minbase --include="$DEBIAN_PACKAGES" --architectures=amd64 \
-        --aptopt='Acquire::Languages "none"' --dpkgopt='path-exclude=/usr/share/doc/*' \
-        --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-        "$DEBIAN_SUITE" "$SCRATCH/root" "deb $(debian_mirror) $DEBIAN_SUITE main"
-    logged debian as_root bash -c "$(declare -f configure_debian); configure_debian \"\$@\"" configure \
-        "$SCRATCH" "$CACHE/linux/$DEBIAN_SUITE-amd64" "$DEBIAN_PASSWORD"
-    logged debian as_root mkfs.ext4 -q -L root -d "$SCRATCH/root" "$SCRATCH/root.img" "$DEBIAN_ROOT_SIZE"
-    as_root rm -rf "$SCRATCH/root"
+    logged debian of_suite "$DEBIAN_SUITE" amd64 "$SCRATCH/root.tar" --mode=auto --variant=minbase --include="$DEBIAN_PACKAGES" \
+        --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+        --dpkgopt='path-exclude=/usr/share/locale/*' --skip=cleanup/reproducible \
+        --customize-hook="copy-in '$SCRATCH/etc' /" \
+        --customize-hook="copy-in '$CACHE/linux/$DEBIAN_SUITE-amd64/vmlinuz' /boot" \
+        --customize-hook="copy-in '$CACHE/linux/$DEBIAN_SUITE-amd64/modules' /usr/lib" \
+        --customize-hook="$CONFIGURE_DEBIAN"
+    logged debian fill_image "$SCRATCH/root.tar" "$SCRATCH/root.img"
     logged debian env PYTHONPATH="$CHECKOUT:$CHECKOUT/src" python3 -m tools.guest.bootdisk "$SCRATCH/debian/disk.img" \
         --config "$SCRATCH/grub.cfg" --root "$SCRATCH/root.img"
     publish "$SCRATCH/debian" "$CACHE/debian"
 }
 
-as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+# CONFIGURE_DEBIAN: a hook, so it runs as that system's root.
+# shellcheck disable=SC2016  # expanded there
+CONFIGURE_DEBIAN='set -e
+    cd "$1"
+    chown -R 0:0 etc/systemd/system.conf.d etc/hostname etc/fstab boot/vmlinuz usr/lib/modules
+    mkdir boot/efi
+    echo "root:'$DEBIAN_PASSWORD'" | chroot . chpasswd
+    rm -f etc/machine-id
+    chroot . systemd-machine-id-setup
+    chroot . systemctl mask e2scrub_reap.service # a minute under emulation, and only of use with LVM
+    sed -i "s/^LOGIN_TIMEOUT.*/LOGIN_TIMEOUT 900/" etc/login.defs'
+
+# fill_image TAR IMAGE: a file system with what is in the archive, as its owners have it: made where we are root, or seem
+# to be. That one may not read our folders, so it gets the archive and gives the image by pipes.
+fill_image() {
+    local as_root=()
+    [ "$(id -u)" = 0 ] || as_root=(mmdebstrap --unshare-helper)
+    # shellcheck disable=SC2016  # expanded there
+    "${as_root[@]}" bash -c 'set -e
+        place=$(mktemp -d -p /var/tmp)
+        trap "rm -rf $place" EXIT
+        mkdir "$place/root"
+        tar -x --numeric-owner --exclude="./dev/*" -C "$place/root" # only a real root makes nodes; the kernel has its own
+        mkfs.ext4 -q -L root -d "$place/root" "$place/image" "$1" >&2
+        cat "$place/image"' fill "$DEBIAN_ROOT_SIZE" <"$1" |
+        dd of="$2" bs=1M iflag=fullblock conv=sparse status=none
+}
 
 # write_debian_config DIR: grub.cfg, and etc/ for the system. No initrd: NVMe and ext4 are built into the cloud kernel.
 write_debian_config() {
@@ -104,39 +125,15 @@ END
         >"$1/etc/systemd/system.conf.d/patience.conf"
 }
 
-# configure_debian DIR KERNEL PASSWORD: run as root, in a shell of its own.
-configure_debian() {
-    set -e
-    local root=$1/root kernel=$2
-    cp -r "$1/etc/." "$root/etc/"
-    chown -R 0:0 "$root/etc/systemd/system.conf.d" "$root/etc/hostname" "$root/etc/fstab"
-    mkdir -p "$root/boot/efi" "$root/usr/lib/modules"
-    cp "$kernel/vmlinuz" "$root/boot/vmlinuz"
-    cp -r --no-preserve=ownership "$kernel/modules/." "$root/usr/lib/modules/"
-    chroot "$root" chpasswd <<<"root:$3"
-    rm -f "$root/etc/machine-id"
-    chroot "$root" systemd-machine-id-setup
-    # A minute under emulation, and only of use with LVM.
-    chroot "$root" systemctl mask e2scrub_reap.service
-    sed -i 's/^LOGIN_TIMEOUT.*/LOGIN_TIMEOUT 900/' "$root/etc/login.defs"
-}
-
 # --- xen: the hypervisor, and the Linux for its first domain (the cloud flavour cannot be that)
 
 have_xen() { [ -e "$CACHE/xen/xen" ]; }
 
 make_xen() {
-    local hypervisor packages
-    use_suite "$TOOLS_SUITE" amd64
-    hypervisor=$(private_apt apt-cache depends xen-system-amd64 2>/dev/null | grep -oE 'xen-hypervisor-[0-9.]+-amd64') &&
-        packages=$(kernel_packages linux-image-amd64) || die "$TOOLS_SUITE has no Xen"
     say "fetching Xen and a Linux for it"
     scratch
-    # shellcheck disable=SC2086  # a list of words
-    fetch_alone xen "$SCRATCH/debs" $packages "$hypervisor"
-    logged xen unpack "$SCRATCH/linux" "$SCRATCH"/debs/linux-*.deb
-    logged xen unpack "$SCRATCH/root" "$SCRATCH"/debs/xen-*.deb
-    logged xen arrange_kernel "$SCRATCH/linux" "$SCRATCH/kernel"
+    logged xen unpack "$SCRATCH/root" "$TOOLS_SUITE" amd64 linux-image-amd64 '?name(^xen-hypervisor-[0-9.]+-amd64$)'
+    logged xen arrange_kernel "$SCRATCH/root" "$SCRATCH/kernel"
     gunzip -c "$SCRATCH"/root/boot/xen-*.gz >"$SCRATCH/kernel/xen"
     publish "$SCRATCH/kernel" "$CACHE/xen"
 }
