@@ -368,10 +368,11 @@ class SubmissionQueue:
         """Fetch nothing more; call ``when_idle`` once nothing is outstanding."""
         self._on_idle = when_idle
         self.server.stop()
-        self.settled()
+        self.check_idle()
 
-    def settled(self) -> None:
-        """A request has ended, or the engine has let go of a queue that will be closed."""
+    def check_idle(self) -> None:
+        """If it is to be closed and nothing is outstanding any more, take it away. Called when that may have become
+        so."""
         if self._on_idle and not self.outstanding and self.server.has_stopped:
             self.cq.server.drop_waiting(self.qid)  # nothing of a deleted queue may follow
             self.cq.sqs.discard(self.qid)  # not before: until here completions go into the completion queue

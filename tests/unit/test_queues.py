@@ -163,7 +163,7 @@ def test_a_closing_queue_fetches_nothing_more_in_python(rig: Rig) -> None:
     rig.owners.take_sq(rig.sq)
     rig.sq.close(lambda: closed.append(True))
     assert not closed
-    rig.owners.stopped(rig.engine.handles[-1], 1, 3).settled()
+    rig.owners.stopped(rig.engine.handles[-1], 1, 3).check_idle()
     assert closed
     assert rig.sq.server.fetch() is None
     assert not rig.sq.server.wants_turn

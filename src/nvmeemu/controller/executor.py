@@ -41,7 +41,7 @@ _NO_LOCATION = 0xFFFF
 
 class Executor:
     """Fetches and executes commands on the controller's thread. It calls ``on_fatal`` when it cannot go on,
-    ``on_settled`` when a medium has finished with a command, and ``on_doorbell`` for mapped doorbells that only the
+    ``on_progress`` when a medium has finished with a command, and ``on_doorbell`` for mapped doorbells that only the
     engine has seen (number, value, whether the queue can have it)."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Executor:
         admin_commands: Commands,
         io_commands: Commands,
         on_fatal: Callable[[str], None],
-        on_settled: Callable[[], None],
+        on_progress: Callable[[], None],
         on_doorbell: Callable[[int, int, bool], None],
     ) -> None:
         self.is_paused = False
@@ -60,14 +60,14 @@ class Executor:
         self._io_commands = io_commands
         self._engine = controller.engine
         self._owners = controller.owners
-        self._on_settled = on_settled
+        self._on_progress = on_progress
         self._on_doorbell = on_doorbell
         self._ready: dict[SubmissionQueue, None] = {}
         self._posted: defaultdict[CompletionQueue, int] = defaultdict(int)  # and how many completions
         self._due: set[CompletionQueue] = set()  # whose interrupt the engine wants raised
-        self._media = MediaAccess(controller, self._go_on, on_settled)
+        self._media = MediaAccess(controller, self._go_on, on_progress)
         self._on_fatal = on_fatal
-        self._gaps = Gaps(controller.clock, lambda: controller.host, self._late, self._lost, on_settled)
+        self._gaps = Gaps(controller.clock, lambda: controller.host, self._late, self._lost, on_progress)
         self.pin = Pin(controller)
         self._had_msix = False
         self.taps: Taps | None = None  # every entry and every completion passes them first
@@ -126,7 +126,7 @@ class Executor:
         if self._engine is not None and self._engine.has_news:
             self._engine.deliver(self)
             if self.is_paused:
-                self._on_settled()
+                self._on_progress()
         self._left = BATCH_BYTES
         if self._media.is_waited_for:
             self._resume_waiting()
@@ -202,7 +202,7 @@ class Executor:
             if number := cq.server.post_waiting():
                 self._posted[cq] += number
         self._wake_all()
-        self._on_settled()
+        self._on_progress()
 
     def signal(self) -> None:
         """Raise the interrupts for what was posted: one for each vector, or the level of the pin."""
@@ -403,7 +403,7 @@ class Executor:
     def stopped(self, sq: SqHandle, head: int, tail: int) -> None:
         queue = self._owners.stopped(sq, head, tail)
         if queue.is_closing:
-            queue.settled()
+            queue.check_idle()
         elif self._controller.is_pythons(queue.qid):
             self.wake(queue)
         else:  # wanted back meanwhile
@@ -412,8 +412,8 @@ class Executor:
     def lost_completion(self, cq: CqHandle) -> None:
         self._on_fatal(f"no memory for a completion of queue {self._owners.cqs[cq].qid}")
 
-    def settled(self) -> None:
-        self._on_settled()
+    def became_idle(self) -> None:
+        self._on_progress()
 
 
 def _is_io(sq: SubmissionQueue) -> bool:

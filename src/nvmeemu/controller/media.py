@@ -34,15 +34,15 @@ STATUS_OF = {
 
 
 class MediaAccess:
-    """``go_on`` runs a request's stage, if it still lives; ``on_settled`` is called whenever a medium has finished with
-    a command."""
+    """``go_on`` runs a request's stage, if the request still lives. ``on_progress`` is called when a medium has
+    finished with a command."""
 
     def __init__(
-        self, controller: ControllerState, go_on: Callable[[Request[Any]], None], on_settled: Callable[[], None]
+        self, controller: ControllerState, go_on: Callable[[Request[Any]], None], on_progress: Callable[[], None]
     ) -> None:
         self._controller = controller
         self._go_on = go_on
-        self._on_settled = on_settled
+        self._on_progress = on_progress
         self._under_way: set[_UnderWay] = set()
         self._waiting: dict[Budget, dict[Request[Any], None]] = {}
         self._told: set[tuple[ErrorKind, str, int | None]] = set()  # what the user knows of
@@ -78,7 +78,7 @@ class MediaAccess:
             request.on_end = _one_after_another(under_way.give_back, request.on_end)
         else:
             under_way.give_back()
-        self._on_settled()
+        self._on_progress()
 
     def conclude(self, under_way: _UnderWay, value: Any, error: BaseException | None) -> None:
         """Continue a command from where its medium has brought it."""

@@ -118,7 +118,7 @@ class Request(Generic[C]):
         """Post the completion with this DW0 and Status Field (15 bits, without the phase tag)."""
         if self.drop():
             self._post(self, dw0, field)
-            self.sq.settled()
+            self.sq.check_idle()
 
     def drop(self) -> bool:
         """Give up the right to complete, without a completion (reset). False if it was gone already."""

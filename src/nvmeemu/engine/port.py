@@ -109,7 +109,7 @@ class Listener(Protocol):
         """The host has rung a mapped doorbell with a value that its queue cannot have."""
         ...
 
-    def settled(self) -> None:
+    def became_idle(self) -> None:
         """Nothing is in flight any more, after ``is_busy`` or ``is_changing_media`` was true."""
         ...
 

@@ -243,7 +243,7 @@ class NativeEngine:
 
     def _tell(self, listener: Listener, kind: int, id: int, event: Any) -> None:
         if kind == lib.EVENT_SETTLED:
-            listener.settled()
+            listener.became_idle()
         elif kind == lib.EVENT_RUNG:
             listener.rung(id, event.value)
         elif (sq := self._sqs.get(id)) is not None:  # not dropped meanwhile
