@@ -16,16 +16,18 @@ from enum import IntEnum
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
+from uuid import UUID
 
 from nvmeemu import admin, io, spec
 from nvmeemu.backend import BACKENDS, Backend, BackendKind
 from nvmeemu.commands.feature import DataFeature, Feature, Scope
-from nvmeemu.commands.features import FEATURES
+from nvmeemu.commands.features import FEATURES, VendorFeatures
 from nvmeemu.commands.log_pages import PAGES, LogPage
 from nvmeemu.controller.request import CommandEntry, Request, Result
 from nvmeemu.controller.state import ControllerState
 from nvmeemu.faults.action import Action
 from nvmeemu.faults.actions import ACTIONS
+from nvmeemu.faults.faults import Faults
 from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import At
 from nvmeemu.spec import CDW10, CDW11, CDW12, CDW13, CDW14, CDW15, Command, Effect, GetLogPage, Status, words
@@ -82,6 +84,7 @@ class Plugin:
         self.name = name
         self._rows: list[tuple[Extensible[Any], Any]] = []
         self._said: list[str] = []  # what it adds, in words
+        self._begins: list[Callable[[ControllerState, Faults], None]] = []
 
     # --- for the file
 
@@ -134,7 +137,29 @@ class Plugin:
 
         return register
 
+    def for_each_controller(
+        self, begin: Callable[[ControllerState, Faults], None]
+    ) -> Callable[[ControllerState, Faults], None]:
+        """The function below is called when a controller begins, with its faults: for what each has of its own."""
+        self._begins.append(begin)
+        return begin
+
+    @staticmethod
+    def give_feature(controller: ControllerState, feature: Feature) -> None:
+        """A feature that this controller alone has."""
+        controller.part(VendorFeatures).add(feature)
+
+    @staticmethod
+    def give_uuid(controller: ControllerState, uuid: UUID) -> None:
+        """One more in the UUID list (Identify, CNS 17h): of whoever has defined what the plugin adds."""
+        controller.uuids.append(uuid.bytes)
+
     # --- for those who load it
+
+    def begin(self, controller: ControllerState, faults: Faults) -> None:
+        """A controller begins."""
+        for begin in self._begins:
+            begin(controller, faults)
 
     def install(self) -> None:
         """For as long as this process is. Raises PluginError, and then nothing of it is there."""
@@ -146,6 +171,7 @@ class Plugin:
                 _remove(added)
                 raise PluginError(f"plugin {self.name}: {error}") from None
             added.append((table, row))
+        INSTALLED.append(self)
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -154,11 +180,16 @@ class Plugin:
         try:
             yield
         finally:
+            INSTALLED.remove(self)
             _remove(self._rows)
 
     def describe(self) -> str:
         """What it adds, in one line."""
         return f"{self.name}: {', '.join(self._said) or 'nothing'}"
+
+
+INSTALLED: list[Plugin] = []
+"""Those that are there, in order: whoever makes a controller has them begin with it."""
 
 
 def _remove(rows: list[tuple[Extensible[Any], Any]]) -> None:

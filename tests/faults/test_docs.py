@@ -15,9 +15,9 @@ from nvmeemu.app.control.methods import Methods
 from nvmeemu.faults import Faults
 from nvmeemu.faults.actions import ACTIONS
 from nvmeemu.faults.file import of_words, parse
-from nvmeemu.faults.ocp import KINDS
 from nvmeemu.faults.places import PLACES
 from nvmeemu.faults.scenarios import SCENARIOS
+from nvmeemu.plugins.ocp import KINDS
 from nvmeemu.testing import Bench
 from server.process import NVMEEMU, Served, run
 

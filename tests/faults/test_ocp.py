@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from faults.rig import BLOCK, Rig
-from nvmeemu.faults.ocp import KINDS, OCP, offer
+from nvmeemu.plugins.ocp import KINDS, OCP, offer
 from nvmeemu.spec import AdminOpcode, Command, Completion, LogId, Status
 from nvmeemu.testing import CC, CommandError
 

@@ -15,6 +15,7 @@ from nvmeemu.app.control import Control
 from nvmeemu.backend import open_backend
 from nvmeemu.faults import Fault, FaultError, Faults
 from nvmeemu.plugin import Plugin, PluginError, load
+from nvmeemu.plugins import ocp
 from nvmeemu.spec import AdminOpcode, Command, Effect, LogId, SetFeatures, words
 from nvmeemu.testing import Bench, CommandError
 from server.guest import Guest
@@ -219,3 +220,28 @@ def test_a_test_may_ask_for_plugins(pytester: pytest.Pytester, files: Path) -> N
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     result.assert_outcomes(passed=3, errors=1)
     result.stdout.fnmatch_lines(["*plugin /none.py: there is no such file*"])
+
+
+@pytest.mark.long
+def test_what_each_controller_has_of_its_own_comes_with_each(pytester: pytest.Pytester) -> None:
+    """Here and in a server: OCP's error injection, as a plugin that a user might have."""
+    pytester.makepyfile(
+        f"""
+        import pytest
+        from nvmeemu.testing import CommandError
+
+        pytestmark = pytest.mark.nvmeemu(plugins=[{ocp.__file__!r}])
+
+        def test_here(nvme):
+            assert nvme.driver.get_feature(0xC0) == 0
+
+        def test_there(nvme_server):
+            assert nvme_server.driver.get_feature(0xC0) == 0
+
+        @pytest.mark.nvmeemu(plugins=[])
+        def test_without(nvme):
+            with pytest.raises(CommandError):
+                nvme.driver.get_feature(0xC0)
+        """
+    )
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=3)

@@ -28,6 +28,7 @@ LAYERS = [
     ["app.process", "app.vmm"],
     ["engine.native"],
     ["app.plugins"],
+    ["plugins"],
     ["plugin"],
     ["faults"],
     ["controller.controller"],

@@ -8,7 +8,8 @@ from nvmeemu.backend import describe
 from nvmeemu.controller.controller import Controller
 from nvmeemu.faults import FaultError, Faults
 from nvmeemu.faults.file import FaultSet, load
-from nvmeemu.faults.ocp import offer
+from nvmeemu.plugin import INSTALLED
+from nvmeemu.plugins import ocp
 
 
 def load_all(table: ControllerTable) -> FaultSet:
@@ -28,8 +29,8 @@ def load_all(table: ControllerTable) -> FaultSet:
 def arm(table: ControllerTable, controller: Controller, given: FaultSet) -> Faults:
     """The faults, at work."""
     faults = Faults(controller, given.seed or 0)
-    if table.ocp:
-        offer(controller.state, faults)
+    for plugin in [ocp.plugin, *INSTALLED] if table.ocp else INSTALLED:
+        plugin.begin(controller.state, faults)
     for fault in given.faults:
         faults.add(fault)
     return faults

@@ -7,6 +7,7 @@ from pathlib import Path
 from nvmeemu.backend import parse_size
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.faults import Faults
+from nvmeemu.plugin import INSTALLED
 from nvmeemu.ports import Clock
 from nvmeemu.pytest_plugin.commands import Trace
 from nvmeemu.pytest_plugin.options import DriveOptions
@@ -23,6 +24,8 @@ class NvmeBench(Bench):
         super().__init__(backend, block_size=options.block_size, limits=options.limits)
         self.options = options
         self.faults = Faults(self.controller)
+        for plugin in INSTALLED:
+            plugin.begin(self.controller.state, self.faults)
         self.records = Records(self.clock)
         self._file = folder / "nvme.trace"
         self.trace = Trace(self.records, patience=0)  # nobody sends anything while a test waits

@@ -10,16 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from nvmeemu.commands.feature import Feature
-from nvmeemu.commands.features import VendorFeatures
-from nvmeemu.controller.request import Request
-from nvmeemu.controller.state import ControllerState
-from nvmeemu.faults.fault import Fault
-from nvmeemu.faults.faults import Faults
+from nvmeemu.faults import Fault, Faults
+from nvmeemu.plugin import CommandFailed, ControllerState, Feature, Plugin, Record, Request, bit, uint
 from nvmeemu.spec import ADMIN_COMMANDS, AsyncEventRequest, GetFeatures, Select, SetFeatures, Status
-from nvmeemu.spec.errors import CommandFailed
-from nvmeemu.spec.layout import Record, bit, uint
 
+plugin = Plugin("ocp")
 FID = 0xC0
 OCP = UUID("c194d55b-e094-4794-a21d-29998f56be6f")
 MOST = 127  # entries
@@ -140,10 +135,10 @@ class ErrorInjection(Feature):
             self._disarm(kind)
 
 
-def offer(controller: ControllerState, faults: Faults) -> ErrorInjection:
+@plugin.for_each_controller
+def offer(controller: ControllerState, faults: Faults) -> None:
     """Have the guest find and arm it: the feature, and OCP's entry in the UUID list."""
     injection = ErrorInjection(faults)
-    controller.part(VendorFeatures).add(injection)
-    controller.uuids = [OCP.bytes]
+    plugin.give_feature(controller, injection)
+    plugin.give_uuid(controller, OCP)
     faults.on_reset = injection.clear
-    return injection
