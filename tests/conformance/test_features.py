@@ -295,7 +295,11 @@ def test_without_a_write_cache_there_is_no_such_feature(new_bench: NewBench) -> 
         fails(driver, driver.admin, put(FeatureId.VOLATILE_WRITE_CACHE, enable), Status.INVALID_FIELD)
 
 
-@pytest.mark.fact("A19", clause="Base 1.4, 5.21.1.6", kills=("vwc-off-forgets-what-is-under-way",))
+@pytest.mark.fact(
+    "A19",
+    clause="Base 1.4, 5.21.1.6",
+    kills=("vwc-off-forgets-what-is-under-way", "a-flush-after-the-cache-is-off-can-be-aborted"),
+)
 def test_a_write_that_ends_after_the_cache_is_off_is_durable(slow: Bench) -> None:
     driver, disk = slow.driver, slow.backend
     queue = driver.create_queues()

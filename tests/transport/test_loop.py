@@ -292,3 +292,15 @@ def test_an_exception_ends_run_and_leaves_the_process_as_it_was(loop: Loop) -> N
     with pytest.raises(RuntimeError, match="a callback"):
         loop.run()
     assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_it_goes_on_after_a_stop_until_something_is_so() -> None:
+    """What ends a server waits for answers that the loop brings: of timers, descriptors and threads."""
+    with Loop() as loop:
+        loop.request_stop()
+        loop.run()  # at once
+        told: list[object] = []
+        loop.submit(lambda: "done", lambda result, error: told.append(result), None)
+        loop.call_later(0.01, lambda: told.append("timer"))
+        loop.run_until(lambda: len(told) == 2)
+        assert set(told) == {"done", "timer"}

@@ -146,6 +146,7 @@ def test_a_flush_of_all_waits_for_each(bench: Bench, medium: TimedMedia) -> None
 
 
 @pytest.mark.parametrize("kind", ErrorKind)
+@pytest.mark.kills("the-block-of-an-error-is-not-told")
 def test_each_kind_of_error_has_its_status(
     kind: ErrorKind, bench: Bench, medium: TimedMedia, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -238,6 +239,7 @@ def test_a_cache_that_cannot_be_flushed_stays_on(bench: Bench, medium: TimedMedi
     assert driver.get_feature(FeatureId.VOLATILE_WRITE_CACHE) == 1
 
 
+@pytest.mark.kills("what-is-held-is-never-given-back")
 def test_it_has_a_budget_of_its_own(bench: Bench, medium: TimedMedia) -> None:
     """What has no room waits in order, and other namespaces go on."""
     driver, queue = bench.driver, bench.driver.queues[1]

@@ -71,6 +71,7 @@ def test_no_such_format(wrong: tuple[Any, ...]) -> None:
         Format(*wrong)
 
 
+@pytest.mark.kills("metadata-is-left-out-of-what-is-held")
 def test_a_block_is_its_data_and_its_metadata() -> None:
     assert (Format().block_size, Format(4096, 64).block_size) == (512, 4160)
 
@@ -134,6 +135,7 @@ def test_a_backend_has_no_room_for_metadata() -> None:
         DiskMedia(MemoryBackend(MIB), Format(512, 8), ManualWorker())
 
 
+@pytest.mark.kills("flushes-wait-behind-dead-writes")
 def test_what_it_does_waits_at_this_medium() -> None:
     places = []
 
@@ -145,8 +147,10 @@ def test_what_it_does_waits_at_this_medium() -> None:
     worker = Placed()
     several = [DiskMedia(MemoryBackend(MIB), Format(), worker) for _ in range(2)]
     for media in several:
-        media.start(FlushMedia(), lambda *_: None)
-    assert places == several
+        for operation in (ReadBlocks(0, 1), WriteBlocks(0, DATA), FlushMedia(), FlushMedia()):
+            media.start(operation, lambda *_: None)
+    numbers = [places.index(place) for place in places]  # where each has waited first
+    assert numbers == [0, 0, 2, 2, 4, 4, 6, 6]  # not behind another disk's, and a flush behind flushes only
 
 
 def test_what_has_not_begun_can_be_taken_back() -> None:
@@ -203,6 +207,7 @@ def test_a_mistake_of_ours_is_no_error_of_the_disk() -> None:
         perform(media, FlushMedia(), worker.finish_all)
 
 
+@pytest.mark.kills("checks-are-tried-again")
 def test_what_checks_have_found_stays_wrong() -> None:
     checks = [ErrorKind.GUARD_CHECK, ErrorKind.APPLICATION_TAG_CHECK, ErrorKind.REFERENCE_TAG_CHECK]
     assert all(MediaError(kind, "disk", 5).is_lasting for kind in checks)
@@ -258,6 +263,7 @@ def test_the_order_of_layers_matters() -> None:
     ]
 
 
+@pytest.mark.kills("a-filter-is-passed-by")
 def test_a_layer_is_what_is_below_and_a_filter_sees_all() -> None:
     backend = TellingBackend(MIB, read_only=True, is_direct=True)
     backend.read_now = lambda offset, views: True  # type: ignore[method-assign]
@@ -283,6 +289,7 @@ def test_a_layer_is_what_is_below_and_a_filter_sees_all() -> None:
 # --- steps
 
 
+@pytest.mark.kills("steps-recurse")
 def test_many_steps_that_end_at_once_are_no_recursion() -> None:
     media = AtOnce(VirtualClock())
     found, done = ended()
@@ -291,6 +298,7 @@ def test_many_steps_that_end_at_once_are_no_recursion() -> None:
     assert media.most_pending == 1
 
 
+@pytest.mark.kills("errors-of-a-step-are-its-result")
 def test_steps_wait_for_each_other_and_get_results_and_errors() -> None:
     clock, medium, _ = stacked()
     medium.fail = lambda one: MediaError(ErrorKind.GUARD_CHECK, "m", 1) if isinstance(one, ReadBlocks) else None
@@ -340,6 +348,7 @@ def test_what_a_layer_raises_is_the_end(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("ran", [0, 1, 2])
+@pytest.mark.kills("steps-are-cancelled-in-the-middle")
 def test_steps_can_be_taken_back_until_the_first_has_begun(ran: int) -> None:
     backend = TellingBackend()
     media, worker = disk(backend)

@@ -29,6 +29,7 @@ class Disks:
         self.media: dict[str, DiskMedia] = {}
         self._drive = drive
         self._loop = loop
+        self._is_ending = False
         self._others = others
         self._written: set[str] = set()  # those of ``media`` that are not only read
         self._leaving: list[Media] = []  # of namespaces that were removed
@@ -63,6 +64,8 @@ class Disks:
         """Flush and close it as soon as nothing is under way any more, perhaps with this one."""
         if media not in self._leaving:
             self._leaving.append(media)
+        if self._is_ending:
+            return
         if is_busy():
             self._loop.call_later(LOOK_AGAIN, lambda: self.remove(media, is_busy))
             return
@@ -72,12 +75,18 @@ class Disks:
             if error is not None:
                 why = error.why if isinstance(error, MediaError) else error
                 log.error("disk %s, which was removed, failed to flush: %s: written data may be lost", name, why)
+            if self._is_ending:
+                return
             media.close()
             self._leaving.remove(media)
             del self.media[name]
             self._written.discard(name)
 
         media.start(FlushMedia(), done)
+
+    def keep_open(self) -> None:
+        """Close none that was removed: all are to be synced, and none must go away meanwhile."""
+        self._is_ending = True
 
     def _open(self, table: NamespaceTable) -> DiskMedia:
         name = self._name(table.disk)

@@ -6,14 +6,14 @@ import logging
 import math
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from nvmeemu.app.disks import Disks
 from nvmeemu.app.signals import MEANINGLESS, WISHES
-from nvmeemu.backend import Backend, describe
+from nvmeemu.subsystem.media import FlushMedia, Media, MediaError
 from nvmeemu.vfio import Loop
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class Ending:
     def __init__(self, loop: Loop) -> None:
         self.disks: list[Disks] = []  # of each drive
         self.give_up: Callable[[], None] = lambda: None
-        self._unsynced: list[tuple[str, Backend]] = []
+        self._unsynced: list[tuple[str, Media]] = []
         self._loop = loop
         self._heard_at = math.inf  # when the first signal came
 
@@ -55,33 +55,30 @@ class Ending:
         self.give_up()
         os._exit(1)
 
-    def _all(self) -> list[tuple[str, Backend]]:
-        return [(name, one.backend) for disks in self.disks for name, one in disks.media.items()]
+    def _all(self) -> list[tuple[str, Media]]:
+        return [one for disks in self.disks for one in disks.media.items()]
 
     def sync(self) -> list[str]:
-        """Make all written data durable; what failed, and why. On threads: signals are heard meanwhile, and no disk
-        waits for another one, which may never answer."""
-        todo = [(name, backend) for name, backend in self._all() if backend.volatile_cache]
+        """Make all written data durable; what failed, and why. The loop goes on meanwhile: signals are heard, a medium
+        may need it for its answer, and no disk waits for another one, which may never answer."""
+        for disks in self.disks:
+            disks.keep_open()
+        todo = [(name, media) for name, media in self._all() if media.volatile_cache]
         self._unsynced = list(todo)
         failures: dict[int, str] = {}
-        threads = [
-            threading.Thread(target=self._sync, args=(index, *one, failures), daemon=True)
-            for index, one in enumerate(todo)
-        ]
-        for thread in threads:
-            thread.start()
-        say_so_at = time.monotonic() + SAY_SO_AFTER
-        for thread in threads:
-            thread.join(max(0.0, say_so_at - time.monotonic()))
-        if names := ", ".join(name for name, _ in self._unsynced):
-            log.info("syncing %s; a second signal ends without", names)
-        for thread in threads:
-            thread.join()
+
+        def ended(index: int, _: object, error: BaseException | None) -> None:
+            name, media = todo[index]
+            if error is not None:
+                failures[index] = f"{name}: {error.why if isinstance(error, MediaError) else error}"
+            self._unsynced.remove((name, media))
+
+        for index, (_, media) in enumerate(todo):
+            media.start(FlushMedia(), partial(ended, index))
+        self._loop.call_later(SAY_SO_AFTER, self._say_so)
+        self._loop.run_until(lambda: not self._unsynced)
         return [failures[index] for index in sorted(failures)]
 
-    def _sync(self, index: int, name: str, backend: Backend, failures: dict[int, str]) -> None:
-        try:
-            backend.flush()
-        except OSError as error:
-            failures[index] = f"{name}: {describe(error)}"
-        self._unsynced.remove((name, backend))
+    def _say_so(self) -> None:
+        if names := ", ".join(name for name, _ in self._unsynced):
+            log.info("syncing %s; a second signal ends without", names)

@@ -58,7 +58,8 @@ def serve_drives(drives: Sequence[Drive], process: argparse.Namespace) -> None:
             disks = Disks(drive, loop, tuple(ending.disks))
             ending.disks.append(disks)
             assemblies.append(assemble(drive, disks, given, loop, stack))
-        open_control_sockets(assemblies, loop, stack)
+        control_sockets = stack.enter_context(ExitStack())
+        open_control_sockets(assemblies, loop, control_sockets)
         stack.enter_context(pid_file.pid_file(process.pid_file))
         ending.give_up = partial(pid_file.remove, process.pid_file)
         announce(assemblies, process.ready_fd)
@@ -68,6 +69,7 @@ def serve_drives(drives: Sequence[Drive], process: argparse.Namespace) -> None:
         log.info("stopping")
         for one in assemblies:
             one.server.close()
+        control_sockets.close()  # the loop goes on while the disks are synced
         if failures := ending.sync():
             raise Failure(f"not synced, data may be lost: {'; '.join(failures)}")
     log.info("stopped")

@@ -28,7 +28,8 @@ from nvmeemu.subsystem.media import (
 
 class DiskMedia(Media):
     """The blocks of ``backend``, side by side. What has to wait does so on threads of ``worker``, at this medium: each
-    has its own. Raises ValueError for a format with metadata: a backend's bytes are data."""
+    has its own, and others for flushes, which must not wait behind reads and writes that never end. Raises ValueError
+    for a format with metadata: a backend's bytes are data."""
 
     def __init__(self, backend: Backend, format: Format, worker: Worker) -> None:
         if format.metadata_size:
@@ -37,6 +38,7 @@ class DiskMedia(Media):
         self.backend = backend
         self._size = format.data_size
         self._worker = worker
+        self._flushes = object()  # where they wait
 
     @property
     def blocks(self) -> int:
@@ -59,7 +61,8 @@ class DiskMedia(Media):
         return self.backend.direct
 
     def start(self, operation: Operation, done: Done) -> Job:
-        return self._worker.submit(partial(self._work, operation), done, self)
+        at = self._flushes if isinstance(operation, FlushMedia) else self
+        return self._worker.submit(partial(self._work, operation), done, at)
 
     def read_now(self, slba: int, data: Sequence[memoryview], metadata: Sequence[memoryview] = ()) -> bool:
         return self.backend.read_now(slba * self._size, data)

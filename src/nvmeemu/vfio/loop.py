@@ -139,9 +139,13 @@ class Loop:
 
     def run(self) -> None:
         """Serve until ``request_stop``."""
+        self.run_until(lambda: self._stopping)
+
+    def run_until(self, is_done: Callable[[], bool]) -> None:
+        """Serve until this is so, whether or not a stop was requested: it is asked after whatever has happened."""
         with _prompt_threads(), self._signals():
             more = True
-            while not self._stopping:
+            while not is_done():
                 if not more:
                     self._set_alarm()
                 for fd, _ in self._epoll.poll(0 if more else None):
