@@ -34,6 +34,7 @@ from nvmeemu.subsystem.disk_media import DiskMedia
 from nvmeemu.subsystem.formats import Format
 from nvmeemu.subsystem.identity import Identity
 from nvmeemu.subsystem.namespace import Namespace, Namespaces
+from nvmeemu.subsystem.subsystem import Subsystem
 from nvmeemu.testing import ACQ, AQA, ASQ, CC, ManualWorker, Ram, VirtualClock
 from operations import ENTRIES, OPERATIONS, Operation
 
@@ -81,7 +82,9 @@ class Machine:
         other = Disk(1 << 16, block, has_now=True, volatile_cache=False, read_only=False)
         for nsid, disk in ((1, self.disk), (3, other)):
             namespaces.add(Namespace(nsid, DiskMedia(disk, Format(block), self.worker)))
-        self.controller = Controller(self.ram, self.clock, namespaces, Identity(serial="FUZZ0001"), self.limits)
+        self.controller = Controller(
+            self.ram, self.clock, Subsystem(Identity(serial="FUZZ0001"), namespaces, self.clock), self.limits
+        )
         self.tell = tell
         self.judge = Judge(self.controller, self.guest, self.disk, self.is_wild, tell)
         self.builder = commands.Builder(self.guest, self.judge, self.limits, self.is_wild)

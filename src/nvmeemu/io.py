@@ -41,7 +41,7 @@ from nvmeemu.subsystem.namespace import Namespace
 
 def read(request: Request[ReadWrite]) -> Result:
     """Base 1.4, 6.9."""
-    command, health = request.command, request.controller.health
+    command, health = request.command, request.controller.subsystem.health
     namespace, slba, length = _extent(request)
     media = request.media(namespace)
     views = request.places(length)
@@ -60,7 +60,7 @@ def read(request: Request[ReadWrite]) -> Result:
 
 def write(request: Request[ReadWrite]) -> Result:
     """Base 1.4, 6.15. With FUA, or with the write cache off, it is durable when it completes."""
-    health = request.controller.health
+    health = request.controller.subsystem.health
     namespace, slba, length = _extent(request)
     namespace.check_writable()
     media = request.media(namespace)
@@ -76,7 +76,7 @@ def write(request: Request[ReadWrite]) -> Result:
 
 def compare(request: Request[ReadWrite]) -> Result:
     """Base 1.4, 6.4: the host's data against the medium's."""
-    command, health = request.command, request.controller.health
+    command, health = request.command, request.controller.subsystem.health
     namespace, slba, length = _extent(request)
     media = request.media(namespace)
     request.given(length)  # bad PRPs come before bad media
@@ -97,7 +97,7 @@ def verify(request: Request[ReadWrite]) -> Result:
     namespace = controller.namespaces[command.nsid]
     length = namespace.length(command.slba, command.nlb)
     media = request.media(namespace)
-    controller.health.bytes_read += length
+    controller.subsystem.health.bytes_read += length
     return Pending(media, VerifyBlocks(command.slba, command.nlb, _is_from_media(command, media)))
 
 

@@ -9,7 +9,6 @@ import pytest
 from conformance.tools import aer, fails, identify_controller, identify_namespace, read_command
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.spec import Cns, FeatureId, LogId, Status
-from nvmeemu.subsystem import inventory
 from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.testing import Bench, Driver
 
@@ -27,7 +26,7 @@ def changed(driver: Driver, *, rae: bool = False) -> list[int]:
 
 def add(bench: Bench, nsid: int = 3) -> Namespace:
     namespace = bench.namespace(nsid, MemoryBackend(1 << 20), identity=f"disk {nsid}")
-    inventory.add(bench.controller.state, namespace)
+    bench.subsystem.add(namespace)
     bench.settle()
     return namespace
 
@@ -63,7 +62,7 @@ def test_the_list_has_what_has_changed_since_it_was_read(driver: Driver, bench: 
     assert changed(driver, rae=True) == [3, 7]
     assert changed(driver) == [3, 7]
     assert changed(driver) == []
-    inventory.remove(bench.controller.state, 3)
+    bench.subsystem.remove(3)
     assert told(driver) == [CHANGED]
     assert changed(driver) == [3]
 
@@ -73,7 +72,7 @@ def test_what_is_removed_is_an_inactive_namespace(driver: Driver, bench: Bench) 
     add(bench)
     queue = driver.create_queues(1)
     driver.write(0, b"x" * 512, nsid=3)
-    inventory.remove(bench.controller.state, 3)
+    bench.subsystem.remove(3)
     fails(driver, queue, read_command(driver.alloc(4096), nsid=3), Status.INVALID_FIELD)
     assert driver.identify(Cns.ACTIVE_NAMESPACES)[:8] == struct.pack("<2I", 1, 0)
     assert driver.identify(Cns.NAMESPACE, 3) == bytes(4096)
@@ -83,14 +82,14 @@ def test_what_is_removed_is_an_inactive_namespace(driver: Driver, bench: Bench) 
 def test_a_namespace_of_another_size_says_so_and_ends_there(driver: Driver, bench: Bench) -> None:
     queue = driver.create_queues(1)
     device = bench.controller.state
-    inventory.resize(device, 1, 16)
+    device.subsystem.resize(1, 16)
     page = identify_namespace(driver)
     assert (page.nsze, page.ncap, page.nvmcap) == (16, 16, 16 * 512)
     assert changed(driver) == [1]
     driver.read(15, 1)
     fails(driver, queue, read_command(driver.alloc(4096), slba=16), Status.LBA_OUT_OF_RANGE)
     with pytest.raises(ValueError, match="its disk has no more"):
-        inventory.resize(device, 1, 1 << 30)
+        device.subsystem.resize(1, 1 << 30)
 
 
 @pytest.mark.fact("A34", clause="Base 1.4, 7.3.2", kills=("changed-list-survives-reset",))

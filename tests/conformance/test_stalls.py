@@ -8,7 +8,6 @@ import pytest
 from conformance.tools import NewBench, TellingBackend, read_command, write_command
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.spec import Abort, AdminOpcode, DeleteQueue, NvmOpcode, ReadWrite, Status
-from nvmeemu.subsystem import inventory
 from nvmeemu.subsystem.media import MOST_HELD
 from nvmeemu.testing import Bench, Driver, QueuePair
 
@@ -104,12 +103,12 @@ def test_the_admin_queue_goes_on_and_aborts_what_waits(stalled: Bench) -> None:
 def test_what_waits_for_a_namespace_that_is_taken_away_fails(stalled: Bench) -> None:
     """And what is for its successor of the same NSID does not wait for the disk that is gone."""
     driver, queue = stalled.driver, stalled.driver.queues[1]
-    inventory.remove(stalled.controller.state, STALLED)
+    stalled.controller.state.subsystem.remove(STALLED)
     stalled.settle()
     completions = driver.drain(queue)
     assert [completion.status for completion in completions] == [Status.INVALID_FIELD] * WAITING
     new = stalled.namespace(STALLED, TellingBackend(16 * MIB), identity="new")
-    inventory.add(stalled.controller.state, new)
+    stalled.controller.state.subsystem.add(new)
     send(driver, queue, STALLED)
     assert len(stalled.worker.tasks) == 2 * FIT
     stalled.worker.finish_all()

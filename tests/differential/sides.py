@@ -96,7 +96,7 @@ class Side:
 
     def take_counts(self) -> int:
         """How many commands the engine has done itself since the last call; for SMART, too."""
-        engine, health = self.bench.engine, self.bench.controller.state.health
+        engine, health = self.bench.engine, self.bench.subsystem.health
         if engine is None:
             return 0
         counts = engine.take_counts()
@@ -109,7 +109,7 @@ class Side:
     @property
     def totals(self) -> dict[str, int]:
         """What SMART counts."""
-        health = self.bench.controller.state.health
+        health = self.bench.subsystem.health
         names = ("reads", "writes", "bytes_read", "bytes_written", "media_errors")
         return {name: getattr(health, name) for name in names}
 

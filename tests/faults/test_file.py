@@ -202,7 +202,7 @@ def test_the_hot_drive_is_slow_until_it_has_cooled_down(rig: Rig) -> None:
     assert len(rig.later(0.02)) == 1
     rig.bench.clock.advance(10)
     assert rig.run(rig.write()).status == Status.SUCCESS
-    assert rig.bench.controller.state.health.temperature < 320
+    assert rig.bench.subsystem.health.temperature < 320
 
 
 def _latency(rig: Rig, command: Command) -> int:

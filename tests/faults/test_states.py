@@ -9,7 +9,6 @@ import pytest
 
 from faults.rig import Rig
 from nvmeemu.spec import Status
-from nvmeemu.subsystem import inventory
 from nvmeemu.testing import INTMS
 
 OVERLAPPING: list[list[Any]] = [
@@ -24,7 +23,8 @@ def state(rig: Rig) -> tuple[Any, ...]:
     """All that these faults change."""
     device = rig.bench.controller.state
     namespaces = [(one.nsid, one.blocks, one.read_only) for one in device.namespaces]
-    return device.health.temperature, device.health.spare, device.health.is_degraded, namespaces
+    health = device.subsystem.health
+    return health.temperature, health.spare, health.is_degraded, namespaces
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))
@@ -42,7 +42,7 @@ def test_the_drive_is_as_before_in_the_end(rig: Rig, actions: list[Any], order: 
 
 @pytest.mark.kills("the-oldest-temperature-counts", "layers-end-in-reverse-order")
 def test_the_ones_that_are_left_still_work(rig: Rig) -> None:
-    health = rig.bench.controller.state.health
+    health = rig.bench.subsystem.health
     hot = rig.add({"smart": {"temperature": 360}})
     rig.add({"smart": {"temperature": 350}})
     assert health.temperature == 350  # the newest counts
@@ -66,7 +66,7 @@ def test_the_ones_that_are_left_still_work(rig: Rig) -> None:
 def test_what_a_user_changes_meanwhile_stays(rig: Rig) -> None:
     device = rig.bench.controller.state
     fault = rig.add({"shrink": 1, "blocks": 8})
-    inventory.resize(device, 1, 100)
+    device.subsystem.resize(1, 100)
     rig.faults.remove(fault)
     assert device.namespaces.active[1].blocks == 100
 

@@ -21,6 +21,7 @@ from nvmeemu.ports import Mirrors
 from nvmeemu.subsystem.identity import DEVICE_ID, VENDOR_ID, Identity, serial_of
 from nvmeemu.subsystem.media import Media
 from nvmeemu.subsystem.namespace import Namespace, Namespaces
+from nvmeemu.subsystem.subsystem import Subsystem
 from nvmeemu.vfio import Loop, PciHost, PciIdentity, ServeError, Server
 from nvmeemu.vfio import check as check_socket
 
@@ -69,10 +70,10 @@ def _connect(
     engine = engines.start(table, loop, stack)
     limits = drive.limits_of(table)
     identity = _identity(drive, namespaces[0])
-    inventory = Namespaces(limits.namespaces)
+    subsystem = Subsystem(identity, Namespaces(limits.namespaces), loop)
     for namespace in namespaces:
-        inventory.add(namespace)
-    controller = Controller(host, loop, inventory, identity, limits, engine)
+        subsystem.add(namespace)
+    controller = Controller(host, loop, subsystem, limits, engine, table.cntlid)
     host.mirror = Mirrors(engine, controller.taps)
     trace = recording.start(table, drive.name, controller, engine, stack)
     faults = arming.arm(table, controller, given)
@@ -109,7 +110,6 @@ def _identity(drive: Drive, first: Namespace) -> Identity:
             serial=serial_of(first.identity) if table.serial is None else table.serial,
             model=table.model,
             firmware=table.firmware,
-            cntlid=drive.controller.cntlid,
             nqn=table.subnqn,
             vendor_id=VENDOR_ID if table.vendor_id is None else table.vendor_id,
             device_id=DEVICE_ID if table.device_id is None else table.device_id,

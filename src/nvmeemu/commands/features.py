@@ -262,7 +262,7 @@ def critical_warnings(controller: ControllerState) -> CriticalWarning:
     over, under = (
         value(controller, FeatureId.TEMPERATURE_THRESHOLD, which) for which in (OVER_TEMPERATURE, UNDER_TEMPERATURE)
     )
-    return controller.health.warnings(over, under)
+    return controller.subsystem.health.warnings(over, under)
 
 
 def report_warnings(controller: ControllerState) -> None:

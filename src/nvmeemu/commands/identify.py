@@ -93,7 +93,7 @@ def _oncs(controller: ControllerState) -> Oncs:
 def _controller(request: Request[Identify]) -> bytes:
     """CNS 01h."""
     controller = request.controller
-    identity, limits = controller.identity, controller.limits
+    identity, limits = controller.subsystem.identity, controller.limits
     page = IdentifyController(
         vid=identity.vendor_id,
         ssvid=identity.vendor_id,
@@ -102,7 +102,7 @@ def _controller(request: Request[Identify]) -> bytes:
         fr=identity.firmware,
         rab=6,
         mdts=limits.mdts,
-        cntlid=identity.cntlid,
+        cntlid=controller.cntlid,
         ver=VERSION,
         rtd3e=_SHUTDOWN_TIME,
         oaes=log_pages.notices(controller),

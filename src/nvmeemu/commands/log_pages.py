@@ -109,11 +109,11 @@ def _errors(request: Request[GetLogPage]) -> bytes:
 def _smart(request: Request[GetLogPage]) -> bytes:
     controller = request.controller
     controller.collect_counts()
-    return controller.health.page(controller.errors.count, critical_warnings(controller))
+    return controller.subsystem.health.page(controller.errors.count, critical_warnings(controller))
 
 
 def _firmware(request: Request[GetLogPage]) -> bytes:
-    return bytes(FirmwareSlotLog(afi=int(Afi(active=1)), frs1=request.controller.identity.firmware))
+    return bytes(FirmwareSlotLog(afi=int(Afi(active=1)), frs1=request.controller.subsystem.identity.firmware))
 
 
 def _changed_namespaces(request: Request[GetLogPage]) -> bytes:

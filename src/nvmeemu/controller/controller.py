@@ -14,6 +14,7 @@ from functools import partial
 
 from nvmeemu import admin, io, regs
 from nvmeemu.commands.features import report_warnings
+from nvmeemu.controller import changes
 from nvmeemu.controller.events import Event
 from nvmeemu.controller.executor import Executor
 from nvmeemu.controller.limits import Limits
@@ -42,9 +43,8 @@ from nvmeemu.spec import (
     LogId,
     words,
 )
-from nvmeemu.subsystem.identity import Identity
 from nvmeemu.subsystem.media import MediaError, flush_all, run
-from nvmeemu.subsystem.namespace import Namespaces
+from nvmeemu.subsystem.subsystem import Subsystem
 
 log = logging.getLogger(__name__)
 
@@ -60,13 +60,14 @@ class Controller:
         self,
         host: Host,
         clock: Clock,
-        namespaces: Namespaces,
-        identity: Identity,
+        subsystem: Subsystem,
         limits: Limits | None = None,
         engine: Engine | None = None,
+        cntlid: int = 1,
     ) -> None:
         limits = limits or Limits()
-        self.state = ControllerState(host, clock, identity, namespaces, limits, admin.COMMANDS, io.COMMANDS, engine)
+        self.state = ControllerState(host, clock, subsystem, limits, admin.COMMANDS, io.COMMANDS, engine, cntlid=cntlid)
+        subsystem.controllers.append(self)
         self.vectors = limits.vectors
         self._stride = limits.stride
         if limits.dstrd and self.bar0_shared is not None:
@@ -138,6 +139,10 @@ class Controller:
             self.state.engine.resume()
         self._executor.memory_changed()
 
+    def namespace_changed(self, nsid: int) -> None:
+        """A namespace of the subsystem has come, gone or changed."""
+        changes.namespace_changed(self.state, nsid)
+
     def interrupts_changed(self) -> None:
         """MSI-X was enabled or disabled, or the VMM takes its messages at another place."""
         engine = self.state.engine
@@ -162,7 +167,7 @@ class Controller:
     def reset(self) -> None:
         """A reset of the PCI function: everything, AQA, ASQ and ACQ too (Base 1.4, 7.3.2)."""
         if self._cc.en and self.status.shst == SHST_NORMAL:
-            self.state.health.unsafe_shutdowns += 1  # the host is gone, or has pulled the plug, without a word
+            self.state.subsystem.health.unsafe_shutdowns += 1  # the host has gone, or pulled the plug, without a word
         self._registers[regs.CC] = 0
         self._stop()
         self._reset_registers()
@@ -215,7 +220,7 @@ class Controller:
     ) -> None:
         """Change what the SMART log says: the composite temperature in kelvin, the available spare in percent, and
         whether the media can no longer be relied upon. The host is told of new critical warnings that it asked for."""
-        health = self.state.health
+        health = self.state.subsystem.health
         health.temperature = health.temperature if temperature is None else temperature
         health.spare = health.spare if spare is None else spare
         health.is_degraded = health.is_degraded if is_degraded is None else is_degraded

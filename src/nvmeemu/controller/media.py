@@ -92,7 +92,7 @@ class MediaAccess:
         if isinstance(error, MediaError):
             status = STATUS_OF[error.kind]
             self._complain(status, error)
-            self._controller.health.media_errors += 1
+            self._controller.subsystem.health.media_errors += 1
             raise CommandFailed(status, dnr=error.is_lasting, lba=error.lba)
         if error is not None:
             raise error

@@ -1,4 +1,4 @@
-"""What the commands of a controller work on: its identity, namespaces, queues, features and logs."""
+"""What the commands of a controller work on: its subsystem, namespaces, queues, features and logs."""
 
 from __future__ import annotations
 
@@ -26,9 +26,8 @@ from nvmeemu.spec import (
     Oacs,
     Oncs,
 )
-from nvmeemu.subsystem.health import ErrorLog, Health
-from nvmeemu.subsystem.identity import Identity
-from nvmeemu.subsystem.namespace import Namespaces
+from nvmeemu.subsystem.health import ErrorLog
+from nvmeemu.subsystem.subsystem import Subsystem
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,7 @@ class ControllerState:
 
     host: Host
     clock: Clock
-    identity: Identity
-    namespaces: Namespaces
+    subsystem: Subsystem
     limits: Limits = field(default_factory=Limits)
     admin_commands: Mapping[int, Offer] = field(default_factory=dict)
     io_commands: Mapping[int, Offer] = field(default_factory=dict)
@@ -78,10 +76,12 @@ class ControllerState:
     shadow: ShadowDoorbells | None = None
     interrupt_mask: int = 0  # INTMS and INTMC: a bit for each vector
     entry_sizes: EntrySizes = EntrySizes()
+    cntlid: int = 1
     sqs: dict[int, SubmissionQueue] = field(default_factory=dict)
     cqs: dict[int, CompletionQueue] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.namespaces = self.subsystem.namespaces  # those that are attached: all of them
         if self.namespaces.nn != self.limits.namespaces:
             raise ValueError(f"NN is {self.namespaces.nn} or {self.limits.namespaces}")
         self.features: dict[tuple[int, int], int] = {}  # values that the host has set: (FID, which) -> value
@@ -96,7 +96,6 @@ class ControllerState:
         self.coalescing = Coalescing(self.clock, self.engine, self.interrupts.send)
         self.changed_namespaces: set[int] = set()  # that the host has not read of
         self.errors = ErrorLog()
-        self.health = Health(self.clock)
         self.had_io_queues = False
         self.told = CriticalWarning(0)  # the warnings that hold and that the host has been told
         self.reset_at = self.clock.now()  # seconds; where Timestamp begins
@@ -188,10 +187,11 @@ class ControllerState:
         """Add what the engine has done to the SMART counters."""
         if self.engine is not None:
             counts = self.engine.take_counts()
-            self.health.reads += counts.reads
-            self.health.writes += counts.writes
-            self.health.bytes_read += counts.bytes_read
-            self.health.bytes_written += counts.bytes_written
+            health = self.subsystem.health
+            health.reads += counts.reads
+            health.writes += counts.writes
+            health.bytes_read += counts.bytes_read
+            health.bytes_written += counts.bytes_written
 
     def echo_admin_doorbells(self) -> None:
         """Ask for the next doorbell of the admin queue, whatever it is, because nobody looks at its shadows."""

@@ -26,7 +26,6 @@ from nvmeemu.spec import (
     NoticeEvent,
     SmartEvent,
 )
-from nvmeemu.subsystem import inventory
 from nvmeemu.subsystem.namespace import Namespace
 
 if TYPE_CHECKING:
@@ -191,9 +190,9 @@ class Vanish(_OfNamespace):
 
         def put(is_there: bool) -> None:
             if not is_there:
-                away.append(inventory.remove(device, nsid))
+                away.append(device.subsystem.remove(nsid))
             elif away:
-                inventory.add(device, away.pop())
+                device.subsystem.add(away.pop())
 
         return faults.layers.add(
             ("vanish", nsid), False, get=lambda: nsid in device.namespaces.active, put=put, combine=all
@@ -218,7 +217,7 @@ class Shrink(_OfNamespace):
 
         def put(blocks: int) -> None:
             if device.namespaces.active.get(self.nsid) is namespace:
-                inventory.resize(device, self.nsid, blocks)
+                device.subsystem.resize(self.nsid, blocks)
             else:  # it has vanished: nobody is to be told
                 namespace.blocks = blocks
 
@@ -239,7 +238,7 @@ class ReadOnly(_OfNamespace):
 
         def put(read_only: bool) -> None:
             namespace.read_only = read_only
-            inventory.changed(device, self.nsid)
+            device.subsystem.changed(self.nsid)
 
         return faults.layers.add(("read_only", namespace), True, get=lambda: namespace.read_only, put=put, combine=any)
 
@@ -272,7 +271,7 @@ class Smart(State):
         return undo_all
 
     def _start(self, faults: Faults, name: str, value: int | bool) -> Undo:
-        health, set_health = faults.controller.state.health, faults.controller.set_health
+        health, set_health = faults.controller.state.subsystem.health, faults.controller.set_health
         get, put = {
             "temperature": (lambda: health.temperature, lambda new: set_health(temperature=new)),
             "spare": (lambda: health.spare, lambda new: set_health(spare=new)),

@@ -29,6 +29,7 @@ from nvmeemu.subsystem.disk_media import DiskMedia
 from nvmeemu.subsystem.formats import Format
 from nvmeemu.subsystem.identity import Identity
 from nvmeemu.subsystem.namespace import Ids, Namespace, Namespaces
+from nvmeemu.subsystem.subsystem import Subsystem
 from nvmeemu.testing.ports import ManualWorker, Ram, VirtualClock
 from nvmeemu.trace import words
 from nvmeemu.trace.commands import Matcher, TracedCommand, by_fetch, is_reset
@@ -103,13 +104,11 @@ class _Player:
         self._worker = ManualWorker()
         try:
             limits = Limits(**description.limits)
-            self._controller = Controller(
-                self._ram,
-                self._clock,
-                _namespaces(description, backends, limits.namespaces, self._worker),
-                Identity(**description.identity or {"serial": "REPLAY"}),
-                limits,
-            )
+            told = {"serial": "REPLAY"} | description.identity
+            cntlid = told.pop("cntlid", 1)
+            namespaces = _namespaces(description, backends, limits.namespaces, self._worker)
+            subsystem = Subsystem(Identity(**told), namespaces, self._clock)
+            self._controller = Controller(self._ram, self._clock, subsystem, limits, cntlid=cntlid)
         except (TypeError, ValueError, BackendError) as error:
             raise TraceError(f"{name}: the device of this trace cannot be made: {error}") from None
         self._payload = description.payload

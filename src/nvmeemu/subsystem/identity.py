@@ -13,7 +13,7 @@ LONGEST_NQN = 223  # bytes
 
 @dataclass(frozen=True)
 class Identity:
-    """Who the controller says it is. Strings as in Identify Controller: ASCII, never empty (Base 1.4, Figure 247)."""
+    """Who the drive says it is. Strings as in Identify Controller: ASCII, never empty (Base 1.4, Figure 247)."""
 
     serial: str
     model: str = "nvmeemu NVMe Controller"
@@ -21,7 +21,6 @@ class Identity:
     vendor_id: int = VENDOR_ID
     device_id: int = DEVICE_ID
     subsystem: str = ""
-    cntlid: int = 1
     nqn: str | None = None  # of the subsystem, if it is to have a certain one
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ from nvmeemu.subsystem.disk_media import DiskMedia
 from nvmeemu.subsystem.formats import SMALLEST, Format
 from nvmeemu.subsystem.identity import Identity
 from nvmeemu.subsystem.namespace import Ids, Namespace, Namespaces
+from nvmeemu.subsystem.subsystem import Subsystem
 from nvmeemu.testing.driver import Driver
 from nvmeemu.testing.ports import ManualWorker, Ram, VirtualClock
 
@@ -29,7 +30,7 @@ class Bench:
     ``ram`` is the size of guest memory from address 0 on, or a memory of the test's own without regions. With
     ``engine="native"`` the native engine serves its I/O queues, on a thread that ``settle`` waits for; ``close`` (or
     the end of a ``with``) ends it. With ``"mapped"`` the engine also finds the doorbells in memory, where
-    ``write_bar`` puts them.
+    ``write_bar`` puts them. ``subsystem`` is that of another bench, of which this is one more controller.
     """
 
     def __init__(
@@ -42,6 +43,8 @@ class Bench:
         manual: bool = False,
         engine: str = "python",
         lanes: int = 1,
+        subsystem: Subsystem | None = None,
+        cntlid: int = 1,
     ) -> None:
         self.engine: NativeEngine | None = None
         if engine != "python":
@@ -55,11 +58,12 @@ class Bench:
         self.is_manual = manual
         self.backend = backend or MemoryBackend(16 << 20)
         limits = limits or Limits()
-        self.namespaces = Namespaces(limits.namespaces)
-        self.namespaces.add(self.namespace(1, self.backend, block_size))
-        self.controller = Controller(
-            self.ram, self.clock, self.namespaces, Identity(serial="TEST0001"), limits, self.engine
-        )
+        if subsystem is None:
+            subsystem = Subsystem(Identity(serial="TEST0001"), Namespaces(limits.namespaces), self.clock)
+            subsystem.add(self.namespace(1, self.backend, block_size))
+        self.subsystem = subsystem
+        self.namespaces = subsystem.namespaces
+        self.controller = Controller(self.ram, self.clock, subsystem, limits, self.engine, cntlid)
         self.ram.mirror = Mirrors(self.engine, self.controller.taps)
         if isinstance(ram, int) and ram:
             self.ram.map(0, ram)

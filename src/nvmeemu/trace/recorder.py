@@ -61,7 +61,7 @@ def describe(controller: Controller, *, payload: bool = False, comment: str = ""
         drive=drive,
         engine="python" if state.engine is None else "native",
         payload=payload,
-        identity=asdict(state.identity),
+        identity={**asdict(state.subsystem.identity), "cntlid": state.cntlid},
         limits=asdict(state.limits),
         namespaces=[
             {

@@ -15,7 +15,6 @@ from nvmeemu.backend import BackendError, BadRequest, in_words, parse_size
 from nvmeemu.controller.controller import Controller
 from nvmeemu.faults import Fault, FaultError, Faults
 from nvmeemu.faults.file import scenario
-from nvmeemu.subsystem import inventory
 from nvmeemu.subsystem.media import Media
 from nvmeemu.subsystem.namespace import Namespace
 
@@ -68,8 +67,8 @@ class Methods:
             "protocol": PROTOCOL,
             "version": __version__,
             "drive": self._drive,
-            "cntlid": state.identity.cntlid,
-            "serial": state.identity.serial,
+            "cntlid": state.cntlid,
+            "serial": state.subsystem.identity.serial,
             "removed": self._faults.is_removed,
             "controller": {"rdy": int(status.rdy), "cfs": int(status.cfs), "shst": status.shst},
             "queues": {"submission": sorted(state.sqs), "completion": sorted(state.cqs)},
@@ -113,7 +112,7 @@ class Methods:
         if type(number) is not int or number not in free:
             raise RpcError(FAILED, f"NSID {number!r} is taken or outside 1..{namespaces.nn}")
         namespace = self._open_disk(number, checked("namespace", {"disk": disk, **keys}))
-        inventory.add(self._state, namespace)
+        self._state.subsystem.add(namespace)
         log.info(
             "control: namespace %d is added: disk %s, %s",
             number,
@@ -124,7 +123,7 @@ class Methods:
 
     def namespace_remove(self, nsid: int) -> None:
         self._find(nsid)
-        namespace = inventory.remove(self._state, nsid)
+        namespace = self._state.subsystem.remove(nsid)
         log.info("control: namespace %d is removed: disk %s", nsid, namespace.media.identity)
         self._close_disk(namespace.media)
 
@@ -136,7 +135,7 @@ class Methods:
             blocks, rest = divmod(parse_size(str(size)), namespace.format.data_size)
             if rest:
                 raise RpcError(FAILED, f"{size} is no whole number of blocks of {namespace.format.data_size} bytes")
-        inventory.resize(self._state, nsid, blocks)
+        self._state.subsystem.resize(nsid, blocks)
         length = _size(namespace)
         log.info("control: namespace %d has %s now: disk %s", nsid, length, namespace.media.identity)
         return _namespace(namespace)

@@ -1,0 +1,20 @@
+"""What a controller does when a namespace of its subsystem comes, goes or changes: the host is told if it has asked.
+
+Base 1.4, 5.2 and Figure 147 (Namespace Attribute Changed), 5.14.1.4 (Changed Namespace List).
+"""
+
+from __future__ import annotations
+
+from nvmeemu.commands.features import is_write_cache_on, wanted_events
+from nvmeemu.controller.events import Event
+from nvmeemu.controller.state import ControllerState
+from nvmeemu.spec import EventType, LogId, Notice, NoticeEvent
+
+
+def namespace_changed(controller: ControllerState, nsid: int) -> None:
+    """Tell the host that Identify says something new of this namespace."""
+    controller.configure_engine(write_cache=is_write_cache_on(controller))
+    controller.changed_namespaces.add(nsid)
+    if Notice.NAMESPACE_ATTRIBUTE in Notice(wanted_events(controller).notices):
+        notice = Event(EventType.NOTICE, NoticeEvent.NAMESPACE_ATTRIBUTE_CHANGED, LogId.CHANGED_NAMESPACE_LIST)
+        controller.events.report(notice)

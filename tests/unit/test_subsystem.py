@@ -1,0 +1,57 @@
+"""Namespaces that come and change while hosts use others: what the engine in C and each controller is told."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+
+import pytest
+
+from nvmeemu.backend.memory import MemoryBackend
+from nvmeemu.engine.port import EngineNamespace
+from nvmeemu.spec import AdminOpcode, Cns, Command, FeatureId, LogId, Notice
+from nvmeemu.testing import Bench
+
+
+class Volatile(MemoryBackend):
+    volatile_cache = True
+
+
+@pytest.mark.kills("a-new-namespace-has-its-cache-on", "the-engine-does-not-hear-of-a-new-namespace")
+@pytest.mark.parametrize("change", ["added", "resized"])
+def test_a_namespace_that_comes_while_the_write_cache_is_off_writes_through(
+    change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Base 1.4, 5.21.1.6: the feature is the controller's, for all its namespaces."""
+    told: list[Mapping[int, EngineNamespace]] = []
+    with Bench(Volatile(1 << 20), engine="native") as bench:
+        engine = bench.controller.state.engine
+        assert engine is not None
+        monkeypatch.setattr(engine, "configure", lambda *told_with: told.append(told_with[-1]))
+        bench.driver.enable()
+        assert [disk.writes_through for disk in told[-1].values()] == [False]
+        bench.driver.set_feature(FeatureId.VOLATILE_WRITE_CACHE, 0)
+        bench.subsystem.add(bench.namespace(3, Volatile(1 << 20), identity="disk 3"))
+        if change == "resized":
+            bench.subsystem.resize(3, 100)
+            assert told[-1][3].blocks == 100
+        assert {nsid: disk.writes_through for nsid, disk in told[-1].items()} == {1: True, 3: True}
+
+
+@pytest.mark.kills("one-controller-hears-of-a-change")
+def test_every_controller_of_a_subsystem_hears_of_a_change() -> None:
+    """Base 1.4, 5.14.1.4: the list is each controller's own. They share the health, and tell who they are."""
+    with Bench() as one, Bench(subsystem=one.subsystem, cntlid=2) as two:
+        for number, bench in enumerate((one, two), 1):
+            bench.driver.enable()
+            assert int.from_bytes(bench.driver.identify(Cns.CONTROLLER)[78:80], "little") == number
+            bench.driver.set_feature(FeatureId.ASYNC_EVENT_CONFIGURATION, Notice.NAMESPACE_ATTRIBUTE)
+            bench.driver.submit(bench.driver.admin, Command(opcode=AdminOpcode.ASYNC_EVENT_REQUEST))
+        one.subsystem.add(one.namespace(3, MemoryBackend(1 << 20), identity="disk 3"))
+        for bench in (one, two):
+            bench.settle()
+            assert [one.dw0 for one in bench.driver.drain(bench.driver.admin)] == [0x040002]
+            assert bench.driver.get_log(LogId.CHANGED_NAMESPACE_LIST, 4096)[:8] == struct.pack("<2I", 3, 0)
+            assert bench.driver.identify(Cns.NAMESPACE, 3)[:8] == struct.pack("<Q", 2048)
+        one.subsystem.health.temperature = 350
+        assert two.driver.get_log(LogId.SMART, 512)[1:3] == struct.pack("<H", 350)
