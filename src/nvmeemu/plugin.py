@@ -30,6 +30,7 @@ from nvmeemu.faults.actions import ACTIONS
 from nvmeemu.faults.faults import Faults
 from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import At
+from nvmeemu.plugins import INSTALLED
 from nvmeemu.spec import CDW10, CDW11, CDW12, CDW13, CDW14, CDW15, Command, Effect, GetLogPage, Status, words
 from nvmeemu.spec.errors import CommandFailed
 from nvmeemu.spec.layout import Record, bit, bits, count, raw, uint
@@ -186,10 +187,6 @@ class Plugin:
     def describe(self) -> str:
         """What it adds, in one line."""
         return f"{self.name}: {', '.join(self._said) or 'nothing'}"
-
-
-INSTALLED: list[Plugin] = []
-"""Those that are there, in order: whoever makes a controller has them begin with it."""
 
 
 def _remove(rows: list[tuple[Extensible[Any], Any]]) -> None:

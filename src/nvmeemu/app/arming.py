@@ -8,8 +8,7 @@ from nvmeemu.backend import describe
 from nvmeemu.controller.controller import Controller
 from nvmeemu.faults import FaultError, Faults
 from nvmeemu.faults.file import FaultSet, load
-from nvmeemu.plugin import INSTALLED
-from nvmeemu.plugins import ocp
+from nvmeemu.plugins import INSTALLED, InstalledPlugin
 
 
 def load_all(table: ControllerTable) -> FaultSet:
@@ -29,8 +28,17 @@ def load_all(table: ControllerTable) -> FaultSet:
 def arm(table: ControllerTable, controller: Controller, given: FaultSet) -> Faults:
     """The faults, at work."""
     faults = Faults(controller, given.seed or 0)
-    for plugin in [ocp.plugin, *INSTALLED] if table.ocp else INSTALLED:
+    for plugin in [*_own(table), *INSTALLED]:
         plugin.begin(controller.state, faults)
     for fault in given.faults:
         faults.add(fault)
     return faults
+
+
+def _own(table: ControllerTable) -> list[InstalledPlugin]:
+    """The plugins of ours that this controller has by an option."""
+    if not table.ocp:
+        return []
+    from nvmeemu.plugins import ocp  # start-up
+
+    return [ocp.plugin]

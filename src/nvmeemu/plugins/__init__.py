@@ -1,1 +1,24 @@
-"""Plugins of our own, made of nothing but what users' plugins have: docs/extend.md."""
+"""The plugins that this process has, and in files beside this one those of our own.
+
+Our own are made of nothing but what users' plugins have (docs/extend.md). ``nvmeemu.plugin`` is what they are made of.
+A process without plugins does not load it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from nvmeemu.controller.state import ControllerState
+from nvmeemu.faults.faults import Faults
+
+
+class InstalledPlugin(Protocol):
+    """A ``nvmeemu.plugin.Plugin``."""
+
+    def begin(self, controller: ControllerState, faults: Faults) -> None:
+        """A controller begins: give it what it has of its own."""
+        ...
+
+
+INSTALLED: list[InstalledPlugin] = []
+"""In order. Whoever makes a controller has them begin with it."""

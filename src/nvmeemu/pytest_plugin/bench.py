@@ -7,7 +7,7 @@ from pathlib import Path
 from nvmeemu.backend import parse_size
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.faults import Faults
-from nvmeemu.plugin import INSTALLED
+from nvmeemu.plugins import INSTALLED
 from nvmeemu.ports import Clock
 from nvmeemu.pytest_plugin.commands import Trace
 from nvmeemu.pytest_plugin.options import DriveOptions
