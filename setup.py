@@ -60,7 +60,7 @@ class BuildModules(build_ext):
 
         (work / "nvme_spec.h").write_text(header())
         ext.sources = [
-            _bind(ENGINE, NATIVE / "api.h", "engine.h", work),
+            _bind(ENGINE, NATIVE / "api.h", "interface.h", work),
             *(os.path.relpath(source, HERE) for source in sorted(NATIVE.glob("*.c"))),
         ]
         macros, libraries = [], []
@@ -76,7 +76,7 @@ class BuildModules(build_ext):
             *macros,
             *library.OUR_WARNINGS,
         ]
-        ext.extra_compile_args = [f"-I{work}", f"-I{NATIVE}", *flags]
+        ext.extra_compile_args = [f"-I{work}", f"-iquote{NATIVE}", *flags]  # its names are nobody else's
         ext.extra_link_args = ["-pthread", *libraries]
 
     def _compile_library(self, ext: Any, tree: Path, copy: Path) -> None:

@@ -62,7 +62,7 @@ build() {
     # shellcheck disable=SC2046  # a list of flags
     clang -g -O1 -std=gnu11 -D_FILE_OFFSET_BITS=64 -DHAVE_LIBURING -DHAVE_LIBISAL \
         -DSLOW_WRITE=10000 -DSLOW_TIME=0 -pthread -Wall -Wextra -Werror "$@" \
-        -I"$work" -I"$source" -Ifuzz/native "$source"/*.c fuzz/native/*.c $(pkg-config --libs liburing libisal) -o "$work/$name"
+        -I"$work" -iquote "$source" -iquote fuzz/native "$source"/*.c fuzz/native/*.c $(pkg-config --libs liburing libisal) -o "$work/$name"
 }
 
 if [ -n "$coverage" ]; then

@@ -74,7 +74,7 @@ build_inputs() {
     {
         echo "$lib" "$CHECKOUT"
         installed_library
-        sha256sum "$CHECKOUT"/{pyproject.toml,setup.py} "$CHECKOUT"/src/nvmeemu/{spec,layout,native/generate,vfio/library}.py \
+        sha256sum "$CHECKOUT"/{pyproject.toml,setup.py} "$CHECKOUT"/src/nvmeemu/{spec/*,engine/native/generate,vfio/library}.py \
             "$CHECKOUT"/src/nvmeemu/vfio/patches/*.patch
         find "$lib/lib" "$lib/include" "$CHECKOUT/src" -name '*.[ch]' -print0 | sort -z | xargs -0r sha256sum
     } 2>/dev/null | sha256sum || true # absent files count as absent

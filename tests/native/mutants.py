@@ -63,7 +63,7 @@ class Builder:
         (self._folder / "nvme_spec.h").write_text(header())
         ffi = FFI()
         ffi.cdef((self._root / NATIVE / "api.h").read_text())
-        ffi.set_source(MODULE, '#include "engine.h"')
+        ffi.set_source(MODULE, '#include "interface.h"')
         ffi.emit_c_code(str(self._folder / "_engine.c"))
 
     def _compile_all(self, root: Path, folder: Path) -> None:
@@ -71,8 +71,8 @@ class Builder:
             self._compile(root, source, folder)
 
     def _compile(self, root: Path, source: Path, folder: Path) -> None:
-        places = (self._folder, root / NATIVE, sysconfig.get_path("include"))
-        options = (*FLAGS, *(f"-I{place}" for place in places), *(("-DHAVE_LIBURING",) if self._liburing else ()))
+        places = (f"-iquote{root / NATIVE}", f"-I{self._folder}", f"-I{sysconfig.get_path('include')}")
+        options = (*FLAGS, *places, *(("-DHAVE_LIBURING",) if self._liburing else ()))
         subprocess.run(("cc", *options, "-c", source, "-o", folder / f"{source.stem}.o"), check=True)
 
     def _compile_change(self, change: Change, folder: Path) -> None:

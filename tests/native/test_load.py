@@ -21,7 +21,7 @@ from nvmeemu.testing import Bench, QueuePair
 
 MIB = 1 << 20
 SMALL, LARGE = 512, 2 * MIB
-MOST_COMMANDS = 256  # MAX_OPS of engine.h
+MOST_COMMANDS = 256  # MAX_OPS of bounds.h
 ENTRIES = 512
 
 

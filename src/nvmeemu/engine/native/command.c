@@ -6,7 +6,19 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "bounds.h"
+#include "command.h"
 #include "engine.h"
+#include "interface.h"
+#include "lane.h"
+#include "load.h"
+#include "media.h"
+#include "news.h"
+#include "nvme_spec.h"
+#include "op.h"
+#include "prp.h"
+#include "queue.h"
+#include "trace.h"
 
 /* The bits of dword 12 that an ordinary command may have. */
 #define ORDINARY (CDW_BITS(READ_WRITE, NLB, 12) | READ_WRITE_FUA | READ_WRITE_LR)

@@ -4,7 +4,15 @@
 #include <string.h>
 #include <sys/eventfd.h>
 
+#include "bounds.h"
+#include "control.h"
+#include "doorbells.h"
 #include "engine.h"
+#include "interface.h"
+#include "lane.h"
+#include "load.h"
+#include "news.h"
+#include "queue.h"
 
 static bool list_add(struct queue_list *list, struct queue *queue)
 {
@@ -147,18 +155,6 @@ void engine_remove_cq(struct engine *engine, struct cq *cq)
     cq_free(cq);
 }
 
-/* Commands that main has not taken. */
-static void drop_punts(struct engine *engine)
-{
-    pthread_mutex_lock(&engine->punt_lock);
-    for (; engine->punt_count > 0; engine->punt_count--) {
-        atomic_fetch_sub(&engine->punts[engine->punt_first].sq->under_way, 1);
-        engine->punt_first = (engine->punt_first + 1) % engine->punt_room;
-    }
-    atomic_store(&engine->punts_full, false);
-    pthread_mutex_unlock(&engine->punt_lock);
-}
-
 void engine_drop(struct engine *engine)
 {
     for (uint32_t i = 0; i < engine->lane_count; i++) {
@@ -175,7 +171,7 @@ void engine_drop(struct engine *engine)
         }
         lane_leave(lane);
     }
-    drop_punts(engine);
+    punts_drop(engine);
     for (uint32_t i = 0; i < MAX_VECTORS; i++)
         atomic_store(&engine->vectors[i].held, 0);
     for (uint32_t i = 0; i < MAX_DOORBELLS; i++)

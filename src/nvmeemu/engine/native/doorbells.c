@@ -5,7 +5,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "doorbells.h"
 #include "engine.h"
+#include "interface.h"
+#include "lane.h"
+#include "nvme_spec.h"
+#include "queue.h"
 
 #define BAR_SIZE NVME_BAR0_LEAST /* the file is like BAR0, of which only the doorbells are used */
 

@@ -3,15 +3,21 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "bounds.h"
+#include "doorbells.h"
 #include "engine.h"
+#include "interface.h"
+#include "lane.h"
+#include "load.h"
+#include "memory.h"
+#include "news.h"
+#include "nvme_spec.h"
+#include "queue.h"
 
-#define STOP_TIME 1 /* seconds for a lane to end */
 #define MOST_PATIENCE 200000 /* nanoseconds */
 #define MOST_WATCH 1000000
 #define LONG_NAP 8000000
@@ -37,67 +43,12 @@ static void kick_all(struct engine *engine)
 
 /* --- its life ------------------------------------------------------------------------------------------------------ */
 
-static bool lane_start(struct engine *engine, struct lane *lane)
-{
-    sigset_t all, before;
-
-    lane->engine = engine;
-    lane->guest.memory = &engine->memory;
-    lane->writes.end = &lane->writes.first;
-    lane->written.end = &lane->written.first;
-    pthread_mutex_init(&lane->lock, NULL);
-    pthread_cond_init(&lane->resumed, NULL);
-    pthread_cond_init(&lane->quiet, NULL);
-    lane->eventfd = eventfd(0, EFD_CLOEXEC);
-    lane->relief_eventfd = eventfd(0, EFD_CLOEXEC);
-    if (lane->eventfd < 0 || lane->relief_eventfd < 0)
-        return false;
-    lane->ring = ring_open(lane->eventfd);
-    sigfillset(&all); /* signals are for Python's thread */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    errno = pthread_create(&lane->thread, NULL, lane_main, lane);
-    lane->is_running = errno == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return lane->is_running;
-}
-
-/* False: it waits for a disk that does not answer. */
-static bool lane_stop(struct lane *lane)
-{
-    struct timespec end;
-
-    if (lane->is_running) {
-        lane_enter(lane);
-        lane->stop = true;
-        pthread_cond_broadcast(&lane->resumed);
-        lane_leave(lane);
-        eventfd_write(lane->eventfd, 1);
-        eventfd_write(lane->relief_eventfd, 1);
-        clock_gettime(CLOCK_REALTIME, &end);
-        end.tv_sec += STOP_TIME;
-        if (pthread_timedjoin_np(lane->thread, NULL, &end) != 0 ||
-            (lane->relief_is_running && pthread_timedjoin_np(lane->relief, NULL, &end) != 0))
-            return false;
-    }
-    if (lane->ring)
-        ring_close(lane->ring);
-    free(lane->trace);
-    if (lane->eventfd >= 0)
-        close(lane->eventfd);
-    if (lane->relief_eventfd >= 0)
-        close(lane->relief_eventfd);
-    free(lane->sqs.items);
-    free(lane->cqs.items);
-    return true;
-}
-
 struct engine *engine_new(uint32_t lanes)
 {
     struct engine *engine = calloc(1, sizeof(*engine));
 
     if (!engine)
         return NULL;
-    pthread_mutex_init(&engine->punt_lock, NULL);
     engine->page_size = NVME_PAGE_MIN;
     engine->most_held = UINT32_MAX;
     if (sysconf(_SC_NPROCESSORS_ONLN) > 1) { /* the host may run on another one, though this process may not */
@@ -111,12 +62,10 @@ struct engine *engine_new(uint32_t lanes)
         engine->vectors[i].fd = -1;
     engine->eventfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     engine->lanes = calloc(lanes, sizeof(*engine->lanes));
-    engine->punt_room = MAX_REPORTS;
-    engine->punts = calloc(engine->punt_room, sizeof(*engine->punts));
-    bool is_good = engine->eventfd >= 0 && engine->lanes && engine->punts && loads_new(engine, lanes);
+    bool is_good = engine->eventfd >= 0 && engine->lanes && punts_new(engine) && loads_new(engine, lanes);
     for (uint32_t i = 0; is_good && i < lanes; i++) {
         engine->lane_count++;
-        engine->lanes[i].eventfd = engine->lanes[i].relief_eventfd = -1;
+        engine->lanes[i].eventfd = engine->lanes[i].handover.eventfd = -1;
         is_good = lane_start(engine, &engine->lanes[i]);
     }
     if (is_good)
@@ -146,7 +95,7 @@ void engine_free(struct engine *engine)
     free(engine->cqs.items);
     free(engine->memory.regions);
     loads_free(engine);
-    free(engine->punts);
+    punts_free(engine);
     free(engine->lanes);
     free(engine);
 }

@@ -1,24 +1,27 @@
-/* A lane's thread: serves its queues in turn, and sleeps when there is nothing to do. */
+/* What the thread that drives a lane does: it serves the queues in turn, and sleeps when there is nothing to do. */
 
 #define _GNU_SOURCE
-#include <errno.h>
 #include <poll.h>
 #include <sched.h>
-#include <signal.h>
+#include <stdlib.h>
 #include <sys/eventfd.h>
-#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "bounds.h"
+#include "doorbells.h"
 #include "engine.h"
+#include "handover.h"
+#include "lane.h"
+#include "load.h"
+#include "news.h"
+#include "op.h"
+#include "queue.h"
+#include "trace.h"
+#include "uring.h"
 
 #define LEAST_PATIENCE 5000 /* nanoseconds */
 #define SHORTEST_NAP 20000
-#ifndef SLOW_WRITE /* scripts/sanitize.sh: so that the lanes' threads take turns all the time */
-#define SLOW_WRITE 1000000 /* longer than writing into the page cache takes */
-#define SLOW_TIME 1000000000 /* for so long a disk that was slow is left to the ring */
-#endif
-#define SHARED_TIME (SLOW_TIME / 10) /* so are syncs, once other commands have come meanwhile */
 #define NAP_SHARE 8 /* of the time that there has been nothing to do: what a nap may add to a command's latency */
 
 uint64_t monotonic_time(void)
@@ -159,7 +162,7 @@ static bool work(struct lane *lane)
     struct op *op;
     long result;
 
-    busy |= lane_reap(lane);
+    busy |= handover_finish_late(lane);
     busy |= load_resume(lane);
     while (lane->ring && (op = ring_reap(lane->ring, &result)) != NULL) {
         op_finish(lane, op, result);
@@ -196,7 +199,7 @@ static void look_at_all_doorbells(struct lane *lane, uint64_t time)
 
 static bool has_work(struct lane *lane)
 {
-    if (lane->written.first || load_has_ready(lane))
+    if (handover_has_late(lane) || load_has_ready(lane))
         return true;
     if (watches(lane) && doorbells_are_rung(lane->engine, lane->engine->watched))
         engine_notify(lane->engine);
@@ -314,15 +317,6 @@ static void rest(struct lane *lane)
     sleep_until(lane, lane->deadline && lane->deadline < end ? lane->deadline : end);
 }
 
-/* --- the two threads ----------------------------------------------------------------------------------------------- */
-
-void lane_note_slow(struct lane *lane)
-{
-    uint64_t time = lane->write_waits ? SHARED_TIME : SLOW_TIME;
-
-    atomic_store(&lane->engine->slow_until[lane->write_waits][lane->write_nsid], monotonic_time() + time);
-}
-
 bool lane_has_others(struct lane *lane)
 {
     for (uint32_t i = 0; i < lane->sqs.count; i++)
@@ -331,109 +325,56 @@ bool lane_has_others(struct lane *lane)
     return lane->ops > 1;
 }
 
-static void take_over(struct lane *lane)
+bool lane_round(struct lane *lane)
 {
-    if (!lane->write_waits || lane_has_others(lane)) /* how long a sync takes is nobody else's business */
-        lane_note_slow(lane);
-    atomic_store(&lane->writes_now, false);
-    atomic_store(&lane->has_relief, false);
-    lane->shift++;
-}
-
-static bool takes_long(const struct lane *lane)
-{
-    return atomic_load(&lane->writes_now) && monotonic_time() - atomic_load(&lane->write_begun) > SLOW_WRITE;
-}
-
-/* Look after the writes of the thread that drives; sleep when there are none. True: the lane is ours, with its lock.
-   False: it ends. */
-static bool stand_by(struct lane *lane)
-{
-    const struct timespec nap = {0, SLOW_WRITE};
-    eventfd_t value;
-
-    atomic_store(&lane->has_relief, true);
-    for (uint64_t seen = 0; !atomic_load(&lane->stop);) {
-        uint64_t last = atomic_load(&lane->write_begun);
-        if (takes_long(lane) && pthread_mutex_trylock(&lane->lock) == 0) {
-            if (takes_long(lane)) {
-                take_over(lane);
-                return true;
-            }
-            pthread_mutex_unlock(&lane->lock);
-        }
-        if (seen != last || atomic_load(&lane->writes_now)) {
-            seen = last;
-            nanosleep(&nap, NULL);
-            continue;
-        }
-        atomic_store(&lane->relief_sleeps, true);
-        if (atomic_load(&lane->write_begun) == seen && !atomic_load(&lane->stop))
-            eventfd_read(lane->relief_eventfd, &value);
-        atomic_store(&lane->relief_sleeps, false);
-    }
-    return false;
-}
-
-bool lane_begin_write(struct lane *lane, uint32_t nsid, bool waits)
-{
-    uint64_t time = monotonic_time();
-
-    if (!lane->relief_is_running) {
-        lane->relief_is_running = pthread_create(&lane->relief, NULL, lane_relieve, lane) == 0;
-        atomic_store(&lane->has_relief, lane->relief_is_running);
-    }
-    if (time < atomic_load_explicit(&lane->engine->slow_until[waits][nsid], memory_order_relaxed) ||
-        !atomic_load(&lane->has_relief))
+    lane_give_way(lane);
+    bool busy = work(lane);
+    if (!handover_write(lane))
         return false;
-    lane->write_nsid = nsid;
-    lane->write_waits = waits;
-    atomic_store(&lane->write_begun, time);
-    atomic_store(&lane->writes_now, true);
-    if (atomic_load(&lane->relief_sleeps) && atomic_exchange(&lane->relief_sleeps, false))
-        eventfd_write(lane->relief_eventfd, 1);
+    if (lane->ring)
+        busy |= !ring_submit(lane->ring); /* nobody would wake us */
+    signal_posted(lane);
+    if (!busy)
+        rest(lane);
+    else if (lane->idle_since)
+        learn(lane);
     return true;
 }
 
-/* With the lock, and without it in the end. */
-static void drive(struct lane *lane)
+/* --- its life ------------------------------------------------------------------------------------------------------ */
+
+bool lane_start(struct engine *engine, struct lane *lane)
 {
-    while (!atomic_load(&lane->stop)) {
-        lane_give_way(lane);
-        bool busy = work(lane);
-        if (!lane_write(lane))
-            return;
-        if (lane->ring)
-            busy |= !ring_submit(lane->ring); /* nobody would wake us */
-        signal_posted(lane);
-        if (!busy)
-            rest(lane);
-        else if (lane->idle_since)
-            learn(lane);
+    lane->engine = engine;
+    lane->guest.memory = &engine->memory;
+    pthread_mutex_init(&lane->lock, NULL);
+    pthread_cond_init(&lane->resumed, NULL);
+    pthread_cond_init(&lane->quiet, NULL);
+    lane->eventfd = eventfd(0, EFD_CLOEXEC);
+    if (lane->eventfd < 0)
+        return false;
+    lane->ring = ring_open(lane->eventfd);
+    return handover_start(lane);
+}
+
+bool lane_stop(struct lane *lane)
+{
+    if (lane->handover.has_first) {
+        lane_enter(lane);
+        lane->stop = true;
+        pthread_cond_broadcast(&lane->resumed);
+        lane_leave(lane);
+        eventfd_write(lane->eventfd, 1);
+        if (!handover_stop(lane))
+            return false;
     }
-    pthread_mutex_unlock(&lane->lock);
-}
-
-static void set_up_thread(void)
-{
-    prctl(PR_SET_NAME, "nvmeemu-lane"); /* for top(1) and the benches */
-    prctl(PR_SET_TIMERSLACK, 1); /* nanosecond: naps are short */
-}
-
-void *lane_main(void *lane)
-{
-    set_up_thread();
-    pthread_mutex_lock(&((struct lane *)lane)->lock);
-    do
-        drive(lane);
-    while (stand_by(lane));
-    return NULL;
-}
-
-void *lane_relieve(void *lane)
-{
-    set_up_thread();
-    while (stand_by(lane))
-        drive(lane);
-    return NULL;
+    if (lane->ring)
+        ring_close(lane->ring);
+    free(lane->trace);
+    if (lane->eventfd >= 0)
+        close(lane->eventfd);
+    handover_free(lane);
+    free(lane->sqs.items);
+    free(lane->cqs.items);
+    return true;
 }

@@ -3,7 +3,12 @@
 
 #include <stdlib.h>
 
+#include "bounds.h"
+#include "command.h"
 #include "engine.h"
+#include "lane.h"
+#include "load.h"
+#include "op.h"
 
 #define INDEX(lane) ((uint32_t)((lane) - (lane)->engine->lanes))
 

@@ -8,7 +8,17 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "bounds.h"
+#include "command.h"
 #include "engine.h"
+#include "interface.h"
+#include "lane.h"
+#include "media.h"
+#include "nvme_spec.h"
+#include "op.h"
+#include "prp.h"
+#include "queue.h"
+#include "trace.h"
 
 #define MOST_ZEROED (2u << 20) /* bytes of memory in one command: more takes long, and the lane has its lock */
 #define LEAST_GIVEN_BACK (64u << 10)

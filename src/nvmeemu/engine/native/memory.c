@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine.h"
+#include "memory.h"
 
 /* The number of regions that begin at or below iova. */
 static size_t regions_up_to(const struct memory *memory, uint64_t iova)

@@ -3,9 +3,22 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 
+#include "bounds.h"
+#include "control.h"
+#include "doorbells.h"
 #include "engine.h"
+#include "interface.h"
+#include "lane.h"
+#include "news.h"
+#include "nvme_spec.h"
+#include "queue.h"
 
 #define COMMANDS_PART 8 /* an eighth of the events that are taken at once may be commands */
+
+struct punt {
+    struct sq *sq;
+    struct nvme_read_write command;
+};
 
 static void wake_all(struct engine *engine)
 {
@@ -17,6 +30,30 @@ void engine_notify(struct engine *engine)
 {
     if (!atomic_exchange(&engine->notified, true))
         eventfd_write(engine->eventfd, 1);
+}
+
+bool punts_new(struct engine *engine)
+{
+    pthread_mutex_init(&engine->punt_lock, NULL);
+    engine->punt_room = MAX_REPORTS;
+    engine->punts = calloc(engine->punt_room, sizeof(*engine->punts));
+    return engine->punts != NULL;
+}
+
+void punts_free(struct engine *engine)
+{
+    free(engine->punts);
+}
+
+void punts_drop(struct engine *engine)
+{
+    pthread_mutex_lock(&engine->punt_lock);
+    for (; engine->punt_count > 0; engine->punt_count--) {
+        atomic_fetch_sub(&engine->punts[engine->punt_first].sq->under_way, 1);
+        engine->punt_first = (engine->punt_first + 1) % engine->punt_room;
+    }
+    atomic_store(&engine->punts_full, false);
+    pthread_mutex_unlock(&engine->punt_lock);
 }
 
 bool engine_punt(struct engine *engine, struct sq *sq, const struct nvme_read_write *command, bool always)

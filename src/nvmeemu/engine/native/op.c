@@ -6,7 +6,20 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "bounds.h"
+#include "command.h"
 #include "engine.h"
+#include "handover.h"
+#include "interface.h"
+#include "lane.h"
+#include "load.h"
+#include "news.h"
+#include "nvme_spec.h"
+#include "op.h"
+#include "prp.h"
+#include "queue.h"
+#include "trace.h"
+#include "uring.h"
 
 #define ALIGNMENT 4096 /* of private buffers, for O_DIRECT */
 
@@ -92,7 +105,7 @@ struct op *op_list_take(struct op_list *list)
 static bool op_begin(struct lane *lane, struct op *op)
 {
     if (op->suits_lane)
-        op_list_add(&lane->writes, op);
+        handover_add(lane, op);
     return op->suits_lane || ring_start(lane->ring, op);
 }
 
@@ -250,52 +263,8 @@ static long op_call(const struct op *op)
     return result < 0 ? -errno : result;
 }
 
-/* False: while it was written, the other thread has taken the lane over. */
-static bool write_now(struct lane *lane, struct op *op)
+void op_perform(struct op *op)
 {
-    uint32_t shift = lane->shift;
-
-    pthread_mutex_unlock(&lane->lock);
     op->result = op_call(op);
     op_heed(op, op->result);
-    lane_enter(lane);
-    if (lane->shift != shift) {
-        op_list_add(&lane->written, op);
-        lane_leave(lane);
-        lane_wake(lane);
-        return false;
-    }
-    atomic_store(&lane->writes_now, false);
-    atomic_fetch_sub(&lane->wanted, 1);
-    lane_give_way(lane); /* it may have been paused meanwhile */
-    if (op->waits && lane_has_others(lane))
-        lane_note_slow(lane);
-    op_finish(lane, op, op->result);
-    return true;
-}
-
-bool lane_write(struct lane *lane)
-{
-    struct op *op;
-
-    while ((op = op_list_take(&lane->writes)) != NULL) {
-        bool may_wait = !op->waits || !lane_has_others(lane);
-        if (may_wait && lane_begin_write(lane, op->nsid, op->waits)) {
-            if (!write_now(lane, op))
-                return false;
-        } else if (!ring_start(lane->ring, op)) {
-            op_finish(lane, op, -EAGAIN);
-        }
-    }
-    return true;
-}
-
-bool lane_reap(struct lane *lane)
-{
-    struct op *op;
-    bool any = false;
-
-    for (; (op = op_list_take(&lane->written)) != NULL; any = true)
-        op_finish(lane, op, op->result);
-    return any;
 }

@@ -4,7 +4,8 @@
 
 #include <string.h>
 
-#include "engine.h"
+#include "memory.h"
+#include "prp.h"
 
 #define PRP_SIZE 8
 

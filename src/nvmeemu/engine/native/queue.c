@@ -3,7 +3,18 @@
 
 #include <stdlib.h>
 
+#include "bounds.h"
+#include "command.h"
+#include "doorbells.h"
 #include "engine.h"
+#include "interface.h"
+#include "lane.h"
+#include "memory.h"
+#include "news.h"
+#include "nvme_spec.h"
+#include "op.h"
+#include "queue.h"
+#include "trace.h"
 
 static uint32_t ring_distance(uint32_t from, uint32_t to, uint32_t entries)
 {

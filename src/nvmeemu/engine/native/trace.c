@@ -4,6 +4,13 @@
 #include <stdlib.h>
 
 #include "engine.h"
+#include "interface.h"
+#include "lane.h"
+#include "news.h"
+#include "nvme_spec.h"
+#include "prp.h"
+#include "queue.h"
+#include "trace.h"
 
 #define RING_SIZE ((uint32_t)TRACE_RING) /* a power of two */
 

@@ -3,7 +3,9 @@
 
 #include <stdlib.h>
 
-#include "engine.h"
+#include "bounds.h"
+#include "op.h"
+#include "uring.h"
 
 #ifdef HAVE_LIBURING
 
