@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -131,6 +132,7 @@ def test_a_planted_fault_is_reported(fault: Planted, tmp_path: Path) -> None:
     (tmp_path / change.file).write_text(change.text)
     result = sanitize(fault.sanitizer, "--source", tmp_path, "-q", fault.test)
     assert result.returncode == 1
-    assert f"{fault.sanitizer}: 1 processes had something to report" in result.stderr
+    # At least one: a race need not be met in each process of the test.
+    assert re.search(rf"{fault.sanitizer}: [1-9]\d* processes had something to report", result.stderr)
     assert fault.report in result.stderr
     assert f" {fault.function} " in result.stderr  # in a stack

@@ -118,7 +118,6 @@ def test_each_has_registers_memory_and_interrupts_of_its_own(
     other_memory.close()
 
 
-@pytest.mark.kills("only-the-last-one-has-more", "who-has-more-keeps-the-others-waiting")
 def test_who_always_has_more_to_do_keeps_no_other_one_waiting(
     both: ServedFake, first: VfioClient, second: VfioClient
 ) -> None:

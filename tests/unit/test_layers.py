@@ -119,10 +119,8 @@ MODULES = {name for name, _ in sources()} | COMPILED.keys()
 
 
 def statements(node: ast.AST, is_late: bool = False) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
-    """The imports that are carried out; what is imported for a type checker is no dependency."""
+    """All imports, also those for type checkers only (``if TYPE_CHECKING``): who reads the one needs the other."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-            continue
         if isinstance(child, ast.Import | ast.ImportFrom):
             yield child, is_late
         yield from statements(child, is_late or isinstance(child, ast.FunctionDef | ast.Lambda))

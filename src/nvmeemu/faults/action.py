@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+from nvmeemu.faults.disk import History
 from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import At
+from nvmeemu.faults.plan import Plan
+from nvmeemu.faults.target import Target
 from nvmeemu.faults.words import FaultError
 from nvmeemu.spec import DataTransfer
-
-if TYPE_CHECKING:
-    from nvmeemu.faults.disk import History
-    from nvmeemu.faults.faults import Faults
-    from nvmeemu.faults.plan import Plan
 
 Go = Callable[..., None]
 
@@ -61,13 +59,13 @@ class Action:
         """Whether it can change this. If not, its fault does not match."""
         return True
 
-    def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
+    def stream(self, target: Target, passage: Passage, go: Go, *payload: Any) -> None:
         """Something passes a place. Call ``go`` with what shall pass on, perhaps later, more than once or never."""
         go(*payload)
 
-    def plan(self, faults: Faults, plan: Plan) -> None:
+    def plan(self, target: Target, plan: Plan) -> None:
         """A command is about to be executed. Plan what shall be different (execute, dma, backend)."""
 
-    def read(self, faults: Faults, passage: Passage, value: bytes) -> bytes:
+    def read(self, target: Target, passage: Passage, value: bytes) -> bytes:
         """A register is read."""
         return value

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from nvmeemu.faults.action import NOTHING_PASSES, Action, Go
 from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import At
+from nvmeemu.faults.plan import Plan
+from nvmeemu.faults.target import Target
 from nvmeemu.faults.words import FaultError, flag, named, number
 from nvmeemu.spec import DNR, MORE, Status
 from nvmeemu.spec.errors import CommandFailed
-
-if TYPE_CHECKING:
-    from nvmeemu.faults.faults import Faults
-    from nvmeemu.faults.plan import Plan
 
 
 class SetStatus(Action):
@@ -49,12 +47,12 @@ class SetStatus(Action):
         if self.more and at != At.COMPLETION:
             raise FaultError("do.more: only at completion: a command that is refused always has it")
 
-    def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
+    def stream(self, target: Target, passage: Passage, go: Go, *payload: Any) -> None:
         (reply,) = payload
         field = ForcedStatus(self.status, self.dnr).field | (MORE if self.more else 0)
         go(replace(reply, dw0=0, field=field))
 
-    def plan(self, faults: Faults, plan: Plan) -> None:
+    def plan(self, target: Target, plan: Plan) -> None:
         if plan.at == At.DMA:
             plan.fail_transfer(lambda: ForcedStatus(self.status, self.dnr))
         else:
@@ -86,7 +84,7 @@ class UnknownCid(Action):
     def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
         self.cid = 0xFFFF if argument is True else number(argument, "do.unknown_cid", 0, 0xFFFF)
 
-    def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
+    def stream(self, target: Target, passage: Passage, go: Go, *payload: Any) -> None:
         (reply,) = payload
         go(replace(reply, cid=self.cid))
 
@@ -97,7 +95,7 @@ class WrongPhase(Action):
     name = "wrong_phase"
     places = (At.COMPLETION,)
 
-    def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
+    def stream(self, target: Target, passage: Passage, go: Go, *payload: Any) -> None:
         (reply,) = payload
         go(replace(reply, has_wrong_phase=not reply.has_wrong_phase))
 
@@ -111,7 +109,7 @@ class WrongSqhd(Action):
     def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
         self.head = None if argument is True else number(argument, "do.wrong_sqhd", 0, 0xFFFF)
 
-    def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
+    def stream(self, target: Target, passage: Passage, go: Go, *payload: Any) -> None:
         (reply,) = payload
         sq = reply.request.sq
         head = (sq.server.head + sq.entries // 2) % sq.entries if self.head is None else self.head

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from nvmeemu.faults import data, registers
 from nvmeemu.faults.action import NOTHING_PASSES, Action, Go
@@ -13,13 +13,11 @@ from nvmeemu.faults.disk import History
 from nvmeemu.faults.match import LAST_VALUE
 from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import At
+from nvmeemu.faults.plan import Plan
+from nvmeemu.faults.target import Target
 from nvmeemu.faults.words import FaultError, choice, number, table
 from nvmeemu.spec import NVM_COMMANDS, Command, DataTransfer, Flush, ReadWrite, Write
 from nvmeemu.spec.layout import Record
-
-if TYPE_CHECKING:
-    from nvmeemu.faults.faults import Faults
-    from nvmeemu.faults.plan import Plan
 
 R = TypeVar("R", bound=Record)
 
@@ -42,7 +40,7 @@ class Fail(Action):
         if not self.errno:
             raise FaultError(f"do.error: {argument!r} is no errno: EIO, ENOSPC, ETIMEDOUT, ...")
 
-    def plan(self, faults: Faults, plan: Plan) -> None:
+    def plan(self, target: Target, plan: Plan) -> None:
         plan.disk.errno = self.errno
 
 
@@ -58,7 +56,7 @@ class Lose(Action):
     def wanted(self, at: At) -> str:
         return "writes to a disk or flushes it"
 
-    def plan(self, faults: Faults, plan: Plan) -> None:
+    def plan(self, target: Target, plan: Plan) -> None:
         plan.disk.loses = True
 
 
@@ -78,7 +76,7 @@ class Tear(Action):
     def wanted(self, at: At) -> str:
         return super().wanted(at) if at == At.DMA else "writes to a disk: what arrives of a read is torn at dma"
 
-    def plan(self, faults: Faults, plan: Plan) -> None:
+    def plan(self, target: Target, plan: Plan) -> None:
         if plan.at == At.DMA:
             plan.spoil_transfer(lambda old, new: data.tear(old, new, self.bytes))
         else:
@@ -124,27 +122,27 @@ class Corrupt(Action):
             return True
         return self.history.knows(command.nsid, command.slba, command.nlb)
 
-    def _spoil(self, faults: Faults, value: bytes) -> bytes:
-        return data.spoil(self.kind, self.bits, faults.random, value)
+    def _spoil(self, target: Target, value: bytes) -> bytes:
+        return data.spoil(self.kind, self.bits, target.random, value)
 
-    def _spoil_number(self, faults: Faults, value: int, size: int) -> int:
-        return int.from_bytes(self._spoil(faults, value.to_bytes(size, "little")), "little")
+    def _spoil_number(self, target: Target, value: int, size: int) -> int:
+        return int.from_bytes(self._spoil(target, value.to_bytes(size, "little")), "little")
 
-    def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
+    def stream(self, target: Target, passage: Passage, go: Go, *payload: Any) -> None:
         if passage.at == At.REGISTER:
-            go(payload[0], self._spoil(faults, payload[1]))
+            go(payload[0], self._spoil(target, payload[1]))
         elif passage.at == At.DOORBELL:
-            go(payload[0], self._spoil_number(faults, payload[1], 2))
+            go(payload[0], self._spoil_number(target, payload[1], 2))
         elif passage.at == At.FETCH:
-            go(self._spoil(faults, payload[0]))
+            go(self._spoil(target, payload[0]))
         else:
             (reply,) = payload
-            go(replace(reply, dw0=self._spoil_number(faults, reply.dw0, 4)))
+            go(replace(reply, dw0=self._spoil_number(target, reply.dw0, 4)))
 
-    def read(self, faults: Faults, passage: Passage, value: bytes) -> bytes:
-        return self._spoil(faults, value)
+    def read(self, target: Target, passage: Passage, value: bytes) -> bytes:
+        return self._spoil(target, value)
 
-    def plan(self, faults: Faults, plan: Plan) -> None:
+    def plan(self, target: Target, plan: Plan) -> None:
         if self.history is not None and isinstance(plan.request.command, Write):
             plan.disk.loses = True
         elif self.history is not None:
@@ -152,9 +150,9 @@ class Corrupt(Action):
         elif self.kind == "stale":
             plan.spoil_transfer(data.lose)
         elif plan.at == At.DMA:
-            plan.spoil_transfer(lambda old, new: self._spoil(faults, new))
+            plan.spoil_transfer(lambda old, new: self._spoil(target, new))
         else:
-            seed = faults.random.getrandbits(32)  # now: the disk is read on another thread
+            seed = target.random.getrandbits(32)  # now: the disk is read on another thread
             plan.disk.spoil = lambda value: data.spoil(self.kind, self.bits, data.random_of(seed), value)
 
     def check(self, at: At, matched: Mapping[str, Any]) -> None:
@@ -196,7 +194,7 @@ class Set(Action):
             else:
                 number(value, f"do.set.{key}", 0, most[at][key])
 
-    def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
+    def stream(self, target: Target, passage: Passage, go: Go, *payload: Any) -> None:
         values = self.values
         if passage.at == At.REGISTER:
             go(payload[0], self._register(payload[0], payload[1]))
@@ -211,7 +209,7 @@ class Set(Action):
             (reply,) = payload
             go(replace(reply, **values))
 
-    def read(self, faults: Faults, passage: Passage, value: bytes) -> bytes:
+    def read(self, target: Target, passage: Passage, value: bytes) -> bytes:
         return self._register(passage.offset, value)
 
     def applies(self, passage: Passage) -> bool:

@@ -24,6 +24,7 @@ from nvmeemu.faults.places import At
 from nvmeemu.faults.plan import Plan, Stopped
 from nvmeemu.faults.registers import only
 from nvmeemu.faults.states import State
+from nvmeemu.faults.target import Lasting, Undo
 from nvmeemu.faults.when import Trigger
 from nvmeemu.faults.words import FaultError
 from nvmeemu.spec import Configuration, ControllerStatus
@@ -59,7 +60,7 @@ class Faults(Interceptor):
         self._places: frozenset[At] = frozenset()  # where there are faults: nowhere else is anything asked
         self._ids = itertools.count(1)
         self._is_fatal = False  # CSTS.CFS: nothing is completed until a reset
-        self._states: dict[State, Callable[[], None]] = {}  # what lasts, and how to end it
+        self._states: dict[Lasting, Undo] = {}  # what lasts, and how to end it
 
     # --- for users
 
@@ -138,7 +139,7 @@ class Faults(Interceptor):
 
     # --- for actions
 
-    def begin(self, state: State) -> None:
+    def begin(self, state: Lasting) -> None:
         """Begin a state of the device, unless it lasts already."""
         if state in self._states:
             return
@@ -157,12 +158,12 @@ class Faults(Interceptor):
         elif state.seconds is not None:
             self.clock.call_later(state.seconds, partial(self._expire, state, self._states[state]))
 
-    def _expire(self, state: State, undo: Callable[[], None]) -> None:
+    def _expire(self, state: Lasting, undo: Undo) -> None:
         """It ends, unless it has ended before and begun anew."""
         if self._states.get(state) is undo:
             self.end(state)
 
-    def end(self, state: State) -> None:
+    def end(self, state: Lasting) -> None:
         """End the state, if it lasts."""
         undo = self._states.pop(state, None)
         if undo is not None:

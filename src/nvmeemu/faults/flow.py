@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from nvmeemu.faults import data
 from nvmeemu.faults.action import NOTHING_PASSES, Action, Go
 from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import At
+from nvmeemu.faults.plan import Plan
+from nvmeemu.faults.target import Target
 from nvmeemu.faults.words import seconds
-
-if TYPE_CHECKING:
-    from nvmeemu.faults.faults import Faults
-    from nvmeemu.faults.plan import Plan
 
 
 class Delay(Action):
@@ -32,15 +30,15 @@ class Delay(Action):
         self.seconds = seconds(argument, "do.delay")
         self.jitter = seconds(options.get("jitter", 0), "do.jitter")
 
-    def _choose(self, faults: Faults) -> float:
-        return self.seconds + (faults.random.uniform(0, self.jitter) if self.jitter else 0)
+    def _choose(self, target: Target) -> float:
+        return self.seconds + (target.random.uniform(0, self.jitter) if self.jitter else 0)
 
-    def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
-        faults.kept.later(self._choose(faults), passage.at, lambda: go(*payload))
+    def stream(self, target: Target, passage: Passage, go: Go, *payload: Any) -> None:
+        target.kept.later(self._choose(target), passage.at, lambda: go(*payload))
 
-    def plan(self, faults: Faults, plan: Plan) -> None:
-        wait = self._choose(faults)
-        plan.park(lambda request, resume: faults.kept.later(wait, At.EXECUTE, resume))
+    def plan(self, target: Target, plan: Plan) -> None:
+        wait = self._choose(target)
+        plan.park(lambda request, resume: target.kept.later(wait, At.EXECUTE, resume))
 
 
 class Drop(Action):
@@ -51,10 +49,10 @@ class Drop(Action):
     reasons: ClassVar = {At.NOW: NOTHING_PASSES}
     ends = True
 
-    def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
+    def stream(self, target: Target, passage: Passage, go: Go, *payload: Any) -> None:
         pass
 
-    def plan(self, faults: Faults, plan: Plan) -> None:
+    def plan(self, target: Target, plan: Plan) -> None:
         if plan.at == At.DMA:
             plan.spoil_transfer(data.lose)
         else:
@@ -73,10 +71,10 @@ class Duplicate(Action):
         At.NOW: NOTHING_PASSES,
     }
 
-    def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
+    def stream(self, target: Target, passage: Passage, go: Go, *payload: Any) -> None:
         go(*payload)
         if passage.at == At.EVENT:  # the second one shall not wait until the host has looked at the first
-            faults.controller.state.events.was_read(payload[0].log)
+            target.controller.state.events.was_read(payload[0].log)
         go(*payload)
 
 
@@ -97,9 +95,9 @@ class Reorder(Action):
         super().__init__(argument, options)
         self.within = seconds(options.get("within", 1.0), "do.within")
 
-    def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
-        faults.kept.behind_next(passage.at, self.within, lambda: go(*payload))
+    def stream(self, target: Target, passage: Passage, go: Go, *payload: Any) -> None:
+        target.kept.behind_next(passage.at, self.within, lambda: go(*payload))
 
-    def plan(self, faults: Faults, plan: Plan) -> None:
+    def plan(self, target: Target, plan: Plan) -> None:
         # behind the completion of another one: what has only begun may still come later than this
-        plan.park(lambda request, resume: faults.kept.behind_next(At.EXECUTE, self.within, resume))
+        plan.park(lambda request, resume: target.kept.behind_next(At.EXECUTE, self.within, resume))

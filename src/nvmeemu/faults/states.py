@@ -6,7 +6,7 @@ They can fire at every place, for example at the hundredth write. "now" is when 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from nvmeemu.controller.bounds import MOST_NAMESPACES
 from nvmeemu.controller.events import Event
@@ -15,6 +15,8 @@ from nvmeemu.faults.layers import last
 from nvmeemu.faults.match import LAST_VECTOR
 from nvmeemu.faults.passage import PIN, Passage
 from nvmeemu.faults.places import PLACES, At
+from nvmeemu.faults.plan import Plan
+from nvmeemu.faults.target import Target, Undo
 from nvmeemu.faults.words import FaultError, choice, flag, number, seconds, table
 from nvmeemu.spec import (
     SHST_COMPLETE,
@@ -28,11 +30,6 @@ from nvmeemu.spec import (
 )
 from nvmeemu.subsystem.namespace import Namespace
 
-if TYPE_CHECKING:
-    from nvmeemu.faults.faults import Faults
-    from nvmeemu.faults.plan import Plan
-
-Undo = Callable[[], None]
 _EVENTS = {
     "smart": Event(EventType.SMART, SmartEvent.TEMPERATURE, LogId.SMART),
     "error": Event(EventType.ERROR, ErrorEvent.INVALID_DOORBELL_VALUE, LogId.ERROR_INFORMATION),
@@ -49,11 +46,8 @@ class State(Action):
     options: ClassVar[tuple[str, ...]] = ("seconds",)
     lasts = True
     stops = False
-    """Whether all commands are gone when it begins."""
     holds = False
-    """No command is fetched and none completed as long as it lasts, or until a reset; then all goes on."""
     silent = False
-    """As long as it lasts, nothing of the host reaches the device, and nothing of the device the host."""
 
     def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
         self.seconds = seconds(options["seconds"], "do.seconds") if "seconds" in options else None
@@ -64,27 +58,27 @@ class State(Action):
         if argument is not True:
             raise FaultError(f"do.{self.name}: takes no argument, but has {argument!r}")
 
-    def start(self, faults: Faults) -> Undo:
+    def start(self, target: Target) -> Undo:
         return lambda: None
 
-    def view(self, faults: Faults, status: ControllerStatus) -> None:
+    def view(self, target: Target, status: ControllerStatus) -> None:
         """Change what the host sees in CSTS."""
 
-    def configured(self, faults: Faults, enable: bool) -> None:
+    def configured(self, target: Target, enable: bool) -> None:
         """The host writes CC."""
 
-    def stream(self, faults: Faults, passage: Passage, go: Go, *payload: Any) -> None:
-        faults.begin(self)
+    def stream(self, target: Target, passage: Passage, go: Go, *payload: Any) -> None:
+        target.begin(self)
         if not self.stops:
             go(*payload)
 
-    def plan(self, faults: Faults, plan: Plan) -> None:
-        faults.begin(self)
+    def plan(self, target: Target, plan: Plan) -> None:
+        target.begin(self)
         if self.stops and plan.at != At.DMA:  # there the transfer is stopped
             plan.park(lambda request, resume: None)
 
-    def read(self, faults: Faults, passage: Passage, value: bytes) -> bytes:
-        faults.begin(self)
+    def read(self, target: Target, passage: Passage, value: bytes) -> bytes:
+        target.begin(self)
         return value
 
 
@@ -96,8 +90,8 @@ class Fatal(State):
     lasts = False
     stops = True
 
-    def start(self, faults: Faults) -> Undo:
-        faults.controller.fail("a fault")
+    def start(self, target: Target) -> Undo:
+        target.controller.fail("a fault")
         return lambda: None
 
 
@@ -109,7 +103,7 @@ class Ready(State):
     def _take(self, argument: Any) -> None:
         self.value = bool(number(int(argument) if isinstance(argument, bool) else argument, "do.rdy", 0, 1))
 
-    def view(self, faults: Faults, status: ControllerStatus) -> None:
+    def view(self, target: Target, status: ControllerStatus) -> None:
         status.rdy = self.value
 
 
@@ -124,16 +118,16 @@ class SlowReady(State):
         self._until = 0.0
         self._shown = False
 
-    def start(self, faults: Faults) -> Undo:
-        self._shown = faults.controller.status.rdy
+    def start(self, target: Target) -> Undo:
+        self._shown = target.controller.status.rdy
         return lambda: None
 
-    def configured(self, faults: Faults, enable: bool) -> None:
+    def configured(self, target: Target, enable: bool) -> None:
         if enable != self._shown:
-            self._until = faults.clock.now() + self.wait
+            self._until = target.clock.now() + self.wait
 
-    def view(self, faults: Faults, status: ControllerStatus) -> None:
-        if faults.clock.now() >= self._until:
+    def view(self, target: Target, status: ControllerStatus) -> None:
+        if target.clock.now() >= self._until:
             self._shown = status.rdy
         status.rdy = self._shown
 
@@ -143,7 +137,7 @@ class EndlessShutdown(State):
 
     name = "endless_shutdown"
 
-    def view(self, faults: Faults, status: ControllerStatus) -> None:
+    def view(self, target: Target, status: ControllerStatus) -> None:
         if status.shst == SHST_COMPLETE:
             status.shst = SHST_OCCURRING
 
@@ -154,10 +148,10 @@ class Hang(State):
     name = "hang"
     holds = True
 
-    def plan(self, faults: Faults, plan: Plan) -> None:
-        faults.begin(self)
+    def plan(self, target: Target, plan: Plan) -> None:
+        target.begin(self)
         if plan.at != At.DMA:  # there the transfer is stopped
-            plan.park(lambda request, resume: faults.kept.hold(resume))
+            plan.park(lambda request, resume: target.kept.hold(resume))
 
 
 class Removal(State):
@@ -167,9 +161,9 @@ class Removal(State):
     name = "remove"
     stops = silent = True
 
-    def start(self, faults: Faults) -> Undo:
-        faults.controller.reset()
-        return faults.controller.reset  # nothing of what happened to it meanwhile is left
+    def start(self, target: Target) -> Undo:
+        target.controller.reset()
+        return target.controller.reset  # nothing of what happened to it meanwhile is left
 
 
 class _OfNamespace(State):
@@ -184,8 +178,8 @@ class Vanish(_OfNamespace):
 
     name = "vanish"
 
-    def start(self, faults: Faults) -> Undo:
-        device, nsid = faults.controller.state, self.nsid
+    def start(self, target: Target) -> Undo:
+        device, nsid = target.controller.state, self.nsid
         away: list[Namespace] = []
 
         def put(is_there: bool) -> None:
@@ -194,7 +188,7 @@ class Vanish(_OfNamespace):
             elif away:
                 device.subsystem.add(away.pop())
 
-        return faults.layers.add(
+        return target.layers.add(
             ("vanish", nsid), False, get=lambda: nsid in device.namespaces.active, put=put, combine=all
         )
 
@@ -209,8 +203,8 @@ class Shrink(_OfNamespace):
         super().__init__(argument, options)
         self.blocks = number(options["blocks"], "do.blocks", 1) if "blocks" in options else None
 
-    def start(self, faults: Faults) -> Undo:
-        device = faults.controller.state
+    def start(self, target: Target) -> Undo:
+        device = target.controller.state
         namespace = device.namespaces.active.get(self.nsid)
         if namespace is None:
             return lambda: None
@@ -222,7 +216,7 @@ class Shrink(_OfNamespace):
                 namespace.blocks = blocks
 
         blocks = self.blocks or max(1, namespace.blocks // 2)
-        return faults.layers.add(("shrink", namespace), blocks, get=lambda: namespace.blocks, put=put, combine=min)
+        return target.layers.add(("shrink", namespace), blocks, get=lambda: namespace.blocks, put=put, combine=min)
 
 
 class ReadOnly(_OfNamespace):
@@ -230,8 +224,8 @@ class ReadOnly(_OfNamespace):
 
     name = "read_only"
 
-    def start(self, faults: Faults) -> Undo:
-        device = faults.controller.state
+    def start(self, target: Target) -> Undo:
+        device = target.controller.state
         namespace = device.namespaces.active.get(self.nsid)
         if namespace is None:
             return lambda: None
@@ -240,7 +234,7 @@ class ReadOnly(_OfNamespace):
             namespace.read_only = read_only
             device.subsystem.changed(self.nsid)
 
-        return faults.layers.add(("read_only", namespace), True, get=lambda: namespace.read_only, put=put, combine=any)
+        return target.layers.add(("read_only", namespace), True, get=lambda: namespace.read_only, put=put, combine=any)
 
 
 class Smart(State):
@@ -261,8 +255,8 @@ class Smart(State):
             raise FaultError(f"do.smart: {words!r}: give some of {', '.join(parsers)}")
         self.values = {key: parsers[key](value) for key, value in words.items()}
 
-    def start(self, faults: Faults) -> Undo:
-        undo = [self._start(faults, name, value) for name, value in self.values.items()]
+    def start(self, target: Target) -> Undo:
+        undo = [self._start(target, name, value) for name, value in self.values.items()]
 
         def undo_all() -> None:
             for one in undo:
@@ -270,14 +264,14 @@ class Smart(State):
 
         return undo_all
 
-    def _start(self, faults: Faults, name: str, value: int | bool) -> Undo:
-        health, set_health = faults.controller.state.subsystem.health, faults.controller.set_health
+    def _start(self, target: Target, name: str, value: int | bool) -> Undo:
+        health, set_health = target.controller.state.subsystem.health, target.controller.set_health
         get, put = {
             "temperature": (lambda: health.temperature, lambda new: set_health(temperature=new)),
             "spare": (lambda: health.spare, lambda new: set_health(spare=new)),
             "degraded": (lambda: health.is_degraded, lambda new: set_health(is_degraded=new)),
         }[name]
-        return faults.layers.add(("smart", name), value, get=get, put=put, combine=last)
+        return target.layers.add(("smart", name), value, get=get, put=put, combine=last)
 
 
 class Flood(State):
@@ -297,21 +291,21 @@ class Flood(State):
     def _take(self, argument: Any) -> None:
         self.count = number(argument, "do.flood", 1, 1_000_000)
 
-    def start(self, faults: Faults) -> Undo:
+    def start(self, target: Target) -> Undo:
         left = self.count
         is_over = False
 
         def send() -> None:
             nonlocal left
             if is_over or not left:
-                faults.end(self)
+                target.end(self)
                 return
-            events = faults.controller.state.events
+            events = target.controller.state.events
             if events.outstanding:
                 left -= 1
                 events.was_read(self._event.log)  # or it would wait for the host to read that page
                 events.report(self._event)
-            faults.clock.call_later(self.interval, send)
+            target.clock.call_later(self.interval, send)
 
         def undo() -> None:
             nonlocal is_over
@@ -334,8 +328,8 @@ class Spurious(State):
         else:
             self.vector = 0 if argument is True else number(argument, "do.spurious", 0, LAST_VECTOR)
 
-    def start(self, faults: Faults) -> Undo:
-        interrupts = faults.controller.state.interrupts
+    def start(self, target: Target) -> Undo:
+        interrupts = target.controller.state.interrupts
         if self.vector == PIN:
             interrupts.drive(True)
             interrupts.drive(False)

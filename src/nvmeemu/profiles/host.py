@@ -14,9 +14,10 @@ from nvmeemu.faults import Faults
 from nvmeemu.faults.fault import Fault
 from nvmeemu.ports import HostMemoryError
 from nvmeemu.profiles.buffers import Buffers
+from nvmeemu.profiles.findings import DriverStopped, Findings
 from nvmeemu.profiles.interrupts import Interrupts
-from nvmeemu.profiles.items import STEP, Break, Finding, Item, Outcome
-from nvmeemu.profiles.profile import NEVER, Profile, ProfileError, ProfileNamespace
+from nvmeemu.profiles.items import STEP, Break, Outcome
+from nvmeemu.profiles.profile import Profile, ProfileError, ProfileNamespace
 from nvmeemu.profiles.queues import Queues, Waiting
 from nvmeemu.profiles.steps import (
     FunctionResetStep,
@@ -40,7 +41,6 @@ _MEMORY = spec.SQE_SIZE * 4096  # bytes: the largest admin queue
 _ALIGNED = 1 << 16  # bytes: whatever CC.MPS will be
 _LINGER = 1.0  # seconds after the last step, in which nothing may happen any more
 _LOOKS = 50  # at what is waited for
-_MOST_FINDINGS = 20
 _GONE = 0xFFFFFFFF
 
 
@@ -54,10 +54,6 @@ def _groups(steps: Iterable[Step]) -> Iterator[list[Step]]:
         group.append(step)
     if group:
         yield group
-
-
-class DriverStopped(Exception):
-    """The driver gives up."""
 
 
 def run(profile: Profile, broken: Break | None = None) -> Outcome:
@@ -82,21 +78,20 @@ def _backend(disk: ProfileNamespace) -> Backend:
 
 
 class DriverHost:
-    """``registers``: what the driver wrote last, by the offset of the whole register. ``step``: the current one."""
+    """``registers``: what the driver wrote last, by the offset of the whole register."""
 
     def __init__(self, profile: Profile, bench: Bench, fault: Mapping[str, Any] | None) -> None:
         self.profile = profile
         self.bench = bench
-        self.findings: list[Finding] = []
-        self.step: Step = profile.steps[0] if profile.steps else Step(0, "")
+        self.findings = Findings(profile, self.now)
         controller = bench.controller
         bench.ram.msix_enabled = False
         bench.driver.stride = 4 << bench.driver.capabilities.dstrd  # not a read of the driver's
         self._sink = Memory(describe(controller, comment=f"profile {profile.name}"), self.now)
         controller.observe(Recorder(self._sink, controller.state))
-        self.interrupts = Interrupts(self)
+        self.queues = Queues(bench, profile, self.findings)
+        self.interrupts = Interrupts(bench, self.queues, self.findings, self.write)
         controller.observe(self.interrupts)
-        self.queues = Queues(self)
         self.buffers = Buffers(bench.driver, {disk.nsid: disk.block_size for disk in profile.namespaces})
         self.registers: dict[int, int] = {}
         self._read_before: dict[tuple[int, int], int] = {}  # by offset and size
@@ -108,37 +103,26 @@ class DriverHost:
         """Nanoseconds."""
         return int(self.bench.clock.now() * 1_000_000_000)
 
-    def note(self, name: str, what: str = "") -> None:
-        """Note something that must not be. The driver goes on."""
-        item = Item(STEP, self.step.line) if name == STEP else Item(name)
-        if all(one.item != item for one in self.findings) and len(self.findings) < _MOST_FINDINGS:
-            self.findings.append(Finding(item, self.step, what or NEVER[name], self.now()))
-
-    def fail(self, name: str, what: str = "") -> DriverStopped:
-        """Note something that must not be. The driver gives up: raise what this returns."""
-        self.note(name, what)
-        return DriverStopped()
-
     def play(self) -> Outcome:
         """Take all steps, or those up to where the driver gives up."""
         try:
             self._probe()
             for group in _groups(self.profile.steps):
-                self.step = group[0]
+                self.findings.step = group[0]
                 self._take(group)
                 self.interrupts.serve()
             self.linger(_LINGER)
         except DriverStopped:
             pass
-        return Outcome(self.findings, self.queues.commands, self._sink.reader())
+        return Outcome(self.findings.found, self.queues.commands, self._sink.reader())
 
     def _probe(self) -> None:
         """What the driver finds before it looks at a register."""
         device, driver = self.bench.controller, self.profile
         if device.vectors > driver.most_vectors:
-            raise self.fail("too_many_vectors", f"{device.vectors} MSI-X vectors")
+            raise self.findings.fail("too_many_vectors", f"{device.vectors} MSI-X vectors")
         if device.bar0_size < driver.least_bar0:
-            raise self.fail("small_bar0", f"{device.bar0_size} bytes, not {driver.least_bar0}")
+            raise self.findings.fail("small_bar0", f"{device.bar0_size} bytes, not {driver.least_bar0}")
 
     def _take(self, group: Sequence[Step]) -> None:
         step = group[0]
@@ -188,7 +172,7 @@ class DriverHost:
         wanted = step.expected if isinstance(step.expected, int) else known[step.expected]
         if value != wanted:
             item = "unreadable_register" if step.expected == "written" else STEP
-            raise self.fail(item, f"reads as {value:#x}, not {wanted:#x}")
+            raise self.findings.fail(item, f"reads as {value:#x}, not {wanted:#x}")
 
     def _written(self, offset: int, size: int) -> int:
         start = offset - offset % 8 if offset >= regs.ASQ.offset else offset
@@ -236,15 +220,15 @@ class DriverHost:
             if getattr(ControllerStatus.of(self.read(regs.CSTS.offset, 4)), step.field) == step.value:
                 return
             self.linger(self.profile.ready / _LOOKS)
-        raise self.fail(STEP, f"not within {self.profile.ready:g} s")
+        raise self.findings.fail(STEP, f"not within {self.profile.ready:g} s")
 
     def check_alive(self) -> None:
         """Raises DriverStopped if the device is gone, or has failed."""
         value = self.read(regs.CSTS.offset, 4)
         if value == _GONE:
-            raise self.fail("fatal_status", "the device is gone: CSTS reads as all ones")
+            raise self.findings.fail("fatal_status", "the device is gone: CSTS reads as all ones")
         if ControllerStatus.of(value).cfs:
-            raise self.fail("fatal_status", "CSTS.CFS is set")
+            raise self.findings.fail("fatal_status", "CSTS.CFS is set")
 
     # --- commands
 
@@ -252,9 +236,9 @@ class DriverHost:
         """Give all these commands, and wait for all."""
         for sqid in {step.qid for step in steps}:
             if not self.queues.has(sqid):
-                raise self.fail(STEP, f"there is no queue {sqid} here")
+                raise self.findings.fail(STEP, f"there is no queue {sqid} here")
             if sum(step.times for step in steps if step.qid == sqid) > self.queues.room(sqid):
-                raise self.fail(STEP, f"queue {sqid} has room for {self.queues.room(sqid)} commands")
+                raise self.findings.fail(STEP, f"queue {sqid} has room for {self.queues.room(sqid)} commands")
         with ExitStack() as stack:
             given = []
             for step in steps:
@@ -264,13 +248,13 @@ class DriverHost:
             for sqid in dict.fromkeys(step.qid for step in steps):
                 self.queues.ring(sqid)
             self.interrupts.serve()
-            for self.step, waiting, places in given:
-                self._end(self.step, waiting, places)
+            for self.findings.step, waiting, places in given:
+                self._end(self.findings.step, waiting, places)
 
     def _end(self, step: SubmitStep, waiting: Sequence[Waiting], places: Sequence[int]) -> None:
         if step.expect.parked:
             if not step.is_aer and any(one.completion is not None for one in waiting):
-                raise self.fail(STEP, "is answered")
+                raise self.findings.fail(STEP, "is answered")
             return
         self._await(step, waiting)
         for one, place in zip(waiting, places, strict=True):
@@ -285,24 +269,25 @@ class DriverHost:
             self.interrupts.serve()
         if all(one.completion is not None for one in waiting):
             return
+        within = f"within {self.profile.deadline:g} s"
         if self.queues.is_answer_there(step.qid):
-            raise self.fail("lost_interrupt", f"a completion, but no interrupt within {self.profile.deadline:g} s")
-        raise self.fail("late_answer", f"no answer within {self.profile.deadline:g} s")
+            raise self.findings.fail("lost_interrupt", f"a completion, but no interrupt {within}")
+        raise self.findings.fail("late_answer", f"no answer {within}")
 
     def _judge(self, step: SubmitStep, waiting: Waiting, place: int) -> None:
         completion, expect = waiting.completion, step.expect
         assert completion is not None  # _await
         if expect.statuses is not None and completion.status not in expect.statuses:
-            raise self.fail(STEP, words.completion(completion))
+            raise self.findings.fail(STEP, words.completion(completion))
         if completion.status:
             return
         if expect.dw0 is not None and completion.dw0 != expect.dw0:
-            raise self.fail(STEP, f"DW0 is {completion.dw0:#x}")
+            raise self.findings.fail(STEP, f"DW0 is {completion.dw0:#x}")
         for name, relation, wanted in expect.conditions if step.structure is not None else ():
             assert step.structure is not None
             value = getattr(step.structure(self.bench.read_memory(place, spec.PAGE_MIN)), name)
             if not {">=": value >= wanted, "<=": value <= wanted, "=": value == wanted}[relation]:
-                raise self.fail(STEP, f"{name} is {value:#x}")
+                raise self.findings.fail(STEP, f"{name} is {value:#x}")
         self.queues.took_effect(waiting.command)
         if not self.buffers.check(waiting.command, step.qid, place):
-            raise self.fail("wrong_data")
+            raise self.findings.fail("wrong_data")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from nvmeemu import regs
 from nvmeemu.controller.taps import Observer
 from nvmeemu.ports import PciState
+from nvmeemu.profiles.findings import Findings
+from nvmeemu.profiles.queues import Queues
 from nvmeemu.profiles.steps import ModeStep
 from nvmeemu.queues import CompletionQueue
-
-if TYPE_CHECKING:
-    from nvmeemu.profiles.host import DriverHost
+from nvmeemu.testing.bench import Bench
 
 _MOST_ROUNDS = 10_000  # of the handler, for interrupts that follow each other
 
@@ -20,8 +20,14 @@ _MOST_ROUNDS = 10_000  # of the handler, for interrupts that follow each other
 class Interrupts(Observer):
     """Watches the device's interrupts, and is the driver's interrupt handler."""
 
-    def __init__(self, host: DriverHost) -> None:
-        self._host = host
+    def __init__(
+        self, bench: Bench, queues: Queues, findings: Findings, write: Callable[[int, int, int], None]
+    ) -> None:
+        """``write`` writes a register: its offset, its size in bytes, the value."""
+        self._bench = bench
+        self._queues = queues
+        self._findings = findings
+        self._write = write
         self._mode = "polling"
         self._masking = 0
         self._mask = 0  # INTMS, as the driver has it
@@ -35,68 +41,68 @@ class Interrupts(Observer):
 
     def interrupt(self, vector: int) -> None:
         if not self._fresh[vector]:
-            self._host.note("spurious_interrupt", f"vector {vector}, and no completion")
+            self._findings.note("spurious_interrupt", f"vector {vector}, and no completion")
 
     def pin(self, asserted: bool) -> None:
-        if self._host.bench.ram.pin_disabled:
+        if self._bench.ram.pin_disabled:
             return
         if asserted and self._mask & 1:
-            self._host.note("masked_interrupt")
+            self._findings.note("masked_interrupt")
         elif asserted and not self._fresh.total():
-            self._host.note("spurious_interrupt", "the pin, and no completion")
+            self._findings.note("spurious_interrupt", "the pin, and no completion")
 
     # --- what the driver does
 
     def learn_by(self, step: ModeStep) -> None:
         """Learn of completions in this way from here on. Only "msix" and "pin" change what the device does."""
-        self._host.queues.catch_up()
-        self._mode, self._masking, self._host.queues.is_late = step.mode, step.masking, step.is_late
+        self._queues.catch_up()
+        self._mode, self._masking, self._queues.is_late = step.mode, step.masking, step.is_late
         if step.mode != "polling":
-            self._host.bench.ram.msix_enabled = step.mode == "msix"
-            self._host.bench.controller.interrupts_changed()
+            self._bench.ram.msix_enabled = step.mode == "msix"
+            self._bench.controller.interrupts_changed()
 
     def mask(self, register: int, value: int) -> None:
         """Write INTMS or INTMC; the pin follows at once."""
         self._mask = self._mask | value if register == regs.INTMS.offset else self._mask & ~value
-        self._host.write(register, 4, value)
+        self._write(register, 4, value)
         self._look_at_pin()
 
     def set_disable(self, is_disabled: bool) -> None:
         """Set or clear Interrupt Disable in the Command register; the pin follows at once."""
-        self._host.bench.ram.pin_disabled = is_disabled
+        self._bench.ram.pin_disabled = is_disabled
         state = PciState(bus_master=True, memory_space=True, interrupt_disable=is_disabled)
-        self._host.bench.controller.pci_changed(state)
-        self._host.bench.controller.interrupts_changed()
+        self._bench.controller.pci_changed(state)
+        self._bench.controller.interrupts_changed()
         self._look_at_pin()
 
     def _look_at_pin(self) -> None:
         if self._mask & 1 and self._is_pin_up:
-            self._host.note("masked_interrupt")
+            self._findings.note("masked_interrupt")
 
     @property
     def _is_pin_up(self) -> bool:
-        return self._host.bench.ram.pin_level and not self._host.bench.ram.pin_disabled
+        return self._bench.ram.pin_level and not self._bench.ram.pin_disabled
 
     def forget(self) -> None:
         """A reset: nothing is masked, and no completion waits to be announced."""
         self._mask = 0
         self._fresh.clear()
-        self._host.bench.ram.interrupts.clear()
+        self._bench.ram.interrupts.clear()
 
     def serve(self) -> None:
         """Let the device work, and take what it has announced, until there is nothing more."""
-        self._host.bench.settle()
+        self._bench.settle()
         for _ in range(_MOST_ROUNDS):
             if not self._round():
                 return
-            self._host.bench.settle()
+            self._bench.settle()
 
     def _round(self) -> bool:
-        ram = self._host.bench.ram
+        ram = self._bench.ram
         if self._mode == "polling":
             ram.interrupts.clear()
             return self._drain(None) > 0
-        has_polled = sum(self._host.queues.drain(cqid) for cqid in self._host.queues.without_interrupts()) > 0
+        has_polled = sum(self._queues.drain(cqid) for cqid in self._queues.without_interrupts()) > 0
         if self._mode == "pin":
             if not self._is_pin_up or self._mask & 1:
                 return has_polled
@@ -117,11 +123,11 @@ class Interrupts(Observer):
             self.mask(regs.INTMC.offset, bits)
 
     def _drain(self, vector: int | None) -> int:
-        self._host.bench.settle()
+        self._bench.settle()
         taken = 0
-        for cqid in self._host.queues.of_vector(vector):
-            number = self._host.queues.drain(cqid)
-            of = self._host.queues.vector(cqid)
+        for cqid in self._queues.of_vector(vector):
+            number = self._queues.drain(cqid)
+            of = self._queues.vector(cqid)
             self._fresh[of] = max(0, self._fresh[of] - number)
             taken += number
         return taken

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from nvmeemu import spec
+from nvmeemu.profiles.findings import Findings
+from nvmeemu.profiles.profile import Profile
 from nvmeemu.spec import AsyncEventRequest, Command, Completion, CreateCq, CreateSq, GetLogPage, Status
+from nvmeemu.testing.bench import Bench
 from nvmeemu.testing.driver import QueuePair
 from nvmeemu.trace import words
-
-if TYPE_CHECKING:
-    from nvmeemu.profiles.host import DriverHost
 
 _TURN = 100e-6  # seconds that a command takes the driver
 _LOG = 512  # bytes of the log that an event names
@@ -30,9 +29,11 @@ class Waiting:
 class Queues:
     """``commands``: how many were given in all."""
 
-    def __init__(self, host: DriverHost) -> None:
-        self._host = host
-        self._driver = host.bench.driver
+    def __init__(self, bench: Bench, profile: Profile, findings: Findings) -> None:
+        self._bench = bench
+        self._driver = bench.driver
+        self._most_admin = profile.most_admin
+        self._findings = findings
         self._sqs: dict[int, QueuePair] = {}  # of each only the submission queue, or the completion queue, is used:
         self._cqs: dict[int, QueuePair] = {}  # several of the former may report to one of the latter
         self._made: dict[int, CreateCq] = {}  # by CQID
@@ -52,7 +53,7 @@ class Queues:
         self._cqs = {0: QueuePair(0, asq, acq, asqs, acqs)}
         self._cq_of = {0: 0}
         for place, size in ((asq, asqs * spec.SQE_SIZE), (acq, acqs * spec.CQE_SIZE)):
-            self._host.bench.write_memory(place, bytes(size))
+            self._bench.write_memory(place, bytes(size))
 
     def forget(self) -> None:
         """A reset: there are no queues, and no command will be answered."""
@@ -107,7 +108,7 @@ class Queues:
         self._waiting[sqid, command.cid].append(waiting)
         self._driver.submit(self._sqs[sqid], command, ring=False)
         self.commands += 1
-        self._host.bench.clock.advance(_TURN)
+        self._bench.clock.advance(_TURN)
         return waiting
 
     def ring(self, sqid: int) -> None:
@@ -121,20 +122,20 @@ class Queues:
         self._behind.clear()
 
     def _count(self) -> None:
-        now = self._host.bench.clock.now()
+        now = self._bench.clock.now()
         self._recent.append(now)
         while self._recent[0] < now - 1:
             self._recent.popleft()
-        most = self._host.profile.most_admin
+        most = self._most_admin
         if len(self._recent) > most:
-            raise self._host.fail("admin_storm", f"more than {most} admin commands in a second")
+            raise self._findings.fail("admin_storm", f"more than {most} admin commands in a second")
 
     # --- what is answered
 
     def is_answer_there(self, sqid: int) -> bool:
         """Whether a completion lies in its completion queue that nobody has looked for."""
         pair = self._cqs[self._cq_of[sqid]]
-        entry = self._host.bench.read_memory(pair.cq + pair.cq_head * spec.CQE_SIZE, spec.CQE_SIZE)
+        entry = self._bench.read_memory(pair.cq + pair.cq_head * spec.CQE_SIZE, spec.CQE_SIZE)
         return Completion(entry).phase == bool(pair.phase)
 
     def drain(self, cqid: int) -> int:
@@ -146,7 +147,7 @@ class Queues:
             number += 1
             waiting = self._waiting[completion.sqid, completion.cid]
             if not waiting:
-                raise self._host.fail("unknown_completion", f"CID {completion.cid:#x} of queue {completion.sqid}")
+                raise self._findings.fail("unknown_completion", f"CID {completion.cid:#x} of queue {completion.sqid}")
             found = waiting.popleft()
             found.completion = completion
             if isinstance(found.command, AsyncEventRequest):
@@ -162,7 +163,7 @@ class Queues:
     def _answer_event(self, completion: Completion) -> None:
         """Do as drivers do: read the log page that the event names, and give another request at once."""
         if completion.status != Status.SUCCESS:
-            self._host.note("rejected_aer", words.completion(completion))
+            self._findings.note("rejected_aer", words.completion(completion))
         elif lid := completion.dw0 >> 16 & 0xFF:
             log = GetLogPage(nsid=spec.BROADCAST, lid=lid, numd=_LOG // 4)
             log.prp1 = self._driver.alloc(_LOG)
