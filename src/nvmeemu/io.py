@@ -151,12 +151,12 @@ def _changing(request: Request[Any], media: Media, operation: WriteBlocks | Zero
 
 def _extent(request: Request[ReadWrite]) -> tuple[Namespace, int, int]:
     """Of a command that transfers its blocks: the namespace, the first block, and bytes of data."""
-    nsid, slba = _fields(request.command.data)
-    namespace = request.controller.namespaces[nsid]
-    length = namespace.length(slba, request.command.nlb)
-    most = request.controller.limits.transfer
-    if length > most:
-        why = f"{length:#x} bytes, more than MDTS, {most:#x}"
+    controller, command = request.controller, request.command
+    nsid, slba = _fields(command.data)
+    namespace = controller.namespaces[nsid]
+    length = namespace.length(slba, command.nlb)
+    if length > controller.limits.transfer:
+        why = f"{length:#x} bytes, more than MDTS, {controller.limits.transfer:#x}"
         raise CommandFailed(Status.INVALID_FIELD, location=(48, 0), why=why)
     return namespace, slba, length
 

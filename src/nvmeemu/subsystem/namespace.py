@@ -34,6 +34,7 @@ class Namespace:
         self.nsid = nsid
         self.media = media
         self.format = media.format
+        self._data_size = media.format.data_size
         self.blocks = media.blocks
         self.read_only = media.read_only
         self.identity = identity or media.identity
@@ -50,7 +51,7 @@ class Namespace:
         if slba + blocks > self.blocks:
             why = f"up to block {slba + blocks - 1:#x} of {self.blocks:#x}"
             raise CommandFailed(Status.LBA_OUT_OF_RANGE, location=(40, 0), lba=slba, why=why)
-        return blocks * self.format.data_size
+        return blocks * self._data_size
 
     def check_writable(self) -> None:
         """Raises CommandFailed(NAMESPACE_WRITE_PROTECTED) for a read-only disk."""
