@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import gc
 import io
+import re
 import resource
 import sys
 import tempfile
@@ -209,7 +210,19 @@ def _judge(task: tuple[Path, Mutant, set[str]]) -> Verdict:
     if not faults:
         faults = [f"survives {test}" for test in sorted(tests - outcome.failed.keys())]
     reasons = [outcome.failed[test] for test in sorted(tests & outcome.failed.keys())]
+    faults += [f"is out of date: {reason}" for reason in reasons if _is_of_a_name_in(mutant, reason)]
     return Verdict(mutant, len(tests), faults, reasons, time.monotonic() - begin)
+
+
+def _is_of_a_name_in(mutant: Mutant, reason: str) -> bool:
+    """The mutant itself uses what is no longer there: any test fails with that, and it proves nothing."""
+    return any(f"'{name}'" in reason for name in _words(mutant.new) - _words(mutant.old)) and bool(
+        re.match("(AttributeError|NameError|TypeError|UnboundLocalError|ImportError): ", reason)
+    )
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text))
 
 
 def _prepare_forks() -> None:
