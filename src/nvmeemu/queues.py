@@ -105,28 +105,30 @@ class SqServer(QueueServer, Protocol):
 
 
 class Ring:
-    """A circular buffer of ``entries`` entries of ``entry_size`` bytes at ``iova``."""
+    """A circular buffer of ``entries`` entries of ``entry_size`` bytes at ``iova``, as arrays of 64-bit words."""
 
     def __init__(self, host: Host, iova: int, entries: int, entry_size: int) -> None:
         self.iova = iova
         self.entries = entries
         self._host = host
         self._entry_size = entry_size
+        self._words = entry_size // 8
         self._whole: memoryview | None = None
         self._is_scattered = False
 
     def __getitem__(self, index: int) -> memoryview:
-        """The entry's bytes. Raises HostMemoryError while no memory is there."""
-        size = self._entry_size
+        """The entry's words. Raises HostMemoryError while no memory is there."""
         if self._whole is None:
+            size = self._entry_size
             if not self._is_scattered:
                 try:
-                    self._whole = self._host.view(self.iova, self.entries * size)
+                    self._whole = self._host.view(self.iova, self.entries * size).cast("Q")
                 except HostMemoryError:
                     self._is_scattered = True
             if self._whole is None:
-                return self._host.view(self.iova + index * size, size)
-        return self._whole[index * size : index * size + size]
+                return self._host.view(self.iova + index * size, size).cast("Q")
+        start = index * self._words
+        return self._whole[start : start + self._words]
 
     def forget(self) -> None:
         """The memory map is about to change: drop every view."""
@@ -153,10 +155,13 @@ class PythonCq:
         self._phase = 1
 
     def find_room(self) -> bool:
-        return not self.waiting and ((self.tail + 1) % self._entries != self.head or self._refresh())
+        return not self.waiting and self._has_room()
+
+    def _has_room(self) -> bool:
+        return (self.tail + 1) % self._entries != self.head or self._refresh()
 
     def find_memory(self) -> bool:
-        return not self.waiting or ((self.tail + 1) % self._entries == self.head and not self._refresh())
+        return not self.waiting or not self._has_room()
 
     def post(self, sqid: int, sqhd: int, cid: int, dw0: int, field: int, *, wrong_phase: bool = False) -> bool:
         if self.waiting or not self._write(sqid, sqhd, cid, dw0, field, wrong_phase):
@@ -179,10 +184,10 @@ class PythonCq:
         after = tail + 1
         if after == self._entries:
             after = 0
-        if after == self.head and not self._refresh():
+        if after == self.head and not self._has_room():
             return False
         try:
-            entry = self._ring[tail].cast("Q")
+            entry = self._ring[tail]
         except HostMemoryError:
             return False
         high = sqhd | sqid << 16 | cid << 32 | (self._phase ^ wrong_phase) << 48 | field << 49

@@ -25,7 +25,7 @@ FAULTS = (
     Mutant(
         name="one-too-many-in-a-full-queue",
         within="PythonCq._write",
-        old="after == self.head and not self._refresh()",
+        old="after == self.head and not self._has_room()",
         new="False",
         why="a completion that the host has not seen is overwritten",
     ),
