@@ -225,7 +225,8 @@ class Context:
 
     def run(self) -> Turn:
         """Handle one message if there is one. OSError(ENOTCONN): the client is gone; ProtocolError: hang up on it."""
-        fd = lib.vfu_get_poll_fd(self._ctx)
+        ctx = self._ctx
+        fd = lib.vfu_get_poll_fd(ctx)
         if self._ring is not None and lib.nvmeemu_take_doorbells(fd, *self._ring):
             return Turn.MESSAGE
         look = lib.nvmeemu_look(fd, self._message)
@@ -237,17 +238,9 @@ class Context:
                 messages.refuse(fd, message, refusal)
                 return Turn.MESSAGE
             routes = message.routes
-        elif look == lib.NVMEEMU_NOTHING:
-            return Turn.NOTHING
-        elif look == lib.NVMEEMU_PARTIAL:
-            return Turn.PARTIAL
-        elif look == lib.NVMEEMU_CHOKED:
-            return Turn.CHOKED
-        elif look == lib.NVMEEMU_TORN:
-            raise ProtocolError("it left in the middle of a message")
-        elif look == lib.NVMEEMU_NONSENSE:
-            raise ProtocolError("what it sent is no vfio-user command")
-        handled = lib.vfu_run_ctx(self._ctx)
+        elif look != lib.NVMEEMU_WHOLE:
+            return _without_message(look)
+        handled = lib.vfu_run_ctx(ctx)
         if handled < 0 or _pending.failure is not None:
             self._check(handled)
         if routes is not None:
@@ -287,6 +280,19 @@ class Context:
             raise failure
         if result < 0:
             raise OSError(code, os.strerror(code))
+
+
+def _without_message(look: int) -> Turn:
+    """There is nothing for the library, this time or (ProtocolError) ever."""
+    if look == lib.NVMEEMU_TORN:
+        raise ProtocolError("it left in the middle of a message")
+    if look == lib.NVMEEMU_NONSENSE:
+        raise ProtocolError("what it sent is no vfio-user command")
+    return {
+        lib.NVMEEMU_NOTHING: Turn.NOTHING,
+        lib.NVMEEMU_PARTIAL: Turn.PARTIAL,
+        lib.NVMEEMU_CHOKED: Turn.CHOKED,
+    }[look]
 
 
 def _store(kind: type[BaseException], failure: BaseException, traceback: Any) -> None:

@@ -25,7 +25,8 @@ from nvmeemu.vfio.sharing import Sharing
 
 log = logging.getLogger(__name__)
 
-MESSAGES_PER_TURN, TURN_TIME = 64, 0.005  # so many, and no more after so many seconds: then the others have their turn
+MESSAGES_PER_TURN = 64  # then the function, the timers and the others have their turn
+MESSAGES_PER_LOOK, TURN_TIME = 8, 0.005  # or earlier: after so many we look whether so many seconds are over
 BACKLOG = 8  # the library's own backlog of 0 turns a client away while another one is only looking
 REST_TIME = 0.002  # seconds until we look again at a client that keeps us waiting
 PATIENCE = {  # for how many seconds, and what the log says then
@@ -167,15 +168,18 @@ class Server:
 
     def _serve_messages(self) -> Turn:
         """Those that have come, as many as there is time for."""
-        end = self._loop.now() + TURN_TIME
-        for _ in range(MESSAGES_PER_TURN):
+        end = None
+        for number in range(1, MESSAGES_PER_TURN + 1):
             turn = self._context.run()
             if turn is not Turn.MESSAGE or self._pci.lost:
                 break
             self._patience = None
             self._pci.settle()
-            if self._loop.now() >= end:
-                break
+            if number % MESSAGES_PER_LOOK == 0:
+                now = self._loop.now()
+                end = now + TURN_TIME if end is None else end
+                if now >= end:
+                    break
         return turn
 
     def _wait_for_it(self, seconds: float, complaint: str) -> None:
