@@ -69,6 +69,7 @@ def _run(root: Path, test: str, table: str) -> tuple[int, str]:
     [
         pytest.param(TEST, triples("number * 3"), "mutants: 1 killed", id="killed"),
         pytest.param(TEST, triples("number + number"), "triples survives", id="survives"),
+        pytest.param(TEST, triples("number.thrice"), "triples is out of date: AttributeError", id="out-of-date"),
         pytest.param(CASES, triples("number * 3"), "test_thing.py::test_double[0]", id="a-case-survives"),
         pytest.param(TEST, triples("number * 3", old="number * 4"), "does not stand in double", id="not-there"),
         pytest.param(TEST, triples("undefined", within="WIDTH", old="8"), "triples breaks", id="no-import"),
