@@ -33,6 +33,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, Phase, settings
 
 ROOT = Path(__file__).parents[2]
 if __name__ == "__main__":
@@ -44,7 +45,7 @@ from conformance.changed import hand_on, install  # noqa: E402
 TESTS = Path("tests/conformance")
 OF_C = "native"  # the folder whose mutants are in C; it has a runner of its own
 _OTHER_ENGINES = {"native", "mapped"}  # cases of these are left out: the mutants are those of the Python path
-_LIBRARIES = ("_cffi_backend", "hypothesis", "hypothesis.stateful", "rich")  # what tests import and takes time
+_LIBRARIES = ("_cffi_backend", "hypothesis.stateful", "rich")  # what tests import and takes time
 _JOBS = 2
 _MEMORY = 2 << 30  # bytes; a mutant may loop
 _SECONDS = 60  # for a test; machines are shared
@@ -180,6 +181,7 @@ def run_tests(root: Path, mutant: Mutant, nodes: Iterable[str]) -> Outcome:
 
 def _run_tests(root: Path, nodes: Iterable[str], watcher: _Watcher) -> None:
     options = ["--rootdir", str(root), "-q", "-n0", "-p", "no:cacheprovider", "--tb=short", f"--timeout={_SECONDS}"]
+    options += ["--hypothesis-profile=mutants", "--hypothesis-seed=0"]
     options.append("--assert=plain")  # where CI is set, pytest would explain the difference of two megabytes: minutes
     said = io.StringIO()
     with contextlib.chdir(root), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
@@ -231,6 +233,14 @@ def _prepare_forks() -> None:
         plugin.load()
     for name in _LIBRARIES:
         import_module(name)
+    # The same examples each time; the first one that fails is enough, however long.
+    settings.register_profile(
+        "mutants",
+        database=None,
+        deadline=None,
+        phases=(Phase.explicit, Phase.generate),
+        suppress_health_check=[HealthCheck.too_slow],
+    )
     gc.collect()
     gc.freeze()
 

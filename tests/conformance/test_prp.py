@@ -269,7 +269,7 @@ def test_a_list_and_its_pages_may_lie_in_different_regions(bench: Bench) -> None
 @pytest.mark.fact(
     "A24", clause="Base 1.4, 4.3", kills=("prp-list-one-run", "prp-list-512-entries", "views-out-of-order")
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     blocks=st.integers(1, 8 * PAGE // BLOCK),
     offset=st.integers(0, PAGE // 4 - 1).map(lambda dword: dword * 4),

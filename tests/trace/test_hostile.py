@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nvmeemu import trace
@@ -80,7 +80,7 @@ def read(records: list[trace.Record]) -> trace.Reader:
     return trace.Reader(io.BytesIO(file.getvalue()))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(st.lists(RECORD, max_size=25))
 def test_whatever_is_in_a_trace(records: list[trace.Record]) -> None:
     records = [*ENABLE, *records]

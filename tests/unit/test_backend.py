@@ -76,7 +76,6 @@ def test_other_numbers_are_refused_with_an_example(text: str) -> None:
         parse_size(text)
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_a_size_or_refused(text: str) -> None:
     size = 1
@@ -85,7 +84,6 @@ def test_any_text_is_a_size_or_refused(text: str) -> None:
     assert 1 <= size < 1 << 63
 
 
-@settings(deadline=None)
 @given(st.decimals(min_value=0, max_value=9999, places=3), st.sampled_from(sorted(UNITS)), st.sampled_from(["", "iB"]))
 def test_a_size_is_number_times_unit(number: object, unit: str, suffix: str) -> None:
     exact = Fraction(str(number)) * (1 << UNITS[unit])
@@ -172,7 +170,7 @@ def cut(data: bytearray, pieces: int) -> list[memoryview]:
 
 
 @pytest.mark.parametrize("make", MAKERS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(steps=steps)
 def test_it_reads_what_was_written(folder: Path, make: Make, steps: list[tuple[str, int, int, int, int]]) -> None:
     """Against a bytearray. ``deallocate`` may leave the bytes or make them zeros; every backend of ours makes zeros."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nvmeemu.spec.layout import Field, Number, Record, bit, bits, count, raw, records, text, uint
@@ -41,7 +41,6 @@ def test_fields_lie_where_they_are_declared() -> None:
     assert (sample.name, sample.blob, list(sample.pair)) == ("ab", bytes(4), [Pair()])
 
 
-@settings(deadline=None)
 @given(st.binary(min_size=40, max_size=40), st.sampled_from(sorted(NUMBERS)), st.data())
 def test_a_number_is_read_back_and_changes_no_bit_of_others(data: bytes, name: str, draw: st.DataObject) -> None:
     field = NUMBERS[name]
@@ -154,7 +153,6 @@ def test_records_are_numbers_and_compare_by_content() -> None:
     assert repr(Pair(high=2)) == "Pair(high=2)"
 
 
-@settings(deadline=None)
 @given(st.binary(min_size=40, max_size=40))
 def test_an_unpacker_reads_what_the_fields_read(data: bytes) -> None:
     longer = Longer(data)

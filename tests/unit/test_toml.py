@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nvmeemu import toml
@@ -110,7 +110,6 @@ def written(value: Any) -> str:
     return quoted(value) if isinstance(value, str) else json.dumps(value)
 
 
-@settings(deadline=None)
 @given(st.dictionaries(TEXTS, VALUES, max_size=4))
 def test_whatever_is_written_has_its_place(tables: dict[str, Any]) -> None:
     text = "".join(f"{quoted(key)} = {written(value)}\n" for key, value in tables.items())
