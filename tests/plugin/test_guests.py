@@ -130,3 +130,36 @@ def test_a_guest_that_several_tests_share(pytester: pytest.Pytester, monkeypatch
     )
     assert result.stdout.str().count("Read nsid=1 slba=24 nlb=8: Success") == 1
     assert os.listdir(pytester.path / "t") == []
+
+
+def test_a_drive_file(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(CACHE))
+    monkeypatch.setenv("TMPDIR", str(pytester.mkdir("t")))
+    pytester.makefile(
+        ".toml",
+        lab="""
+        [identity]
+        serial = "FROM A FILE"
+        [[namespace]]
+        disk = "disk.img"
+        create = true
+        size = "16M"
+        block_size = 4096
+        [[namespace]]
+        disk = "mem:8M"
+        """,
+    )
+    pytester.makepyfile(r"""
+        import pytest
+
+        @pytest.mark.nvmeemu(drive="lab.toml")
+        def test_it(nvme_guest, expect):
+            assert nvme_guest.check("cat /sys/block/nvme0n1/device/serial").split() == ["FROM", "A", "FILE"]
+            nvme_guest.check("while [ ! -e /dev/nvme0n2 ]; do sleep 0.1; done")
+            sizes = "grep -h . /sys/block/nvme0n*/size /sys/block/nvme0n*/queue/logical_block_size"
+            assert sorted(nvme_guest.check(sizes).split()) == ["16384", "32768", "4096", "512"]
+            assert nvme_guest.disk.stat().st_size == 16 << 20
+            expect(op="read")
+    """)
+    result = pytester.runpytest_subprocess("--nvmeemu-require-guest", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1)

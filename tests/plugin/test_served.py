@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,3 +108,64 @@ def test_a_killed_server_does_not_hang_the_report(nvme_serve: Serve) -> None:
         assert "Read nsid=1 slba=3 nlb=1: Success" in server.trace.words()
         with pytest.raises(ServerEnded, match="status -9"):
             stack.close()
+
+
+DRIVE = """
+[identity]
+serial = "FROM A FILE"
+[limits]
+queues = 5
+mqes = 16
+[[namespace]]
+disk = "raw:disk.img"
+nsid = 2
+create = true
+size = "2M"
+block_size = 4096
+[[namespace]]
+disk = "mem:1M"
+[[controller]]
+socket = "elsewhere"
+trace = "elsewhere.trace"
+faults = ["scenario:flaky"]
+"""
+
+
+def test_a_drive_can_be_that_of_a_drive_file(tmp_path: Path, nvme_serve: Serve) -> None:
+    """What the marker says of limits is meant; where it listens, and records, is the plugin's business."""
+    file = tmp_path / "lab.toml"
+    file.write_text(DRIVE)
+    with nvme_serve(drive=file, queues=3) as server:
+        assert server.disk == tmp_path / "disk.img"
+        assert len(server.control.call("fault.list")) == len(SCENARIOS["flaky"]())
+        server.control.call("fault.remove")
+        assert IdentifyController(server.driver.identify(Cns.CONTROLLER)).sn == "FROM A FILE"
+        assert found(server.driver)["queues"] == 3
+        assert found(server.driver)["mqes"] == 16
+        server.driver.write(slba=1, data=b"4" * 4096, nsid=2, block_size=4096)
+        server.driver.read(slba=0, blocks=1, nsid=1)
+        assert [command.nsid for command in server.trace.commands("read")] == [1]
+        assert server.socket.exists()
+    assert server.disk.read_bytes()[4096:8192] == b"4" * 4096
+    assert not (tmp_path / "elsewhere.trace").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"drive": "FILE", "size": "1M"}, "drive= and size=: the drive file says what its disks are"),
+        ({"drive": "FILE", "block_size": 512}, "drive= and block_size=: the drive file says"),
+        ({"drive": "/none"}, "drive: --drive /none: No such file or directory"),
+        ({"drive": "BAD"}, "drive: BAD:1: identty: there is no such key: is identity meant?"),
+    ],
+)
+def test_a_drive_file_that_cannot_be_is_refused(
+    tmp_path: Path, nvme_serve: Serve, options: dict[str, Any], said: str
+) -> None:
+    names = {"FILE": DRIVE, "BAD": "[identty]\n"}
+    for name, text in names.items():
+        (tmp_path / name).write_text(text)
+    place = str(tmp_path / options["drive"]) if options["drive"] in names else options["drive"]
+    with pytest.raises(pytest.fail.Exception) as refused, nvme_serve(**{**options, "drive": place}):
+        pass
+    assert str(refused.value).replace(f"{tmp_path}/", "").startswith(said)

@@ -62,7 +62,7 @@ class ServedDrive:
         folder.mkdir(exist_ok=True)
         socket = folder / "nvme.sock"
         self._log = folder / "server.log"
-        arguments = ["--disk", str(self.image), *self._arguments]
+        arguments = [*self.disk_words(), *self._arguments]
         seconds = deadline.within(serving.START_SECONDS).left()
         try:
             self._server = serving.start(socket, arguments, self._log, seconds=seconds, environment=self._environment)
@@ -70,6 +70,10 @@ class ServedDrive:
             raise GuestError(str(error)) from None
         self.device = {**serving.properties(socket), **self._boot}
         return ["-device", json.dumps(self.device)]
+
+    def disk_words(self) -> list[str]:
+        """The options that say which disks it has."""
+        return ["--disk", str(self.image)]
 
     @property
     def log(self) -> str:

@@ -11,7 +11,7 @@ from nvmeemu.app.control import Control
 from nvmeemu.faults import Fault
 from nvmeemu.guest.deadline import Deadline
 from nvmeemu.guest.device import NAMESPACE, wait_for_device
-from nvmeemu.guest.drive import ServedDrive
+from nvmeemu.guest.drive import SERIAL, ServedDrive
 from nvmeemu.guest.guest import Guest
 from nvmeemu.guest.machine import Machine
 from nvmeemu.pytest_plugin.armed import ServedFaults
@@ -27,9 +27,15 @@ CONSOLE_LINES, LOG_LINES = 60, 10
 class _ArmedDrive(ServedDrive):
     """One whose faults are there before the guest is."""
 
-    def __init__(self, disk: Path, arguments: Sequence[str], observed: Observed, faults: Iterable[Fault]) -> None:
-        super().__init__(disk, arguments)
+    def __init__(
+        self, disk: Path, options: GuestOptions, arguments: Sequence[str], observed: Observed, faults: Iterable[Fault]
+    ) -> None:
+        super().__init__(disk, arguments, serial=SERIAL if options.drive is None else "")
+        self._options = options
         self._observed, self._faults = observed, faults
+
+    def disk_words(self) -> list[str]:
+        return self._options.disk_words(self.image)
 
     def start(self, folder: Path, deadline: Deadline) -> list[str]:
         arguments = super().start(folder, deadline)
@@ -50,9 +56,9 @@ class NvmeGuest(Guest):
         self.is_shared = True  # by tests; otherwise its boot belongs to the one that it is for
         self.disk = make_disk(folder, options)
         self._observed = Observed(folder)
-        arguments = ["--block-size", str(options.block_size), *options.limit_words, *options.plugin_words]
+        arguments = [*options.limit_words, *options.plugin_words]
         arguments += [*self._observed.arguments, *options.serve]
-        drive = _ArmedDrive(self.disk, arguments, self._observed, options.new_faults())
+        drive = _ArmedDrive(self.disk, options, arguments, self._observed, options.new_faults())
         super().__init__(machine, drive, folder, Deadline(options.patience), complaints=CRASHES)
 
     def start(self) -> None:

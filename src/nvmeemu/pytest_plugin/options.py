@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from nvmeemu.app.drive.file import Written, read
+from nvmeemu.app.drive.source import Failure
 from nvmeemu.backend import BackendError, parse_size
 from nvmeemu.controller.bounds import OPTIONS
 from nvmeemu.controller.limits import Limits
@@ -117,11 +119,40 @@ class ServerOptions(DriveOptions):
     """``nvme_server`` and ``nvme_guest``, whose drive is in a process of its own, have these, too."""
 
     disk: Path | None = _option(None, "an image, which is kept; otherwise a new one of `size`")  # noqa: RUF009  # a field, as its neighbours
+    drive: Path | None = _option(  # noqa: RUF009  # a field, as its neighbours
+        None,
+        "a [drive file](drive-file.md) instead of `disk`, `size` and `block_size`; `trace` and `control` are ours",
+    )
     serve: Sequence[str] = _option((), "more options for `nvmeemu serve`")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], what: str) -> Self:
+        """Raises BadOptions."""
+        for name in ("disk", "size", "block_size"):
+            if name in values and values.get("drive") is not None:
+                raise BadOptions(f"drive= and {name}=: the drive file says what its disks are")
+        return super().of(values, what)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_words("serve", self.serve)
+        _ = self.drive_file
+
+    @property
+    def drive_file(self) -> Written | None:
+        """What its drive file says."""
+        if self.drive is None:
+            return None
+        try:
+            return read(str(self.drive))
+        except Failure as error:
+            raise BadOptions(f"drive: {error}") from None
+
+    def disk_words(self, disk: Path) -> list[str]:
+        """The disks for ``nvmeemu serve``, where ``disk`` is the one without a drive file."""
+        if self.drive is not None:
+            return ["--drive", str(self.drive)]
+        return ["--disk", str(disk), "--block-size", str(self.block_size)]
 
 
 @dataclass(frozen=True)

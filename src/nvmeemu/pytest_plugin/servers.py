@@ -22,7 +22,9 @@ EXPECT_SECONDS = 10.0  # that ``expect`` waits, if nothing else is asked for
 
 
 def make_disk(folder: Path, options: ServerOptions) -> Path:
-    """The test's own image, or a new one."""
+    """The test's own image, the first one of its drive file, or a new one."""
+    if (file := options.drive_file) is not None:
+        return Path(str(file.tables.namespaces[0]["disk"]).removeprefix("raw:"))
     if options.disk is not None:
         return Path(options.disk)
     disk = folder / "disk.img"
@@ -82,7 +84,7 @@ class NvmeServer:
 
     def start(self) -> None:
         """Serve. Raises ServerError."""
-        arguments = ["--disk", str(self.disk), "--block-size", str(self.options.block_size)]
+        arguments = self.options.disk_words(self.disk)
         arguments += [
             *self.options.limit_words,
             *self.options.plugin_words,
