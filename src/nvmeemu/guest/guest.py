@@ -24,8 +24,9 @@ from nvmeemu.guest.machine import Machine
 if TYPE_CHECKING:
     from nvmeemu.guest.monitor import Monitor
 
-# Kernel messages that mean trouble whatever has happened to the drive; "nobody cared": an interrupt storm.
-TROUBLE = r"Kernel panic|Oops|BUG: |WARNING: CPU|blocked for more than|hung_task|nobody cared"
+# Kernel messages that mean trouble whatever has happened to the drive; "nobody cared": an interrupt storm. A soft
+# lockup is none: it says that a processor stood still, and on a busy machine it may have been taken away.
+TROUBLE = r"Kernel panic|Oops|BUG: (?!soft lockup)|WARNING: CPU|blocked for more than|hung_task|nobody cared"
 # Those that mean that the drive, or what lies on it, has misbehaved.
 COMPLAINTS = (
     r"nvme\S*: (?!Shutdown timeout set).*(?:time-?out|I/O [Ee]rror|controller is down|Device not ready"
