@@ -120,7 +120,7 @@ interrupt() {
     inside bash -c 'set -m
         scripts/run_qemu_guest.sh &
         until grep -qs "$2" "$1"; do kill -0 $! || break; sleep 0.1; done
-        kill -INT -- -$! && wait $!' interrupt "/root/.cache/nvmeemu/app/logs/$2" "$3" >>"$1" 2>&1 || status=$?
+        kill -INT -- -$! && wait $!' interrupt "/root/.cache/nvmeemu/logs/$2" "$3" >>"$1" 2>&1 || status=$?
     echo "interrupted at '$3' in $2: exit $status" >>"$1"
     [ $status = 130 ]
 }
