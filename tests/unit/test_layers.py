@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
@@ -19,7 +21,7 @@ LAYERS = [
     ["__main__"],
     ["app.cli"],
     ["pytest_plugin", "profiles", "replay", "app.run", "app.serve"],
-    ["app.announcing"],
+    ["app.announcing", "app.control_sockets"],
     ["app.assembly"],
     ["app.arming", "app.control", "app.ending", "app.engines", "app.recording"],
     ["app.disks", "app.pid_file"],
@@ -227,3 +229,20 @@ QUICK = {"__init__", "app.arguments", "app.plugins", "controller.bounds"}
 def test_the_command_line_is_quick_to_help() -> None:
     """``--help`` and shell completion load nothing of the device."""
     assert not [one for one in IMPORTS if one.by == "app.cli" and not one.is_late and one.of not in QUICK]
+
+
+def test_a_server_loads_no_more_than_its_drives_need() -> None:
+    """Faults and the control socket are a fifth of all modules, and most drives have neither: start-up."""
+    program = (
+        "import sys, nvmeemu.app.serve\n"
+        "from nvmeemu.app.cli import _parser\n"
+        "from nvmeemu.app.drive.command_line import drives_of\n"
+        "from nvmeemu.app.assembly import faults_of\n"
+        "(drive,) = drives_of(_parser().parse_args(['serve', '--socket', 's', '--disk', 'mem:1M']))\n"
+        "assert faults_of(drive) is None\n"
+        "print(*(name.removeprefix('nvmeemu.') for name in sys.modules if name.startswith('nvmeemu.')))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    unneeded = {"app.arming", "app.control", "app.drive.file", "faults", "plugin", "testing", "toml", "trace"}
+    assert "app.serve" in result.stdout.split()
+    assert not unneeded & set(result.stdout.split())

@@ -12,7 +12,7 @@ from functools import partial
 
 from nvmeemu.app import logs, pid_file
 from nvmeemu.app.announcing import announce, check_ready_fd
-from nvmeemu.app.assembly import Assembly, assemble, check, faults_of, open_control_sockets
+from nvmeemu.app.assembly import Assembly, assemble, check, faults_of
 from nvmeemu.app.disks import Disks
 from nvmeemu.app.drive.command_line import drives_of
 from nvmeemu.app.drive.description import Drive, check_together
@@ -59,7 +59,10 @@ def serve_drives(drives: Sequence[Drive], process: argparse.Namespace) -> None:
             ending.disks.append(disks)
             assemblies.append(assemble(drive, disks, given, loop, stack))
         control_sockets = stack.enter_context(ExitStack())
-        open_control_sockets(assemblies, loop, control_sockets)
+        if any(drive.controller.control is not None for drive in drives):
+            from nvmeemu.app.control_sockets import open_all  # start-up: many drives have none
+
+            open_all(assemblies, loop, control_sockets)
         stack.enter_context(pid_file.pid_file(process.pid_file))
         ending.give_up = partial(pid_file.remove, process.pid_file)
         announce(assemblies, process.ready_fd)

@@ -6,10 +6,11 @@ A process without plugins does not load it.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from nvmeemu.controller.state import ControllerState
-from nvmeemu.faults.faults import Faults
+if TYPE_CHECKING:  # start-up: a drive without plugins and faults needs none of it
+    from nvmeemu.controller.state import ControllerState
+    from nvmeemu.faults.faults import Faults
 
 
 class InstalledPlugin(Protocol):
