@@ -37,6 +37,12 @@ static uint64_t list_of(uint8_t page, uint8_t choice)
     return 0x200000 + PAGE * (page % 4u) + 8u * slot + (choice == 0xFF ? 4 : 0);
 }
 
+static void point_at(struct nvme_read_write *entry, const uint8_t *args)
+{
+    entry->prp1 = page_of(args[4]) + (args[5] & 1 ? 16u * args[6] : args[5] & 2 ? args[6] : 0);
+    entry->prp2 = args[5] & 4 ? list_of(args[7], args[8]) : page_of(args[7]) + (args[8] > 0xF0 ? args[8] : 0);
+}
+
 static struct nvme_read_write entry_of(const uint8_t *args)
 {
     static const uint8_t opcodes[] = {NVME_NVM_OPCODE_READ,         NVME_NVM_OPCODE_WRITE,
@@ -50,8 +56,7 @@ static struct nvme_read_write entry_of(const uint8_t *args)
     entry.opcode = args[1] < 0xF0 ? opcodes[args[1] % 8] : args[2];
     entry.flags = args[1] == 0xEF ? args[2] : 0;
     entry.nsid = args[3] < 0xF0 ? args[3] % 8u : args[3] == 0xFF ? 0xFFFFFFFFu : args[3];
-    entry.prp1 = page_of(args[4]) + (args[5] & 1 ? 16u * args[6] : args[5] & 2 ? args[6] : 0);
-    entry.prp2 = args[5] & 4 ? list_of(args[7], args[8]) : page_of(args[7]) + (args[8] > 0xF0 ? args[8] : 0);
+    point_at(&entry, args);
     entry.slba = args[10] & 0x80 ? ~slba : args[10] & 0x40 ? slba << 56 : slba;
     uint32_t nlb = args[11] % 160u; /* 0's based; the whole disk has 128 blocks */
     entry.cdw12 = nlb | (args[12] & 1 ? (uint32_t)args[13] << 24 : 0) | (args[12] & 2 ? 1u << 31 : 0);
@@ -192,6 +197,28 @@ static void change_queues(struct host *host, unsigned queue, const uint8_t *args
                     args[4] & 1 ? 0 : queue);
 }
 
+/* With any value; what it makes the engine fetch again is counted. */
+static void ring(struct host *host, unsigned queue, const uint8_t *args)
+{
+    if (args[0] & 0x20)
+        use_doorbells(host, args);
+    else
+        host_ring_sq(host, queue, word(args + 1) % 16);
+}
+
+static void consume(struct host *host, unsigned queue, const uint8_t *args)
+{
+    host_consume(host, queue, args[1] % 8);
+    if (host->cqs[queue].cq && args[1] == 0xFF)
+        host_ring(host, doorbell(queue, true), MAX_ENTRIES + args[2], args[3] & 1); /* no queue is so long */
+}
+
+static void complete_some(struct host *host, const uint8_t *args)
+{
+    for (unsigned i = 0; i <= args[1] % 4u; i++)
+        host_complete(host);
+}
+
 static void run(struct host *host, const uint8_t *args)
 {
     unsigned queue = args[0] >> 4 & 1;
@@ -205,20 +232,14 @@ static void run(struct host *host, const uint8_t *args)
     case 8:
         write_list(host, args);
         break;
-    case 9: /* any doorbell value; what it makes the engine fetch again is counted */
-        if (args[0] & 0x20)
-            use_doorbells(host, args);
-        else
-            host_ring_sq(host, queue, word(args + 1) % 16);
+    case 9:
+        ring(host, queue, args);
         break;
     case 10:
-        host_consume(host, queue, args[1] % 8);
-        if (host->cqs[queue].cq && args[1] == 0xFF)
-            host_ring(host, doorbell(queue, true), MAX_ENTRIES + args[2], args[3] & 1); /* no queue is so long */
+        consume(host, queue, args);
         break;
     case 11:
-        for (unsigned i = 0; i <= args[1] % 4u; i++)
-            host_complete(host);
+        complete_some(host, args);
         break;
     case 12:
         (args[2] & 1 ? host_map : host_unmap)(host, args[1] % REGIONS);

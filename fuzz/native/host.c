@@ -213,6 +213,20 @@ static bool completion_at(struct host *host, const struct host_cq *cq, uint32_t 
     return host_read(host, cq->iova + 16ull * head, entry, 16) && (entry[1] >> 48 & 1) == phase;
 }
 
+/* The second half of an entry of this completion queue. */
+static void check_completion(const struct host *host, unsigned index, uint64_t high)
+{
+    uint16_t cid = (uint16_t)(high >> 32), sqid = (uint16_t)(high >> 16), status = (uint16_t)(high >> 49);
+
+    if (cid >= CIDS || host->completed[cid] >= host->fetched[cid])
+        fault("a completion of nothing");
+    if (sqid != host->owner[cid] + 1u || (cid >= QUEUES && host->cq_of[cid] != index))
+        fault("a completion of another queue's");
+    /* A wrong doorbell may run an entry once more, and this time it is the engine's. */
+    if (status != 0 && !(host->is_pythons[cid] && status == PYTHONS_STATUS))
+        fault("a status that nobody has given");
+}
+
 bool host_consume(struct host *host, unsigned index, unsigned most)
 {
     struct host_cq *cq = &host->cqs[index];
@@ -220,15 +234,8 @@ bool host_consume(struct host *host, unsigned index, unsigned most)
     bool any = false;
 
     while (cq->cq && most-- > 0 && completion_at(host, cq, cq->head, cq->phase, entry)) {
-        uint16_t cid = (uint16_t)(entry[1] >> 32), sqid = (uint16_t)(entry[1] >> 16);
-        if (cid >= CIDS || host->completed[cid] >= host->fetched[cid])
-            fault("a completion of nothing");
-        if (sqid != host->owner[cid] + 1u || (cid >= QUEUES && host->cq_of[cid] != index))
-            fault("a completion of another queue's");
-        /* A wrong doorbell may run an entry once more, and this time it is the engine's. */
-        if (entry[1] >> 49 != 0 && !(host->is_pythons[cid] && entry[1] >> 49 == PYTHONS_STATUS))
-            fault("a status that nobody has given");
-        host->completed[cid]++;
+        check_completion(host, index, entry[1]);
+        host->completed[(uint16_t)(entry[1] >> 32)]++;
         cq->head = (cq->head + 1) % cq->entries;
         cq->phase ^= cq->head == 0;
         any = true;
@@ -344,10 +351,10 @@ void host_sync(struct host *host)
     static uint8_t trace[TRACE_RING];
 
     if (!host->is_paused)
-        engine_settle(host->engine);
+        engine_wait_until_idle(host->engine);
     take_events(host);
     if (!host->is_paused)
-        engine_settle(host->engine); /* taken punts may have made room */
+        engine_wait_until_idle(host->engine); /* taken punts may have made room */
     take_events(host);
     count_fetched(host);
     while (engine_take_trace(host->engine, trace))
@@ -372,10 +379,9 @@ void host_begin(struct host *host, uint64_t page_size)
     host->owner[1] = 1;
 }
 
-void host_end(struct host *host)
+/* Nothing holds the engine up any more. */
+static void let_go(struct host *host)
 {
-    bool more = true;
-
     host_pause(host, true);
     for (unsigned i = 0; i < REGIONS; i++)
         host_map(host, i);
@@ -387,6 +393,12 @@ void host_end(struct host *host)
     for (unsigned i = 0; i < QUEUES; i++)
         if (host->doorbells && host->cqs[i].cq)
             host_ring_cq(host, i); /* it may have been rung with something else before the engine looked */
+}
+
+static void complete_all(struct host *host)
+{
+    bool more = true;
+
     while (more) {
         host_sync(host);
         more = host_complete(host);
@@ -396,13 +408,24 @@ void host_end(struct host *host)
     for (unsigned cid = 0; cid < CIDS; cid++)
         if (host->fetched[cid] != host->completed[cid])
             fault("a command was fetched and not completed");
-    host_reset(host);
+}
+
+static void check_read_only(const struct host *host)
+{
     for (unsigned i = 0; i < DISK_SIZE; i++)
         if (host->read_only_disk[i] != 0xD2)
             fault("a read-only disk was written");
     for (unsigned i = 0; i < 2 * PAGE; i++)
         if (host->places[ROM].memory[i] != 0xC0)
             fault("read-only memory was written");
+}
+
+void host_end(struct host *host)
+{
+    let_go(host);
+    complete_all(host);
+    host_reset(host);
+    check_read_only(host);
     host_pause(host, true);
     for (unsigned i = 0; i < REGIONS; i++) {
         host_unmap(host, i);

@@ -118,7 +118,7 @@ def test_a_batch_of_reads_is_one_message(new_bench: NewBench, counting: Counting
             driver.submit(pair, read_command(place), ring=False)
         bench.write_bar(DOORBELLS + 2 * driver.stride, pair.sq_tail.to_bytes(4, "little"))
         if bench.engine is not None:
-            bench.engine.settle()
+            bench.engine.wait_until_idle()
         bench.settle()
         assert counting.take() == 1
         assert len(driver.drain(pair)) == 20

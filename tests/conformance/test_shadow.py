@@ -385,7 +385,7 @@ def settle(bench: Bench, ram: RacingRam, posted: list[tuple[int, int]], hosts: l
     while posted or before != [host.outstanding for host in hosts]:
         before = [host.outstanding for host in hosts]
         if bench.engine is not None:
-            bench.engine.settle()
+            bench.engine.wait_until_idle()
         pump(bench, ram, posted)
         for host in hosts:
             host.consume(2)

@@ -112,7 +112,7 @@ def test_what_the_engine_has_fetched_before_is_served_like_the_rest(rig: Rig, do
     for _ in range(3):
         rig.driver.submit(rig.queue, Command(opcode=0x7C, nsid=1), ring=False)
     rig.bench.write_bar(0x1008, rig.queue.sq_tail.to_bytes(4, "little"))  # the driver would have it served, too
-    rig.bench.engine.settle()
+    rig.bench.engine.wait_until_idle()
     fault = rig.add(do, "execute", {"opcode": 0x7C}, nth=1)
     rig.bench.settle()
     assert rig.completions() == []

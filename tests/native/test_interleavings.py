@@ -44,7 +44,7 @@ def test_more_commands_than_main_has_room_for_fail_at_the_disk(tmp_path: Path) -
             driver.submit(queue, ReadWrite(opcode=NvmOpcode.READ, nsid=1, prp1=place, nlb=8), ring=False)
         ring(bench, 2, queue.sq_tail)
         assert bench.engine is not None
-        bench.engine.settle()
+        bench.engine.wait_until_idle()
         bench.settle()
         statuses = [completion.status for completion in driver.drain(queue)]
         assert statuses == [Status.UNRECOVERED_READ_ERROR] * number
@@ -88,7 +88,7 @@ def test_the_head_of_a_submission_queue_never_goes_back(monkeypatch: pytest.Monk
         def post_late(cq: _Cq, *values: int, wrong_phase: bool) -> bool:
             driver.submit(queue, ReadWrite(opcode=NvmOpcode.READ, nsid=1, prp1=place, nlb=8), ring=False)
             ring(bench, 2, queue.sq_tail)
-            engine.settle()
+            engine.wait_until_idle()
             return post(cq, *values, wrong_phase=wrong_phase)
 
         monkeypatch.setattr(_Cq, "post", post_late)
@@ -240,7 +240,7 @@ def test_records_of_a_lane_that_goes_to_sleep_are_not_left_behind(monkeypatch: p
         def serve() -> None:
             driver.submit(queue, ReadWrite(opcode=NvmOpcode.READ, nsid=1, prp1=place, nlb=8), ring=False)
             ring(bench, 2, queue.sq_tail)
-            engine.settle()
+            engine.wait_until_idle()
 
         def take_early(sink: Callable[[bytes], None]) -> None:
             take(sink)

@@ -174,7 +174,7 @@ def test_a_full_ring_loses_records_and_says_how_many(traced: Traced) -> None:
         for _ in range(1000):
             driver.submit(pair, ReadWrite(opcode=NvmOpcode.READ, nsid=1, prp1=place, nlb=1), ring=False)
         bench.write_bar(0x1008, pair.sq_tail.to_bytes(4, "little"))
-        traced.engine.settle()  # without delivering its news
+        traced.engine.wait_until_idle()  # without delivering its news
         while driver.poll(pair, ring=False) is not None:
             pass
         bench.write_bar(0x100C, pair.cq_head.to_bytes(4, "little"))

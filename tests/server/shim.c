@@ -180,24 +180,27 @@ ssize_t preadv64v2(int fd, const struct iovec *iov, int count, off_t offset, int
     return real_preadv(fd, iov, count, offset, flags);
 }
 
+/* A write with these flags fails; errno says why. */
+static int refused(int flags)
+{
+    int lost = 0;
+
+    if (flags & RWF_NOWAIT)
+        lost = getenv("SHIM_WRITES_WAIT") ? EOPNOTSUPP : EAGAIN; /* as on ext4 */
+    else if (flags & RWF_DSYNC)
+        lost = failure(SYNC); /* written, and lost on its way to the medium */
+    if (lost)
+        errno = lost;
+    return lost;
+}
+
 ssize_t pwritev64v2(int fd, const struct iovec *iov, int count, off_t offset, int flags)
 {
     struct iovec first;
     ssize_t done;
     int ours = is_disk(fd);
 
-    if (ours && (flags & RWF_NOWAIT)) {
-        errno = getenv("SHIM_WRITES_WAIT") ? EOPNOTSUPP : EAGAIN; /* as on ext4 */
-        return -1;
-    }
-    if (ours && (flags & RWF_DSYNC)) { /* written, and lost on its way to the medium */
-        int lost = failure(SYNC);
-        if (lost) {
-            errno = lost;
-            return -1;
-        }
-    }
-    if (ours && pass(WRITE))
+    if (ours && (refused(flags) || pass(WRITE)))
         return -1;
     if (ours && pieces(WRITE, iov, count, &first) == 0) {
         iov = &first;

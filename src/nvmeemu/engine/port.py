@@ -189,7 +189,7 @@ class Engine(Protocol):
 
     def resume(self) -> None: ...
     def deliver(self, listener: Listener) -> None:
-        """Tell the listener everything that has happened (the "news")."""
+        """Tell the listener everything that has happened since the last call: the engine's *news*."""
         ...
 
     @property

@@ -124,7 +124,7 @@ class Bench:
 
     def _has_more(self) -> bool:
         if self.engine is not None:
-            self.engine.settle()
+            self.engine.wait_until_idle()
             if self.engine.has_news:
                 return True
         return bool(self.worker.tasks) and not self.is_manual

@@ -59,27 +59,37 @@ static void nvmeemu_look_at_descriptors(struct msghdr *header, struct nvmeemu_me
     }
 }
 
+/* VFIO_USER_REGION_WRITE with four bytes of data. */
+struct __attribute__((packed)) nvmeemu_write {
+    uint16_t id, command;
+    uint32_t size, flags, error;
+    uint64_t offset;
+    uint32_t region, count, value;
+};
+
+/* It is a write of a doorbell, whose number is told, and asks for no reply. */
+static bool nvmeemu_is_doorbell(const struct nvmeemu_write *write, uint32_t *number)
+{
+    enum { REGION_WRITE = 10, NO_REPLY = 1 << 4, BAR0 = 0, DOORBELLS = 0x1000, WIDTH = 4 };
+    uint64_t place = write->offset - DOORBELLS;
+
+    *number = (uint32_t)(place / WIDTH);
+    return write->command == REGION_WRITE && write->flags == NO_REPLY && write->size == sizeof(*write) &&
+           write->region == BAR0 && write->count == WIDTH && place < DOORBELLS && place % WIDTH == 0;
+}
+
 /* Takes the posted writes of doorbells at the beginning of what has come, as many as `ring` accepts: they need neither the
  * library nor Python. How many. */
 static int nvmeemu_take_doorbells(int fd, nvmeemu_ring_t *ring, void *engine)
 {
-    enum { MOST = 64, REGION_WRITE = 10, NO_REPLY = 1 << 4, BAR0 = 0, DOORBELLS = 0x1000, WIDTH = 4 };
-    struct __attribute__((packed)) {
-        uint16_t id, command;
-        uint32_t size, flags, error;
-        uint64_t offset;
-        uint32_t region, count, value;
-    } found[MOST];
+    enum { MOST = 64 };
+    struct nvmeemu_write found[MOST];
     ssize_t there = recv(fd, found, sizeof(found), MSG_PEEK | MSG_DONTWAIT);
     int whole = there < 0 ? 0 : (int)(there / sizeof(found[0])), taken = 0;
+    uint32_t number;
 
-    for (; taken < whole; taken++) {
-        uint64_t place = found[taken].offset - DOORBELLS;
-        if (found[taken].command != REGION_WRITE || found[taken].flags != NO_REPLY ||
-            found[taken].size != sizeof(found[0]) || found[taken].region != BAR0 || found[taken].count != WIDTH ||
-            place >= DOORBELLS || place % WIDTH != 0 || !ring(engine, (uint32_t)place / WIDTH, found[taken].value))
-            break;
-    }
+    while (taken < whole && nvmeemu_is_doorbell(&found[taken], &number) && ring(engine, number, found[taken].value))
+        taken++;
     for (size_t left = taken * sizeof(found[0]); left > 0;) {
         ssize_t gone = recv(fd, found, left, MSG_DONTWAIT);
         if (gone <= 0)
@@ -99,9 +109,34 @@ static bool nvmeemu_is_choked(int fd)
            getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, &size) == 0 && unread >= room;
 }
 
+/* All of it has come; `there` bytes of it were seen. */
+static bool nvmeemu_is_whole(int fd, const struct nvmeemu_message *message, ssize_t there)
+{
+    int waiting = 0;
+
+    return there >= message->size || (ioctl(fd, FIONREAD, &waiting) == 0 && (uint32_t)waiting >= message->size);
+}
+
+/* What to do with a message that is whole. */
+static int nvmeemu_judge_whole(int fd, const struct nvmeemu_message *message)
+{
+    enum { NO_REPLY = 1 << 4, DMA_MAP = 2, DMA_UNMAP = 3, SET_IRQS = 8 };
+
+    if (!(message->flags & NO_REPLY) && nvmeemu_is_choked(fd))
+        return NVMEEMU_CHOKED;
+    switch (message->command) {
+    case DMA_MAP:
+    case DMA_UNMAP:
+    case SET_IRQS:
+        return NVMEEMU_CHECK;
+    default:
+        return NVMEEMU_WHOLE;
+    }
+}
+
 static int nvmeemu_look(int fd, struct nvmeemu_message *message)
 {
-    enum { HEADER = 16, COMMAND = 0, TYPE = 0xf, NO_REPLY = 1 << 4, DMA_MAP = 2, DMA_UNMAP = 3, SET_IRQS = 8 };
+    enum { HEADER = 16, COMMAND = 0, TYPE = 0xf };
     union {
         struct cmsghdr aligned;
         char space[CMSG_SPACE(NVMEEMU_MOST_FDS * sizeof(int))];
@@ -111,7 +146,6 @@ static int nvmeemu_look(int fd, struct nvmeemu_message *message)
         .msg_iov = &start, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
     struct pollfd end = {.fd = fd, .events = POLLRDHUP};
     ssize_t there = recvmsg(fd, &header, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    int waiting = 0;
 
     if (there <= 0)
         return there < 0 && errno == EAGAIN ? NVMEEMU_NOTHING : NVMEEMU_WHOLE;
@@ -119,13 +153,8 @@ static int nvmeemu_look(int fd, struct nvmeemu_message *message)
     if (there >= HEADER) {
         if ((message->flags & TYPE) != COMMAND || message->size < HEADER || message->size > NVMEEMU_LONGEST)
             return NVMEEMU_NONSENSE;
-        if (there >= message->size || (ioctl(fd, FIONREAD, &waiting) == 0 && (uint32_t)waiting >= message->size)) {
-            uint16_t command = message->command;
-            if (!(message->flags & NO_REPLY) && nvmeemu_is_choked(fd))
-                return NVMEEMU_CHOKED;
-            bool risky = command == DMA_MAP || command == DMA_UNMAP || command == SET_IRQS;
-            return risky ? NVMEEMU_CHECK : NVMEEMU_WHOLE;
-        }
+        if (nvmeemu_is_whole(fd, message, there))
+            return nvmeemu_judge_whole(fd, message);
     }
     return poll(&end, 1, 0) > 0 ? NVMEEMU_TORN : NVMEEMU_PARTIAL;
 }

@@ -36,7 +36,7 @@ enum event_kind {
     EVENT_IDLE, /* nothing of the stopped submission queue `id` is under way any more */
     EVENT_BAD_DOORBELL, /* the host has rung that of the queue `id` with `value`, which it cannot have */
     EVENT_RUNG, /* the host has rung the watched doorbell number `id` with `value` */
-    EVENT_SETTLED /* what engine_in_flight said has ended */
+    EVENT_ENGINE_IDLE /* what engine_in_flight has counted is no longer in flight */
 };
 
 struct event {
@@ -66,8 +66,7 @@ bool engine_unmap(struct engine *engine, uint64_t iova);
 /* What the controller is: page size and largest transfer in bytes, namespaces, interrupts. */
 /* `most_held`: bytes that the commands at one disk may have, before another one has to wait. */
 void engine_set_limits(struct engine *engine, uint64_t page_size, uint64_t transfer, uint32_t most_held);
-/* False: there is no such namespace, or no memory. */
-/* False: no such NSID here. */
+/* False: there can be no such NSID here, or there is no memory. */
 bool engine_set_disk(struct engine *engine, uint32_t nsid, const struct disk *disk);
 /* The only namespace that a Flush of all of them has to sync; 0: there is none; another one than the engine knows: that
    Flush is Python's. */
@@ -136,16 +135,16 @@ bool engine_trace(struct engine *engine, bool is_traced, uint64_t start);
 #define TRACE_RING 4194304 /* bytes: room for all that a lane keeps */
 uint32_t engine_take_trace(struct engine *engine, uint8_t *data);
 
-/* News: the descriptor can be read when there are some. */
+/* Events (the "news"): the descriptor can be read when there are some. */
 int engine_fd(struct engine *engine);
 void engine_drain_fd(struct engine *engine);
 bool engine_has_news(struct engine *engine);
 /* At most so many, 8 or more. */
 uint32_t engine_events(struct engine *engine, struct event *events, uint32_t most);
-/* Commands that wait for a disk, or the writes among them. EVENT_SETTLED follows if there are any. */
+/* Commands that wait for a disk, or the writes among them. EVENT_ENGINE_IDLE follows if there are any. */
 uint32_t engine_in_flight(struct engine *engine, bool only_writes);
 /* Wait until all lanes sleep and nothing is in flight. For tests. */
-void engine_settle(struct engine *engine);
+void engine_wait_until_idle(struct engine *engine);
 /* Whether commands can wait for disks in it, with io_uring; otherwise they are punted. */
 bool engine_can_wait(struct engine *engine);
 struct counts engine_counts(struct engine *engine);

@@ -74,6 +74,22 @@ static enum verdict disk_read(struct lane *lane, struct sq *sq, const struct nvm
     return op_start(lane, op);
 }
 
+/* Without waiting. Sets `waits` where writes cannot do that. If only a part was written, that is not undone: the same
+   data is written once more. */
+static bool write_at_once(const struct disk *disk, const struct transfer *transfer, _Atomic bool *waits,
+                          uint64_t offset, uint64_t length)
+{
+    int flags = disk->never_waits ? 0 : RWF_NOWAIT;
+
+    if (atomic_load_explicit(waits, memory_order_relaxed))
+        return false;
+    if (pwritev2(disk->fd, transfer->pieces, (int)transfer->count, (off_t)offset, flags) == (ssize_t)length)
+        return true;
+    if (errno == EOPNOTSUPP) /* ext4, for one, has no buffered writes that do not wait */
+        atomic_store_explicit(waits, true, memory_order_relaxed);
+    return false;
+}
+
 static enum verdict disk_write(struct lane *lane, struct sq *sq, const struct nvme_read_write *command,
                                const struct disk *disk, uint64_t offset, uint64_t length)
 {
@@ -87,14 +103,8 @@ static enum verdict disk_write(struct lane *lane, struct sq *sq, const struct nv
         return DONE;
     }
     _Atomic bool *waits = &lane->engine->writes_wait[command->nsid];
-    /* Where the first part was written and not the rest, the same data is written once more: no harm. */
-    if (disk->can_read_now && !lasts && !atomic_load_explicit(waits, memory_order_relaxed)) {
-        int flags = disk->never_waits ? 0 : RWF_NOWAIT;
-        if (pwritev2(disk->fd, transfer->pieces, (int)transfer->count, (off_t)offset, flags) == (ssize_t)length)
-            return DONE;
-        if (errno == EOPNOTSUPP) /* ext4, for one, has no buffered writes that do not wait */
-            atomic_store_explicit(waits, true, memory_order_relaxed);
-    }
+    if (disk->can_read_now && !lasts && write_at_once(disk, transfer, waits, offset, length))
+        return DONE;
     struct op *op;
     enum verdict verdict = op_new(&op, lane, sq, command, command->nsid, length);
     if (verdict != PENDING)
@@ -114,6 +124,17 @@ bool disk_has(const struct disk *disk, uint64_t slba, uint64_t blocks)
     return blocks <= disk->blocks && slba <= disk->blocks - blocks;
 }
 
+/* The disk is there, has these blocks, and needs no other work for the command. */
+static bool disk_can_transfer(const struct disk *disk, const struct nvme_read_write *command, uint64_t blocks,
+                              bool is_write)
+{
+    if ((!disk->memory && disk->fd < 0) || (is_write && !disk->writable))
+        return false;
+    if (!is_write && (command->cdw12 & READ_WRITE_FUA) && disk->is_volatile)
+        return false; /* what is read has to be made durable before */
+    return disk_has(disk, command->slba, blocks);
+}
+
 static enum verdict transfer_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command)
 {
     const struct engine *engine = lane->engine;
@@ -123,11 +144,7 @@ static enum verdict transfer_run(struct lane *lane, struct sq *sq, const struct 
         return PUNT;
     const struct disk *disk = &engine->disks[command->nsid];
     uint64_t blocks = nvme_read_write_nlb(command);
-    if ((!disk->memory && disk->fd < 0) || (is_write && !disk->writable))
-        return PUNT;
-    if (!is_write && (command->cdw12 & READ_WRITE_FUA) && disk->is_volatile)
-        return PUNT; /* what is read has to be made durable before */
-    if (!disk_has(disk, command->slba, blocks))
+    if (!disk_can_transfer(disk, command, blocks, is_write))
         return PUNT;
     uint64_t offset = command->slba << disk->block_shift, length = blocks << disk->block_shift;
     if (length > engine->transfer)

@@ -97,7 +97,7 @@ void engine_stop_sq(struct sq *sq)
     lane_enter(lane);
     if (!sq->stopped) {
         sq->stopped = true;
-        sq_settle(sq, UINT32_MAX);
+        sq_forget_owed(sq, UINT32_MAX);
         list_remove(&lane->sqs, &sq->queue);
     }
     queue_tell(&sq->queue, NOTICE_IDLE); /* counts only once nothing is under way */
@@ -115,16 +115,16 @@ void engine_hold_sq(struct sq *sq, bool is_held)
 void sq_leave_lane(struct sq *sq)
 {
     lane_enter(sq->queue.lane);
-    sq_settle(sq, UINT32_MAX);
+    sq_forget_owed(sq, UINT32_MAX);
     lane_leave(sq->queue.lane);
 }
 
-void sq_settle(struct sq *sq, uint32_t commands)
+void sq_forget_owed(struct sq *sq, uint32_t commands)
 {
-    uint32_t settled = commands < sq->owed ? commands : sq->owed;
+    uint32_t number = commands < sq->owed ? commands : sq->owed;
 
-    sq->owed -= settled;
-    sq->queue.lane->owed -= settled;
+    sq->owed -= number;
+    sq->queue.lane->owed -= number;
 }
 
 void engine_remove_sq(struct engine *engine, struct sq *sq)
@@ -166,7 +166,7 @@ void engine_drop(struct engine *engine)
             struct sq *sq = as_sq(engine->sqs.items[j]);
             if (sq->queue.lane == lane) {
                 sq->stopped = sq->dropped = true;
-                sq_settle(sq, UINT32_MAX);
+                sq_forget_owed(sq, UINT32_MAX);
             }
         }
         lane_leave(lane);
@@ -220,7 +220,7 @@ bool engine_post(struct cq *cq, uint32_t sqid, uint32_t sqhd, uint16_t cid, uint
     uint32_t posted = cq->posted;
     if (sq) { /* by now the lane may have told a later head, which must not go back */
         sqhd = queue_ours(sq);
-        sq_settle(as_sq(sq), 1);
+        sq_forget_owed(as_sq(sq), 1);
     }
     uint64_t high = completion_high(sqhd, sqid, cid, field) | (uint64_t)wrong_phase << HIGH_SHIFT(PHASE);
     bool is_posted = cq_post(cq, dw0, high);

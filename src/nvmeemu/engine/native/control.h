@@ -9,7 +9,7 @@ struct sq;
 
 /* Nothing of it is under way; wait until the lane has told so, and does not touch it any more. */
 void sq_leave_lane(struct sq *sq);
-/* Main completes so many commands of this queue; with the lane's lock. */
-void sq_settle(struct sq *sq, uint32_t commands);
+/* Main has completed so many of its commands, or never will; UINT32_MAX: all. With the lane's lock. */
+void sq_forget_owed(struct sq *sq, uint32_t commands);
 
 #endif

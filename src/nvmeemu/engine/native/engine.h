@@ -77,8 +77,8 @@ struct engine {
     /* Towards main. */
     int eventfd;
     _Atomic bool notified;
-    _Atomic bool anxious; /* main wants to know when nothing is in flight any more */
-    _Atomic bool settled;
+    _Atomic bool idle_awaited; /* main wants EVENT_ENGINE_IDLE once what it has counted is no longer in flight */
+    _Atomic bool became_idle; /* that event is to be told */
     pthread_mutex_t punt_lock;
     struct punt *punts;
     uint32_t punt_first, punt_count, punt_room;

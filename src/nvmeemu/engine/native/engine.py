@@ -242,7 +242,7 @@ class NativeEngine:
             self._tell(listener, event.kind, event.id, event)
 
     def _tell(self, listener: Listener, kind: int, id: int, event: Any) -> None:
-        if kind == lib.EVENT_SETTLED:
+        if kind == lib.EVENT_ENGINE_IDLE:
             listener.became_idle()
         elif kind == lib.EVENT_RUNG:
             listener.rung(id, event.value)
@@ -280,9 +280,9 @@ class NativeEngine:
         """Commands wait for disks here, with io_uring; otherwise Python's threads do."""
         return bool(lib.engine_can_wait(self._engine))
 
-    def settle(self) -> None:
+    def wait_until_idle(self) -> None:
         """Wait until there is nothing to do and no disk is waited for; for tests."""
-        lib.engine_settle(self._engine)
+        lib.engine_wait_until_idle(self._engine)
 
     def remove_cq(self, cq: _Cq) -> None:
         """It is no longer ours."""

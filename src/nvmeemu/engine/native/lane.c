@@ -177,8 +177,8 @@ static bool work(struct lane *lane)
     return busy;
 }
 
-/* Nobody needs to know a mapped head until the queue is full, nor a tail before there is room, but bad values have to be
-   told, and main's pin follows the good ones. */
+/* A lane reads a mapped head only when the queue is full, and a tail only when there is room. But main is told of every bad
+   value, and raises or lowers the pin by the good ones: so before it sleeps, a lane reads all of them. */
 static bool look_for_main(struct queue *queue)
 {
     return queue->lane->engine->doorbells && !queue->shadow.used && queue_look(queue);
@@ -289,6 +289,15 @@ static bool has_shadows(const struct lane *lane)
     return false;
 }
 
+/* The longer there was nothing to do, the longer. */
+static uint64_t end_of_nap(const struct lane *lane, uint64_t time, uint64_t idle)
+{
+    uint64_t nap = idle / NAP_SHARE < SHORTEST_NAP ? SHORTEST_NAP : idle / NAP_SHARE;
+    uint64_t end = time + (nap < lane->engine->longest_nap ? nap : lane->engine->longest_nap);
+
+    return lane->deadline && lane->deadline < end ? lane->deadline : end;
+}
+
 /* Doorbells in memory wake nobody: look again at once for a while, then less and less often. Who has shadow doorbells
    can be asked to ring, which costs a message: as soon as watching them is not worth it. */
 static void rest(struct lane *lane)
@@ -312,9 +321,7 @@ static void rest(struct lane *lane)
         relax(lane);
         return;
     }
-    uint64_t nap = idle / NAP_SHARE < SHORTEST_NAP ? SHORTEST_NAP : idle / NAP_SHARE;
-    uint64_t end = time + (nap < lane->engine->longest_nap ? nap : lane->engine->longest_nap);
-    sleep_until(lane, lane->deadline && lane->deadline < end ? lane->deadline : end);
+    sleep_until(lane, end_of_nap(lane, time, idle));
 }
 
 bool lane_has_others(struct lane *lane)

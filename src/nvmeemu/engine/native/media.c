@@ -61,7 +61,7 @@ enum verdict flush_run(struct lane *lane, struct sq *sq, const struct nvme_read_
 
 /* Whole pages are given back to the system, which makes them zero; the edges are overwritten. So are a few pages: that is
    quicker, and so is writing them again. */
-static void zero_memory(uint8_t *start, uint64_t length)
+static void zero_range(uint8_t *start, uint64_t length)
 {
     uint8_t *end = start + length;
     uint8_t *first = (uint8_t *)(((uintptr_t)start + NVME_PAGE_MIN - 1) & ~(uintptr_t)(NVME_PAGE_MIN - 1));
@@ -73,6 +73,20 @@ static void zero_memory(uint8_t *start, uint64_t length)
     }
     memset(start, 0, (size_t)(first - start));
     memset(last, 0, (size_t)(end - last));
+}
+
+/* Of a disk that is memory; all of it or, if that takes long, nothing. */
+static enum verdict zero_memory(const struct disk *disk, const struct extent *extents, uint32_t count)
+{
+    uint64_t length = 0;
+
+    for (uint32_t i = 0; i < count; i++)
+        length += extents[i].length;
+    if (length > MOST_ZEROED)
+        return PUNT;
+    for (uint32_t i = 0; i < count; i++)
+        zero_range(disk->memory + extents[i].offset, extents[i].length);
+    return DONE;
 }
 
 static enum verdict allocate(struct lane *lane, struct op *op, const struct disk *disk, int mode, struct extent extent,
@@ -96,14 +110,12 @@ enum verdict zeroes_run(struct lane *lane, struct sq *sq, const struct nvme_read
         return PUNT;
     struct extent extent = {command->slba << disk->block_shift, blocks << disk->block_shift};
     bool lasts = has_to_last(disk, command);
-    if ((!disk->memory && disk->fd < 0) || (lasts && !can_sync(disk)))
+    if (lasts && !can_sync(disk))
         return PUNT;
-    if (disk->memory) {
-        if (extent.length > MOST_ZEROED)
-            return PUNT;
-        zero_memory(disk->memory + extent.offset, extent.length);
-        return DONE;
-    }
+    if (disk->memory)
+        return zero_memory(disk, &extent, 1);
+    if (disk->fd < 0)
+        return PUNT;
     struct op *op;
     enum verdict verdict = op_new(&op, lane, sq, command, command->nsid, 0);
     if (verdict != PENDING)
@@ -135,16 +147,8 @@ static enum verdict deallocate(struct lane *lane, struct sq *sq, const struct nv
 
     if (lasts && !can_sync(disk))
         return PUNT;
-    if (disk->memory) {
-        uint64_t length = 0;
-        for (uint32_t i = 0; i < count; i++)
-            length += extents[i].length;
-        if (length > MOST_ZEROED)
-            return PUNT;
-        for (uint32_t i = 0; i < count; i++)
-            zero_memory(disk->memory + extents[i].offset, extents[i].length);
-        return DONE;
-    }
+    if (disk->memory)
+        return zero_memory(disk, extents, count);
     if (count == 0)
         return DONE;
     struct op *op;

@@ -118,6 +118,7 @@ static bool take_notice(_Atomic uint32_t *notices, enum notice notice)
     return (atomic_load(notices) & notice) && (atomic_fetch_and(notices, ~(uint32_t)notice) & notice);
 }
 
+/* One that it has to tell, if there is any. */
 static bool queue_event(struct queue *queue, struct event *event)
 {
     event->id = queue->id;
@@ -144,6 +145,21 @@ static bool queue_event(struct queue *queue, struct event *event)
     return take_notice(&queue->notices, NOTICE_IDLE) && sq->stopped && atomic_load(&sq->under_way) == 0;
 }
 
+/* At most so many; those of dropped queues are told to nobody. */
+static uint32_t queue_events(const struct queue_list *queues, struct event *events, uint32_t most)
+{
+    uint32_t number = 0;
+
+    for (uint32_t i = 0; i < queues->count; i++) {
+        struct queue *queue = queues->items[i];
+        if (!is_cq(queue) && as_sq(queue)->dropped)
+            continue;
+        while (number < most && queue_event(queue, &events[number]))
+            number++;
+    }
+    return number;
+}
+
 /* Queues of before a reset go when the last disk has answered. */
 static void free_dropped(struct engine *engine)
 {
@@ -166,15 +182,10 @@ uint32_t engine_events(struct engine *engine, struct event *events, uint32_t mos
         return 0;
     engine_drain_fd(engine);
     atomic_store(&engine->notified, false); /* what comes from now on notifies again */
-    for (uint32_t i = 0; i < engine->sqs.count; i++)
-        while (number < others && !as_sq(engine->sqs.items[i])->dropped &&
-               queue_event(engine->sqs.items[i], &events[number]))
-            number++;
-    for (uint32_t i = 0; i < engine->cqs.count; i++)
-        while (number < others && queue_event(engine->cqs.items[i], &events[number]))
-            number++;
-    if (number < others && atomic_exchange(&engine->settled, false))
-        events[number++] = (struct event){.kind = EVENT_SETTLED};
+    number += queue_events(&engine->sqs, events, others);
+    number += queue_events(&engine->cqs, &events[number], others - number);
+    if (number < others && atomic_exchange(&engine->became_idle, false))
+        events[number++] = (struct event){.kind = EVENT_ENGINE_IDLE};
     while (number < others && doorbells_next(engine, &events[number]))
         number++;
     bool has_more = number == others;
@@ -191,7 +202,7 @@ uint32_t engine_in_flight(struct engine *engine, bool only_writes)
 {
     uint32_t number = 0;
 
-    atomic_store(&engine->anxious, true);
+    atomic_store(&engine->idle_awaited, true);
     for (uint32_t i = 0; i < engine->lane_count; i++) {
         struct lane *lane = &engine->lanes[i];
         lane_enter(lane);
@@ -199,11 +210,11 @@ uint32_t engine_in_flight(struct engine *engine, bool only_writes)
         lane_leave(lane);
     }
     if (number == 0)
-        atomic_store(&engine->anxious, false);
+        atomic_store(&engine->idle_awaited, false);
     return number;
 }
 
-void engine_settle(struct engine *engine)
+void engine_wait_until_idle(struct engine *engine)
 {
     for (uint32_t i = 0; i < engine->lane_count; i++) {
         struct lane *lane = &engine->lanes[i];

@@ -77,8 +77,8 @@ void op_free(struct lane *lane, struct op *op)
     if (atomic_fetch_sub(&sq->under_way, 1) == 1 && sq->stopped)
         queue_tell(&sq->queue, NOTICE_IDLE);
     if (lane->ops == 0 || (changes_media(op) && lane->writing == 0)) {
-        if (atomic_exchange(&engine->anxious, false)) {
-            atomic_store(&engine->settled, true);
+        if (atomic_exchange(&engine->idle_awaited, false)) {
+            atomic_store(&engine->became_idle, true);
             engine_notify(engine);
         }
     }
@@ -178,8 +178,8 @@ static bool is_error(long result)
     return result < 0 && result != -EAGAIN && result != -EINTR && result != -ECANCELED;
 }
 
-/* Of a failed sync, at once: until others see it, theirs could count. */
-static void op_heed(struct op *op, long result)
+/* A sync that failed is noted at once. Until other syncs see it, their success could be believed. */
+static void op_note_sync_error(struct op *op, long result)
 {
     if (!is_error(result) || !has_synced(op) || op->lost)
         return;
@@ -227,7 +227,7 @@ void op_finish(struct lane *lane, struct op *op, long result)
 {
     struct sq *sq = op->sq;
 
-    op_heed(op, result);
+    op_note_sync_error(op, result);
     if (op_goes_on(op, result)) {
         if (op_begin(lane, op))
             return;
@@ -266,5 +266,5 @@ static long op_call(const struct op *op)
 void op_perform(struct op *op)
 {
     op->result = op_call(op);
-    op_heed(op, op->result);
+    op_note_sync_error(op, op->result);
 }
