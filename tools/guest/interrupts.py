@@ -11,12 +11,12 @@ from tools.guest.run import Settings
 PARAMETERS = "/sys/module/nvme/parameters"
 QUEUE = "nvme0q"  # how the kernel calls the drive's interrupts, with the queue's number
 MOST_PER_COMMAND = 2  # one is the most that a drive has a reason for
-# QEMU's line can stay up for a moment on a busy machine: it then gives 10,000 interrupts, and after that 100 a second.
+# On a busy machine QEMU's INTx line can stay asserted for a moment. That gives 10,000 interrupts, then 100 a second.
 OTHERS = 20_000
 
 
 def has_msix(settings: Settings) -> bool:
-    """Unless it was asked to be taken away: from the drive, or by the guest's kernel."""
+    """Whether MSI-X is there: neither the drive nor the guest's kernel was told to do without it."""
     kernel = [word.removeprefix("pci=") for word in settings.append.split() if word.startswith("pci=")]
     return "--no-msix" not in settings.nvme_args and "nomsi" not in ",".join(kernel).split(",")
 

@@ -63,7 +63,7 @@ class LastingDrive(ServedDrive):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Asked to end, it must do that well; if the run has failed already, anyhow."""
+        """Ask the server to end. It must end well, unless the run has failed already."""
         try:
             if error is None:
                 self.server.send_signal(signal.SIGTERM)
@@ -74,7 +74,8 @@ class LastingDrive(ServedDrive):
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happens to the drive. `harmless`: the guest's programs must not notice; `resets`: it does so."""
+    """Something that happens to the drive. `harmless`: the guest's programs must not notice it. `resets`: it resets the
+    controller."""
 
     name: str
     happen: Callable[[Guest], None]

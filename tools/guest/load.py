@@ -29,7 +29,7 @@ class Load:
         self._folder = f"/tmp/load-{Path(device).name}"
 
     def start(self, guest: Guest) -> None:
-        """Begin, or go on."""
+        """Start the workers, or let them go on."""
         guest.check(f"rm -rf {self._folder}; mkdir -p {self._folder}")
         words = f"{PYTHON} {VERIFY_IO} run {self.device} {self.seed} {self.blocks} {self._folder} {self._rounds()}"
         guest.check(f"setsid {words} >{self._folder}/log 2>&1 </dev/null &")
@@ -47,7 +47,7 @@ class Load:
             self.look(guest)
 
     def look(self, guest: Guest) -> None:
-        """How far are they?"""
+        """Ask each worker how many rounds it has done."""
         names = " ".join(map(str, range(len(self.rounds))))
         said = guest.run(f"cd {self._folder}; cat *.failed log 2>/dev/null; echo ==; cat {names} 2>/dev/null").output
         trouble, _, reports = said.partition("==\n")
@@ -59,7 +59,7 @@ class Load:
             self.errors = sum(int(words[1]) for words in lines)
 
     def stop(self, guest: Guest) -> None:
-        """Let them end; each then reads its whole share and compares."""
+        """Tell the workers to end. Each then reads its whole share back and compares."""
         guest.check(f"touch {self._folder}/stop")
         reports = f"{self._folder}/[0-9] {self._folder}/[0-9].failed"
         many = f"[ $(cat {reports} 2>/dev/null | grep -c -e done -e :) = {len(self.rounds)} ]"
@@ -77,7 +77,7 @@ class Load:
         self.rounds = [int(number) for number in result.output.split()[1:]]
 
     def check_on_host(self, image: Path, *, exact: bool = True) -> None:
-        """The same in the raw image."""
+        """Read everything back and compare, on the host, in the raw image."""
         try:
             for worker in verify_io.workers(self.seed, self.blocks, self.rounds):
                 verify_io.check(verify_io.Device(str(image), direct=False), worker, exact=exact)

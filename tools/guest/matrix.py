@@ -21,7 +21,7 @@ HEAD = (
 
 
 def merge(old: Iterable[Record], new: Iterable[Record]) -> list[Record]:
-    """The newest record of each run; ordered, so that the file changes only where results do."""
+    """The newest record of each run, in a fixed order, so that the file changes only where results do."""
     newest = {(record.options, record.drive): record for record in (*old, *new)}
     return sorted(
         newest.values(), key=lambda record: (record.arch != "x86_64", record.arch, record.options, record.drive)

@@ -19,13 +19,13 @@ class PeerDrive:
         self._boot = {"bootindex": 0} if bootable else {}
 
     def start(self, folder: Path, deadline: Deadline) -> list[str]:
-        """Nothing to start."""
+        """It is part of QEMU: nothing is to be started."""
         node = {"driver": self._form, "node-name": self.serial, "file": {"driver": "file", "filename": str(self.image)}}
         device = {"driver": "nvme", "drive": self.serial, "serial": self.serial, **self._boot}
         return ["-blockdev", json.dumps(node), "-device", json.dumps(device)]
 
     def check(self) -> None:
-        """It is part of QEMU."""
+        """It cannot die without QEMU."""
 
     def finish(self) -> None:
         """It ended with QEMU."""

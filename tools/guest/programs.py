@@ -1,4 +1,4 @@
-"""Programs of the host's that look into disk images and make them: on plain files, as no one special."""
+"""Programs of the host that make disk images and look into them. They work on plain files, and need no root."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nvmeemu.guest.errors import GuestError
 
 
 class ProgramFailed(GuestError):
-    """It ran, and ended with another status than 0."""
+    """A program ran, and ended with a status other than 0."""
 
 
 def run(program: str | Path, *words: str | Path, input_: bytes = b"") -> bytes:

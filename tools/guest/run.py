@@ -104,7 +104,7 @@ class Run:
         )
 
     def seconds(self) -> float:
-        """Since the run began."""
+        """Seconds since the run began."""
         return time.monotonic() - self._began
 
     def say(self, text: str) -> None:

@@ -113,19 +113,19 @@ class Device:
         self._fd = -1
 
     def write(self, block: int, data: bytes) -> None:
-        """Until it is acknowledged."""
+        """Write, and return when the drive has acknowledged it."""
         self._buffer[: len(data)] = data
         with memoryview(self._buffer)[: len(data)] as view:
             self._insist(lambda fd: os.pwrite(fd, view, block * BLOCK), len(data))
 
     def read(self, block: int, size: int) -> bytes:
-        """`size` bytes."""
+        """Read `size` bytes."""
         with memoryview(self._buffer)[:size] as view:
             self._insist(lambda fd: os.preadv(fd, [view], block * BLOCK), size)
         return self._buffer[:size]
 
     def flush(self) -> None:
-        """Everything that was acknowledged is durable."""
+        """Flush: make everything durable that was acknowledged."""
 
         def sync(fd: int) -> int:
             os.fdatasync(fd)
@@ -191,7 +191,7 @@ def check(device: Device, worker: Worker, *, exact: bool) -> None:
 
 
 def workers(seed: int, blocks: int, rounds: list[int]) -> list[Worker]:
-    """Workers that have done so many rounds."""
+    """Make workers that have each done so many rounds already."""
     made = [Worker(seed, number, blocks) for number in range(len(rounds))]
     for worker, done in zip(made, rounds, strict=True):
         worker.advance(done)

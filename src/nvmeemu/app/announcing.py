@@ -16,7 +16,7 @@ from nvmeemu.backend import describe, in_words
 
 
 def announce(drives: Sequence[Assembly], ready_fd: int | None) -> None:
-    """Tell what to give QEMU for each drive, then that all are there. Raises Failure."""
+    """Print QEMU's arguments for each drive, then say on ``ready_fd`` that all drives listen. Raises Failure."""
     try:
         os.write(1, os.fsencode("".join(map(_text, drives))))  # what sys.stdout cannot write, it tries again at exit
     except OSError as error:
@@ -32,7 +32,10 @@ def announce(drives: Sequence[Assembly], ready_fd: int | None) -> None:
 
 
 def check_ready_fd(fd: int | None) -> None:
-    """To be done before we open anything: a number that nobody gave us must not become that of a disk."""
+    """Raise Failure unless ``fd`` is open for writing.
+
+    Call it before anything is opened: otherwise a number that nobody gave us could become that of a disk.
+    """
     if fd is None:
         return
     try:

@@ -12,7 +12,7 @@ from nvmeemu.plugins import INSTALLED, InstalledPlugin
 
 
 def load_all(table: ControllerTable) -> FaultSet:
-    """What its files and scenarios hold, together. Raises Failure."""
+    """The faults of all the files and scenarios of a controller, as one set. Raises Failure."""
     try:
         found = [load(spec) for spec in table.faults]
     except FaultError as error:
@@ -26,7 +26,7 @@ def load_all(table: ControllerTable) -> FaultSet:
 
 
 def arm(table: ControllerTable, controller: Controller, given: FaultSet) -> Faults:
-    """The faults, at work."""
+    """Put the faults to work on the controller."""
     faults = Faults(controller, given.seed or 0)
     for plugin in [*_own(table), *INSTALLED]:
         plugin.begin(controller.state, faults)

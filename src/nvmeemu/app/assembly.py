@@ -48,7 +48,7 @@ def can_break(table: ControllerTable) -> bool:
 
 
 def faults_of(drive: Drive) -> FaultSet | None:
-    """What its controller's files of faults hold; None: it cannot have any. Raises Failure."""
+    """The faults of the controller's files. None: faults can be set neither now nor later. Raises Failure."""
     if not can_break(drive.controller):
         return None
     from nvmeemu.app import arming  # start-up: most drives have no faults, which are a sixth of all that is imported
@@ -58,7 +58,7 @@ def faults_of(drive: Drive) -> FaultSet | None:
 
 
 def check(drive: Drive) -> None:
-    """Raise Failure if this build cannot serve, or nobody can at the drive's socket. To be asked before all else."""
+    """Raise Failure if this build cannot serve, or if nobody can listen at the drive's socket. Call it first."""
     try:
         check_socket(drive.controller.socket or "")
     except ServeError as error:

@@ -1,4 +1,4 @@
-"""The control sockets of drives, where they ask for one."""
+"""The control sockets of drives that ask for one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nvmeemu.vfio import Loop, ServeError
 
 
 def open_all(drives: Sequence[Assembly], loop: Loop, stack: ExitStack) -> None:
-    """Those that the drives ask for. Drives that name the same one share it. Raises Failure."""
+    """Open the control sockets that the drives ask for. Drives that name one path share its socket. Raises Failure."""
     by_path: dict[str, list[Assembly]] = {}
     for one in drives:
         if (path := one.drive.controller.control) is not None:
@@ -40,7 +40,7 @@ def _methods(one: Assembly) -> Methods:
 
 
 def _hot_plug(one: Assembly) -> tuple[OpenDisk, Callable[[Media], None]]:
-    """What the control socket does with disks."""
+    """How the control socket opens and closes the disks of a drive."""
 
     def open_disk(nsid: int, table: Mapping[str, Any]) -> Namespace:
         return one.disks.add(nsid, NamespaceTable(**{**one.drive.added, **table}))

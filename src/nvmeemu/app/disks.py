@@ -61,7 +61,8 @@ class Disks:
         return Namespace(nsid, media, self._identity(media, table, next(self._numbers)), ids)
 
     def remove(self, media: Media, is_busy: Callable[[], bool]) -> None:
-        """Flush and close it as soon as nothing is under way any more, perhaps with this one."""
+        """Flush and close the medium of a removed namespace as soon as the controller is not busy: until then a command
+        may use it."""
         if media not in self._leaving:
             self._leaving.append(media)
         if self._is_ending:
@@ -85,7 +86,7 @@ class Disks:
         media.start(FlushMedia(), done)
 
     def keep_open(self) -> None:
-        """Close none that was removed: all are to be synced, and none must go away meanwhile."""
+        """From now on close no disk that was removed: the server ends, and syncs them all."""
         self._is_ending = True
 
     def _open(self, table: NamespaceTable) -> DiskMedia:
@@ -121,8 +122,11 @@ class Disks:
         return next(name for name in names if name not in self.media)
 
     def _identity(self, media: Media, table: NamespaceTable, number: int = 0) -> str:
-        """What identifies a disk. One that several servers can have at once is told apart by where it is served, and
-        one that begins anew each time it is added, by which time it is: a host must not take two for one."""
+        """What identifies a disk, so that a host does not take two disks for one.
+
+        Where several servers can have one disk, the socket's path tells their namespaces apart. A disk that forgets
+        what was written (``_begins_anew``) gets a number each time it is added.
+        """
         begins_anew = _begins_anew(media, table)
         if not begins_anew and not media.read_only:
             return media.identity

@@ -59,8 +59,11 @@ class Ending:
         return [one for disks in self.disks for one in disks.media.items()]
 
     def sync(self) -> list[str]:
-        """Make all written data durable; what failed, and why. The loop goes on meanwhile: signals are heard, a medium
-        may need it for its answer, and no disk waits for another one, which may never answer."""
+        """Make all written data durable. Returns a line for each disk that failed, with the reason.
+
+        The loop goes on meanwhile, because signals must be heard and a medium may need it for its answer. The disks are
+        synced at the same time, because one of them may never answer.
+        """
         for disks in self.disks:
             disks.keep_open()
         todo = [(name, media) for name, media in self._all() if media.volatile_cache]

@@ -10,7 +10,7 @@ WINDOW = 10.0  # seconds
 
 
 class NoFlood(logging.Filter):
-    """Passes each message on MOST times in WINDOW seconds. The next one that passes says how many were left out.
+    """A filter that lets each message pass MOST times in WINDOW seconds. The next one says how many were left out.
     Messages with the same text in the code are the same message, whatever their numbers. DEBUG messages all pass."""
 
     def __init__(self) -> None:

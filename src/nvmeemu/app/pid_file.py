@@ -12,7 +12,7 @@ from nvmeemu.backend import describe
 
 @contextmanager
 def pid_file(path: str | None) -> Iterator[None]:
-    """There as long as this lasts. Raises Failure."""
+    """Write a pid file that is there as long as this context lasts. Raises Failure."""
     if path is None:
         yield
         return
@@ -31,7 +31,7 @@ def pid_file(path: str | None) -> Iterator[None]:
 
 
 def remove(path: str | None) -> None:
-    """Not that of a server that has taken it over, and no device."""
+    """Remove the pid file, unless it is that of a server that has taken it over, or a device."""
     with suppress(OSError):
         if path is not None and _read(path) == _line():
             os.unlink(path)
@@ -51,5 +51,5 @@ def _read(path: str) -> bytes:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Also a pipe that nobody else has open."""
+    """An opener for ``open`` that never waits, not even for somebody at the other end of a pipe."""
     return os.open(path, flags | os.O_NONBLOCK, 0o666)

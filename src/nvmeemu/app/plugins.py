@@ -8,13 +8,14 @@ from typing import Any
 
 
 def add_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup, owner: argparse.ArgumentParser) -> None:
-    """Have a command take it. ``owner`` shows in its help what the plugin adds, and refuses a bad file."""
+    """Give a command the option ``--plugin``. The parser ``owner`` refuses a bad file, and shows in its help what the
+    plugin adds."""
     about = "a file that adds commands, log pages, features, fault actions or disks (docs/extend.md); may be repeated"
     parser.add_argument("--plugin", metavar="FILE", action=_Load, owner=owner, default=[], help=about)
 
 
 class _Load(argparse.Action):
-    """Installs the plugin where it stands in the command line."""
+    """Loads the plugin at its place in the command line, so that later options can use what it adds."""
 
     def __init__(self, *, owner: argparse.ArgumentParser, **options: Any) -> None:
         super().__init__(**options)

@@ -1,4 +1,4 @@
-"""What signals want of a process of ours."""
+"""Which signals end a process of ours in good order, and which mean nothing to it."""
 
 from __future__ import annotations
 

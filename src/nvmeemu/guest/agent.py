@@ -60,13 +60,16 @@ class CommandResult:
 
     @property
     def last_line(self) -> str:
-        """Of its output: where programs say why they fail."""
+        """The last line of its output, where programs say why they fail."""
         return (self.output.strip().splitlines() or ["no output"])[-1]
 
 
 class Agent:
-    """Speaks with it. ``expect`` waits for a text on the console that no kernel message is part of, for a deadline;
-    its last argument is what is awaited, in words."""
+    """Our side of the agent. ``send`` types on the console.
+
+    ``expect(pattern, deadline, what)`` waits for a text on the console and leaves out kernel messages. ``what`` names
+    the text in errors.
+    """
 
     def __init__(self, send: Callable[[str], None], expect: Expect) -> None:
         self._send = send
@@ -91,7 +94,7 @@ class Agent:
         self._check(f"gunzip -c {packed} >{shlex.quote(target)}; status=$?; rm {packed}; exit $status", deadline)
 
     def get(self, source: str, deadline: Deadline) -> bytes:
-        """What is in a file. Raises GuestError."""
+        """Read a file of the guest's. Raises GuestError."""
         output = self._check(f"exec <{shlex.quote(source)} && gzip -c | base64", deadline)
         try:
             return gzip.decompress(base64.b64decode(output, validate=False))
@@ -108,7 +111,7 @@ class Agent:
         for start in range(0, len(data), PIECE):
             name = secrets.token_hex(4)
             self._say(name, data[start : start + PIECE], place)
-            status = self._expect(rf"@@end {name} (\d+)\n", deadline, f"the guest's agent, that writes {place}")[1]
+            status = self._expect(rf"@@end {name} (\d+)\n", deadline, f"the end of writing {place}")[1]
             if status != "0":
                 raise GuestError(f"the guest's agent cannot write {place}")
 
@@ -129,7 +132,7 @@ class Agent:
         return CommandResult(command, int(end[1]), end.string[begin.end() : end.start()])
 
     def _kill(self, name: str, begin: re.Match[str] | None) -> str:
-        """End a command, and what it has started; what became of it."""
+        """Kill a command and what it has started. Returns what became of it, for the message."""
         deadline = Deadline(KILL_SECONDS)
         killer = secrets.token_hex(4)
         try:

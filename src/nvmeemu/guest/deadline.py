@@ -32,5 +32,5 @@ class Deadline:
         return left
 
     def passed(self, awaited: str) -> GuestTimeout:
-        """What to raise when there are none."""
+        """The GuestTimeout to raise when no time is left."""
         return GuestTimeout(f"timeout: {awaited} did not come in {self.seconds:g} s")

@@ -23,16 +23,16 @@ class GuestDrive(Protocol):
     serial: str
 
     def start(self, folder: Path, deadline: Deadline) -> list[str]:
-        """Make it ready; returns QEMU's arguments for it. `folder` is for its socket and log."""
+        """Start the drive. Returns QEMU's arguments for it. Its socket and log go into `folder`."""
 
     def check(self) -> None:
-        """While the guest runs: raises if the drive has died."""
+        """Check it while the guest runs. Raises GuestError if the drive has died."""
 
     def finish(self) -> None:
-        """After the guest has ended by itself: raises if the drive did not end well."""
+        """Wait for its end after that of the guest. Raises GuestError if the drive did not end well."""
 
     def kill(self) -> None:
-        """End it, however it is."""
+        """Stop it, whatever state it is in."""
 
 
 class ServedDrive:
@@ -92,7 +92,8 @@ class ServedDrive:
         return self._server
 
     def finish(self) -> None:
-        """The guest is gone: the server must end by itself (--once), well, and without a traceback in its log."""
+        """The guest is gone. Because of --once the server must end by itself, with status 0 and no traceback in its
+        log."""
         assert self._server is not None
         try:
             status = self._server.wait(LEAVE_SECONDS)

@@ -149,13 +149,13 @@ class Guest:
         self.drive.finish()
 
     def stop(self) -> None:
-        """Pull the plug; see that the drive ends well."""
+        """Cut the guest's power (QEMU quits), and see that the drive ends well."""
         assert self._qemu is not None
         process.end(self._qemu)
         self.drive.finish()
 
     def kill_qemu(self) -> None:
-        """End QEMU as a crash would; the drive stays as it is."""
+        """Kill QEMU, as a crash would. The drive stays as it is."""
         assert self._qemu is not None
         self._qemu.kill()
         self._qemu.wait()
@@ -193,7 +193,7 @@ class Guest:
         return self._console
 
     def _within(self, timeout: float | None = None) -> Deadline:
-        """Until when a step may take."""
+        """The deadline of one step: its own limit, or that of the whole run if that is nearer."""
         return self.deadline.within(timeout)
 
     def _start(self) -> None:
@@ -230,7 +230,7 @@ class Guest:
             raise GuestError(f"QEMU ended with status {status}: {last[0] if last else 'its log is empty'}")
 
     def _watch(self) -> None:
-        """Called while waiting: has the drive died, has the kernel complained?"""
+        """Raise if the drive has died or the kernel has complained. Called while we wait for the console."""
         self.drive.check()
         messages = self.transcript.kernel
         new, self._examined = messages[self._examined :], len(messages)

@@ -38,11 +38,11 @@ class Monitor:
         self._session = asyncio.run_coroutine_threadsafe(self._client.connect(connection), self._loop)
 
     def execute(self, command: str, arguments: dict[str, Any], deadline: Deadline) -> Any:
-        """Carry out a command; what it returns."""
+        """Run a QMP command and return its result. Raises GuestError if QEMU refuses, GuestTimeout, GuestEnded."""
         return self._wait(partial(self._client.execute, command, arguments), deadline, command)
 
     def await_event(self, name: str, deadline: Deadline) -> dict[str, Any]:
-        """The next event of this kind that has not been waited for; what it tells."""
+        """Wait for the next event of this kind, and return its data. Each event is returned once."""
         data = self._wait(partial(self._next, name), deadline, name).get("data", {})
         assert isinstance(data, dict)
         return data

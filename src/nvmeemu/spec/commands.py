@@ -18,7 +18,7 @@ from nvmeemu.tables import Extensible
 
 
 class AdminOpcode(Opcode):
-    """Base 1.4, Figure 139."""
+    """The opcodes of admin commands. Base 1.4, Figure 139."""
 
     DELETE_SQ = 0x00
     CREATE_SQ = 0x01
@@ -34,7 +34,7 @@ class AdminOpcode(Opcode):
 
 
 class NvmOpcode(Opcode):
-    """Base 1.4, Figure 346."""
+    """The opcodes of the NVM command set. Base 1.4, Figure 346."""
 
     FLUSH = 0x00
     WRITE = 0x01
@@ -74,19 +74,19 @@ class DeleteQueue(Command):
 
 
 class DeleteSq(DeleteQueue):
-    """Base 1.4, 5.6."""
+    """Delete I/O Submission Queue. Base 1.4, 5.6."""
 
     OPCODE = AdminOpcode.DELETE_SQ
 
 
 class DeleteCq(DeleteQueue):
-    """Base 1.4, 5.5."""
+    """Delete I/O Completion Queue. Base 1.4, 5.5."""
 
     OPCODE = AdminOpcode.DELETE_CQ
 
 
 class Abort(Command):
-    """Base 1.4, 5.1."""
+    """Abort of another command. Base 1.4, 5.1."""
 
     OPCODE = AdminOpcode.ABORT
     sqid = bits(CDW10, 15, 0)
@@ -94,19 +94,19 @@ class Abort(Command):
 
 
 class AsyncEventRequest(Command):
-    """Base 1.4, 5.2."""
+    """Asynchronous Event Request: it completes when there is an event to tell. Base 1.4, 5.2."""
 
     OPCODE = AdminOpcode.ASYNC_EVENT_REQUEST
 
 
 class DoorbellBufferConfig(Command):
-    """Base 1.4, 5.7: PRP1 is the Shadow Doorbell buffer, PRP2 the EventIdx buffer."""
+    """Doorbell Buffer Config: PRP1 is the Shadow Doorbell buffer, PRP2 the EventIdx buffer. Base 1.4, 5.7."""
 
     OPCODE = AdminOpcode.DOORBELL_BUFFER_CONFIG
 
 
 class Identify(Command):
-    """Base 1.4, 5.15."""
+    """Identify: 4096 bytes that describe a controller, a namespace or what ``cns`` names. Base 1.4, 5.15."""
 
     OPCODE = AdminOpcode.IDENTIFY
     cns = named(CDW10, 7, 0, CNS_NAMES)
@@ -115,7 +115,7 @@ class Identify(Command):
 
 
 class GetLogPage(Command):
-    """Base 1.4, 5.14."""
+    """Get Log Page. Base 1.4, 5.14. ``numd`` in dwords."""
 
     OPCODE = AdminOpcode.GET_LOG_PAGE
     lid = named(CDW10, 7, 0, LOG_NAMES)
@@ -125,7 +125,7 @@ class GetLogPage(Command):
 
 
 class GetFeatures(Command):
-    """Base 1.4, 5.13."""
+    """Get Features: the value of a feature. Base 1.4, 5.13."""
 
     OPCODE = AdminOpcode.GET_FEATURES
     fid = named(CDW10, 7, 0, FEATURE_NAMES)
@@ -133,7 +133,7 @@ class GetFeatures(Command):
 
 
 class SetFeatures(Command):
-    """Base 1.4, 5.21."""
+    """Set Features: a new value for a feature. Base 1.4, 5.21."""
 
     OPCODE = AdminOpcode.SET_FEATURES
     fid = named(CDW10, 7, 0, FEATURE_NAMES)
@@ -141,7 +141,7 @@ class SetFeatures(Command):
 
 
 class Flush(Command):
-    """Base 1.4, 6.8."""
+    """Flush: what was written before becomes durable. Base 1.4, 6.8."""
 
     OPCODE = NvmOpcode.FLUSH
 
@@ -158,14 +158,14 @@ class ReadWrite(Command):
 
 
 class Read(ReadWrite):
-    """Base 1.4, 6.9."""
+    """Read. Base 1.4, 6.9."""
 
     OPCODE = NvmOpcode.READ
     MOVES_BLOCKS = True
 
 
 class Write(ReadWrite):
-    """Base 1.4, 6.15."""
+    """Write. Base 1.4, 6.15."""
 
     OPCODE = NvmOpcode.WRITE
     MOVES_BLOCKS = True
@@ -173,27 +173,27 @@ class Write(ReadWrite):
 
 
 class Compare(ReadWrite):
-    """Base 1.4, 6.4."""
+    """Compare: the host's data with the blocks. Base 1.4, 6.4."""
 
     OPCODE = NvmOpcode.COMPARE
     MOVES_BLOCKS = True
 
 
 class Verify(ReadWrite):
-    """NVM 1.0, 3.2.6."""
+    """Verify: the blocks can be read. Nothing is transferred. NVM 1.0, 3.2.6."""
 
     OPCODE = NvmOpcode.VERIFY
 
 
 class WriteZeroes(ReadWrite):
-    """Base 1.4, 6.16."""
+    """Write Zeroes. Nothing is transferred. Base 1.4, 6.16."""
 
     OPCODE = NvmOpcode.WRITE_ZEROES
     CHANGES_MEDIA = True
 
 
 class DatasetManagement(Command):
-    """Base 1.4, 6.7."""
+    """Dataset Management: up to 256 ranges, each a ``DsmRange``. Base 1.4, 6.7."""
 
     OPCODE = NvmOpcode.DATASET_MANAGEMENT
     CHANGES_MEDIA = True

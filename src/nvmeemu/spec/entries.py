@@ -25,12 +25,12 @@ class DataTransfer(IntFlag):
 
     @classmethod
     def of(cls, opcode: int) -> DataTransfer:
-        """Of a command of which only the opcode is known."""
+        """The direction that the opcode of an unknown command says."""
         return cls(opcode & cls.BOTH)
 
 
 class Opcode(IntEnum):
-    """What the opcodes of a command set are called; their enums are made of it."""
+    """The base of enums of opcodes: one enum names those of the admin queue, one those of each I/O command set."""
 
 
 class Command(Record, size=SQE_SIZE):
@@ -42,9 +42,9 @@ class Command(Record, size=SQE_SIZE):
 
     OPCODE: ClassVar[Opcode]
     MOVES_BLOCKS: ClassVar[bool] = False
-    """Its data is the content of the blocks that it names."""
+    """Whether its data is the content of the blocks that it names."""
     CHANGES_MEDIA: ClassVar[bool] = False
-    """What the blocks hold may be another afterwards."""
+    """Whether it can change the content of blocks."""
 
     opcode = uint(0, 1)
     fuse = bits(0, 9, 8)

@@ -8,7 +8,7 @@ from nvmeemu.spec.names import Names
 
 
 class EventType(IntEnum):
-    """Base 1.4, Figure 144: Asynchronous Event Type."""
+    """Asynchronous Event Type. Base 1.4, Figure 144."""
 
     ERROR = 0
     SMART = 1
@@ -16,14 +16,14 @@ class EventType(IntEnum):
 
 
 class ErrorEvent(IntEnum):
-    """Base 1.4, Figure 145: information of an error event."""
+    """Asynchronous Event Information of an error event. Base 1.4, Figure 145."""
 
     INVALID_DOORBELL_REGISTER = 0
     INVALID_DOORBELL_VALUE = 1
 
 
 class SmartEvent(IntEnum):
-    """Base 1.4, Figure 146: information of a SMART / health event."""
+    """Asynchronous Event Information of a SMART / health event. Base 1.4, Figure 146."""
 
     RELIABILITY = 0
     TEMPERATURE = 1
@@ -31,7 +31,7 @@ class SmartEvent(IntEnum):
 
 
 class NoticeEvent(IntEnum):
-    """Base 1.4, Figure 147: information of a notice."""
+    """Asynchronous Event Information of a notice. Base 1.4, Figure 147."""
 
     NAMESPACE_ATTRIBUTE_CHANGED = 0
 
@@ -44,7 +44,8 @@ EVENT_INFORMATION: dict[int, Names] = {
 
 
 class CriticalWarning(IntFlag):
-    """Base 1.4, Figure 193, Critical Warning; the same bits of feature 0Bh say which of them are told by an event."""
+    """Critical Warning of the SMART / health log. Base 1.4, Figure 193. The same bits of feature 0Bh ask
+    for an event for each."""
 
     SPARE = 1 << 0
     TEMPERATURE = 1 << 1

@@ -13,7 +13,7 @@ from nvmeemu.spec.names import Names
 
 
 class FeatureId(IntEnum):
-    """Base 1.4, Figure 271 and 272."""
+    """Feature Identifiers. Base 1.4, Figure 271 and 272."""
 
     ARBITRATION = 0x01
     POWER_MANAGEMENT = 0x02
@@ -51,14 +51,14 @@ class FeatureCapability(IntFlag):
 
 
 class PowerManagement(Record, size=4):
-    """Base 1.4, 5.21.1.2."""
+    """Power Management. Base 1.4, 5.21.1.2."""
 
     ps = bits(0, 4, 0)
     wh = bits(0, 7, 5)
 
 
 class TemperatureThreshold(Record, size=4):
-    """Base 1.4, 5.21.1.4. ``tmpth`` in kelvin."""
+    """Temperature Threshold. Base 1.4, 5.21.1.4. ``tmpth`` in kelvin."""
 
     tmpth = bits(0, 15, 0)
     tmpsel = bits(0, 19, 16)
@@ -70,20 +70,20 @@ OVER_TEMPERATURE, UNDER_TEMPERATURE = 0, 1  # THSEL
 
 
 class ErrorRecovery(Record, size=4):
-    """Base 1.4, 5.21.1.5. ``tler`` in 100 ms."""
+    """Error Recovery. Base 1.4, 5.21.1.5. ``tler`` (Time Limited Error Recovery) in 100 ms."""
 
     tler = bits(0, 15, 0)
     dulbe = bit(0, 16)
 
 
 class VolatileWriteCache(Record, size=4):
-    """Base 1.4, 5.21.1.6."""
+    """Volatile Write Cache. Base 1.4, 5.21.1.6."""
 
     wce = bit(0, 0)
 
 
 class NumberOfQueues(Record, size=4):
-    """Base 1.4, 5.21.1.7: what the host asks for, and what it is given."""
+    """Number of Queues: how many the host asks for, and how many it is given. Base 1.4, 5.21.1.7."""
 
     nsq = count(0, 15, 0)
     ncq = count(0, 31, 16)
@@ -93,28 +93,28 @@ MOST_QUEUES = 0xFFFF  # that a host may ask for: FFFFh in the 0's based field is
 
 
 class InterruptCoalescing(Record, size=4):
-    """Base 1.4, 5.21.1.8. ``time`` in 100 us."""
+    """Interrupt Coalescing. Base 1.4, 5.21.1.8. ``time`` in 100 us."""
 
     thr = count(0, 7, 0)
     time = bits(0, 15, 8)
 
 
 class InterruptVectorConfiguration(Record, size=4):
-    """Base 1.4, 5.21.1.9."""
+    """Interrupt Vector Configuration. Base 1.4, 5.21.1.9."""
 
     iv = bits(0, 15, 0)
     cd = bit(0, 16)
 
 
 class AsyncEventConfiguration(Record, size=4):
-    """Base 1.4, 5.21.1.11: what the host wants to be told by events."""
+    """Asynchronous Event Configuration: what the host wants events for. Base 1.4, 5.21.1.11."""
 
     warnings = flags(0, 1, CriticalWarning)
     notices = flags(0, 4, Notice)  # the bits above the warnings
 
 
 class Timestamp(Record, size=8):
-    """Base 1.4, 5.21.1.14. ``milliseconds`` since 1970, or since the reset if the host has not set it."""
+    """Timestamp. Base 1.4, 5.21.1.14. ``milliseconds`` since 1970, or since the reset if the host has not set it."""
 
     milliseconds = bits(0, 47, 0, size=8)
     synch = bit(0, 48, size=8)  # it may have stood still meanwhile
@@ -122,7 +122,7 @@ class Timestamp(Record, size=8):
 
 
 class HostBehaviorSupport(Record, size=512):
-    """Base 1.4, 5.21.1.22; from ``etdas`` on: Base 2.0."""
+    """Host Behavior Support. Base 1.4, 5.21.1.22; from ``etdas`` on: Base 2.0."""
 
     acre = uint(0, 1)
     etdas = uint(1, 1)

@@ -267,7 +267,7 @@ class IdentifyController(Record, size=4096):
 
 
 class LbaFormat(Record, size=4):
-    """Base 1.4, Figure 246. ``lbads``: a power of two."""
+    """LBA Format. Base 1.4, Figure 246. A block has 2 ** ``lbads`` bytes of data."""
 
     ms = uint(0, 2)
     lbads = uint(2, 1)

@@ -53,7 +53,7 @@ class Field(Generic[T]):
 
 
 class Number(Field[int]):
-    """An unsigned number in bits ``high:low`` of the ``size`` bytes at ``offset``; 0's based ones mean one more."""
+    """An unsigned number in bits ``high:low`` of the ``size`` bytes at ``offset``. If it is 0's based, 0 means 1."""
 
     names: Names | None = None
 
@@ -95,12 +95,12 @@ def bits(offset: int, high: int, low: int, size: int = 4) -> Number:
 
 
 def count(offset: int, high: int, low: int, size: int = 4) -> Number:
-    """The same for a 0's based number: reads as 1 where the bits are 0."""
+    """Bits ``high:low`` that hold a 0's based number: it reads as 1 where the bits are 0."""
     return Number(offset, size, high, low, zero_based=True)
 
 
 def named(offset: int, high: int, low: int, names: Names, size: int = 4) -> Number:
-    """The same for a number that reads as one of ``names``, if it is one of them."""
+    """Bits ``high:low`` whose number has a name: it reads as the member of ``names``, or as an int if there is none."""
     field = Number(offset, size, high, low)
     get, members = field.get, names.members
 

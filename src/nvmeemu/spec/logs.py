@@ -10,7 +10,7 @@ from nvmeemu.spec.names import Names
 
 
 class LogId(IntEnum):
-    """Base 1.4, Figure 191; Supported Log Pages came with Base 2.0."""
+    """Log Page Identifiers. Base 1.4, Figure 191; Supported Log Pages: Base 2.0."""
 
     SUPPORTED_LOG_PAGES = 0x00
     ERROR_INFORMATION = 0x01
@@ -32,7 +32,7 @@ class SupportedLogPage(Record, size=4):
 
 
 class SupportedLogPages(Record, size=1024):
-    """Base 2.0, 5.16.1.1."""
+    """Supported Log Pages: an entry for each log page there can be. Base 2.0, 5.16.1.1."""
 
     pages = records(0, SupportedLogPage, 256)
 

@@ -27,7 +27,7 @@ CSS_NVM, CSS_ALL, CSS_ADMIN = 0, 6, 7  # CC.CSS: the NVM command set; all that I
 
 
 class Capabilities(Record, size=8):
-    """CAP, offset 0h. Base 1.4, 3.1.1."""
+    """CAP, Controller Capabilities, 64 bits at offset 0h. Base 1.4, 3.1.1."""
 
     mqes = count(0, 15, 0)
     cqr = bit(0, 16)
@@ -41,7 +41,7 @@ class Capabilities(Record, size=8):
 
 
 class Configuration(Record, size=4):
-    """CC, offset 14h. Base 1.4, 3.1.5."""
+    """CC, Controller Configuration, 32 bits at offset 14h. Base 1.4, 3.1.5."""
 
     en = bit(0, 0)
     css = bits(0, 6, 4)
@@ -53,7 +53,7 @@ class Configuration(Record, size=4):
 
 
 class ControllerStatus(Record, size=4):
-    """CSTS, offset 1Ch. Base 1.4, 3.1.6."""
+    """CSTS, Controller Status, 32 bits at offset 1Ch. Base 1.4, 3.1.6."""
 
     rdy = bit(0, 0)
     cfs = bit(0, 1)
@@ -61,7 +61,7 @@ class ControllerStatus(Record, size=4):
 
 
 class AdminQueueAttributes(Record, size=4):
-    """AQA, offset 24h. Base 1.4, 3.1.8."""
+    """AQA, Admin Queue Attributes, 32 bits at offset 24h. Base 1.4, 3.1.8."""
 
     asqs = count(0, 11, 0)
     acqs = count(0, 27, 16)

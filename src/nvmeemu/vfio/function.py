@@ -1,4 +1,4 @@
-"""The PCI function as the bus sees it: hands the client's accesses to a ``Function``, and is its ``Host``."""
+"""The PCI function as the bus sees it. It hands the client's accesses to a ``Function``, and provides its ``Host``."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from nvmeemu.vfio.sharing import Sharing
 log = logging.getLogger(__name__)
 library_log = logging.getLogger("nvmeemu.vfio.library")
 
-# What the library calls errors and is daily business: a VMM unmaps ranges that were never mapped (IOMMU), a device may
-# interrupt before the guest listens, and whoever looks whether a server is there leaves without a word (we log that).
+# The library logs these as errors, and they are normal. A VMM unmaps ranges that were never mapped (IOMMU). A device
+# interrupts before the guest listens. A client that only looks whether a server is there leaves at once; we log that.
 HARMLESS = (
     *("no fd for interrupt", "failed to remove DMA region", "cmd 3 failed"),
     *("failed to receive version", "failed to recv version"),
@@ -53,17 +53,18 @@ class Function(Protocol):
 
     @property
     def direct_doorbells(self) -> tuple[int, int] | None:
-        """Who takes doorbells before ``write`` does, if it wants to: the addresses of a C function and of its first
-        argument; the others are the doorbell's number, from offset 1000h, and its value."""
+        """The addresses of a C function and of its first argument, or None. Each write of a doorbell goes to it first.
+        Its other arguments are the doorbell's number, counted from offset 1000h, and the value. Where it returns
+        false, ``write`` gets the access."""
         ...
 
     @property
     def vectors(self) -> int:
-        """MSI-X vectors; 0: no MSI-X capability, INTA# only."""
+        """How many MSI-X vectors there are. 0: no MSI-X capability, and INTA# is the only interrupt."""
         ...
 
     def read(self, offset: int, size: int) -> bytes:
-        """``size`` bytes of BAR0; any size, any alignment, always inside."""
+        """Read ``size`` bytes of BAR0 at ``offset``. Any size and alignment; never beyond its end."""
         ...
 
     def write(self, offset: int, data: bytes) -> None: ...

@@ -73,12 +73,12 @@ class Loop:
     # --- descriptors
 
     def watch(self, fd: int, callback: Callable[[], None]) -> None:
-        """Call back whenever ``fd`` can be read, or has failed, until ``unwatch``."""
+        """Call ``callback`` whenever ``fd`` can be read, or has failed, until ``unwatch``."""
         self._epoll.register(fd, select.EPOLLIN)
         self._watched[fd] = _Watch(callback)
 
     def unwatch(self, fd: int) -> None:
-        """The opposite, also during a ``rest``; ``fd`` may be closed already."""
+        """End a ``watch``, also during a ``rest``. ``fd`` may be closed already."""
         if self._watched.pop(fd, None) is not None:
             with suppress(OSError):  # closing it took it out of the set
                 self._epoll.unregister(fd)
@@ -128,13 +128,13 @@ class Loop:
         self._steps.append(step)
 
     def remove_step(self, step: Step) -> None:
-        """Call it no more. Nothing if it is none."""
+        """Call this step no more. Does nothing if it is not one of the loop's."""
         with suppress(ValueError):
             self._steps.remove(step)
 
     @property
     def step_count(self) -> int:
-        """How many share this loop."""
+        """How many steps, that is controllers, share this loop."""
         return len(self._steps)
 
     def run(self) -> None:
@@ -163,7 +163,7 @@ class Loop:
         return more
 
     def _set_alarm(self) -> None:
-        """To the next timer."""
+        """The time until the next timer."""
         while self._timers and self._timers[0].callback is None:
             heapq.heappop(self._timers)
         self._alarm.set(self._timers[0].when if self._timers else None)

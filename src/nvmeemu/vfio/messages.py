@@ -1,7 +1,8 @@
 """Which messages of a client libvfio-user may see, and what becomes of the others.
 
 The library trusts its client, the VMM, with the health of this process. ``message.h`` looks at each message before
-the library does; here is what must not reach it, and the answer that such a message gets instead.
+the library does; this module decides which of them must not reach the library, and what the client
+is answered instead.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One PCI function on one socket, for one client (a VMM) after another. A loop serves any number of them."""
+"""A server: one PCI function on one socket, for one client (a VMM) after another. A loop runs any number of servers."""
 
 from __future__ import annotations
 

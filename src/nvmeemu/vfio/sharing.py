@@ -1,7 +1,8 @@
 """Whether a VMM shares its guest's memory.
 
-A file that it has mapped for itself alone (MAP_PRIVATE) looks like any other from here, but what the guest writes never
-gets into it, and what we write the guest may never see."""
+A VMM can map the file of its memory for itself alone (MAP_PRIVATE). The file looks like any other from here. But what
+the guest writes never gets into it, and the guest may never see what we write. So we look at the VMM's mappings.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 
 class File(NamedTuple):
-    """Which one a descriptor is of: st_dev and st_ino."""
+    """The identity of a file, ``st_dev`` and ``st_ino`` of fstat(2)."""
 
     device: int
     inode: int
@@ -24,7 +25,7 @@ class _Mapping(NamedTuple):
 
 
 class Sharing:
-    """Of one client, the process ``pid``; 0: we cannot know."""
+    """The mappings of one client, the process ``pid``. 0: the process is not known, and so are its mappings."""
 
     def __init__(self, pid: int = 0) -> None:
         self._pid = pid
@@ -42,7 +43,7 @@ class Sharing:
 
 
 def _mappings(pid: int, file: File) -> Iterator[_Mapping]:
-    """Of a process, those of one file (proc_pid_maps(5))."""
+    """The mappings that a process has of one file, from proc_pid_maps(5)."""
     try:
         with open(f"/proc/{pid}/maps", "rb") as maps:
             for line in maps:

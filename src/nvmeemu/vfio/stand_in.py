@@ -11,8 +11,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def stand_in(listening_fd: int, said: bytes | bytearray) -> Iterator[socket.socket]:
-    """Who accepts at ``listening_fd`` meanwhile gets a connection whose other end has said this and nothing more, and
-    will not: nobody has to wait for it. Gives that other end, which does not block. Raises OSError."""
+    """Put a stand-in for a client behind ``listening_fd`` as long as the context lasts.
+
+    Whoever accepts there gets a connection whose other end has sent ``said`` and then shut its side down. So nobody
+    waits for more. Gives that other end, a socket that does not block. Raises OSError.
+    """
     before = os.dup(listening_fd)
     try:
         with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as other_end:

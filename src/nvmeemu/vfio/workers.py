@@ -1,4 +1,4 @@
-"""Threads for what may block: a disk, most of all. The loop's; all controllers share them."""
+"""Threads for work that may block, mostly on a disk. They belong to the loop, and all its controllers share them."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class RpcError(Exception):
 
 
 def answer(line: bytes, methods: Mapping[str, Method]) -> bytes:
-    """What is answered to a line, nothing to notifications. A ``Method`` takes its parameters by name, and raises
+    """The answer to one line; empty for notifications. A ``Method`` gets its parameters by name. It may raise
     RpcError."""
     try:
         message = json.loads(line)

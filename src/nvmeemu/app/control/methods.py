@@ -1,4 +1,4 @@
-"""What the control socket can do to a running drive."""
+"""The methods of the control socket: what a client can do to a running drive. docs/control.md lists them."""
 
 from __future__ import annotations
 

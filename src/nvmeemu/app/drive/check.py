@@ -1,4 +1,4 @@
-"""What stands in a table, checked key by key."""
+"""Checks the keys and values of one table of a drive file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nvmeemu.app.drive.keys import TABLES
 
 
 class BadKey(ValueError):
-    """A ``key`` that there is not, or whose value cannot be; the text is one line that begins with the key."""
+    """There is no such ``key``, or it cannot have this value. The text is one line that begins with the key."""
 
     def __init__(self, key: str, reason: str) -> None:
         super().__init__(f"{key}: {reason}")
@@ -36,7 +36,7 @@ def checked(table: str, values: Mapping[str, Any], folder: str | None = None) ->
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
-    """What to say of a name that is none of the known ones."""
+    """The message about an unknown name, with the known one that it may be meant to be."""
     from difflib import get_close_matches  # start-up: most files have no such name
 
     known = list(known)

@@ -11,7 +11,7 @@ from nvmeemu.app.drive.source import Failure, Source
 
 
 def drives_of(arguments: argparse.Namespace) -> list[Drive]:
-    """Those of the drive files, or the one that the options describe. Raises Failure."""
+    """The drives of the drive files, or the one drive that the options describe. Raises Failure."""
     options = tables_of(arguments)
     if not arguments.drive:
         return [Drive.of(options, Source())]
@@ -29,7 +29,7 @@ def drives_of(arguments: argparse.Namespace) -> list[Drive]:
 
 
 def tables_of(arguments: argparse.Namespace) -> Tables:
-    """What the options say. Raises Failure."""
+    """The tables of a drive file that says what the options say. Raises Failure."""
     given = {
         name: {key.name: value for key in keys.values() if (value := _value(arguments, key)) is not None}
         for name, keys in TABLES.items()

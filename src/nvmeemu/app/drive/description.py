@@ -83,11 +83,11 @@ class Drive:
 
     @property
     def controller(self) -> ControllerTable:
-        """The one that there is, as yet."""
+        """The drive's controller. Today a drive has exactly one."""
         return self.controllers[0]
 
     def limits_of(self, controller: ControllerTable) -> Limits:
-        """What this controller can do. Raises ValueError."""
+        """The limits of this controller. Raises ValueError for a controller that cannot exist."""
         own = {} if controller.queues is None else {"queues": controller.queues}
         return Limits.of({**self.limits, **own}, has_msix=controller.msix)
 
@@ -100,7 +100,7 @@ class Drive:
 
     @property
     def made(self) -> Iterator[tuple[Place, str]]:
-        """What is made, or written anew."""
+        """The files that serving the drive makes or overwrites."""
         for index, controller in enumerate(self.controllers):
             for key in ("socket", "control", "trace"):
                 if (path := getattr(controller, key)) is not None:
@@ -199,7 +199,7 @@ def _check_disks(first: Drive, second: Drive) -> None:
 
 
 class _Used:
-    """A path that is used for something: where that is said, and of which drive."""
+    """A path that is used for something, the place in the description that says so, and the drive."""
 
     def __init__(self, path: str, place: Place, drive: Drive | None) -> None:
         self.path, self.place, self.drive = path, place, drive

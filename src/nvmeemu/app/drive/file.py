@@ -20,7 +20,7 @@ MOST = 1 << 20  # bytes of a file
 
 @dataclass(eq=False, repr=False)
 class Written:
-    """What a file says, key by key; ``name`` is what the drive is called."""
+    """The keys and values of a drive file. ``name`` is what the drive is called."""
 
     tables: Tables
     lines: Mapping[Place, int]
@@ -33,7 +33,7 @@ class Written:
 
 
 def read(path: str) -> Written:
-    """What stands in a file. Raises Failure."""
+    """Read a drive file. Raises Failure."""
     try:
         with open(path, "rb") as file:
             content = file.read(MOST + 1)
@@ -50,7 +50,7 @@ def read(path: str) -> Written:
 
 
 def parse(text: str, path: str = "drive.toml") -> Written:
-    """What a file with this path and text says."""
+    """Parse the text of a drive file. Raises Failure, with ``path`` and the line."""
     try:
         written, lines = toml.parse(text)
     except toml.TomlError as error:

@@ -17,8 +17,11 @@ _NAMES = {key.option: key.name for keys in TABLES.values() for key in keys.value
 
 
 class Failure(Exception):
-    """Cannot serve; the text is the line for the user. ``status`` is 2 for bad use, else 1. ``is_placed``: it says
-    which part of which drive."""
+    """A drive cannot be served. The text is one line for the user.
+
+    ``status`` is the exit status: 2 for bad use, else 1. ``is_placed``: the text already says which part of which
+    drive it is about.
+    """
 
     def __init__(self, text: str, status: int = 1, *, is_placed: bool = False) -> None:
         super().__init__(text)
@@ -50,7 +53,7 @@ class Source:
 
     @contextmanager
     def at(self, *place: str | int) -> Iterator[None]:
-        """What fails in here, without having said where, fails there."""
+        """A context. A Failure in it that does not say its place gets this one."""
         try:
             yield
         except Failure as failure:
@@ -60,7 +63,7 @@ class Source:
 
 
 def in_keys(text: str) -> str:
-    """A message about options, in the words of a file."""
+    """A message about options, with the names that a drive file has for them."""
     text = re.sub(r"--create --size (\w+)", r'create = true, size = "\1"', text)
     return re.sub(r"(?<![\w-])--([a-z0-9-]+)", lambda match: _NAMES.get(match[1], match[0]), text)
 
