@@ -32,7 +32,8 @@ NSSR = Register("NSSR", 0x20, 4)
 AQA = Register("AQA", 0x24, 4, 0x0FFF0FFF)
 ASQ = Register("ASQ", 0x28, 8, ~0xFFF & 0xFFFFFFFFFFFFFFFF)
 ACQ = Register("ACQ", 0x30, 8, ~0xFFF & 0xFFFFFFFFFFFFFFFF)
-REGISTERS = (CAP, VS, INTMS, INTMC, CC, CSTS, NSSR, AQA, ASQ, ACQ)
+CRTO = Register("CRTO", 0x68, 4)  # Base 2.0
+REGISTERS = (CAP, VS, INTMS, INTMC, CC, CSTS, NSSR, AQA, ASQ, ACQ, CRTO)
 
 
 class RegisterFile:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from conformance.queue_commands import new_cq, new_sq
@@ -13,7 +15,7 @@ from nvmeemu.testing import ACQ, ASQ, CC, PAGE, Driver
 BLOCK = 512
 
 
-def enabled(new_bench: NewBench, ram: int = 16 << 20, **limits: int) -> Driver:
+def enabled(new_bench: NewBench, ram: int = 16 << 20, **limits: Any) -> Driver:
     driver: Driver = new_bench(limits=Limits(**limits), ram=ram).driver
     driver.enable()
     return driver

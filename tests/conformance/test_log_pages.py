@@ -21,6 +21,7 @@ from nvmeemu.spec import (
     Command,
     Completion,
     ErrorLogEntry,
+    FeatureEffectsLog,
     FirmwareSlotLog,
     LogId,
     NvmOpcode,
@@ -28,7 +29,7 @@ from nvmeemu.spec import (
     SmartLog,
     Status,
 )
-from nvmeemu.testing import PAGE, Bench, Driver
+from nvmeemu.testing import PAGE, VS, Bench, Driver
 
 NOT_SPECIFIC = 0xFFFF  # Parameter Error Location
 UNIT = 512 * 1000  # bytes of a data unit
@@ -78,6 +79,25 @@ def test_the_list_of_supported_pages_says_what_get_log_page_answers(driver: Driv
     for lid, word in enumerate(words):
         completion = driver.execute(driver.admin, command(lid, prp1=page))
         assert (completion.status != Status.INVALID_LOG_PAGE) == bool(word & 1), f"LID {lid:#x}"
+
+
+@pytest.mark.fact(
+    "A20", clause="Base 2.0, 5.16.1.18", kills=("supported-features-wrong", "feature-scope-wrong", "no-feature-effects")
+)
+def test_the_list_of_supported_features_says_what_get_features_answers(driver: Driver) -> None:
+    """And the scope is the one that Get Features tells: a controller of Base 2.0 has this page."""
+    if driver.reg(VS) < 0x20000:
+        return
+    assert driver.get_log(LogId.SUPPORTED_LOG_PAGES, 1024)[4 * LogId.FEATURE_EFFECTS] & 1
+    log = FeatureEffectsLog(driver.get_log(LogId.FEATURE_EFFECTS, FeatureEffectsLog.SIZE))
+    page = driver.alloc(PAGE)
+    for fid, one in enumerate(log.features):
+        asked = Command(opcode=0x0A, prp1=page)  # Get Features
+        asked.cdw10 = fid | 3 << 8  # SEL: capabilities
+        completion = driver.execute(driver.admin, asked)
+        assert (completion.status == Status.SUCCESS) == one.fsupp, f"FID {fid:#x}"
+        if one.fsupp:
+            assert one.fsp == (1 if completion.dw0 & 0b10 else 2), f"FID {fid:#x}"
 
 
 @pytest.mark.fact("A20", clause="Base 1.4, 5.14, LPOL", kills=("log-offset-ignored",))

@@ -6,13 +6,14 @@ import pytest
 
 from conformance.tools import admin, fails, guarded, identify_controller, is_untouched
 from nvmeemu.spec import AdminOpcode, Command, CommandEffectsLog, LogId, NvmOpcode, Status
-from nvmeemu.testing import PAGE, Driver
+from nvmeemu.testing import PAGE, VS, Driver
 
 MANDATORY_ADMIN = (0x00, 0x01, 0x02, 0x04, 0x05, 0x06, 0x08, 0x09, 0x0A, 0x0C)
 MANDATORY_NVM = (0x00, 0x01, 0x02)
 FUSE_FIRST, FUSE_SECOND, FUSE_RESERVED = 0x01, 0x02, 0x03
 SGL, SGL_SEGMENT, PSDT_RESERVED = 0x40, 0x80, 0xC0
 NOBODY = 0xFFFFFF00
+OF_NAMESPACE = 1  # CSP
 
 
 def effects(driver: Driver) -> CommandEffectsLog:
@@ -54,6 +55,16 @@ def test_what_the_effects_log_names_is_there(driver: Driver) -> None:
         if log.io[opcode].csupp:
             completion = driver.execute(queue, Command(opcode=opcode, nsid=NOBODY))
             assert completion.status != Status.INVALID_OPCODE, hex(opcode)
+
+
+@pytest.mark.fact("A15", clause="Base 2.0, Figure 211, CSP", kills=("effects-without-scopes",))
+def test_the_effects_log_says_what_each_command_acts_on(driver: Driver) -> None:
+    """From Base 2.0 on: a namespace, for the commands of the NVM command set, or the controller."""
+    if driver.reg(VS) < 0x20000:
+        return
+    log = effects(driver)
+    assert {one.csp for one in log.io if one.csupp} == {OF_NAMESPACE}
+    assert all(one.csp for one in log.admin if one.csupp)
 
 
 @pytest.mark.fact("A15", clause="Base 1.4, 5.14.1.5, LBCC", kills=("effects-hide-changes",))

@@ -6,10 +6,12 @@ import logging
 
 import pytest
 
-from nvmeemu.spec import DOORBELLS, AdminQueueAttributes, Configuration, ControllerStatus
+from conformance.tools import NewBench, identify_controller
+from nvmeemu.controller.limits import Limits
+from nvmeemu.spec import DOORBELLS, AdminQueueAttributes, CommandEffectsLog, Configuration, ControllerStatus, LogId
 from nvmeemu.testing import ACQ, AQA, ASQ, CAP, CC, CSTS, INTMC, INTMS, PAGE, VS, Bench, Driver, QueuePair
 
-NSSR = 0x20
+NSSR, CRTO = 0x20, 0x68
 END = 0x38  # of the registers that every controller has
 GONE = 0xFFFFFFFF
 
@@ -96,7 +98,7 @@ def test_nothing_is_said_of_what_this_controller_does_not_have(driver: Driver) -
     for offset in range(END, DOORBELLS, 4):
         driver.set_reg(offset, GONE)
     for offset in range(END, DOORBELLS, 4):
-        assert driver.reg(offset) == 0, hex(offset)
+        assert offset == CRTO or driver.reg(offset) == 0, hex(offset)
 
 
 def test_an_access_of_nothing_or_past_the_end_does_nothing(bench: Bench) -> None:
@@ -186,6 +188,28 @@ def test_the_time_to_become_ready_is_told(driver: Driver) -> None:
     has_crms = driver.reg(CAP, 8) >> 59 & 3
     assert driver.capabilities.to or (has_crms and driver.reg(0x68))
     assert not has_crms or driver.reg(VS) >= 0x20000
+
+
+@pytest.mark.fact("A13", clause="Base 2.0, 3.1.3.1, CRMS", kills=("crto-is-zero", "crto-is-not-cap-to", "no-crms"))
+@pytest.mark.parametrize("timeout", [1, 60, 255])
+def test_base_2_tells_the_time_to_become_ready_in_crto(new_bench: NewBench, timeout: int) -> None:
+    """Controller Ready With Media is the way that each controller of Base 2.0 has; Linux calls a CRTO of 0 bogus."""
+    driver = new_bench(limits=Limits(timeout=timeout)).driver
+    assert driver.reg(VS) == 0x20000
+    assert driver.reg(CAP, 8) >> 59 & 3 == 0b01
+    assert driver.reg(CRTO) == timeout == driver.capabilities.to
+
+
+@pytest.mark.fact("A13", clause="Base 2.0, 3.1.3.2", kills=("vs-is-fixed", "crms-of-any-version"))
+@pytest.mark.parametrize(("version", "vs"), [("1.2", 0x10200), ("1.3", 0x10300), ("1.4", 0x10400), ("2.0", 0x20000)])
+def test_an_older_version_can_be_stated(new_bench: NewBench, version: str, vs: int) -> None:
+    driver = new_bench(limits=Limits(version=version)).driver
+    driver.enable()
+    assert driver.reg(VS) == vs == identify_controller(driver).ver
+    is_new = version == "2.0"
+    assert (driver.reg(CAP, 8) >> 59 & 3, driver.reg(CRTO)) == ((1, 60) if is_new else (0, 0))
+    effects = CommandEffectsLog(driver.get_log(LogId.COMMAND_EFFECTS, CommandEffectsLog.SIZE))
+    assert any(one.csp for one in effects.admin) == any(one.csp for one in effects.io) == is_new
 
 
 @pytest.mark.fact("A13", clause="Base 1.4, 7.3.2", kills=("flr-keeps-the-admin-queue",))

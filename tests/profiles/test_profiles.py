@@ -111,7 +111,7 @@ def test_what_a_step_expects() -> None:
     assert found("admin get_features fid=0xd0 -> any") == []
     assert found("admin set_features fid=number_of_queues cdw11=0x10001 -> dw0=0x3f003f") == []
     assert found("admin set_features fid=number_of_queues cdw11=0x10001 -> dw0=1") == ["line 12"]
-    assert found("read CC = 0x460001\nread ASQ = written\nread ACQ+4 = written\nread VS = 0x10400") == []
+    assert found("read CC = 0x460001\nread ASQ = written\nread ACQ+4 = written\nread VS = 0x20000") == []
     assert found("read AQA = 0") == ["line 12"]
     assert found("q1 flush nsid=1") == ["line 12"]
     assert found("admin identify cns=controller x32") == ["line 12"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -48,7 +48,9 @@ def recorded(name: str) -> list[Record]:
 
 
 def played(name: str) -> list[Record]:
-    outcome = run(load(name))
+    """With the version that was stated when they were recorded."""
+    profile = load(name)
+    outcome = run(replace(profile, device={**profile.device, "version": "1.4"}))
     assert outcome.findings == []
     return list(outcome.trace)
 

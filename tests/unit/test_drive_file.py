@@ -39,6 +39,7 @@ mpsmin = 1
 mpsmax = 2
 dstrd = 1
 max_namespaces = 8
+nvme_version = "1.4"
 
 [[namespace]]
 disk = "raw:disks/a.img"

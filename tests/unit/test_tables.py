@@ -283,7 +283,8 @@ def test_identify_and_the_logs_tell_of_rows_that_are_added(driver: Driver) -> No
         assert after.oncs == before.oncs | spec.Oncs.RESERVATIONS
         assert after.lpa == before.lpa | spec.Lpa.TELEMETRY
         assert after.oaes == before.oaes | spec.Notice.TELEMETRY
-        assert effects.admin[ShowLamp.OPCODE] == spec.CommandEffect(csupp=True, nic=True)
+        told_of_it = spec.CommandEffect(csupp=True, nic=True, csp=spec.FEATURE_OF_CONTROLLER)
+        assert effects.admin[ShowLamp.OPCODE] == told_of_it
         assert (pages[4 * 0xC4], listed[4 * 0xC4]) == (0, 1)
         assert driver.get_log(0xC4, 16) == bytes(16)
         assert driver.execute(driver.admin, ShowLamp(colour=4)).dw0 == 5

@@ -6,7 +6,18 @@ from enum import Enum
 
 from nvmeemu.controller.request import Request, Result
 from nvmeemu.controller.state import ControllerState
-from nvmeemu.spec import BROADCAST, FeatureCapability, GetFeatures, Oncs, Select, SetFeatures, Status
+from nvmeemu.spec import (
+    BROADCAST,
+    FEATURE_OF_CONTROLLER,
+    FEATURE_OF_NAMESPACE,
+    FeatureCapability,
+    FeatureEffect,
+    GetFeatures,
+    Oncs,
+    Select,
+    SetFeatures,
+    Status,
+)
 from nvmeemu.spec.errors import CommandFailed
 
 
@@ -22,13 +33,15 @@ class Feature:
     otherwise.
 
     ``which`` tells several values of one controller apart: a number that CDW11 gives. The value of a namespace has its
-    NSID for that. ``is_saveable``: Set Features may save it (SV), and it is back after a reset. ``oncs``: bits of ONCS
-    that say to the host that there is this feature.
+    NSID for that. ``changes_capabilities``: another value changes what the controller can do. ``is_saveable``: Set
+    Features may save it (SV), and it is back after a reset. ``oncs``: bits of ONCS that say to the host that there is
+    this feature.
     """
 
     scope = Scope.CONTROLLER
     is_saveable = False
     is_changeable = True
+    changes_capabilities = False
     oncs = Oncs(0)
 
     def __init__(self, fid: int) -> None:
@@ -87,6 +100,12 @@ class Feature:
         if self.is_changeable:
             found |= FeatureCapability.CHANGEABLE
         return found
+
+    @property
+    def effects(self) -> FeatureEffect:
+        """Its entry in the Feature Identifiers Supported and Effects log. Base 2.0, 5.16.1.18."""
+        scope = FEATURE_OF_NAMESPACE if self.scope is Scope.NAMESPACE else FEATURE_OF_CONTROLLER
+        return FeatureEffect(fsupp=True, ccc=self.changes_capabilities, fsp=scope)
 
     # --- what the commands do
 

@@ -81,6 +81,12 @@ def value(controller: ControllerState, fid: FeatureId, which: int = 0) -> int:
     return FEATURES[fid].value(controller, which)
 
 
+def offered(controller: ControllerState) -> dict[int, Feature]:
+    """The features that this controller has, by their identifiers."""
+    found = {**FEATURES, **controller.part(VendorFeatures)}
+    return {fid: feature for fid, feature in found.items() if feature.is_offered(controller)}
+
+
 def advertised(controller: ControllerState) -> Oncs:
     """What ONCS says of features."""
     found = Oncs(0)
@@ -248,6 +254,7 @@ def _now(controller: ControllerState) -> int:
 
 
 class _HostBehaviorSupport(DataFeature):
+    changes_capabilities = True
     size = HostBehaviorSupport.SIZE
 
     def decode(self, controller: ControllerState, data: bytes) -> int:

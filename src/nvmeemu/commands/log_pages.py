@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from nvmeemu.commands import features
 from nvmeemu.commands.features import critical_warnings
 from nvmeemu.controller.request import Request
 from nvmeemu.controller.state import ControllerState, Offer
@@ -15,6 +16,9 @@ from nvmeemu.spec import (
     Afi,
     CommandEffect,
     CommandEffectsLog,
+    Effect,
+    FeatureEffect,
+    FeatureEffectsLog,
     FirmwareSlotLog,
     GetLogPage,
     LogId,
@@ -130,15 +134,32 @@ def _effects(request: Request[GetLogPage]) -> bytes:
     """LID 05h, from the command sets."""
     controller = request.controller
 
-    def words(commands: Mapping[int, Offer]) -> list[CommandEffect]:
-        offered = {opcode: entry.effects for opcode, entry in commands.items() if entry.is_offered(controller)}
-        return [offered.get(opcode, CommandEffect()) for opcode in range(256)]
+    def words(commands: Mapping[int, Offer], scope: Effect) -> list[CommandEffect]:
+        found = [CommandEffect()] * 256
+        for opcode, entry in commands.items():
+            if entry.is_offered(controller):
+                effects = entry.effects
+                found[opcode] = effects if effects.csp else CommandEffect.of(int(effects) | scope)
+        return found
 
-    return bytes(CommandEffectsLog(admin=words(controller.admin_commands), io=words(controller.io_commands)))
+    has_scopes = controller.limits.has_scopes
+    return bytes(
+        CommandEffectsLog(
+            admin=words(controller.admin_commands, Effect.OF_CONTROLLER if has_scopes else Effect(0)),
+            io=words(controller.io_commands, Effect.OF_NAMESPACE if has_scopes else Effect(0)),
+        )
+    )
+
+
+def _feature_effects(request: Request[GetLogPage]) -> bytes:
+    """LID 12h, from the features."""
+    offered = features.offered(request.controller)
+    found = [offered[fid].effects if fid in offered else FeatureEffect() for fid in range(256)]
+    return bytes(FeatureEffectsLog(features=found))
 
 
 PAGES = Table(
-    LogPage(LogId.SUPPORTED_LOG_PAGES, _supported),
+    LogPage(LogId.SUPPORTED_LOG_PAGES, _supported, lpa=Lpa.SUPPORTED_PAGES),
     LogPage(LogId.ERROR_INFORMATION, _errors),
     LogPage(LogId.SMART, _smart, is_of_controller=True),
     LogPage(LogId.FIRMWARE_SLOT, _firmware),
@@ -146,4 +167,5 @@ PAGES = Table(
         LogId.CHANGED_NAMESPACE_LIST, _changed_namespaces, was_read=_forget_changes, oaes=Notice.NAMESPACE_ATTRIBUTE
     ),
     LogPage(LogId.COMMAND_EFFECTS, _effects, lpa=Lpa.COMMAND_EFFECTS),
+    LogPage(LogId.FEATURE_EFFECTS, _feature_effects),
 )

@@ -23,6 +23,48 @@ class Option(NamedTuple):
         """The name in Python."""
         return self.name.replace("-", "_")
 
+    @property
+    def values(self) -> str:
+        """What it can be."""
+        return f"{self.least} to {self.most}"
+
+    @property
+    def words(self) -> str:
+        """The same in a sentence."""
+        return f"a number from {self.values}"
+
+    def admits(self, value: object) -> bool:
+        """Whether it can be this."""
+        return type(value) is int and self.least <= value <= self.most
+
+
+class Choice(NamedTuple):
+    """The same for a limit that is one of a few words."""
+
+    name: str
+    default: str
+    choices: tuple[str, ...]
+    about: str
+
+    @property
+    def keyword(self) -> str:
+        """The name in Python."""
+        return self.name.replace("-", "_")
+
+    @property
+    def values(self) -> str:
+        """What it can be."""
+        return ", ".join(self.choices)
+
+    @property
+    def words(self) -> str:
+        """The same in a sentence."""
+        return f"one of {self.values}"
+
+    def admits(self, value: object) -> bool:
+        """Whether it can be this."""
+        return value in self.choices
+
 
 OPTIONS = {
     "io_queues": Option("queues", MAX_IO_QUEUES, 1, MAX_IO_QUEUES, "I/O queue pairs"),
@@ -36,3 +78,10 @@ OPTIONS = {
     "namespaces": Option("max-namespaces", 16, 1, MOST_NAMESPACES, "NN: every NSID is from 1 to N"),
 }
 """By the fields of ``limits.Limits``."""
+
+CHOICES = {
+    "version": Choice(
+        "nvme-version", "2.0", ("1.2", "1.3", "1.4", "2.0"), "VS: the version of the specification that is stated"
+    ),
+}
+"""The same for those that are one of a few words."""

@@ -32,7 +32,6 @@ from nvmeemu.spec import (
     SHST_COMPLETE,
     SHST_NORMAL,
     SHST_OCCURRING,
-    VERSION,
     AdminQueueAttributes,
     Capabilities,
     CommandSets,
@@ -41,6 +40,8 @@ from nvmeemu.spec import (
     ErrorEvent,
     EventType,
     LogId,
+    ReadyModes,
+    ReadyTimeouts,
     words,
 )
 from nvmeemu.subsystem.media import MediaError, flush_all, run
@@ -241,9 +242,12 @@ class Controller:
                 css=CommandSets.NVM,
                 mpsmin=limits.min_page_shift,
                 mpsmax=limits.max_page_shift,
+                crms=ReadyModes.WITH_MEDIA if limits.has_ready_modes else 0,
             )
         )
-        self._registers[regs.VS] = VERSION
+        self._registers[regs.VS] = limits.vs
+        if limits.has_ready_modes:  # CAP.TO is the smaller one of CRWMT and FFh
+            self._registers[regs.CRTO] = int(ReadyTimeouts(crwmt=limits.timeout))
 
     @property
     def _cc(self) -> Configuration:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
-from nvmeemu.controller.bounds import MAX_IO_QUEUES, OPTIONS
-from nvmeemu.spec import BAR0_LEAST, DOORBELLS, PAGE_MIN
+from nvmeemu.controller.bounds import CHOICES, MAX_IO_QUEUES, OPTIONS, Choice, Option
+from nvmeemu.spec import BAR0_LEAST, DOORBELLS, PAGE_MIN, VERSIONS
 
 MOST_TRANSFER = 2 << 20  # bytes
 _WIDTH = 4  # bytes of a doorbell
@@ -33,6 +33,7 @@ class Limits:
     max_page_shift: int = OPTIONS["max_page_shift"].default
     dstrd: int = OPTIONS["dstrd"].default
     namespaces: int = OPTIONS["namespaces"].default
+    version: str = CHOICES["version"].default
     least_bar0: int = BAR0_LEAST  # bytes
 
     def __post_init__(self) -> None:
@@ -50,6 +51,8 @@ class Limits:
         ):
             if not least <= value <= most:
                 raise ValueError(f"{name} {value} is not within {least} and {most}")
+        if self.version not in VERSIONS:
+            raise ValueError(f"nvme-version {self.version} is none of {', '.join(VERSIONS)}")
         if not 0 <= self.min_page_shift <= self.max_page_shift:
             raise ValueError(f"mpsmin {self.min_page_shift} is above mpsmax {self.max_page_shift}")
         if self.transfer > MOST_TRANSFER:
@@ -57,10 +60,11 @@ class Limits:
             raise ValueError(f"mdts {self.mdts} is too large for pages of {page} KiB: a transfer is 2 MiB at most")
 
     @classmethod
-    def of(cls, options: Mapping[str, int | None], *, has_msix: bool = True) -> Self:
+    def of(cls, options: Mapping[str, Any], *, has_msix: bool = True) -> Self:
         """Limits from the keywords of options. An option that is missing or None has its default. There is a vector
         for each queue. Raises ValueError."""
-        given = {name: options[option.keyword] for name, option in OPTIONS.items() if option.keyword in options}
+        known: dict[str, Option | Choice] = {**OPTIONS, **CHOICES}
+        given = {name: options[option.keyword] for name, option in known.items() if option.keyword in options}
         values = {name: value for name, value in given.items() if value is not None}
         if "mdts" not in values:
             values["mdts"] = cls.mdts - values.get("min_page_shift", 0)  # as many bytes
@@ -71,6 +75,21 @@ class Limits:
     def transfer(self) -> int:
         """The largest transfer in bytes: MDTS counts pages of CAP.MPSMIN (Base 1.4, Figure 247)."""
         return PAGE_MIN << self.min_page_shift + self.mdts
+
+    @property
+    def vs(self) -> int:
+        """The version that the controller states: VS."""
+        return VERSIONS[self.version]
+
+    @property
+    def has_ready_modes(self) -> bool:
+        """Whether CAP.CRMS and CRTO are there: every controller of Base 2.0 has them, and none before it."""
+        return self.vs >= VERSIONS["2.0"]
+
+    @property
+    def has_scopes(self) -> bool:
+        """Whether the Commands Supported and Effects log says what each command acts on: Base 2.0 began with that."""
+        return self.vs >= VERSIONS["2.0"]
 
     @property
     def stride(self) -> int:

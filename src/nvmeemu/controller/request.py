@@ -203,7 +203,8 @@ _NO_EFFECT, _NO_OACS, _NO_ONCS = Effect(0), Oacs(0), Oncs(0)
 @dataclass(frozen=True)
 class CommandEntry(Generic[C]):
     """One row of a command set: it runs the command *and* says to the host that the command is supported (an
-    ``Offer``). ``changes``: what it changes beside the content of blocks."""
+    ``Offer``). ``changes``: what it changes beside the content of blocks, and what it acts on, if that is not the
+    namespace for an I/O command and the controller for an admin command."""
 
     kind: type[C]
     run: Callable[[Request[C]], Result]

@@ -12,7 +12,7 @@ from nvmeemu.profiles.learning import Learning
 from nvmeemu.spec.layout import Number
 from nvmeemu.spec.names import Names
 from nvmeemu.trace.commands import TracedCommand, by_fetch
-from nvmeemu.trace.file import Reader, TraceError
+from nvmeemu.trace.file import FIRST_VERSION, Reader, TraceError
 from nvmeemu.trace.records import Fetch, PciChange, Record, RegisterRead, RegisterWrite, Reset
 from nvmeemu.trace.words import command_of, plain
 
@@ -27,7 +27,8 @@ def profile_text(reader: Reader, title: str = "") -> str:
     steps = list(_collapsed(_Steps(records).lines()))
     if not any(step.startswith(("admin", "q")) for step in steps):
         raise TraceError(f"{reader.name}: no commands: nothing to make a profile of")
-    device = {key: value for key, value in reader.description.limits.items() if key in _LIMITS}
+    told = {"version": FIRST_VERSION, **reader.description.limits}
+    device = {key: value for key, value in told.items() if key in _LIMITS}
     shown = plain(title or reader.description.comment or f"what the host of {reader.name} did")
     lines = [
         f"title = {_quoted(shown)}",
@@ -40,6 +41,7 @@ def profile_text(reader: Reader, title: str = "") -> str:
         '"""',
         "",
         "[device]",
+        f"version = {_quoted(str(device.pop('version')))}",
         *(f"{key} = {int(value)}" for key, value in device.items() if isinstance(value, int)),
     ]
     for one in reader.description.namespaces:

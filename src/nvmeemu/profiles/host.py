@@ -58,7 +58,7 @@ def _groups(steps: Iterable[Step]) -> Iterator[list[Step]]:
 
 def run(profile: Profile, broken: Break | None = None) -> Outcome:
     """Play it, to a device that is perhaps broken on purpose. Raises ProfileError if there can be no such device."""
-    device = {**profile.device, **(broken.device or {} if broken else {})}
+    device: dict[str, Any] = {**profile.device, **(broken.device or {} if broken else {})}
     try:
         with Bench(limits=Limits(**device), ram=_RAM) as bench:
             bench.namespaces.active.clear()

@@ -57,7 +57,7 @@ class Break:
     item: Item
     what: str
     fault: Mapping[str, Any] | None = None
-    device: Mapping[str, int] | None = None
+    device: Mapping[str, Any] | None = None
     anywhere: bool = False  # whether another line than the item's may find it out
 
     def found_by(self, outcome: Outcome) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nvmeemu import spec
+from nvmeemu.controller.bounds import CHOICES
 from nvmeemu.controller.limits import Limits
 from nvmeemu.faults.fault import Fault
 from nvmeemu.faults.words import FaultError, choice, flag, number, seconds
@@ -59,7 +60,7 @@ class Never:
     why: str
     at: str
     fault: Mapping[str, Any] | None = None
-    device: Mapping[str, int] | None = None
+    device: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Profile:
     most_admin: int = 100
     most_vectors: int = 2048
     least_bar0: int = 0
-    device: Mapping[str, int] = field(default_factory=dict)
+    device: Mapping[str, Any] = field(default_factory=dict)
     namespaces: tuple[ProfileNamespace, ...] = (ProfileNamespace(),)
     facts: tuple[Fact, ...] = ()
     nevers: tuple[Never, ...] = ()
@@ -170,7 +171,7 @@ def _never(table: dict[str, Any]) -> Never:
     return Never(item, _text(table, "why"), _text(table, "at"), device=_device(table["device"]))
 
 
-def _device(value: Any) -> dict[str, int]:
+def _device(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f"device: {value!r} is no table")
     for key in value:
@@ -178,7 +179,12 @@ def _device(value: Any) -> dict[str, int]:
             raise ValueError(f"device.{key}: it is a namespace's: give it in a [[namespace]]")
         if key not in _LIMITS:
             raise ValueError(f"device: {key}: there are {', '.join(sorted(_LIMITS))}")
-    return {key: number(one, f"device.{key}", 0, 1 << 20) for key, one in value.items()}
+    return {
+        key: choice(one, "device.version", CHOICES["version"].choices)
+        if key == "version"
+        else number(one, f"device.{key}", 0, 1 << 20)
+        for key, one in value.items()
+    }
 
 
 def _disk(table: dict[str, Any]) -> ProfileNamespace:

@@ -10,7 +10,7 @@ from typing import Any, Self
 from nvmeemu.app.drive.file import Written, read
 from nvmeemu.app.drive.source import Failure
 from nvmeemu.backend import BackendError, parse_size
-from nvmeemu.controller.bounds import OPTIONS
+from nvmeemu.controller.bounds import CHOICES, OPTIONS, Choice, Option
 from nvmeemu.controller.limits import Limits
 from nvmeemu.faults import Fault, FaultError
 
@@ -19,13 +19,14 @@ class BadOptions(Exception):
     """This fixture has no such keyword, or the keyword cannot have that value; one line for the user."""
 
 
-_LIMITS = {option.keyword: option for option in OPTIONS.values()}
+_OPTIONS: list[Option | Choice] = [*OPTIONS.values(), *CHOICES.values()]
+_LIMITS = {option.keyword: option for option in _OPTIONS}
 
 
 def _limit(keyword: str) -> Any:
     option = _LIMITS[keyword]
     default = None if keyword == "mdts" else option.default  # which follows mpsmin
-    return _option(default, f"{option.about} ({option.least} to {option.most})")
+    return _option(default, f"{option.about} ({option.values})")
 
 
 def _option(default: Any, about: str) -> Any:
@@ -48,6 +49,7 @@ class DriveOptions:
     mpsmax: int = _limit("mpsmax")
     dstrd: int = _limit("dstrd")
     max_namespaces: int = _limit("max_namespaces")
+    nvme_version: str = _limit("nvme_version")
     plugins: Sequence[str | Path] = _option((), "files that add commands, log pages, ... (docs/extend.md)")
 
     @classmethod
@@ -84,9 +86,8 @@ class DriveOptions:
     def _check_limits(self) -> None:
         for keyword, option in _LIMITS.items():
             value = getattr(self, keyword)
-            is_number = isinstance(value, int) and option.least <= value <= option.most
-            if not is_number and not (keyword == "mdts" and value is None):
-                raise BadOptions(f"{keyword}={value!r} is not a number from {option.least} to {option.most}")
+            if not option.admits(value) and not (keyword == "mdts" and value is None):
+                raise BadOptions(f"{keyword}={value!r} is not {option.words}")
         try:
             _ = self.limits
         except ValueError as error:

@@ -33,7 +33,7 @@ from nvmeemu.subsystem.subsystem import Subsystem
 from nvmeemu.testing.ports import ManualWorker, Ram, VirtualClock
 from nvmeemu.trace import words
 from nvmeemu.trace.commands import Matcher, TracedCommand, by_fetch, is_reset
-from nvmeemu.trace.file import Description, Reader, TraceError
+from nvmeemu.trace.file import FIRST_VERSION, Description, Reader, TraceError
 from nvmeemu.trace.recorder import Recorder, describe
 from nvmeemu.trace.records import (
     AsyncEvent,
@@ -103,7 +103,7 @@ class _Player:
         self._clock = VirtualClock()
         self._worker = ManualWorker()
         try:
-            limits = Limits(**description.limits)
+            limits = Limits(**{"version": FIRST_VERSION, **description.limits})
             told = {"serial": "REPLAY"} | description.identity
             cntlid = told.pop("cntlid", 1)
             namespaces = _namespaces(description, backends, limits.namespaces, self._worker)

@@ -136,6 +136,7 @@ class Lpa(IntFlag):
     EXTENDED_DATA = 1 << 2  # NUMDU and LPO of Get Log Page
     TELEMETRY = 1 << 3
     PERSISTENT_EVENT = 1 << 4
+    SUPPORTED_PAGES = 1 << 5  # log pages 00h, 12h and, with a management interface, 13h; Base 2.0
 
 
 class Frmw(Record, size=1):

@@ -10,7 +10,8 @@ from nvmeemu.spec.names import Names
 
 
 class LogId(IntEnum):
-    """Log Page Identifiers. Base 1.4, Figure 191; Supported Log Pages: Base 2.0."""
+    """Log Page Identifiers. Base 1.4, Figure 191; Supported Log Pages, and Feature Identifiers Supported and
+    Effects: Base 2.0."""
 
     SUPPORTED_LOG_PAGES = 0x00
     ERROR_INFORMATION = 0x01
@@ -18,6 +19,7 @@ class LogId(IntEnum):
     FIRMWARE_SLOT = 0x03
     CHANGED_NAMESPACE_LIST = 0x04
     COMMAND_EFFECTS = 0x05
+    FEATURE_EFFECTS = 0x12
 
 
 LOG_NAMES = Names(LogId)
@@ -96,6 +98,9 @@ class Effect(IntFlag):
     CCC = 1 << 4  # what the controller can do
     ALONE_IN_NAMESPACE = 0b001 << 16  # CSE: no other command to the namespace at the same time
     ALONE = 0b010 << 16  # CSE: no other command at all
+    OF_NAMESPACE = 1 << 20  # CSP: what it acts on; Base 2.0
+    OF_CONTROLLER = 1 << 21
+    OF_SUBSYSTEM = 1 << 25
 
 
 class CommandEffect(Record, size=4):
@@ -108,6 +113,7 @@ class CommandEffect(Record, size=4):
     ccc = bit(0, 4)
     cse = bits(0, 18, 16)
     uuid_selection = bit(0, 19)
+    csp = bits(0, 31, 20)  # Base 2.0, Figure 211
 
 
 class CommandEffectsLog(Record, size=4096):
@@ -115,3 +121,24 @@ class CommandEffectsLog(Record, size=4096):
 
     admin = records(0, CommandEffect, 256)
     io = records(1024, CommandEffect, 256)
+
+
+class FeatureEffect(Record, size=4):
+    """One feature of the Feature Identifiers Supported and Effects log. Base 2.0, Figure 257."""
+
+    fsupp = bit(0, 0)
+    udcc = bit(0, 1)
+    ncc = bit(0, 2)
+    nic = bit(0, 3)
+    ccc = bit(0, 4)
+    uuid_selection = bit(0, 19)
+    fsp = bits(0, 31, 20)  # bit 0: a namespace, 1: a controller, 5: the subsystem
+
+
+FEATURE_OF_NAMESPACE, FEATURE_OF_CONTROLLER, FEATURE_OF_SUBSYSTEM = 1 << 0, 1 << 1, 1 << 5  # FSP
+
+
+class FeatureEffectsLog(Record, size=1024):
+    """Feature Identifiers Supported and Effects, a word for each identifier. Base 2.0, 5.16.1.18."""
+
+    features = records(0, FeatureEffect, 256)

@@ -6,7 +6,9 @@ from enum import IntFlag
 
 from nvmeemu.spec.layout import Record, bit, bits, count
 
-VERSION = 0x00010400
+VERSIONS = {"1.2": 0x00010200, "1.3": 0x00010300, "1.4": 0x00010400, "2.0": 0x00020000}
+"""VS, and VER of Identify Controller, for each version of the Base specification that a controller may state: MJR in
+bits 31:16, MNR in 15:8, TER in 7:0. Base 2.0, 3.1.3.2."""
 CLASS_CODE = 0x010802  # mass storage, non-volatile memory, NVM Express
 PAGE_MIN = 4096  # CAP.MPSMIN = 0: the unit of MDTS, whatever CC.MPS says
 BAR0_LEAST = 0x4000  # bytes: bits 13:4 of MLBAR are reserved (Base 1.4, 2.1.10), and Windows masks them
@@ -38,6 +40,22 @@ class Capabilities(Record, size=8):
     css = bits(0, 44, 37, size=8)  # ``CommandSets``
     mpsmin = bits(4, 19, 16)
     mpsmax = bits(4, 23, 20)
+    crms = bits(4, 28, 27)  # ``ReadyModes``; Base 2.0, 3.1.3.1
+
+
+class ReadyModes(IntFlag):
+    """CAP.CRMS: what "ready" can mean after an enable. Base 2.0, 3.1.3.1."""
+
+    WITH_MEDIA = 1 << 0  # CSTS.RDY says that all namespaces are ready
+    INDEPENDENT_OF_MEDIA = 1 << 1
+
+
+class ReadyTimeouts(Record, size=4):
+    """CRTO, offset 68h, in 500 ms: how long a host has to wait for CSTS.RDY, with media and independent of media. Base
+    2.0, 3.1.3.21."""
+
+    crwmt = bits(0, 15, 0)
+    crimt = bits(0, 31, 16)
 
 
 class Configuration(Record, size=4):

@@ -24,7 +24,7 @@ from nvmeemu.app.drive.kinds import (
     TextValue,
     ValueKind,
 )
-from nvmeemu.controller.bounds import MAX_IO_QUEUES, MOST_NAMESPACES, OPTIONS
+from nvmeemu.controller.bounds import CHOICES, MAX_IO_QUEUES, MOST_NAMESPACES, OPTIONS
 
 _FROM_DISK = "made from the disk's path"
 
@@ -181,6 +181,9 @@ def _limits() -> Iterator[Key]:
         kind = NumberValue(option.least, option.most)
         otherwise = f"{option.default} less mpsmin" if option.name == "mdts" else str(option.default)
         yield Key(option.keyword, kind, option.about, otherwise, "limits", option.name, False, False)
+    for choice in CHOICES.values():
+        words = ChoiceValue(*choice.choices)
+        yield Key(choice.keyword, words, choice.about, choice.default, "limits", choice.name, False, False)
 
 
 TOP = ""
