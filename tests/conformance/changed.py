@@ -1,4 +1,4 @@
-"""Imports one module from a changed text instead of its file: in this process, and in the Pythons that it starts."""
+"""Imports one module from a changed text instead of its file, here and in Python processes that this one starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Both data paths: what is left out is said (``ONE_PATH`` in conftest.py)."""
+"""Each conformance test runs on both data paths, Python and the engine. The exceptions are listed (``ONE_PATH`` in
+conftest.py)."""
 
 from __future__ import annotations
 

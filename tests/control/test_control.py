@@ -1,4 +1,4 @@
-"""The control socket: what it can do to a running server, and what it does not let be done to it."""
+"""The control socket: what a client can do to a running server, and what a bad client cannot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a method of the control socket may do to the drive when it is wrong itself: nothing."""
+"""A method of the control socket that fails because of a fault of its own does nothing to the drive."""
 
 from __future__ import annotations
 

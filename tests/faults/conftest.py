@@ -1,4 +1,4 @@
-"""What breaks, and what it is seen with."""
+"""Fixtures of the tests of faults: a controller that is broken on purpose, and its driver (``rig``)."""
 
 from __future__ import annotations
 

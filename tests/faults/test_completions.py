@@ -1,4 +1,4 @@
-"""Completions that lie about their queue, that wait in full queues, or that share their identifier with another's."""
+"""Faults of completions: with a wrong queue, in a full queue, or with the identifier of another command."""
 
 from __future__ import annotations
 

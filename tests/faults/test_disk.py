@@ -1,4 +1,5 @@
-"""Disks that lose, tear and remember: what really arrives there, also where only whole blocks can be written."""
+"""Faults of the disk: writes that are lost or torn. The tests look at what has really reached the disk, also where only
+whole blocks can be written (O_DIRECT)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fault that fires can be told from a bug: it is in the trace, and in the log."""
+"""A fault that fires is in the trace and in the log, so that nobody takes it for a bug of the device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The taps themselves: what passes them without being touched is the same controller."""
+"""The taps themselves. A controller whose taps change nothing behaves like one without observers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""That the fuzzer can find things: with a fault put into a copy of the controller it finds it; and a minute of it."""
+"""The fuzzer finds a fault that was put into a copy of the controller. In a minute it finds none in the real one."""
 
 from __future__ import annotations
 

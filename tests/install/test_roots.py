@@ -1,4 +1,4 @@
-"""scripts/setup.sh's roots of Debian packages, with an mmdebstrap that only says what it was asked for."""
+"""The Debian roots that scripts/setup.sh makes. A stand-in for mmdebstrap only records what it was asked for."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Where the native engine is attacked, and the books of what must complete. ``bench_arena`` has it in this process,
-``server_arena`` in a server's.
+"""An arena: a controller that tests attack, and the record of which commands must still complete.
+
+``bench_arena`` has the controller in this process, ``server_arena`` in a server's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The arena in this process: guest memory that bites.
+"""The arena in this process: guest memory that shows each access that is not allowed.
 
-Memory that the VMM takes away is protected (the next touch by C ends the process) or, in turn, filled with a pattern
-that must be there when it comes back (what the kernel does for us would only fail on protected memory). It may come
-back at another place of ours, as with a real VMM.
+Memory that the VMM takes away is sometimes protected: then an access by C ends the process. A system call on protected
+memory would only fail. So at other times it is filled with a pattern, which must still be there when it comes back. It
+may come back at another address of this process, as with a real VMM.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the engine cannot do is said, in whatever way it fails: nothing is ignored, and nobody aborts."""
+"""What the engine cannot do, for want of memory or of a doorbell in its page, it reports. The process goes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages with steps: what they tell their readers to type works, in its order, as it stands."""
+"""The tutorials in docs/: what they tell a reader to type works, in its order, without a change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A served disk, a driver for it, and a disk that misbehaves."""
+"""Fixtures of the server's tests: a served disk, a driver for it, and a disk that misbehaves."""
 
 from __future__ import annotations
 

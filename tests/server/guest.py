@@ -1,4 +1,4 @@
-"""The guest of a server process: ``Driver`` over ``VfioBus``, that can leave."""
+"""The guest of a server process: a ``Driver`` over ``VfioBus``. It can shut down and disconnect."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NORMAL, ABRUPT = 1, 2  # CC.SHN
 
 
 class Guest(Driver):
-    """It has connected, enabled the controller and made one I/O queue pair."""
+    """A driver that has connected, enabled the controller and made one I/O queue pair."""
 
     bus: VfioBus
     patience = 12_000  # two minutes: others may use the disk too

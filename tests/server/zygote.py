@@ -1,4 +1,4 @@
-"""Servers by the hundred: ``python zygote.py ARGUMENTS`` forks one for each line on its standard input.
+"""Starts many servers quickly: ``python zygote.py ARGUMENTS`` forks one for each line on its standard input.
 
 The imports are done once; from ``main`` on, each is the process that ``nvmeemu ARGUMENTS`` is.
 """

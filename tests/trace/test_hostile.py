@@ -1,4 +1,4 @@
-"""Traces are files from strangers: whatever is in one, it is told, compared and replayed, or refused in a line."""
+"""A trace may come from a stranger. Whatever it holds, it is shown, compared and replayed, or refused in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``nvmeemu trace plot``: that pictures are made of anything, and that they show what the trace says."""
+"""``nvmeemu trace plot``: it draws every trace, however odd, and the picture shows what the trace says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A served fake device, and clients for it."""
+"""Fixtures of the transport's tests: a device made for tests, served by a process, and clients for it."""
 
 from __future__ import annotations
 

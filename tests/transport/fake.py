@@ -1,4 +1,4 @@
-"""A process that serves a device made for tests: BAR0 is plain memory, and a few registers make it act.
+"""A process that serves a device made for tests. Its BAR0 is plain memory; writes to a few registers make it do things.
 
     python fake.py SOCKET... [--once] [--vectors N] [--patience SECONDS] [--mappings N]
 

@@ -1,4 +1,4 @@
-"""The controller's interrupt pin, for guests without MSI-X: a level, told by events that the VMM masks and unmasks."""
+"""The interrupt pin (INTx), for guests without MSI-X. It is a level. The VMM hears of it by events, which it masks."""
 
 from __future__ import annotations
 

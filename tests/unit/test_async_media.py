@@ -1,4 +1,4 @@
-"""A medium that answers by timers of the event loop, under a controller: no thread, and as many requests as there are.
+"""A medium that answers by timers of the event loop: a controller uses it without threads, for many requests.
 
 This is what a client of a network disk will be: ``start`` sends, and ``done`` is called when the answer is there.
 """

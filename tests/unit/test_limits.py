@@ -1,4 +1,4 @@
-"""Limits that cannot be, and the options that give them."""
+"""Limits that no controller can have are refused, and so are the options that ask for them."""
 
 from __future__ import annotations
 

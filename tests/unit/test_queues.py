@@ -1,4 +1,5 @@
-"""Who serves a queue: what is asked of it changes nothing, and a queue keeps its place when it is moved."""
+"""Queues that Python and the engine serve: asking one for its state changes nothing, and a queue that moves from one to
+the other keeps its head and tail."""
 
 from __future__ import annotations
 

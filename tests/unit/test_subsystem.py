@@ -1,4 +1,4 @@
-"""Namespaces that come and change while hosts use others: what the engine in C and each controller is told."""
+"""Namespaces that are added and changed while hosts use others: the engine and each controller are told."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The socket's path: is it ours to serve on?"""
+"""Whether the path of a socket is free for a server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ LONGEST = 107  # bytes: sockaddr_un.sun_path is 108, with the final NUL
 
 
 def check(path: str) -> None:
-    """Raise SocketUnusable unless a socket can be made at ``path``; a stale one in the way is no obstacle."""
+    """Raise SocketUnusable unless a socket can be made at ``path``. A stale socket there, which nobody serves, is
+    allowed."""
     length = len(os.fsencode(path))
     if not path or "\0" in path:
         raise SocketUnusable("the socket's path is empty or holds a NUL")
@@ -37,7 +38,7 @@ def check(path: str) -> None:
 
 
 def clear(path: str) -> None:
-    """Check, and remove a stale socket."""
+    """Do what ``check`` does, and remove a stale socket."""
     check(path)
     try:
         os.unlink(path)
@@ -48,7 +49,7 @@ def clear(path: str) -> None:
 
 
 def identify(path: str) -> tuple[int, int] | None:
-    """Which file is at ``path``, to remove only our own later."""
+    """The identity of the file at ``path``, so that a server later removes no other file than its own."""
     try:
         status = os.lstat(path)
     except OSError:

@@ -1,4 +1,5 @@
-"""A descriptor that can be read from a given time on: epoll and poll count in milliseconds, which is too coarse."""
+"""A descriptor that becomes readable at a given time. The timeouts of epoll and poll are milliseconds: too coarse for
+us."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ class Alarm:
         os.close(self.fd)
 
     def set(self, when: float | None) -> None:
-        """Go off at this time of ``time.monotonic``, at once if it has passed; None: not at all."""
+        """Become readable at this time of ``time.monotonic``, at once if it has passed. None: never."""
         if when == self._when:
             return
         self._when = when
@@ -30,7 +31,7 @@ class Alarm:
             raise _error()
 
     def drain(self) -> None:
-        """It has gone off: no more until it is set again."""
+        """Read it: from now on it is not readable until it is set again."""
         self._when = None
         with suppress(BlockingIOError):
             os.read(self.fd, 8)

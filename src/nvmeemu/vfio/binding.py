@@ -56,7 +56,7 @@ SENDING_TIME = 1  # seconds for a client to take a reply
 
 
 class _Pending(threading.local):
-    """The exception of a callback, between it and the end of the C call around it: of this thread, then."""
+    """The exception that a callback has raised, kept until the C call around it has ended. Each thread has its own."""
 
     failure: BaseException | None = None
 
@@ -72,7 +72,7 @@ class ResetCause(Enum):
 
 
 class Turn(Enum):
-    """What ``Context.run`` has found."""
+    """What ``Context.run`` found on the socket."""
 
     NOTHING = auto()
     MESSAGE = auto()
@@ -90,7 +90,7 @@ class DmaRegion:
 
 
 class Device(Protocol):
-    """What the library calls. Every call is made inside ``Context.run`` or ``Context.close``."""
+    """What the library calls back. It does so only inside ``Context.run`` or ``Context.close``."""
 
     def bar0_read(self, offset: int, size: int) -> bytes: ...
     def bar0_write(self, offset: int, data: bytes) -> None: ...
@@ -129,7 +129,7 @@ def barrier() -> None:
 
 
 class Context:
-    """A listening socket and the PCI function behind it, for the thread that has made it. No call waits for a
+    """A listening socket and the PCI function behind it. Only the thread that made it may use it. No call waits for a
     client."""
 
     def __init__(
@@ -224,7 +224,8 @@ class Context:
         os.dup2(client.fileno(), self.poll_fd(), inheritable=False)
 
     def run(self) -> Turn:
-        """Handle one message if there is one. OSError(ENOTCONN): the client is gone; ProtocolError: hang up on it."""
+        """Handle one message if there is one. Raises OSError, with ENOTCONN if the client is gone, and ProtocolError
+        if the caller must hang up on the client."""
         ctx = self._ctx
         fd = lib.vfu_get_poll_fd(ctx)
         if self._ring is not None and lib.nvmeemu_take_doorbells(fd, *self._ring):
@@ -266,14 +267,15 @@ class Context:
         return bool(lib.vfu_irq_trigger(self._ctx, vector) == 0)
 
     def close(self) -> None:
-        """Lose the client, if any, with the callbacks of a loss, and the socket, whose file stays."""
+        """Drop the client, if any (``Device`` hears of it), and close the socket. The socket's file stays."""
         if self._own != ffi.NULL:
             ctx, self._own = self._ctx, ffi.NULL
             lib.vfu_destroy_ctx(ctx)
             self._check(0)
 
     def _check(self, result: int, code: int | None = None) -> None:
-        """Raise what a callback has, or OSError if a call has failed, with this code or that of the last one."""
+        """After a call: raise what a callback has raised, or OSError if the call has failed. ``code`` is the errno, by
+        default that of the last call."""
         code = ffi.errno if code is None else code
         if _pending.failure is not None:
             failure, _pending.failure = _pending.failure, None
@@ -283,7 +285,7 @@ class Context:
 
 
 def _without_message(look: int) -> Turn:
-    """There is nothing for the library, this time or (ProtocolError) ever."""
+    """The result of a look that found no message for the library. Raises ProtocolError if none can follow."""
     if look == lib.NVMEEMU_TORN:
         raise ProtocolError("it left in the middle of a message")
     if look == lib.NVMEEMU_NONSENSE:

@@ -1,10 +1,10 @@
-"""What keeps us from serving, each in one line for the user."""
+"""The errors of this package. The text of each is one line for the user."""
 
 from __future__ import annotations
 
 
 class ServeError(Exception):
-    """Cannot serve; the message is one line, written for the user."""
+    """A server cannot serve. The text is one line for the user."""
 
 
 class BindingMissing(ServeError):
@@ -18,8 +18,8 @@ class BindingMissing(ServeError):
 
 
 class SocketUnusable(ServeError):
-    """The socket's path cannot be served on."""
+    """No server can listen at the socket's path."""
 
 
 class ProtocolError(Exception):
-    """A client has sent what is no vfio-user; the text says what, for the log."""
+    """A client has broken the vfio-user protocol. The text, for the log, says how."""

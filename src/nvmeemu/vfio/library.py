@@ -71,7 +71,7 @@ def _is_tree(place: Path) -> bool:
 
 
 def pkg_config(package: str) -> tuple[list[str], list[str]] | None:
-    """Its flags to compile and to link, or None."""
+    """The flags to compile and to link with a package, or None if pkg-config does not know it."""
     flags = [_ask_pkg_config(package, what) for what in ("--cflags", "--libs")]
     return None if flags[0] is None or flags[1] is None else (flags[0], flags[1])
 
@@ -84,7 +84,7 @@ def _ask_pkg_config(package: str, what: str) -> list[str] | None:
 
 
 def installed_library() -> Installed | None:
-    """An installed library that fits; says on stderr of each other one why it does not."""
+    """An installed library that passes the check. For each one that does not, stderr says why."""
     for package in PACKAGES:
         flags = pkg_config(package)
         if flags is None:

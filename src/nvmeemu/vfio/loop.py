@@ -60,7 +60,7 @@ class Loop:
         self.close()
 
     def close(self) -> None:
-        """Give up the descriptors. Threads still at work are left to end by themselves; nobody is told."""
+        """Close the descriptors. Threads that are still at work end by themselves, and their results are lost."""
         self._workers.close()
         self._epoll.close()
         with self._waking:
@@ -84,7 +84,7 @@ class Loop:
                 self._epoll.unregister(fd)
 
     def rest(self, fd: int, seconds: float) -> None:
-        """Do not call back for ``fd`` for so long: what it has to tell would be told at once again, and again."""
+        """Do not watch ``fd`` for so many seconds, because it would be readable again at once, and again."""
         watch = self._watched[fd]
         with suppress(OSError):  # it rests already
             self._epoll.unregister(fd)
@@ -122,9 +122,9 @@ class Loop:
         self._wake()
 
     def add_step(self, step: Step) -> None:
-        """``step`` does a bounded batch of work whenever what was waiting has been served; True: it has more. Then all
-        steps are called again at once, in turn with what has come in meanwhile: who always has more keeps the others
-        from nothing but sleep."""
+        """Call ``step`` each time after the events that were waiting. It does a bounded batch of work, and returns
+        True if it has more. Then all steps are called again without sleep, after the events that have come meanwhile.
+        So a step that always has more delays no other one."""
         self._steps.append(step)
 
     def remove_step(self, step: Step) -> None:

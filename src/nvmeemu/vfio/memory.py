@@ -49,15 +49,15 @@ class GuestMemory:
     # --- the map
 
     def add(self, region: DmaRegion) -> None:
-        """A region that is now mapped. What is no range, and what begins like a region that is there, ``PciFunction``
-        has refused; other overlaps the library has. Raises what the mirror raises, and then it is not there."""
+        """Add a region that is now mapped. It overlaps no other one: ``PciFunction`` and the library have refused what
+        does. If the mirror raises, the exception is passed on and the region is not added."""
         self._show(region)
         insort(self._starts, region.iova)
         self._regions[region.iova] = region
         self._forget()
 
     def remove(self, iova: int) -> None:
-        """The region that begins at ``iova`` is about to be unmapped: its views must be gone."""
+        """Remove the region that begins at ``iova``, which is about to be unmapped. Its views must be gone."""
         region = self._regions.pop(iova, None)
         if region is None:
             return
@@ -89,7 +89,7 @@ class GuestMemory:
             self.mirror.remove_region(region.iova)
 
     def __contains__(self, iova: int) -> bool:
-        """Whether a region begins there."""
+        """Whether a region begins at ``iova``."""
         return iova in self._regions
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ class GuestMemory:
         return pieces
 
     def _select(self, iova: int, size: int) -> int:
-        """Make the region around this range the one used last; the range's offset in it."""
+        """Make the region around this range the one used last. Returns the range's offset in it."""
         region, memory = self._find(iova, size, True)
         self._base, self._size, self._bytes = region.iova, region.size, memory
         return iova - region.iova

@@ -1,4 +1,4 @@
-"""Who has connected, and is not the client yet.
+"""Newcomers: connections that are not the client's yet.
 
 libvfio-user accepts a connection and then waits for its first message, for as long as that takes. All controllers of
 this process would wait with it. So the connections are accepted here, and their first messages awaited beside all else;
@@ -22,7 +22,8 @@ HANDSHAKE_TIME = 5.0  # seconds for that
 
 
 class Newcomer:
-    """A connection, and what has come of its first message. Who says nothing only looks whether a server is there."""
+    """A connection, and what has come of its first message. One that sends nothing only looks whether a server is
+    there."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
@@ -45,8 +46,11 @@ class Newcomer:
 
 
 class Newcomers:
-    """Those of one listening socket. ``on_greeting`` is called when a first message is there, whose sender is ``ready``
-    then, until the caller takes it or turns it away; ``on_failure`` with the reason why another one has gone."""
+    """The newcomers of one listening socket.
+
+    ``on_greeting()`` is called when the first message of a newcomer is there. The newcomer is then in ``ready``, until
+    the caller takes it or turns it away. ``on_failure(reason)`` is called when a newcomer was lost before that.
+    """
 
     def __init__(
         self,
@@ -63,11 +67,11 @@ class Newcomers:
         self._on_failure = on_failure
 
     def open(self) -> None:
-        """Accept, from now on."""
+        """Accept connections from now on."""
         self._loop.watch(self._listening.fileno(), self._accept)
 
     def close(self) -> None:
-        """Hang up on all of them."""
+        """Accept no more, and close all connections of newcomers."""
         self._loop.unwatch(self._listening.fileno())
         for newcomer in tuple(self._silent):
             self._hang_up(newcomer)
@@ -75,12 +79,12 @@ class Newcomers:
             self.drop(newcomer)
 
     def drop(self, newcomer: Newcomer) -> None:
-        """Let go of one that is ready."""
+        """Close the connection of a newcomer that is ready."""
         self.ready.remove(newcomer)
         newcomer.connection.close()
 
     def turn_away(self, newcomer: Newcomer) -> None:
-        """Answer its first message: there is another client."""
+        """Answer the first message of a newcomer that the server has a client already, and close the connection."""
         with suppress(OSError):
             messages.tell_busy(newcomer.connection, newcomer.greeting)
         self.drop(newcomer)

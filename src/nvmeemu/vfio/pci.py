@@ -22,7 +22,7 @@ PM, EXPRESS, MSIX = 0x40, 0x50, 0x90  # where the capabilities are, in the order
 
 @dataclass(frozen=True)
 class PciIdentity:
-    """What a driver matches on."""
+    """The IDs that a driver is chosen by."""
 
     vendor_id: int
     device_id: int
@@ -131,19 +131,20 @@ class ConfigSpace:
         self.reset()
 
     def reset(self) -> None:
-        """Every register as after power-on."""
+        """Set every register to its value after power-on."""
         self._data = bytearray(self._initial)
         self.msix_enabled = False
         self.state = PciState()
 
     @property
     def pin_disabled(self) -> bool:
-        """Interrupt Disable, in the Command register."""
+        """Whether Interrupt Disable is set in the Command register."""
         return self.state.interrupt_disable
 
     @property
     def is_master(self) -> bool:
-        """May reach memory, and so send MSI-X messages: Bus Master Enable, and power state D0."""
+        """Whether the function may access memory, and so send MSI-X messages: Bus Master Enable is set, in power state
+        D0."""
         return self.state.reaches_memory
 
     @staticmethod
@@ -208,7 +209,7 @@ class ConfigSpace:
         return bytes(self._data[offset : offset + size])
 
     def write(self, offset: int, data: bytes) -> None:
-        """Change the writable bits, and act on those that act."""
+        """Change the writable bits, and do what the bits with an effect ask for."""
         for position, new in enumerate(data, offset):
             mask = self._writable[position]
             self._data[position] = self._data[position] & ~mask | new & mask

@@ -36,7 +36,7 @@ PATIENCE = {  # for how many seconds, and what the log says then
 
 
 def check(path: str) -> None:
-    """Raise ServeError if this build cannot serve, or nobody can at ``path``. To be asked before all else."""
+    """Raise ServeError if this build cannot serve, or if nobody can listen at ``path``. Call it first."""
     require()
     address.check(path)
 
@@ -91,7 +91,7 @@ class Server:
         self._is_open = True
 
     def close(self) -> None:
-        """Drop the client, if any, which resets the function, and remove the socket. Nothing the second time."""
+        """Drop the client, if any, which resets the function, and remove the socket. A second call does nothing."""
         if not self._is_open:
             return
         self._is_open = False
@@ -109,7 +109,7 @@ class Server:
     # --- a client comes
 
     def _meet(self) -> None:
-        """Somebody has said what they want, or the place has become free."""
+        """Attach a newcomer whose first message is there, or turn it away if there is a client."""
         for newcomer in tuple(self._newcomers.ready):
             if not self._client:
                 try:
@@ -127,7 +127,7 @@ class Server:
         return bool(end.poll(0))
 
     def _attach(self, newcomer: Newcomer) -> None:
-        """The place is free. Raises OSError if there are no descriptors."""
+        """Make the newcomer the client. Raises OSError if this process has no descriptor left."""
         try:
             self._context.attach(newcomer.connection, newcomer.greeting)
         except OSError as error:
@@ -167,7 +167,7 @@ class Server:
             self._on_loss()
 
     def _serve_messages(self) -> Turn:
-        """Those that have come, as many as there is time for."""
+        """Handle the messages that have come, as many as there is time for."""
         end = None
         for number in range(1, MESSAGES_PER_TURN + 1):
             turn = self._context.run()
@@ -183,7 +183,8 @@ class Server:
         return turn
 
     def _wait_for_it(self, seconds: float, complaint: str) -> None:
-        """Look again soon."""
+        """Look at the socket again soon. Drops the client with ``complaint`` if that has gone on for so many
+        seconds."""
         now = self._loop.now()
         if self._patience is None:
             self._patience = now + seconds
