@@ -91,7 +91,7 @@ def find(name: str) -> JobArch:
 
 
 def of_kernel(image: Path) -> str:
-    """The architecture that a Linux image is for; "" if it tells none of ours."""
+    """The architecture that a Linux image is for; "" if it is none of ours."""
     with image.open("rb") as file:
         start = file.read(0x11000)
     magic = {arch.name: arch.kernel_magic for arch in ARCHES.values()}

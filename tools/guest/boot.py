@@ -20,7 +20,7 @@ BANNER = re.compile(r"^(\S[^\n]*?) (?:\S+ tty\w+|\(\S*\) \(tty\w+\))\s*$\s+\S* ?
 
 
 def boot_job(run: Run) -> str:
-    """The console prints what is expected, or the guest powers itself off."""
+    """Boot the user's system. It passes if the console prints what is expected, or if the guest powers itself off."""
     settings = run.settings
     if settings.display == "vnc":
         run.say(f"the screen: VNC on the UNIX socket {run.folder / 'screen.sock'}")

@@ -97,7 +97,7 @@ def _fill_esp(path: Path, esp: int, tree: Path) -> None:
 
 
 def _core(grub: Grub, folder: Path) -> bytes:
-    """GRUB with all it needs in one file; it looks for its configuration on the partition it came from."""
+    """Make GRUB in one file with all its modules. It looks for its configuration on the partition it came from."""
     out = folder / grub.platform
     prefix = "/grub" if grub.program else "(hd0,gpt2)/grub"
     programs.run(
@@ -111,7 +111,7 @@ def _core(grub: Grub, folder: Path) -> bytes:
 
 
 def _install_bios(path: Path, core: bytes) -> None:
-    """What grub-bios-setup does: the boot sector into the MBR, the rest into the BIOS boot partition."""
+    """Install GRUB as grub-bios-setup does: its boot sector in the MBR, the rest in the BIOS boot partition."""
     boot = bytearray(cache.present(cache.root() / "grub" / BIOS.debian / BIOS.platform / "boot.img").read_bytes())
     first = BIOS_BOOT_START // SECTOR
     struct.pack_into("<Q", boot, BOOT_NEXT, first)
@@ -134,7 +134,7 @@ def _put(path: Path, content: bytes | Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """For scripts/setup.sh: a bootable image with a root file system."""
+    """Make a bootable image with a root file system, for scripts/setup.sh."""
     parser = argparse.ArgumentParser(prog="python -m tools.guest.bootdisk", description=main.__doc__)
     parser.add_argument("image", type=Path)
     parser.add_argument("--config", type=Path, required=True, help="GRUB's configuration")

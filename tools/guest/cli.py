@@ -36,7 +36,7 @@ ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Parser(argparse.ArgumentParser):
-    """One line for each bad use."""
+    """A parser whose errors are one line each."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
@@ -134,7 +134,7 @@ def _apply_system(system: System, values: dict[str, Any]) -> None:
 
 
 def components(settings: Settings) -> list[str]:
-    """What scripts/setup.sh must have made for this run."""
+    """The components that scripts/setup.sh must make for this run."""
     guest = settings.arch
     names = ["base"]
     if settings.qemu is None:

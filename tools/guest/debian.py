@@ -23,7 +23,8 @@ IDENTIFY_FILE = f"sha256sum <{FILE}"
 
 
 def debian_job(run: Run) -> str:
-    """Two boots to a login; the first writes a file, the second and the host find it. On a copy of the image."""
+    """Boot twice to a login, on a copy of the image. The first boot writes a file; the second boot and the host must
+    find it."""
     if run.settings.disk:
         raise UsageError("--job debian brings its own disk: no --disk")
     run.image.unlink()
@@ -65,6 +66,6 @@ def log_in(run: Run, guest: Guest) -> str:
 
 
 def copy(source: Path, target: Path) -> None:
-    """A copy that takes no room for holes, and none at all where the file system can share."""
+    """Copy a file without its holes. Where the file system can share blocks, the copy takes no room at all."""
     program = shutil.which("cp") or "cp"
     subprocess.run([program, "--reflink=auto", "--sparse=always", str(source), str(target)], check=True)

@@ -66,7 +66,8 @@ SERIAL_TERMINAL = "serial --unit=0 --speed=115200\nterminal_input serial\ntermin
 
 
 def uefi_shell_job(run: Run) -> str:
-    """EDK2's own driver: its shell copies files on a FAT; after a power-off it, and the host, compare them."""
+    """EDK2's own driver is used: its shell copies files on a FAT. After a power-off the shell and the host compare
+    them."""
     contents = {name: os.urandom(size) for name, size in SIZES.items()}
     _new_image(run)
     bootdisk.make(run.image, {"startup.nsh": STARTUP.replace("\n", "\r\n").encode(), **contents}, esp=ESP)
@@ -103,7 +104,8 @@ def _await_shell(run: Run, guest: Guest) -> None:
 
 
 def grub_job(run: Run) -> str:
-    """GRUB on the drive loads Linux from the drive; that one writes to it, reboots by the same way, and reads it."""
+    """GRUB on the drive loads Linux from the drive. Linux writes to the drive, reboots through GRUB, and reads the
+    data back."""
     linux = run.linux()
     assert linux.kernel is not None
     assert linux.initrd is not None
@@ -112,7 +114,7 @@ def grub_job(run: Run) -> str:
 
 
 def xen_job(run: Run) -> str:
-    """The same with Xen between GRUB and Linux: its first domain has the drive, interrupts come through Xen."""
+    """GRUB loads Xen, and Xen starts Linux. Its first domain has the drive, and interrupts come through Xen."""
     linux = run.linux(kernel=cache.present(cache.root() / "xen" / "vmlinuz"))
     assert linux.kernel is not None
     assert linux.initrd is not None

@@ -1,4 +1,4 @@
-"""Looking into a raw disk image from the host, with no help of the guest or the drive."""
+"""Looks into a raw disk image from the host, without the guest or the drive."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def size(path: Path) -> int:
 
 
 def is_empty(path: Path) -> bool:
-    """Does the image look unused?"""
+    """Whether the image looks unused."""
     with path.open("rb") as image:
         return not any(image.read(PROBED))
 
@@ -83,7 +83,7 @@ def sha256(content: bytes) -> str:
 
 
 def compare(expected: Mapping[str, str], found: Mapping[str, str], where: str) -> None:
-    """Raise unless both name the same files with the same checksums."""
+    """Raise GuestError unless both name the same files with the same checksums."""
     for name, checksum in expected.items():
         if name not in found:
             raise GuestError(f"{where}: {name} is missing")

@@ -1,4 +1,4 @@
-"""Linux does I/O that is verified in the guest and on the host: on any of its versions and architectures."""
+"""Jobs in which Linux, of any version and architecture, does I/O that is verified in the guest and on the host."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECOND_SERIAL = "GUEST-0002"
 
 
 def io_job(run: Run) -> str:
-    """Several workers at once write, read back and compare, on every CPU's queue; then the host compares."""
+    """Workers write, read back and compare at the same time, on every CPU's queue. Then the host compares."""
     cpus = run.settings.smp
     load = Load()
     with run.boot(run.linux(python=True)) as guest:
@@ -69,7 +69,7 @@ class SeveralDrives:
 
 
 def two_job(run: Run) -> str:
-    """Two servers, each with a disk of its own: both are used at once, and neither gets what is the other's."""
+    """Two servers, each with its own disk, are used at the same time. Neither disk gets the other's data."""
     second = run.folder / "second.img"
     image.create(second, DISK_SIZE)
     drives = [run.drive(), run.drive(second, SECOND_SERIAL)]

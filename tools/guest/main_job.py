@@ -38,7 +38,7 @@ CHECKSUMS = "cd {folder} && find . -name lost+found -prune -o -type f -print | s
 
 
 def main_job(run: Run) -> str:
-    """All of it; returns the summary."""
+    """Run the main job. Returns its summary."""
     if run.settings.disk and not image.is_empty(run.image):
         raise UsageError(f"{run.image} is not empty: the main job would format it")
     expected = first_boot(run)

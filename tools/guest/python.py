@@ -19,7 +19,7 @@ LIBRARY = (
 
 
 def add(archive: Archive, arch: Arch) -> None:
-    """What verify_io.py needs of set-up's Python: the most of it is frozen into the program."""
+    """Add the files of set-up's Python that verify_io.py needs. Most modules are frozen into the program."""
     root = cache.present(cache.root() / "tools-python" / arch.debian)
     program = initramfs.find(root, "python3").resolve()
     version = program.name  # python3.13

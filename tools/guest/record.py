@@ -43,7 +43,7 @@ class Record:
     verdict: str
 
     def append(self, path: Path) -> None:
-        """Add it to a file."""
+        """Append the record to a file."""
         with path.open("a") as file:
             file.write(json.dumps(asdict(self)) + "\n")
 
@@ -68,6 +68,6 @@ def identity(words: Sequence[str]) -> str:
 
 
 def children_cpu_seconds() -> float:
-    """What the child processes that have ended have used."""
+    """The CPU time, in seconds, of the child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime

@@ -25,7 +25,7 @@ KERNEL_ARGUMENTS = "loglevel=5 panic=-1"  # warnings and worse; a panic ends QEM
 
 @dataclass(frozen=True)
 class Settings:
-    """What was asked for, checked."""
+    """The settings of a run, checked."""
 
     job: str = "main"
     arch: JobArch = ARCHES["x86_64"]
@@ -61,7 +61,7 @@ class Settings:
 
     @property
     def drive_args(self) -> tuple[str, ...]:
-        """For nvmeemu serve: what suits the system, and what was asked for."""
+        """The arguments of nvmeemu serve: those that suit the system, then those that the user gave."""
         return (*(SYSTEMS[self.os].drive if self.os else ()), *self.nvme_args)
 
 

@@ -58,7 +58,7 @@ def cd(path: Path) -> tuple[str, ...]:
 
 
 def sata_disk(path: Path, form: str, *, write: bool) -> tuple[str, ...]:
-    """The system's own disk, not ours: for one that shall find the NVMe drive as its second."""
+    """A SATA disk that the system is on, for a system that shall find the NVMe drive as a second disk."""
     snapshot = "off" if write else "on"
     drive = f"if=none,id=sata,format={form},snapshot={snapshot},file={_quoted(path)}"
     return ("-drive", drive, "-device", "ide-hd,drive=sata,bootindex=1")

@@ -1,5 +1,5 @@
-"""What all commands share with their users: errors of one line, options of one name, checked numbers, an output that
-may be full or closed."""
+"""What the command lines of all commands share: errors of one line, options with one name, checked numbers, and an
+ordinary end where the output is full or closed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Hex:
 
 
 def tell(program: str, text: str) -> int:
-    """Print a text; the exit status."""
+    """Print a text. Returns the exit status."""
     try:
         print(text, end="", flush=True)
     except OSError as error:
@@ -65,7 +65,7 @@ def tell(program: str, text: str) -> int:
 
 
 def output_failed(program: str, error: OSError) -> int:
-    """The exit status, with a line on stderr, when the standard output takes nothing."""
+    """Handle an output that takes nothing: write a line on stderr. Returns the exit status."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python still has shall not fail once more
     if isinstance(error, BrokenPipeError):  # the reader of our output has seen enough
         return 0

@@ -56,7 +56,7 @@ Talk to a running `nvmeemu serve --control PATH`.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status."""
+    """Run the command. Returns its exit status."""
     if argv is None:
         _prepare()
     words, command = _split(sys.argv[1:] if argv is None else list(argv))
@@ -118,7 +118,7 @@ def _on_traces(command: str, words: list[str]) -> int:
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
-    """Our words, and those of the command that ``nvmeemu run`` shall run."""
+    """Split the command line into our words, and those of the command that ``nvmeemu run`` shall run."""
     if words[:1] == ["run"] and "--" in words:
         cut = words.index("--")
         return words[:cut], words[cut + 1 :]

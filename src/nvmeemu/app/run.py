@@ -38,7 +38,7 @@ LIKELY_MISTAKE = re.compile(r"\{memory(:[^{}]*)?\}")
 
 
 class _Ended(Exception):
-    """A signal wants us to end before the command has begun."""
+    """A signal asks us to end before the command has begun."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -112,7 +112,7 @@ class _CannotRun(Exception):
 
 
 def _program(name: str) -> str:
-    """Where the command is; to be known before a server is started for it."""
+    """The path of the command's program. Call it before a server is started for the command."""
     found = shutil.which(name)
     if found is not None:
         return found
@@ -162,7 +162,7 @@ def _signals_raise() -> Iterator[None]:
 
 
 def _heeded(numbers: Iterable[int]) -> set[int]:
-    """Those that nobody above us wants ignored (nohup)."""
+    """The signals among these that were not ignored when we were started, as nohup(1) does with SIGHUP."""
     return {number for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
 
 
@@ -238,8 +238,8 @@ def _wait(child: subprocess.Popen[bytes], watched: set[int], beside: subprocess.
 
 
 def _hand_on(child: subprocess.Popen[bytes], number: int) -> None:
-    """A wish to end is for all that the child has started, as from a terminal: a shell alone would leave its VM behind.
-    What means nothing to us is for the command itself."""
+    """Pass a signal on. One that ends (ENDING) goes to all processes that the child has started, as from a terminal: a
+    shell that ended alone would leave its VM behind. Any other signal goes to the command itself."""
     group = os.getpgid(child.pid)
     family = list(_below(child.pid)) if number in ENDING else []  # before one ends, and its children go elsewhere
     child.send_signal(number)
@@ -250,7 +250,7 @@ def _hand_on(child: subprocess.Popen[bytes], number: int) -> None:
 
 
 def _below(pid: int) -> Iterator[int]:
-    """The processes that it has started, theirs, ..."""
+    """The process' children, their children, and so on."""
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):  # it has ended
             for child in map(int, file.read_text().split()):

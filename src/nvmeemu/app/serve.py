@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def serve(arguments: argparse.Namespace) -> int:
-    """Serve until a signal or, with ``--once``, until its client has left; the exit status."""
+    """Serve until a signal or, with ``--once``, until the client has left. Returns the exit status."""
     _fill_standard_fds()
     logs.set_up(arguments.log_level)
     try:
@@ -43,8 +43,8 @@ def serve(arguments: argparse.Namespace) -> int:
 
 
 def serve_drives(drives: Sequence[Drive], process: argparse.Namespace) -> None:
-    """Serve them together. ``process`` says what is not one drive's: ``once``, ``pid_file``, ``ready_fd``. Nothing is
-    opened before all have been checked. Raises Failure."""
+    """Serve drives together. ``process`` has the options that belong to no drive: ``once``, ``pid_file``, ``ready_fd``.
+    All drives are checked before anything is opened. Raises Failure."""
     check_ready_fd(process.ready_fd)
     check_together(drives, process.pid_file)
     faults = [faults_of(drive) for drive in drives]

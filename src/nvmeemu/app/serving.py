@@ -1,4 +1,4 @@
-"""`nvmeemu serve` as a child process: started, and listening when it is handed over."""
+"""Starts `nvmeemu serve` as a child process, and waits until it listens."""
 
 from __future__ import annotations
 

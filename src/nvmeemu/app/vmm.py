@@ -1,4 +1,4 @@
-"""QEMU as a client of ours: whether one can be that, and where scripts/setup.sh leaves one that can."""
+"""QEMU as a client: whether a given QEMU can be one, and where scripts/setup.sh leaves one that can."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class Guest:
         self.check(f"chmod {path.stat().st_mode & 0o777:o} {shlex.quote(target)}", timeout)
 
     def get(self, source: str, timeout: float | None = None) -> bytes:
-        """What is in a file of the guest's."""
+        """Read a file of the guest's."""
         return self._agent().get(source, self._within(timeout))
 
     def examine(self, messages: Iterable[str]) -> None:

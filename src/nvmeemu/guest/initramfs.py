@@ -69,7 +69,8 @@ def build(
 
 
 def add_program(archive: Archive, root: Path, triplet: str, program: Path, place: str) -> None:
-    """A program of an unpacked root, put to a place in the archive, and the libraries that it needs."""
+    """Add a program of an unpacked root at a place in the archive, and the libraries that it needs. Raises
+    GuestError."""
     archive.file(place, program.read_bytes(), 0o755)
     _add_libraries(archive, root, triplet, program)
 
@@ -84,7 +85,7 @@ def _add_libraries(archive: Archive, tools: Path, triplet: str, program: Path) -
 
 
 def find(root: Path, name: str) -> Path:
-    """A program of an unpacked root. Raises GuestError."""
+    """The path of a program of an unpacked root. Raises GuestError if it has none."""
     return _first(root, SEARCHED, name)
 
 

@@ -129,7 +129,7 @@ def _kvm_obstacle(arch: Arch, qemu: Path, kernel: Path, *, is_wanted: bool) -> s
 
 
 def linux_comes_up(arch: Arch, qemu: Path, accel: str, kernel: Path | None = None) -> bool:
-    """Does Linux come up under this accelerator, as far as looking for its root?
+    """Whether Linux comes up under this accelerator, as far as the search for its root file system.
 
     /dev/kvm can be there and open, firmware can run, and Linux still not: nested machines emulate only some of it.
     """

@@ -13,7 +13,8 @@ WANTED = ("nvme", "crc32c_generic", "ext4")
 
 
 def load_order(kernel: Path, names: Iterable[str] = WANTED) -> list[Path]:
-    """The module files to load one after the other; `kernel` is a folder of set-up's, with `modules` in it."""
+    """The module files in the order in which they are loaded. `kernel` is a folder that set-up made, with `modules` in
+    it. Raises GuestError."""
     (folder,) = (kernel / "modules").iterdir()
     depends = _dependencies(folder)
     builtin = {_name(line) for line in (folder / "modules.builtin").read_text().split()}
@@ -27,13 +28,13 @@ def load_order(kernel: Path, names: Iterable[str] = WANTED) -> list[Path]:
 
 
 def content(path: Path) -> bytes:
-    """The module itself."""
+    """The content of a module file, unpacked."""
     data = path.read_bytes()
     return lzma.decompress(data) if path.suffix == ".xz" else data
 
 
 def _dependencies(folder: Path) -> dict[str, list[str]]:
-    """By a module's name, the files to load for it, itself last. modules.dep lists what is needed first at the end."""
+    """For each module's name the files to load, its own last. A line of modules.dep has them the other way round."""
     found = {}
     for line in (folder / "modules.dep").read_text().splitlines():
         path, _, needed = line.partition(":")

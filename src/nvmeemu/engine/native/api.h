@@ -128,8 +128,9 @@ bool engine_has_room(struct cq *cq);
 /* Forget the completions of a submission queue that wait. */
 void engine_drop_waiting(struct cq *cq, uint32_t sqid);
 
-/* Records of what lanes do, in the format of docs/trace-format.md, with times since `start` of CLOCK_MONOTONIC. What is
-   taken are whole records, and all that a lane has; 0: no lane has any. False: no memory, or it cannot be done in this build. */
+/* Records of what lanes do, in the format of docs/trace-format.md, with times since `start` of CLOCK_MONOTONIC.
+   engine_trace: false, there is no memory, or this build has no libisal. engine_take_trace: the number of bytes, whole
+   records and all that one lane has; 0: no lane has any. */
 bool engine_can_trace(void);
 bool engine_trace(struct engine *engine, bool is_traced, uint64_t start);
 #define TRACE_RING 4194304 /* bytes: room for all that a lane keeps */

@@ -35,11 +35,11 @@ struct lane {
     struct guest guest;
     struct transfer transfer; /* of the command that is being run */
     uint32_t owed; /* commands of its queues that main has to complete */
-    uint32_t ops; /* that wait for a disk */
-    uint32_t waiting; /* those among them that have not begun */
+    uint32_t ops; /* commands that wait for a disk */
+    uint32_t waiting; /* those of them that have not begun: their disk has no room */
     uint32_t waits_for; /* the namespace, after the verdict WAIT */
-    bool resumes; /* it begins one of those that wait */
-    _Atomic uint32_t writing; /* those that have begun and are no reads */
+    bool resumes; /* it is beginning one of those that wait */
+    _Atomic uint32_t writing; /* those of `ops` that have begun and are no reads */
     struct ring *ring;
     uint64_t deadline; /* when it must wake by itself; 0: never */
     uint64_t idle_since; /* 0: it is busy */
@@ -47,7 +47,7 @@ struct lane {
        how long it watches shadow doorbells before it asks for a message. */
     uint64_t patience, watch;
     uint64_t looked_at_all; /* doorbells: when; not only at those of queues */
-    bool asks; /* it, or main, is done with looking for now: the host is asked to ring */
+    bool asks; /* it, or main, will not look at shadow doorbells for a while: EventIdx asks the host to ring */
     struct counters counters;
     struct trace *trace; /* NULL: off */
 };

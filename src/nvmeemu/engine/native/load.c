@@ -1,5 +1,5 @@
-/* What commands have at each disk: one bound for all lanes, and the commands that wait until there is room. They were
-   fetched, so that those behind them in their queues, for other disks, go on. */
+/* The load of each disk: its bound, which all lanes share, and the commands that wait until there is room. These were
+   fetched already, so that commands behind them in their queues, for other disks, go on. */
 
 #include <stdlib.h>
 

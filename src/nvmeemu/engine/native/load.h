@@ -1,4 +1,4 @@
-/* What commands have at a disk; all with the lane's lock. */
+/* The load of a disk: how many commands, with how many bytes, are at it. All functions need the lane's lock. */
 
 #ifndef NVMEEMU_LOAD_H
 #define NVMEEMU_LOAD_H

@@ -10,14 +10,16 @@
 struct engine;
 struct sq;
 
-/* The fetched commands that main has to take. */
+/* The fetched commands that were handed to main and that it has not taken yet. False: no memory. */
 bool punts_new(struct engine *engine);
 void punts_free(struct engine *engine);
-/* Main will not take those that there are. */
+/* Forget them: a reset. */
 void punts_drop(struct engine *engine);
 
-/* One more; with the lane's lock. False: main has enough, and more than MAX_PUNTS was not asked for (`always`). */
+/* Hand one more to main; with the lane's lock. False: there are MAX_PUNTS already. With `always` more than that may wait:
+   what has come back from a disk cannot stay in the queue. */
 bool engine_punt(struct engine *engine, struct sq *sq, const struct nvme_read_write *command, bool always);
+/* There is something to tell: make the engine's descriptor readable. */
 void engine_notify(struct engine *engine);
 
 #endif

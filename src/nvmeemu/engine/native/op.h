@@ -31,11 +31,11 @@ struct op {
     struct failed_sync *failed_sync; /* of the disk */
     enum work work; /* what the disk is to do now */
     int flags; /* of pwritev2, or the mode of fallocate */
-    bool is_durable; /* when it has succeeded, or it need not be: the write cache may go off meanwhile */
+    bool is_durable; /* its success means that it is durable, even if the write cache is switched off meanwhile */
     bool syncs_last; /* a sync is still to come */
     bool waits; /* for the medium, not only for the page cache */
-    bool suits_lane; /* it may do that itself */
-    bool would_block; /* even if asked not to wait: only a thread may begin it */
+    bool suits_lane; /* the lane may make the system call itself */
+    bool would_block; /* it blocks even if asked not to: a thread of io_uring must begin it */
     int lost; /* errno of a sync that has failed */
     struct extent extent; /* for its present work */
     const struct extent *more; /* where it has to do the same, in its buffer */

@@ -1,4 +1,5 @@
-/* Submission and completion queues in guest memory. All with the lane's lock, but for what main calls (interface.h). */
+/* Submission and completion queues in guest memory. All functions need the lane's lock, but for those that main calls
+   (interface.h). */
 
 #ifndef NVMEEMU_QUEUE_H
 #define NVMEEMU_QUEUE_H
@@ -70,7 +71,7 @@ struct cq {
 struct sq {
     struct queue queue;
     struct cq *cq;
-    bool held; /* main has enough of it at the moment */
+    bool held; /* fetches nothing until main lets it go on: it has too many commands of this queue */
     bool is_again; /* the next command was fetched before, and had to wait for main */
     uint32_t waiting; /* commands that wait until their disks have room */
     bool stopped; /* fetches nothing more */
@@ -103,7 +104,7 @@ bool cq_is_coalesced(const struct cq *cq);
 bool cq_post(struct cq *cq, uint64_t low, uint64_t high);
 bool cq_post_waiting(struct cq *cq);
 void cq_drop_waiting(struct cq *cq, uint32_t sqid);
-/* A change of the head that somebody waits for has come. */
+/* Somebody waits for room in this queue, and now there is some. */
 bool cq_is_awaited(struct cq *cq);
 uint64_t completion_high(uint32_t sqhd, uint32_t sqid, uint16_t cid, uint16_t field);
 /* A command of ours has succeeded. */
