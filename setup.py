@@ -1,8 +1,11 @@
-"""Builds the two cffi modules; the rest is in pyproject.toml.
+"""Builds the three cffi modules; the rest is in pyproject.toml.
 
 nvmeemu.engine.native._engine is the native engine. It is built where there is a C compiler, and uses liburing (to
 wait for many disks at once) and libisal (checksums for traces) where they are installed; without it `nvmeemu serve`
 works, slower.
+
+nvmeemu.subsystem._protection makes and checks protection information, with libisal where it is installed. It is built
+where there is a C compiler; without it no namespace has protection information.
 
 nvmeemu.vfio._libvfio_user is libvfio-user and our binding; nvmeemu.vfio.library tells where the library comes from.
 With none, the build says so and ends; with LIBVFIO_USER_SRC=none the package is built without the binding, and
@@ -24,6 +27,8 @@ from nvmeemu.vfio import library  # of this tree, which is not installed yet
 
 MODULE = "nvmeemu.vfio._libvfio_user"
 ENGINE = "nvmeemu.engine.native._engine"
+PROTECTION = "nvmeemu.subsystem._protection"
+OUR_FLAGS = ("-std=gnu11", "-D_FILE_OFFSET_BITS=64", "-fvisibility=hidden")  # its names are nobody else's
 HERE = Path(__file__).resolve().parent
 VFIO = HERE / "src" / "nvmeemu" / "vfio"
 NATIVE = HERE / "src" / "nvmeemu" / "engine" / "native"
@@ -45,6 +50,8 @@ class BuildModules(build_ext):
         self.force = True  # it takes seconds, and a header or the library's place may have changed
         if ext.name == ENGINE:
             self._prepare_engine(ext, work)
+        elif ext.name == PROTECTION:
+            self._prepare_protection(ext, work)
         else:
             ext.sources = [_bind(MODULE, VFIO / "api.h", "shim.h", work)]
             ext.extra_compile_args = [f"-I{VFIO}", *library.OUR_WARNINGS]
@@ -63,21 +70,24 @@ class BuildModules(build_ext):
             _bind(ENGINE, NATIVE / "api.h", "interface.h", work),
             *(os.path.relpath(source, HERE) for source in sorted(NATIVE.glob("*.c"))),
         ]
-        macros, libraries = [], []
-        for name in ("liburing", "libisal"):
-            if found := library.pkg_config(name):
-                macros += [f"-DHAVE_{name.upper()}", *found[0]]
-                libraries += found[1]
-        flags = [
-            "-std=gnu11",
-            "-D_FILE_OFFSET_BITS=64",
-            "-pthread",
-            "-fvisibility=hidden",
-            *macros,
-            *library.OUR_WARNINGS,
+        self._use_libraries(ext, "liburing", "libisal")
+        ext.extra_compile_args += [f"-I{work}", "-pthread"]
+        ext.extra_link_args += ["-pthread"]
+
+    def _prepare_protection(self, ext: Any, work: Path) -> None:
+        ext.sources = [
+            _bind(PROTECTION, NATIVE / "protection.h", "protection.h", work),
+            os.path.relpath(NATIVE / "protection.c", HERE),
         ]
-        ext.extra_compile_args = [f"-I{work}", f"-iquote{NATIVE}", *flags]  # its names are nobody else's
-        ext.extra_link_args = ["-pthread", *libraries]
+        self._use_libraries(ext, "libisal")
+
+    def _use_libraries(self, ext: Any, *names: str) -> None:
+        """The flags for C code of ours, and for those of these libraries that are installed."""
+        ext.extra_compile_args = [f"-iquote{NATIVE}", *OUR_FLAGS, *library.OUR_WARNINGS]
+        for name in names:
+            if found := library.pkg_config(name):
+                ext.extra_compile_args += [f"-DHAVE_{name.upper()}", *found[0]]
+                ext.extra_link_args += found[1]
 
     def _compile_library(self, ext: Any, tree: Path, copy: Path) -> None:
         json_c = library.pkg_config("json-c")
@@ -102,7 +112,7 @@ def _bind(module: str, api: Path, header: str, work: Path) -> str:
     from cffi import FFI
 
     ffi = FFI()
-    ffi.cdef(api.read_text())
+    ffi.cdef("".join(line for line in api.read_text().splitlines(True) if not line.startswith("#")))
     ffi.set_source(module, f'#include "{header}"')
     generated = work / f"{module.rpartition('.')[2]}.c"
     ffi.emit_c_code(str(generated))
@@ -110,6 +120,10 @@ def _bind(module: str, api: Path, header: str, work: Path) -> str:
 
 
 setup(
-    ext_modules=[Extension(ENGINE, sources=[], optional=True), Extension(MODULE, sources=[])],
+    ext_modules=[
+        Extension(ENGINE, sources=[], optional=True),
+        Extension(PROTECTION, sources=[], optional=True),
+        Extension(MODULE, sources=[]),
+    ],
     cmdclass={"build_ext": BuildModules},
 )

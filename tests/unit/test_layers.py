@@ -51,7 +51,7 @@ LAYERS = [
     ["controller.doorbells", "controller.outstanding"],
     ["controller.transfer"],
     ["controller.interrupts", "controller.prp"],
-    ["engine.port", "subsystem.disk_media"],
+    ["engine.port", "subsystem.disk_media", "subsystem.protection"],
     ["subsystem.media"],
     ["backend", "ports", "controller.limits", "subsystem.formats"],
     ["spec.words"],

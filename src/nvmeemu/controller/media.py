@@ -29,6 +29,7 @@ STATUS_OF = {
     ErrorKind.GUARD_CHECK: Status.GUARD_CHECK_ERROR,
     ErrorKind.APPLICATION_TAG_CHECK: Status.APPLICATION_TAG_CHECK_ERROR,
     ErrorKind.REFERENCE_TAG_CHECK: Status.REFERENCE_TAG_CHECK_ERROR,
+    ErrorKind.STORAGE_TAG_CHECK: Status.STORAGE_TAG_CHECK_ERROR,
 }
 """What the host is told of an error of a medium. DNR is set where the error ``is_lasting``."""
 

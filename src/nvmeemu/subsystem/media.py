@@ -129,6 +129,7 @@ class ErrorKind(Enum):
     GUARD_CHECK = "guard check"
     APPLICATION_TAG_CHECK = "application tag check"
     REFERENCE_TAG_CHECK = "reference tag check"
+    STORAGE_TAG_CHECK = "storage tag check"
 
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

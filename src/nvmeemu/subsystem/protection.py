@@ -1,0 +1,163 @@
+"""Protection information: makes and checks the guards and tags of blocks. NVM 1.0, 5.2.
+
+A block's protection information is ``protection.size`` bytes of its metadata, all big endian:
+
+    16-bit guard:  guard 2, application tag 2, storage and reference tag 4
+    32-bit guard:  guard 4, application tag 2, storage and reference tag 10
+    64-bit guard:  guard 8, application tag 2, storage and reference tag 6
+
+The storage tag is the upper ``storage_tag_size`` bits of the last field. The guard is a CRC of the data, and of the
+metadata that comes before the protection information. All functions take blocks side by side, as media have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from nvmeemu.subsystem.formats import Format, Guard, Protection
+from nvmeemu.subsystem.media import ErrorKind
+
+try:
+    from nvmeemu.subsystem._protection import ffi, lib
+except ImportError:  # built without a C compiler
+    ffi = lib = None
+
+Buffer = bytes | bytearray | memoryview
+ESCAPE = 0xFFFF
+"""The application tag of a block that is not checked (with type 3: together with a reference tag of all ones)."""
+_KIND_OF = {
+    1: ErrorKind.GUARD_CHECK,
+    2: ErrorKind.APPLICATION_TAG_CHECK,
+    4: ErrorKind.REFERENCE_TAG_CHECK,
+    8: ErrorKind.STORAGE_TAG_CHECK,
+}
+
+
+class ProtectionError(Exception):
+    """A block fails a check. ``kind``: which. ``block``: its number, from the first one of the command on."""
+
+    def __init__(self, kind: ErrorKind, block: int) -> None:
+        super().__init__(kind, block)
+        self.kind = kind
+        self.block = block
+
+
+@dataclass(frozen=True)
+class Tags:
+    """The tags of the first block. ``reference`` goes up by 1 with each block, except with type 3. Only the bits of the
+    masks are compared."""
+
+    reference: int = 0
+    application: int = 0
+    storage: int = 0
+    application_mask: int = 0xFFFF
+    storage_mask: int = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What is checked of each block (PRCHK and STC)."""
+
+    guard: bool = False
+    application: bool = False
+    reference: bool = False
+    storage: bool = False
+
+    @property
+    def bits(self) -> int:
+        """As the C code takes them."""
+        return self.guard | self.application << 1 | self.reference << 2 | self.storage << 3
+
+
+def is_available() -> bool:
+    """Whether protection information can be made and checked here: its C code was built."""
+    return lib is not None
+
+
+def crc(guard: Guard, data: Buffer) -> int:
+    """The guard of a message."""
+    return int(lib.pi_crc(guard, ffi.from_buffer(data), len(data)))
+
+
+def generate(format: Format, data: Buffer, metadata: bytearray | memoryview, tags: Tags) -> None:
+    """Write the protection information of all blocks into their metadata, and leave the rest of it as it is."""
+    with _call(format, data, metadata, tags) as arguments:
+        lib.pi_generate(*arguments)
+
+
+def check(format: Format, data: Buffer, metadata: Buffer, tags: Tags, checks: Checks) -> None:
+    """Check all blocks, in their order. Raises ProtectionError for the first one that fails."""
+    if not checks.bits:
+        return
+    failed = ffi.new("uint32_t *")
+    with _call(format, data, metadata, tags) as arguments:
+        block = lib.pi_check(*arguments, checks.bits, failed)
+    if failed[0]:
+        raise ProtectionError(_KIND_OF[failed[0]], block)
+
+
+@contextmanager
+def _call(format: Format, data: Buffer, metadata: Buffer, tags: Tags) -> Iterator[tuple[Any, ...]]:
+    """What the C functions take."""
+    protection = _protection(format)
+    count = len(data) // format.data_size
+    if len(data) != count * format.data_size or len(metadata) != count * format.metadata_size:
+        raise ValueError(f"{len(data)} bytes of data and {len(metadata)} of metadata are no whole blocks")
+    of_format = ffi.new(
+        "struct pi_format *",
+        (
+            format.data_size,
+            format.metadata_size,
+            protection.guard,
+            protection.type,
+            protection.storage_tag_size,
+            protection.is_first,
+        ),
+    )
+    of_tags = ffi.new(
+        "struct pi_tags *",
+        (tags.reference, tags.storage, tags.storage_mask, tags.application, tags.application_mask),
+    )
+    with ffi.from_buffer(data) as at_data, ffi.from_buffer(metadata) as at_metadata:
+        places = (ffi.cast("uint8_t *", at_data), ffi.cast("uint8_t *", at_metadata))
+        blocks = ffi.new("struct pi_blocks *", (*places, format.data_size, format.metadata_size, count))
+        yield of_format, blocks, of_tags
+
+
+def _protection(format: Format) -> Protection:
+    if format.protection is None:
+        raise ValueError("the format has no protection information")
+    return format.protection
+
+
+# --- metadata beside the data, and in the same buffer
+
+
+def interleave(format: Format, data: Buffer, metadata: Buffer) -> bytearray:
+    """The blocks as an extended format has them in the host's memory: each block's metadata behind its data."""
+    count = len(data) // format.data_size
+    found = bytearray(count * format.block_size)
+    view = memoryview(found)
+    _copy(view, format.block_size, data, format.data_size, format.data_size, count)
+    _copy(view[format.data_size :], format.block_size, metadata, format.metadata_size, format.metadata_size, count)
+    return found
+
+
+def split(format: Format, buffer: Buffer) -> tuple[bytearray, bytearray]:
+    """The data and the metadata of what an extended format has in one buffer."""
+    count = len(buffer) // format.block_size
+    data, metadata = bytearray(count * format.data_size), bytearray(count * format.metadata_size)
+    view = memoryview(buffer)
+    _copy(data, format.data_size, view, format.block_size, format.data_size, count)
+    _copy(metadata, format.metadata_size, view[format.data_size :], format.block_size, format.metadata_size, count)
+    return data, metadata
+
+
+def _copy(to: Buffer, to_stride: int, source: Buffer, stride: int, size: int, count: int) -> None:
+    """``count`` pieces of ``size`` bytes, which begin so many bytes after each other."""
+    if count:
+        with ffi.from_buffer("uint8_t[]", to) as there, ffi.from_buffer("uint8_t[]", source) as here:
+            lib.pi_copy(there, to_stride, here, stride, size, count)
