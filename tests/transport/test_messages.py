@@ -164,6 +164,7 @@ def test_accesses_out_of_bounds_and_of_no_size(vmm: VfioClient) -> None:
 @pytest.mark.kills(
     "a-range-longer-than-its-file",
     "a-range-behind-the-end-of-all-addresses",
+    "a-range-of-more-than-half-of-all-addresses",
     "an-odd-file-offset",
     "memory-that-is-mapped-is-mapped-again",
 )
@@ -180,6 +181,8 @@ def test_memory_that_would_kill_the_server_is_refused(served: ServedDisk, vmm: V
     assert refusal(vmm, DMA_MAP, map_(0, PAGE, 512), fds) == "EINVAL"
     assert refusal(vmm, DMA_MAP, map_(0, 0), fds) == "EINVAL"
     assert refusal(vmm, DMA_MAP, map_((1 << 64) - PAGE, 2 * PAGE), fds) == "EINVAL"
+    assert refusal(vmm, DMA_MAP, map_(0x7B, (1 << 64) - PAGE)) == "ENOSPC"  # undefined in C
+    assert "more than half of all addresses (ENOSPC)" in served.log
     assert refusal(vmm, DMA_MAP, map_(0, PAGE, flags=0xFF), fds) == "EINVAL"
     vmm.map(PAGE, 2 * PAGE, memory.fd)
     assert refusal(vmm, DMA_MAP, map_(PAGE, 2 * PAGE), fds) == "EEXIST"

@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -106,6 +107,8 @@ def _judge_mapping(address: int, size: int, offset: int, file_size: int) -> Refu
     where = f"memory at {address:#x}, {size:#x} bytes"
     if size == 0 or address + size > 1 << 64:
         return Refusal(errno.EINVAL, f"{where}: no range")
+    if size > sys.maxsize:  # before the library sees that it is too large, it adds it to a pointer: undefined in C
+        return Refusal(errno.ENOSPC, f"{where}: more than half of all addresses")
     if offset % PAGE:
         return Refusal(errno.EINVAL, f"{where}: its file offset {offset:#x} is not a multiple of {PAGE}")
     if file_size >= 0 and offset + size > file_size + -file_size % PAGE:
