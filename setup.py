@@ -15,6 +15,7 @@ With none, the build says so and ends; with LIBVFIO_USER_SRC=none the package is
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ def _bind(module: str, api: Path, header: str, work: Path) -> str:
     from cffi import FFI
 
     ffi = FFI()
-    ffi.cdef("".join(line for line in api.read_text().splitlines(True) if not line.startswith("#")))
+    ffi.cdef(re.sub(r"^#(?!define \w+ ).*\n", "", api.read_text(), flags=re.MULTILINE))  # it takes constants only
     ffi.set_source(module, f'#include "{header}"')
     generated = work / f"{module.rpartition('.')[2]}.c"
     ffi.emit_c_code(str(generated))
