@@ -37,6 +37,8 @@ from nvmeemu.spec import (
     TemperatureThreshold,
     Timestamp,
     VolatileWriteCache,
+    WriteProtection,
+    WriteProtectionConfig,
 )
 from nvmeemu.spec.errors import CommandFailed
 from nvmeemu.subsystem.health import WARNING_TEMPERATURE
@@ -264,6 +266,49 @@ class _HostBehaviorSupport(DataFeature):
         return int(HostBehaviorSupport(acre=wanted.acre))
 
 
+class _WriteProtection(Feature):
+    """Namespace Write Protection Config. What is cached becomes durable before the namespace is protected; if that
+    fails, the namespace is as it was. Two of its states cannot be left. The value lives with the namespace, so no reset
+    changes it."""
+
+    scope = Scope.NAMESPACE
+
+    def value(self, controller: ControllerState, which: int = 0) -> int:
+        return controller.namespaces[which].write_protection
+
+    def saved(self, controller: ControllerState, which: int) -> int:
+        return self.default(controller, which)
+
+    def put(self, controller: ControllerState, which: int, value: int) -> None:
+        controller.namespaces[which].write_protection = WriteProtection(WriteProtectionConfig.of(value).wps)
+        controller.subsystem.changed(which)
+
+    def check(self, controller: ControllerState, cdw11: int) -> None:
+        if WriteProtectionConfig.of(cdw11).wps > WriteProtection.PERMANENT:
+            raise invalid_cdw11()
+
+    def change(self, controller: ControllerState, targets: list[int], value: int) -> Result:
+        wanted = WriteProtectionConfig.of(value).wps
+        changing = [controller.namespaces[which] for which in targets]
+        changing = [one for one in changing if one.write_protection != wanted]
+        if any(one.write_protection in _STAYS for one in changing):
+            raise CommandFailed(Status.FEATURE_NOT_CHANGEABLE, location=(44, 0), why="this protection cannot be ended")
+        before = {one.nsid: int(one.write_protection) for one in changing}
+
+        def put(values: dict[int, int]) -> None:
+            for nsid, state in values.items():
+                if nsid in controller.namespaces.active:
+                    self.put(controller, nsid, state)
+
+        put(dict.fromkeys(before, wanted))
+        if wanted == WriteProtection.NONE:
+            return 0
+        return flushed([one.media for one in changing], is_abortable=False, undo=lambda: put(before))
+
+
+_STAYS = (WriteProtection.UNTIL_POWER_CYCLE, WriteProtection.PERMANENT)
+
+
 def critical_warnings(controller: ControllerState) -> CriticalWarning:
     """Critical Warning of the SMART log: the state of the device by the thresholds of the host."""
     over, under = (
@@ -307,6 +352,7 @@ FEATURES = Table(
     _AsyncEventConfiguration(FeatureId.ASYNC_EVENT_CONFIGURATION),
     _Timestamp(FeatureId.TIMESTAMP),
     _HostBehaviorSupport(FeatureId.HOST_BEHAVIOR_SUPPORT),
+    _WriteProtection(FeatureId.NAMESPACE_WRITE_PROTECTION),
 )
 
 

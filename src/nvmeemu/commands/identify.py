@@ -32,6 +32,7 @@ from nvmeemu.spec import (
     NsFeat,
     NStat,
     NvmController,
+    Nwpc,
     Oacs,
     Oncs,
     PowerState,
@@ -125,6 +126,7 @@ def _controller(request: Request[Identify]) -> bytes:
         nn=controller.namespaces.nn,
         oncs=_oncs(controller),
         vwc=int(Vwc(present=controller.has_write_cache, flush_behavior=FLUSH_TAKES_BROADCAST)),
+        nwpc=Nwpc.PROTECTED | Nwpc.UNTIL_POWER_CYCLE | Nwpc.PERMANENT,
         subnqn=identity.subnqn.encode(),
         psd=[PowerState(mp=900, enlat=0, exlat=0)],
     )
@@ -165,7 +167,7 @@ def _active_or_none(request: Request[Identify]) -> Namespace | None:
 
 
 def _attributes(namespace: Namespace) -> NsAttr:
-    return NsAttr.WRITE_PROTECTED if namespace.read_only else NsAttr(0)
+    return NsAttr.WRITE_PROTECTED if namespace.is_write_protected else NsAttr(0)
 
 
 def _list(request: Request[Identify]) -> bytes:

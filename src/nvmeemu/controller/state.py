@@ -177,7 +177,7 @@ class ControllerState:
                 media.direct,
                 namespace.format.data_size,
                 namespace.blocks,
-                writable=not namespace.read_only,
+                writable=not namespace.is_write_protected,
                 is_volatile=media.volatile_cache,
                 writes_through=not write_cache,
             )

@@ -80,6 +80,8 @@ from nvmeemu.spec.features import (
     TemperatureThreshold,
     Timestamp,
     VolatileWriteCache,
+    WriteProtection,
+    WriteProtectionConfig,
 )
 from nvmeemu.spec.identify import (
     CNS_NAMES,
@@ -107,6 +109,7 @@ from nvmeemu.spec.identify import (
     NsFeat,
     NStat,
     NvmController,
+    Nwpc,
     Oacs,
     Oncs,
     PowerState,
@@ -281,6 +284,7 @@ __all__ = [
     "NumberOfQueues",
     "NvmController",
     "NvmOpcode",
+    "Nwpc",
     "Oacs",
     "Oncs",
     "Opcode",
@@ -304,6 +308,8 @@ __all__ = [
     "VolatileWriteCache",
     "Vwc",
     "Write",
+    "WriteProtection",
+    "WriteProtectionConfig",
     "WriteZeroes",
     "commands_of",
 ]

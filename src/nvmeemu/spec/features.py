@@ -27,6 +27,7 @@ class FeatureId(IntEnum):
     ASYNC_EVENT_CONFIGURATION = 0x0B
     TIMESTAMP = 0x0E
     HOST_BEHAVIOR_SUPPORT = 0x16
+    NAMESPACE_WRITE_PROTECTION = 0x84
 
 
 FEATURE_NAMES = Names(FeatureId)
@@ -127,3 +128,18 @@ class HostBehaviorSupport(Record, size=512):
     acre = uint(0, 1)
     etdas = uint(1, 1)
     lbafee = uint(2, 1)
+
+
+class WriteProtection(IntEnum):
+    """State of Namespace Write Protection Config. Base 1.4, 5.21.1.29 and 8.19."""
+
+    NONE = 0
+    PROTECTED = 1
+    UNTIL_POWER_CYCLE = 2
+    PERMANENT = 3
+
+
+class WriteProtectionConfig(Record, size=4):
+    """Base 1.4, 5.21.1.29."""
+
+    wps = bits(0, 2, 0)  # ``WriteProtection``

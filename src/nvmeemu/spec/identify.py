@@ -170,6 +170,14 @@ class Vwc(Record, size=1):
 FLUSH_TAKES_BROADCAST = 0b11  # of VWC: Flush takes NSID FFFFFFFFh
 
 
+class Nwpc(IntFlag):
+    """Namespace Write Protection Capabilities: the states that there are."""
+
+    PROTECTED = 1 << 0  # and none
+    UNTIL_POWER_CYCLE = 1 << 1
+    PERMANENT = 1 << 2
+
+
 class Nmic(IntFlag):
     """Namespace Multi-path I/O and Namespace Sharing Capabilities."""
 
@@ -261,6 +269,7 @@ class IdentifyController(Record, size=4096):
     vwc = uint(525, 1)  # ``Vwc``
     awun = count(526, 15, 0, size=2)
     awupf = count(528, 15, 0, size=2)
+    nwpc = flags(531, 1, Nwpc)
     acwu = count(532, 15, 0, size=2)
     sgls = uint(536, 4)
     subnqn = raw(768, 256)

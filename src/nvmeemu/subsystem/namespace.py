@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from nvmeemu.controller.limits import Limits
-from nvmeemu.spec import BROADCAST, Status
+from nvmeemu.spec import BROADCAST, Status, WriteProtection
 from nvmeemu.spec.errors import CommandFailed
 from nvmeemu.subsystem.media import MOST_HELD, Media
 
@@ -27,8 +27,8 @@ class Ids:
 
 
 class Namespace:
-    """Blocks that the host knows by a number: those of ``media``, or the first of them. ``read_only``: the host is told
-    that it is write protected."""
+    """Blocks that the host knows by a number: those of ``media``, or the first of them. ``read_only``: its disk is not
+    written to. ``write_protection`` is what a host has asked for (NVM 1.0, 5.12)."""
 
     def __init__(self, nsid: int, media: Media, identity: str | None = None, ids: Ids = Ids()) -> None:
         self.nsid = nsid
@@ -37,6 +37,7 @@ class Namespace:
         self._data_size = media.format.data_size
         self.blocks = media.blocks
         self.read_only = media.read_only
+        self.write_protection = WriteProtection.NONE
         self.identity = identity or media.identity
         named = uuid.uuid5(_UUID_ROOT, f"{self.identity}#{nsid}")
         digest = hashlib.sha256(named.bytes).digest()
@@ -53,10 +54,16 @@ class Namespace:
             raise CommandFailed(Status.LBA_OUT_OF_RANGE, location=(40, 0), lba=slba, why=why)
         return blocks * self._data_size
 
+    @property
+    def is_write_protected(self) -> bool:
+        """Whether the host is told that it is write protected (NSATTR)."""
+        return self.read_only or self.write_protection != WriteProtection.NONE
+
     def check_writable(self) -> None:
-        """Raises CommandFailed(NAMESPACE_WRITE_PROTECTED) for a read-only disk."""
-        if self.read_only:
-            raise CommandFailed(Status.NAMESPACE_WRITE_PROTECTED, why="the disk is read-only")
+        """Raises CommandFailed(NAMESPACE_WRITE_PROTECTED)."""
+        if self.is_write_protected:
+            why = "the disk is read-only" if self.read_only else "a host has write protected the namespace"
+            raise CommandFailed(Status.NAMESPACE_WRITE_PROTECTED, why=why)
 
 
 @dataclass
