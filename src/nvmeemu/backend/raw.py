@@ -39,7 +39,7 @@ def create_image(path: str, size: int) -> None:
         raise BackendError(f"cannot create disk {path}: {describe(error)}") from None
     try:
         os.ftruncate(fd, size)
-        _sync_folder(path)  # no Flush of the guest's reaches its name
+        sync_folder(path)  # no Flush of the guest's reaches its name
     except OSError as error:
         os.unlink(path)
         raise BackendError(f"cannot make disk {path} of {size} bytes: {describe(error)}") from None
@@ -47,7 +47,8 @@ def create_image(path: str, size: int) -> None:
         os.close(fd)
 
 
-def _sync_folder(path: str) -> None:
+def sync_folder(path: str) -> None:
+    """Make the name of a file durable. Raises OSError."""
     folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)

@@ -30,8 +30,13 @@ STATUS_OF = {
     ErrorKind.APPLICATION_TAG_CHECK: Status.APPLICATION_TAG_CHECK_ERROR,
     ErrorKind.REFERENCE_TAG_CHECK: Status.REFERENCE_TAG_CHECK_ERROR,
     ErrorKind.STORAGE_TAG_CHECK: Status.STORAGE_TAG_CHECK_ERROR,
+    ErrorKind.DEALLOCATED: Status.DEALLOCATED_BLOCK,
+    ErrorKind.SPOILED: Status.UNRECOVERED_READ_ERROR,
 }
 """What the host is told of an error of a medium. DNR is set where the error ``is_lasting``."""
+
+
+_OF_HOSTS = (ErrorKind.DEALLOCATED, ErrorKind.SPOILED)  # errors that a host has asked for
 
 
 class MediaAccess:
@@ -101,6 +106,8 @@ class MediaAccess:
 
     def _complain(self, status: Status, error: MediaError) -> None:
         """Tell the user, once for each disk and kind of failure."""
+        if error.kind in _OF_HOSTS:
+            return
         what = error.kind, error.disk, None if error.cause is None else error.cause.errno
         if what not in self._told:
             self._told.add(what)

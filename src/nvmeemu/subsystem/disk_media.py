@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from nvmeemu.subsystem.media import (
     MediaError,
     Operation,
     ReadBlocks,
+    SpoilBlocks,
     VerifyBlocks,
     WriteBlocks,
     ZeroBlocks,
@@ -34,6 +35,9 @@ class DiskMedia(Media):
     def __init__(self, backend: Backend, format: Format, worker: Worker) -> None:
         if format.metadata_size:
             raise ValueError(f"disk {backend.identity} has no room for metadata")
+        self._begin(backend, format, worker)
+
+    def _begin(self, backend: Backend, format: Format, worker: Worker) -> None:
         super().__init__(format, Budget())
         self.backend = backend
         self._size = format.data_size
@@ -80,7 +84,7 @@ class DiskMedia(Media):
 
     def _work(self, operation: Operation) -> Any:
         try:
-            return _WORK[type(operation)](self, operation)
+            return getattr(self, _WORK[type(operation)])(operation)
         except OSError as error:
             raise MediaError.of(operation, self.identity, error) from error
 
@@ -116,12 +120,16 @@ class DiskMedia(Media):
     def _flush(self, flush: FlushMedia) -> None:
         self.backend.flush()
 
+    def _spoil(self, spoil: SpoilBlocks) -> None:
+        raise NotImplementedError("nothing remembers which blocks are uncorrectable")
 
-_WORK: dict[type[Operation], Callable[[DiskMedia, Any], Any]] = {
-    ReadBlocks: DiskMedia._read,
-    VerifyBlocks: DiskMedia._verify,
-    WriteBlocks: DiskMedia._write,
-    ZeroBlocks: DiskMedia._zero,
-    DeallocateBlocks: DiskMedia._deallocate,
-    FlushMedia: DiskMedia._flush,
+
+_WORK: dict[type[Operation], str] = {
+    ReadBlocks: "_read",
+    VerifyBlocks: "_verify",
+    WriteBlocks: "_write",
+    ZeroBlocks: "_zero",
+    DeallocateBlocks: "_deallocate",
+    FlushMedia: "_flush",
+    SpoilBlocks: "_spoil",
 }

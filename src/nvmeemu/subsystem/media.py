@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
-from typing import Any, ClassVar, NamedTuple
+from enum import Enum, IntEnum
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from nvmeemu.backend import Direct
 from nvmeemu.ports import Job
@@ -52,11 +52,13 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class ReadBlocks(Operation):
-    """Its result is ``Blocks``. With ``is_from_media``, the blocks are made durable before they are read."""
+    """Its result is ``Blocks``. With ``is_from_media``, the blocks are made durable before they are read. With
+    ``refuses_deallocated``, a block that is deallocated is an error."""
 
     slba: int
     blocks: int
     is_from_media: bool = False
+    refuses_deallocated: bool = False
     is_changing = False
 
     def held(self, format: Format) -> int:
@@ -70,6 +72,7 @@ class VerifyBlocks(Operation):
     slba: int
     blocks: int
     is_from_media: bool = False
+    refuses_deallocated: bool = False
     is_changing = False
 
     def held(self, format: Format) -> int:
@@ -92,12 +95,17 @@ class WriteBlocks(Operation):
 
 @dataclass(frozen=True, slots=True)
 class ZeroBlocks(Operation):
-    """Have blocks read as zeros; with ``is_deallocating`` give their storage back if possible."""
+    """Have blocks read as zeros; with ``is_deallocating`` give their storage back if possible. ``metadata`` is that of
+    the blocks; empty: zeros, too."""
 
     slba: int
     blocks: int
     is_deallocating: bool = False
     is_durable: bool = False
+    metadata: memoryview = NOTHING
+
+    def held(self, format: Format) -> int:
+        return len(self.metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +117,14 @@ class DeallocateBlocks(Operation):
 
     def held(self, format: Format) -> int:
         return _EXTENT_SIZE * len(self.extents)
+
+
+@dataclass(frozen=True, slots=True)
+class SpoilBlocks(Operation):
+    """Have blocks be unreadable until they are written (Write Uncorrectable)."""
+
+    slba: int
+    blocks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +146,8 @@ class ErrorKind(Enum):
     APPLICATION_TAG_CHECK = "application tag check"
     REFERENCE_TAG_CHECK = "reference tag check"
     STORAGE_TAG_CHECK = "storage tag check"
+    DEALLOCATED = "deallocated block"
+    SPOILED = "uncorrectable block"
 
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -200,6 +218,27 @@ class Budget:
         self.held -= size
 
 
+class BlockState(IntEnum):
+    """What a block is: never written or deallocated, written, or made uncorrectable by a host."""
+
+    DEALLOCATED = 0
+    WRITTEN = 1
+    UNCORRECTABLE = 2
+
+
+class BlockMap(Protocol):
+    """Knows of each block of a medium what it is. Its methods may wait, and raise OSError."""
+
+    @property
+    def written(self) -> int:
+        """How many blocks are not deallocated."""
+        ...
+
+    def states(self, slba: int, blocks: int) -> Iterator[tuple[BlockState, int, int]]:
+        """The runs of blocks of the same state: (state, slba, blocks)."""
+        ...
+
+
 class Media(ABC):
     """Blocks. ``start`` takes all operations; ``read_now`` and ``write_now`` are the fast path for some of them."""
 
@@ -230,6 +269,11 @@ class Media(ABC):
     @abstractmethod
     def volatile_cache(self) -> bool:
         """What has been written may still be lost by a power cut, unless it was durable or flushed."""
+
+    @property
+    def block_map(self) -> BlockMap | None:
+        """What is known of each block; None: nothing."""
+        return None
 
     @property
     def direct(self) -> Direct | None:
@@ -279,6 +323,10 @@ class Layer(Media):
     @property
     def identity(self) -> str:
         return self.inner.identity
+
+    @property
+    def block_map(self) -> BlockMap | None:
+        return self.inner.block_map
 
     @property
     def direct(self) -> Direct | None:

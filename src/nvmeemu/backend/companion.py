@@ -1,0 +1,430 @@
+"""The companion of a disk, ``IMAGE.nvme`` beside ``IMAGE``: what a namespace has beyond the data of its blocks.
+
+    0        two headers of 4096 bytes: the format, and what is under way; the valid one with the higher number counts
+    8192     chunks of 16384 blocks, each: a map of 4096 bytes, then the metadata of these blocks
+
+The map has two bits for each block, the first block's in the lowest bits. A block is deallocated (0: it was never
+written, or was deallocated), written (1), or uncorrectable (2: a host has made it so). What the image and the metadata
+hold of a deallocated block does not count. So a Format need not fill anything, and the first write of a block is
+atomic: the map says of it only after data and metadata are there.
+
+The file is sparse. It is written through the page cache, and ``flush`` makes it durable. The image itself stays as it
+is: it can be mounted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
+
+from nvmeemu.backend import BackendError, FailedSync, describe
+from nvmeemu.backend.claim import lock
+from nvmeemu.backend.raw import libc, sync_folder, takes_nowait
+from nvmeemu.subsystem.formats import Format, Guard, Protection
+from nvmeemu.subsystem.media import BlockState
+
+SUFFIX = ".nvme"
+CHUNK = 16384  # blocks
+_MAP = CHUNK // 4  # bytes
+_HEADER, _HEADERS = 4096, 8192
+_MAGIC, _VERSION = b"nvmeemu pair\n\0\0\0", 1
+_FIELDS = struct.Struct("<16sIIQI")  # magic, version, CRC-32 of what follows, number, bytes of JSON
+_PUNCH_HOLE = 0x03  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+_PAGE = 4096
+
+
+_UNPACKED = [bytes(byte >> 2 * at & 3 for at in range(4)) for byte in range(256)]
+
+
+class CompanionError(BackendError):
+    """It cannot be used; the text is one line for the user and says what to do."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a companion says of itself. ``size``: bytes of the image. ``intention``: the format that blocks are being
+    given; it is completed at the next start."""
+
+    format: Format
+    size: int
+    intention: Format | None = None
+
+    def to_json(self) -> bytes:
+        """For the header."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def of(cls, text: bytes) -> Self:
+        """Raises ValueError."""
+        try:
+            values = json.loads(text)
+            wanted = values["intention"]
+            return cls(_format(values["format"]), int(values["size"]), None if wanted is None else _format(wanted))
+        except (KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"bad header: {error}") from None
+
+
+def _format(values: dict[str, Any]) -> Format:
+    protection = values["protection"]
+    if protection is not None:
+        protection = Protection(**{**protection, "guard": Guard(protection["guard"])})
+    return Format(**{**values, "protection": protection})
+
+
+def beside(image: str) -> str:
+    """Where the companion of an image is."""
+    return os.path.realpath(image) + SUFFIX
+
+
+class Companion:
+    """An open companion of ``blocks`` blocks. Several threads may use it. Its methods raise OSError."""
+
+    def __init__(self, path: str, fd: int, contents: Contents, number: int, read_only: bool) -> None:
+        self.path = path
+        self.contents = contents
+        self.read_only = read_only
+        self._fd = fd
+        self._number = number
+        self._size = contents.format.metadata_size
+        self._stride = _MAP + CHUNK * self._size
+        self._failed_sync = FailedSync()
+        self._lock = threading.Lock()  # of the map: several blocks share a byte
+        self._now_flags = os.RWF_NOWAIT if takes_nowait(fd, bytearray(1)) else 0
+        self._written: int | None = None  # blocks that are not deallocated, once they were counted
+
+    @property
+    def format(self) -> Format:
+        """The format of the blocks."""
+        return self.contents.format
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks the image has."""
+        return self.contents.size // self.format.data_size
+
+    # --- making and opening
+
+    @classmethod
+    def make(cls, path: str, format: Format, size: int, written: Sequence[tuple[int, int]] = ()) -> Self:
+        """A new one for an image of ``size`` bytes, in place of the one that is there. ``written``: extents of blocks
+        that are there already. Raises CompanionError."""
+        new = f"{path}.new"
+        try:
+            fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            try:
+                made = cls._begin(path, fd, Contents(format, size), written)
+                os.fsync(fd)
+                os.rename(new, path)
+                sync_folder(path)
+            except BaseException:
+                os.close(fd)
+                with suppress(FileNotFoundError):
+                    os.unlink(new)
+                raise
+        except OSError as error:
+            raise CompanionError(f"cannot make {path}, the companion of a disk: {describe(error)}") from None
+        return made
+
+    @classmethod
+    def in_memory(cls, format: Format, size: int, written: Sequence[tuple[int, int]] = ()) -> Self:
+        """The same without a file: it is gone when it is closed. Raises OSError."""
+        fd = os.memfd_create("nvmeemu-companion", os.MFD_CLOEXEC)
+        return cls._begin("memory", fd, Contents(format, size), written)
+
+    @classmethod
+    def _begin(cls, path: str, fd: int, contents: Contents, written: Sequence[tuple[int, int]]) -> Self:
+        made = cls(path, fd, contents, 0, False)
+        made._lock_file()
+        os.ftruncate(fd, made._end)
+        made._put_header(contents)
+        for slba, blocks in written:
+            made.mark(slba, blocks, BlockState.WRITTEN)
+        return made
+
+    @classmethod
+    def open(cls, path: str, read_only: bool = False) -> Self:
+        """The one that is there. Raises CompanionError, and FileNotFoundError if there is none."""
+        try:
+            fd = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise CompanionError(f"{path}, the companion of a disk, cannot be opened: {describe(error)}") from None
+        try:
+            number, contents = _header(fd)
+            made = cls(path, fd, contents, number, read_only)
+            made._lock_file()
+        except (OSError, ValueError) as error:
+            os.close(fd)
+            why = describe(error) if isinstance(error, OSError) else str(error)
+            advice = f"repair it with nvmeemu image repair {path.removesuffix(SUFFIX)}"
+            raise CompanionError(f"{path}, the companion of a disk, is damaged: {why}: {advice}") from None
+        except BackendError:
+            os.close(fd)
+            raise
+        return made
+
+    def copy(self) -> Companion:
+        """One in memory that begins as this one is, for an overlay."""
+        fd = os.memfd_create("nvmeemu-companion", os.MFD_CLOEXEC)
+        os.ftruncate(fd, self._end)
+        for start, end in _data(self._fd, 0, self._end):
+            while start < end:
+                piece = os.pread(self._fd, min(1 << 20, end - start), start)
+                if not piece:
+                    break
+                os.pwrite(fd, piece, start)
+                start += len(piece)
+        return Companion("memory", fd, self.contents, self._number, False)
+
+    def _lock_file(self) -> None:
+        if self.path != "memory":
+            lock(self._fd, self.path, self.read_only)
+
+    @property
+    def _end(self) -> int:
+        return _HEADERS + -(-self.blocks // CHUNK) * self._stride
+
+    def _put_header(self, contents: Contents) -> None:
+        """The other header becomes the one that counts."""
+        self._number += 1
+        text = contents.to_json()
+        rest = struct.pack("<QI", self._number, len(text)) + text
+        header = struct.pack("<16sII", _MAGIC, _VERSION, zlib.crc32(rest)) + rest
+        _write(self._fd, header.ljust(_HEADER, b"\0"), self._number % 2 * _HEADER)
+        self.contents = contents
+
+    def resize(self, size: int) -> None:
+        """The image has this size now, in bytes."""
+        if size != self.contents.size:
+            self.note(replace(self.contents, size=size))
+
+    def note(self, contents: Contents) -> None:
+        """Say something new of itself; it is durable when this returns. A larger size makes room."""
+        self._put_header(contents)
+        if os.fstat(self._fd).st_size < self._end:
+            os.ftruncate(self._fd, self._end)
+        os.fsync(self._fd)
+
+    # --- the map
+
+    def states(self, slba: int, blocks: int) -> Iterator[tuple[BlockState, int, int]]:
+        """The runs of blocks of the same state: (state, slba, blocks)."""
+        first, last = slba, None
+        for at, states in self._unpacked(slba, blocks, 0):
+            start = 0
+            while start < len(states):
+                state = states[start]
+                if state != last:
+                    if last is not None and at + start > first:
+                        yield BlockState(last), first, at + start - first
+                    first, last = at + start, state
+                start = _next_other(states, state, start)
+        if last is not None:
+            yield BlockState(last), first, slba + blocks - first
+
+    def is_written(self, slba: int, blocks: int, *, now: bool = False) -> bool:
+        """Whether all of the blocks were written. With ``now``: False also if that would have to wait."""
+        try:
+            pieces = self._unpacked(slba, blocks, self._now_flags if now else 0)
+            return all(states.count(BlockState.WRITTEN) == len(states) for _, states in pieces)
+        except BlockingIOError:
+            return False
+
+    def mark(self, slba: int, blocks: int, state: BlockState) -> None:
+        """From now on the blocks are of this state."""
+        with self._lock:
+            for chunk, first, number in _pieces(slba, blocks):
+                if state is BlockState.DEALLOCATED and number == CHUNK:
+                    self._empty_chunk(chunk)
+                else:
+                    self._mark(chunk, first, number, state)
+
+    def _mark(self, chunk: int, first: int, number: int, state: BlockState) -> None:
+        begin, end = first // 4, -(-(first + number) // 4)
+        place = _HEADERS + chunk * self._stride + begin
+        states = bytearray(self._read_map(place, end - begin, 0))
+        before = states[first - 4 * begin : first - 4 * begin + number]
+        if before.count(state) == number:
+            return
+        states[first - 4 * begin : first - 4 * begin + number] = bytes([state]) * number
+        packed = bytes(
+            states[at] | states[at + 1] << 2 | states[at + 2] << 4 | states[at + 3] << 6
+            for at in range(0, len(states), 4)
+        )
+        _write(self._fd, packed, place)
+        self._count(before, number if state else 0)
+        if state is BlockState.DEALLOCATED:
+            self._give_back(self._place(chunk, first), number * self._size)
+
+    def _give_back(self, place: int, size: int) -> None:
+        """The storage of whole pages."""
+        start, end = -(-place // _PAGE) * _PAGE, (place + size) // _PAGE * _PAGE
+        if start < end:
+            _punch(self._fd, start, end - start)
+
+    def _count(self, before: bytes | bytearray, after: int) -> None:
+        if self._written is not None:
+            self._written += after - (len(before) - before.count(BlockState.DEALLOCATED))
+
+    def _empty_chunk(self, chunk: int) -> None:
+        place = _HEADERS + chunk * self._stride
+        if next(_data(self._fd, place, place + self._stride), None) is None:
+            return
+        before = self._read_map(place, _MAP, 0)
+        if any(before):
+            _write(self._fd, bytes(_MAP), place)
+            self._count(before, 0)
+        _punch(self._fd, place, self._stride)
+
+    @property
+    def written(self) -> int:
+        """How many blocks are not deallocated."""
+        with self._lock:
+            if self._written is None:
+                self._written = 0
+                for chunk in range(-(-self.blocks // CHUNK)):
+                    place = _HEADERS + chunk * self._stride
+                    if next(_data(self._fd, place, place + _MAP), None) is not None:
+                        self._written += _MAP * 4 - self._read_map(place, _MAP, 0).count(BlockState.DEALLOCATED)
+            return self._written
+
+    def _unpacked(self, slba: int, blocks: int, flags: int) -> Iterator[tuple[int, bytes]]:
+        """The states of blocks, a byte each, in pieces: (first block, states)."""
+        for chunk, first, number in _pieces(slba, blocks):
+            begin, end = first // 4, -(-(first + number) // 4)
+            states = self._read_map(_HEADERS + chunk * self._stride + begin, end - begin, flags)
+            yield chunk * CHUNK + first, states[first - 4 * begin : first - 4 * begin + number]
+
+    def _read_map(self, place: int, size: int, flags: int) -> bytes:
+        packed = bytearray(size)
+        _read(self._fd, packed, place, flags)
+        return b"".join(map(_UNPACKED.__getitem__, packed))
+
+    # --- the metadata
+
+    def read_metadata(self, slba: int, blocks: int) -> bytearray:
+        """The metadata of the blocks, side by side, whatever their state."""
+        found = bytearray(blocks * self._size)
+        view, done = memoryview(found), 0
+        for chunk, first, number in _pieces(slba, blocks):
+            piece = view[done : done + number * self._size]
+            _read(self._fd, piece, self._place(chunk, first), 0)
+            done += len(piece)
+        return found
+
+    def write_metadata(self, slba: int, metadata: memoryview) -> None:
+        """Write it for as many blocks as it has."""
+        done = 0
+        for chunk, first, number in _pieces(slba, len(metadata) // self._size if self._size else 0):
+            piece = metadata[done : done + number * self._size]
+            _write(self._fd, piece, self._place(chunk, first))
+            done += len(piece)
+
+    def _place(self, chunk: int, first: int) -> int:
+        return _HEADERS + chunk * self._stride + _MAP + first * self._size
+
+    # --- its end
+
+    def flush(self) -> None:
+        """Make all that was written durable. It stays failed once it has failed: the kernel tells of it once."""
+        self._failed_sync.check()
+        if self.read_only:
+            return
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            self._failed_sync.note(error)
+            raise
+
+    def close(self) -> None:
+        """Give the file back; it does not flush."""
+        os.close(self._fd)
+
+
+def _header(fd: int) -> tuple[int, Contents]:
+    """The number and the contents of the header that counts. Raises ValueError and OSError."""
+    found: dict[int, Contents] = {}
+    why = "it is no companion"
+    for slot in range(2):
+        data = os.pread(fd, _HEADER, slot * _HEADER)
+        if len(data) < _FIELDS.size:
+            continue
+        magic, version, crc, number, length = _FIELDS.unpack_from(data)
+        if magic != _MAGIC:
+            continue
+        if version != _VERSION:
+            raise ValueError(f"version {version}, and this program knows {_VERSION}")
+        if length > _HEADER - _FIELDS.size or zlib.crc32(data[24 : _FIELDS.size + length]) != crc:
+            why = "its headers do not fit their checksums"
+            continue
+        found[number] = Contents.of(data[_FIELDS.size : _FIELDS.size + length])
+    if not found:
+        raise ValueError(why)
+    return max(found.items())
+
+
+def _pieces(slba: int, blocks: int) -> Iterator[tuple[int, int, int]]:
+    """The range by chunks: (chunk, its first block, blocks)."""
+    end = slba + blocks
+    while slba < end:
+        chunk, first = divmod(slba, CHUNK)
+        number = min(end - slba, CHUNK - first)
+        yield chunk, first, number
+        slba += number
+
+
+def _next_other(states: bytes, state: int, start: int) -> int:
+    """Where something else than ``state`` comes next, or the end."""
+    rest = states[start:].lstrip(bytes([state]))
+    return len(states) - len(rest)
+
+
+def _read(fd: int, view: bytearray | memoryview, offset: int, flags: int) -> None:
+    """What is behind the end reads as zeros."""
+    done = os.preadv(fd, [view], offset, flags)
+    while 0 < done < len(view):
+        more = os.preadv(fd, [memoryview(view)[done:]], offset + done, flags)
+        if more == 0:
+            return
+        done += more
+
+
+def _write(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(fd, view, offset)
+        view, offset = view[done:], offset + done
+
+
+def _data(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts of a range of a file that are no holes."""
+    while start < end:
+        try:
+            start = os.lseek(fd, start, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return
+        if start >= end:
+            return
+        hole = os.lseek(fd, start, os.SEEK_HOLE)
+        yield start, min(hole, end)
+        start = hole
+
+
+def _punch(fd: int, offset: int, size: int) -> None:
+    """Give the storage back, if the file system can do that."""
+    if libc.fallocate(fd, _PUNCH_HOLE, offset, size) != 0:
+        number = ctypes.get_errno()
+        if number not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise OSError(number, os.strerror(number))
