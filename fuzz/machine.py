@@ -33,7 +33,8 @@ from nvmeemu.spec import (
 from nvmeemu.subsystem.disk_media import DiskMedia
 from nvmeemu.subsystem.formats import Format
 from nvmeemu.subsystem.identity import Identity
-from nvmeemu.subsystem.namespace import Namespace, Namespaces
+from nvmeemu.subsystem.inventory import Inventory
+from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.subsystem.subsystem import Subsystem
 from nvmeemu.testing import ACQ, AQA, ASQ, CC, ManualWorker, Ram, VirtualClock
 from operations import ENTRIES, OPERATIONS, Operation
@@ -78,7 +79,7 @@ class Machine:
         self.ram.msix_enabled = bool(flags & 4) and self.limits.vectors > 0
         self.page_shift = (0, 0, 1, 4)[more & 3]
         self.sizes = ADMIN_SIZES[more >> 2 & 3]
-        namespaces = Namespaces()
+        namespaces = Inventory()
         other = Disk(1 << 16, block, has_now=True, volatile_cache=False, read_only=False)
         for nsid, disk in ((1, self.disk), (3, other)):
             namespaces.add(Namespace(nsid, DiskMedia(disk, Format(block), self.worker)))

@@ -312,7 +312,7 @@ def test_another_disk_with_the_same_number_has_its_own_past() -> None:
     faults = Faults(bench.controller)
     (history,) = [one.history for one in faults.add(Fault(READS, "backend", {"corrupt": "stale"})).actions]
     bench.driver.write(0, NEW * BLOCK)
-    namespace = bench.namespaces.active[1]
+    namespace = bench.namespaces.by_nsid[1]
     assert history is not None
     assert history.recall(namespace, 0, NEW * BLOCK) == bytes(BLOCK)
     namespace.nguid = bytes(16)

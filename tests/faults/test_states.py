@@ -68,7 +68,7 @@ def test_what_a_user_changes_meanwhile_stays(rig: Rig) -> None:
     fault = rig.add({"shrink": 1, "blocks": 8})
     device.subsystem.resize(1, 100)
     rig.faults.remove(fault)
-    assert device.namespaces.active[1].blocks == 100
+    assert device.namespaces.by_nsid[1].blocks == 100
 
 
 def test_read_only_is_about_the_disk_also_while_a_fault_stands_before_it(rig: Rig) -> None:

@@ -124,7 +124,7 @@ def test_a_disk_that_comes_in_its_place_has_all_its_room(rig: Rig) -> None:
     rig.read(rig.queues[0], 400, SMALL)
     rig.wait_until_fetched()
     device = rig.bench.controller.state
-    del rig.bench.namespaces.active[1]
+    rig.bench.namespaces.remove(1)
     rig.bench.namespaces.add(rig.bench.namespace(1, MemoryBackend(MIB), identity="new"))
     device.configure_engine(write_cache=True)
     rig.completed(rig.queues[0], 400 - MOST_COMMANDS)

@@ -254,7 +254,7 @@ def test_a_flush_of_all_namespaces_is_for_one_disk_or_pythons(tmp_path: Path) ->
             bench.driver.succeed(queue, flush(BROADCAST))
             assert served(bench)[2] == count
             bench.driver.disable()
-            del bench.namespaces.active[nsid]
+            bench.namespaces.remove(nsid)
         assert synced == [1, 2, 3]
 
 

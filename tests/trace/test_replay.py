@@ -105,7 +105,7 @@ def test_a_namespace_has_the_identifiers_that_it_had() -> None:
     bench = ready()
     namespace = bench.controller.state.namespaces[1]
     named = Ids(b"n" * 16, b"e" * 8, uuid.UUID(int=7))
-    bench.controller.state.namespaces.active[1] = Namespace(1, namespace.media, ids=named)
+    bench.controller.state.namespaces.by_nsid[1] = Namespace(1, namespace.media, ids=named)
     bench.driver.identify(Cns.NAMESPACE, 1)
     bench.driver.identify(Cns.NAMESPACE_DESCRIPTORS, 1)
     reader = bench.memory.reader()

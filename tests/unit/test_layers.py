@@ -46,7 +46,7 @@ LAYERS = [
     ["controller.request"],
     ["controller.state"],
     ["controller.coalescing", "controller.owners", "subsystem.subsystem"],
-    ["engine.queues"],
+    ["engine.queues", "subsystem.inventory"],
     ["controller.events", "subsystem.health", "subsystem.identity", "subsystem.namespace", "queues"],
     ["controller.doorbells", "controller.outstanding"],
     ["controller.transfer"],

@@ -9,8 +9,8 @@ import pytest
 
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.engine.port import EngineNamespace
-from nvmeemu.spec import AdminOpcode, Cns, Command, FeatureId, LogId, Notice
-from nvmeemu.testing import Bench
+from nvmeemu.spec import AdminOpcode, Cns, Command, FeatureId, LogId, Notice, Status
+from nvmeemu.testing import Bench, CommandError
 
 
 class Volatile(MemoryBackend):
@@ -55,3 +55,36 @@ def test_every_controller_of_a_subsystem_hears_of_a_change() -> None:
             assert bench.driver.identify(Cns.NAMESPACE, 3)[:8] == struct.pack("<Q", 2048)
         one.subsystem.health.temperature = 350
         assert two.driver.get_log(LogId.SMART, 512)[1:3] == struct.pack("<H", 350)
+
+
+@pytest.mark.kills(
+    "all-controllers-hear-of-an-attachment",
+    "a-detached-namespace-stays-active",
+    "a-controller-that-joins-gets-everything",
+)
+@pytest.mark.parametrize("engine", ["python", "native"])
+def test_a_namespace_is_there_for_the_controllers_to_which_it_is_attached(engine: str) -> None:
+    """Base 2.0, 8.11: the others are told nothing, and to them it is inactive. Also to one that comes later."""
+    with Bench(engine=engine) as one, Bench(subsystem=one.subsystem, cntlid=2, engine=engine) as two:
+        for bench in (one, two):
+            bench.driver.enable()
+            bench.driver.create_queues(1)
+        one.subsystem.detach(1, 2)
+        assert one.namespaces.attached_to(1) == [1]
+        with Bench(subsystem=one.subsystem, cntlid=3) as three:
+            assert [list(bench.controller.state.namespaces.by_nsid) for bench in (one, two, three)] == [[1], [], []]
+        one.driver.write(0, b"1" * 512)
+        with pytest.raises(CommandError) as failure:
+            two.driver.write(0, b"2" * 512, block_size=512)
+        assert failure.value.status == Status.INVALID_FIELD
+        assert _changes(one) == ()
+        assert _changes(two) == (1,)
+        one.subsystem.attach(1, 2)
+        assert two.driver.read(0, 1) == b"1" * 512
+        assert _changes(one) == ()
+        assert _changes(two) == (1,)
+
+
+def _changes(bench: Bench) -> tuple[int, ...]:
+    page = bench.driver.get_log(LogId.CHANGED_NAMESPACE_LIST, 4096)
+    return tuple(nsid for nsid in struct.unpack("<1024I", page) if nsid)

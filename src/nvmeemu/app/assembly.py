@@ -15,7 +15,8 @@ from nvmeemu.controller.controller import Controller
 from nvmeemu.plugins import INSTALLED
 from nvmeemu.ports import Mirrors
 from nvmeemu.subsystem.identity import DEVICE_ID, VENDOR_ID, Identity, serial_of
-from nvmeemu.subsystem.namespace import Namespace, Namespaces
+from nvmeemu.subsystem.inventory import Inventory
+from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.subsystem.subsystem import Subsystem
 from nvmeemu.vfio import Loop, PciHost, PciIdentity, ServeError, Server
 from nvmeemu.vfio import check as check_socket
@@ -80,7 +81,7 @@ def _connect(
     engine = engines.start(table, loop, stack)
     limits = drive.limits_of(table)
     identity = _identity(drive, namespaces[0])
-    subsystem = Subsystem(identity, Namespaces(limits.namespaces), loop)
+    subsystem = Subsystem(identity, Inventory(limits.namespaces), loop)
     for namespace in namespaces:
         subsystem.add(namespace)
     controller = Controller(host, loop, subsystem, limits, engine, table.cntlid)

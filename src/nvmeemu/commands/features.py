@@ -297,7 +297,7 @@ class _WriteProtection(Feature):
 
         def put(values: dict[int, int]) -> None:
             for nsid, state in values.items():
-                if nsid in controller.namespaces.active:
+                if nsid in controller.namespaces.by_nsid:
                     self.put(controller, nsid, state)
 
         put(dict.fromkeys(before, wanted))

@@ -163,7 +163,7 @@ def _active_or_none(request: Request[Identify]) -> Namespace | None:
     namespaces, nsid = request.controller.namespaces, request.command.nsid
     if not namespaces.is_valid(nsid):
         raise CommandFailed(Status.INVALID_NAMESPACE, location=(4, 0))
-    return namespaces.active.get(nsid)
+    return namespaces.by_nsid.get(nsid)
 
 
 def _attributes(namespace: Namespace) -> NsAttr:
@@ -175,7 +175,7 @@ def _list(request: Request[Identify]) -> bytes:
     nsid = request.command.nsid
     if nsid >= 0xFFFFFFFE:
         raise CommandFailed(Status.INVALID_NAMESPACE, location=(4, 0))
-    found = sorted(number for number in request.controller.namespaces.active if number > nsid)[: PAGE // 4]
+    found = sorted(number for number in request.controller.namespaces.by_nsid if number > nsid)[: PAGE // 4]
     return struct.pack(f"<{len(found)}I", *found).ljust(PAGE, b"\0")
 
 

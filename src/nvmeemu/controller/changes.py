@@ -11,9 +11,12 @@ from nvmeemu.controller.state import ControllerState
 from nvmeemu.spec import EventType, LogId, Notice, NoticeEvent
 
 
-def namespace_changed(controller: ControllerState, nsid: int) -> None:
-    """Tell the host that Identify says something new of this namespace."""
+def namespace_changed(controller: ControllerState, nsid: int, is_told: bool) -> None:
+    """Tell the host that Identify says something new of this namespace. A host that has done it itself ``is_told``
+    nothing."""
     controller.configure_engine(write_cache=is_write_cache_on(controller))
+    if not is_told:
+        return
     controller.changed_namespaces.add(nsid)
     if Notice.NAMESPACE_ATTRIBUTE in Notice(wanted_events(controller).notices):
         notice = Event(EventType.NOTICE, NoticeEvent.NAMESPACE_ATTRIBUTE_CHANGED, LogId.CHANGED_NAMESPACE_LIST)

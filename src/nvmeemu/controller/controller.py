@@ -140,9 +140,14 @@ class Controller:
             self.state.engine.resume()
         self._executor.memory_changed()
 
-    def namespace_changed(self, nsid: int) -> None:
-        """A namespace of the subsystem has come, gone or changed."""
-        changes.namespace_changed(self.state, nsid)
+    @property
+    def cntlid(self) -> int:
+        """Its number in its subsystem."""
+        return self.state.cntlid
+
+    def namespace_changed(self, nsid: int, is_told: bool = True) -> None:
+        """A namespace has come, gone or changed. The host ``is_told`` of it, if it wants to be."""
+        changes.namespace_changed(self.state, nsid, is_told)
 
     def interrupts_changed(self) -> None:
         """MSI-X was enabled or disabled, or the VMM takes its messages at another place."""

@@ -81,7 +81,7 @@ class ControllerState:
     cqs: dict[int, CompletionQueue] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.namespaces = self.subsystem.namespaces  # those that are attached: all of them
+        self.namespaces = self.subsystem.namespaces.of(self.cntlid)  # those that are attached
         if self.namespaces.nn != self.limits.namespaces:
             raise ValueError(f"NN is {self.namespaces.nn} or {self.limits.namespaces}")
         self.features: dict[tuple[int, int], int] = {}  # values that the host has set: (FID, which) -> value

@@ -107,10 +107,6 @@ class Faults(Interceptor):
     def __getitem__(self, number: int) -> Fault:
         return self._faults[number]
 
-    def is_away(self, nsid: int) -> bool:
-        """Whether a fault has let this namespace vanish. Its NSID is still taken."""
-        return ("vanish", nsid) in self.layers
-
     @property
     def is_removed(self) -> bool:
         """Whether a fault has pulled the drive out: the host reads all ones, and nothing reaches the device."""

@@ -12,10 +12,6 @@ class Layers:
     def __init__(self) -> None:
         self._stacks: dict[Hashable, _Stack] = {}
 
-    def __contains__(self, key: Hashable) -> bool:
-        """Whether a fault changes this value just now."""
-        return key in self._stacks
-
     def add(
         self,
         key: Hashable,

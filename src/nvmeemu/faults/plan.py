@@ -96,7 +96,7 @@ class Plan:
     @property
     def uses_disk(self) -> bool:
         """Whether there is a faulty disk."""
-        nsid, active = self.request.command.nsid, self.request.controller.namespaces.active
+        nsid, active = self.request.command.nsid, self.request.controller.namespaces.by_nsid
         return bool(active) if nsid == BROADCAST else nsid in active
 
     def run(self, request: Request[Any]) -> Result:

@@ -180,16 +180,17 @@ class Vanish(_OfNamespace):
 
     def start(self, target: Target) -> Undo:
         device, nsid = target.controller.state, self.nsid
-        away: list[Namespace] = []
+        away: list[Namespace] = []  # detached: its number stays taken
 
         def put(is_there: bool) -> None:
             if not is_there:
-                away.append(device.subsystem.remove(nsid))
-            elif away:
-                device.subsystem.add(away.pop())
+                away.append(device.namespaces[nsid])
+                device.subsystem.detach(nsid, device.cntlid)
+            elif away and device.subsystem.namespaces.by_nsid.get(nsid) is away.pop():
+                device.subsystem.attach(nsid, device.cntlid)
 
         return target.layers.add(
-            ("vanish", nsid), False, get=lambda: nsid in device.namespaces.active, put=put, combine=all
+            ("vanish", nsid), False, get=lambda: nsid in device.namespaces.by_nsid, put=put, combine=all
         )
 
 
@@ -205,12 +206,12 @@ class Shrink(_OfNamespace):
 
     def start(self, target: Target) -> Undo:
         device = target.controller.state
-        namespace = device.namespaces.active.get(self.nsid)
+        namespace = device.namespaces.by_nsid.get(self.nsid)
         if namespace is None:
             return lambda: None
 
         def put(blocks: int) -> None:
-            if device.namespaces.active.get(self.nsid) is namespace:
+            if device.namespaces.by_nsid.get(self.nsid) is namespace:
                 device.subsystem.resize(self.nsid, blocks)
             else:  # it has vanished: nobody is to be told
                 namespace.blocks = blocks
@@ -226,7 +227,7 @@ class ReadOnly(_OfNamespace):
 
     def start(self, target: Target) -> Undo:
         device = target.controller.state
-        namespace = device.namespaces.active.get(self.nsid)
+        namespace = device.namespaces.by_nsid.get(self.nsid)
         if namespace is None:
             return lambda: None
 

@@ -61,7 +61,7 @@ def run(profile: Profile, broken: Break | None = None) -> Outcome:
     device: dict[str, Any] = {**profile.device, **(broken.device or {} if broken else {})}
     try:
         with Bench(limits=Limits(**device), ram=_RAM) as bench:
-            bench.namespaces.active.clear()
+            bench.namespaces.remove(1)
             for disk in profile.namespaces:
                 bench.namespaces.add(bench.namespace(disk.nsid, _backend(disk), disk.block_size))
             return DriverHost(profile, bench, broken.fault if broken else None).play()

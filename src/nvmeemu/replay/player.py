@@ -28,7 +28,8 @@ from nvmeemu.spec.errors import CommandFailed
 from nvmeemu.subsystem.disk_media import DiskMedia
 from nvmeemu.subsystem.formats import Format
 from nvmeemu.subsystem.identity import Identity
-from nvmeemu.subsystem.namespace import Ids, Namespace, Namespaces
+from nvmeemu.subsystem.inventory import Inventory
+from nvmeemu.subsystem.namespace import Ids, Namespace
 from nvmeemu.subsystem.subsystem import Subsystem
 from nvmeemu.testing.ports import ManualWorker, Ram, VirtualClock
 from nvmeemu.trace import words
@@ -298,9 +299,9 @@ class _Events(Observer):
         self.counts[int(event.type), event.info, int(event.log)] += 1
 
 
-def _namespaces(description: Description, backends: list[Backend], nn: int, worker: Worker) -> Namespaces:
+def _namespaces(description: Description, backends: list[Backend], nn: int, worker: Worker) -> Inventory:
     """Those of the trace, with these disks in order, or empty ones. Raises TypeError, ValueError, BackendError."""
-    namespaces = Namespaces(nn)
+    namespaces = Inventory(nn)
     told: list[dict[str, Any]] = description.namespaces or [_DEFAULT]
     for number, one in enumerate(told):
         one = _DEFAULT | one

@@ -28,7 +28,14 @@ class Ids:
 
 class Namespace:
     """Blocks that the host knows by a number: those of ``media``, or the first of them. ``read_only``: its disk is not
-    written to. ``write_protection`` is what a host has asked for (NVM 1.0, 5.12)."""
+    written to. ``write_protection`` is what a host has asked for (NVM 1.0, 5.12).
+
+    ``controllers`` are those to which it is attached; None: all, also those to come. ``is_shared``: it may be attached
+    to several (NMIC).
+    """
+
+    controllers: frozenset[int] | None = None
+    is_shared = False
 
     def __init__(self, nsid: int, media: Media, identity: str | None = None, ids: Ids = Ids()) -> None:
         self.nsid = nsid
@@ -68,16 +75,11 @@ class Namespace:
 
 @dataclass
 class Namespaces:
-    """The active namespaces by NSID. ``nn`` bounds every NSID and never changes (Base 1.4, Figure 247, NN)."""
+    """Namespaces by NSID: those that are active to a controller, or all of a subsystem. ``nn`` bounds every NSID and
+    never changes (Base 1.4, Figure 247, NN)."""
 
     nn: int = Limits.namespaces
-    active: dict[int, Namespace] = field(default_factory=dict)
-
-    def add(self, namespace: Namespace) -> None:
-        if not 1 <= namespace.nsid <= self.nn or namespace.nsid in self.active:
-            raise ValueError(f"NSID {namespace.nsid} is taken or outside 1..{self.nn}")
-        namespace.media.budget.most = self.most_held
-        self.active[namespace.nsid] = namespace
+    by_nsid: dict[int, Namespace] = field(default_factory=dict)
 
     @property
     def most_held(self) -> int:
@@ -86,9 +88,9 @@ class Namespaces:
         return min(MOST_HELD, MOST_HELD_OF_ALL // self.nn)
 
     def __getitem__(self, nsid: int) -> Namespace:
-        """The active namespace. Raises CommandFailed: INVALID_NAMESPACE for 0, FFFFFFFFh and what is above NN,
-        INVALID_FIELD for an inactive one (Base 1.4, 6.1.2 and Figure 126)."""
-        namespace = self.active.get(nsid)
+        """The namespace. Raises CommandFailed: INVALID_NAMESPACE for 0, FFFFFFFFh and what is above NN, INVALID_FIELD
+        for one that is not there (Base 1.4, 6.1.2 and Figure 126)."""
+        namespace = self.by_nsid.get(nsid)
         if namespace is None:
             status = Status.INVALID_FIELD if self.is_valid(nsid) else Status.INVALID_NAMESPACE
             why = "no such namespace at this time" if self.is_valid(nsid) else f"outside of 1 to NN, {self.nn}"
@@ -96,7 +98,7 @@ class Namespaces:
         return namespace
 
     def __iter__(self) -> Iterator[Namespace]:
-        return iter(self.active.values())
+        return iter(self.by_nsid.values())
 
     def is_valid(self, nsid: int) -> bool:
         return 1 <= nsid <= self.nn

@@ -7,21 +7,25 @@ from typing import Protocol
 from nvmeemu.ports import Clock
 from nvmeemu.subsystem.health import Health
 from nvmeemu.subsystem.identity import Identity
-from nvmeemu.subsystem.namespace import Namespace, Namespaces
+from nvmeemu.subsystem.inventory import Inventory
+from nvmeemu.subsystem.namespace import Namespace
 
 
 class Member(Protocol):
     """A controller, as its subsystem knows it."""
 
-    def namespace_changed(self, nsid: int) -> None:
-        """Identify says something new of this namespace, or it has come or gone."""
+    @property
+    def cntlid(self) -> int: ...
+
+    def namespace_changed(self, nsid: int, is_told: bool = True) -> None:
+        """Identify says something new of this namespace, or it has come or gone. The host ``is_told`` of it."""
         ...
 
 
 class Subsystem:
     """Namespaces come, go and change here, also while hosts use them. A controller joins ``controllers`` itself."""
 
-    def __init__(self, identity: Identity, namespaces: Namespaces, clock: Clock) -> None:
+    def __init__(self, identity: Identity, namespaces: Inventory, clock: Clock) -> None:
         self.identity = identity
         self.namespaces = namespaces
         self.health = Health(clock)
@@ -34,14 +38,25 @@ class Subsystem:
 
     def remove(self, nsid: int) -> Namespace:
         """Remove a namespace. Commands that have begun end normally. Raises KeyError."""
-        namespace = self.namespaces.active.pop(nsid)
-        self.changed(nsid)
+        had_it = self.namespaces.attached_to(nsid)
+        namespace = self.namespaces.remove(nsid)
+        self._tell(nsid, had_it)
         return namespace
+
+    def attach(self, nsid: int, cntlid: int) -> None:
+        """A controller's host sees the namespace from now on. Raises KeyError."""
+        self.namespaces.attach(nsid, cntlid)
+        self._tell(nsid, [cntlid])
+
+    def detach(self, nsid: int, cntlid: int) -> None:
+        """A controller's host sees the namespace no more. Raises KeyError."""
+        self.namespaces.detach(nsid, cntlid)
+        self._tell(nsid, [cntlid])
 
     def resize(self, nsid: int, blocks: int | None = None) -> None:
         """Change the size, by default to that of its disk, which is looked at again. Raises KeyError, ValueError if the
         disk is not that large, and OSError if it cannot tell its size."""
-        namespace = self.namespaces.active[nsid]
+        namespace = self.namespaces.by_nsid[nsid]
         namespace.media.refresh()
         most = namespace.media.blocks
         blocks = most if blocks is None else blocks
@@ -51,6 +66,10 @@ class Subsystem:
         self.changed(nsid)
 
     def changed(self, nsid: int) -> None:
-        """Tell every controller that Identify says something new of this namespace."""
+        """Tell the controllers that have it that Identify says something new of this namespace."""
+        self._tell(nsid, self.namespaces.attached_to(nsid))
+
+    def _tell(self, nsid: int, cntlids: list[int]) -> None:
         for controller in self.controllers:
-            controller.namespace_changed(nsid)
+            if controller.cntlid in cntlids:
+                controller.namespace_changed(nsid)

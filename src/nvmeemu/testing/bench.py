@@ -16,7 +16,8 @@ from nvmeemu.spec import DOORBELLS
 from nvmeemu.subsystem.disk_media import DiskMedia
 from nvmeemu.subsystem.formats import SMALLEST, Format
 from nvmeemu.subsystem.identity import Identity
-from nvmeemu.subsystem.namespace import Ids, Namespace, Namespaces
+from nvmeemu.subsystem.inventory import Inventory
+from nvmeemu.subsystem.namespace import Ids, Namespace
 from nvmeemu.subsystem.subsystem import Subsystem
 from nvmeemu.testing.driver import Driver
 from nvmeemu.testing.ports import ManualWorker, Ram, VirtualClock
@@ -59,7 +60,7 @@ class Bench:
         self.backend = backend or MemoryBackend(16 << 20)
         limits = limits or Limits()
         if subsystem is None:
-            subsystem = Subsystem(Identity(serial="TEST0001"), Namespaces(limits.namespaces), self.clock)
+            subsystem = Subsystem(Identity(serial="TEST0001"), Inventory(limits.namespaces), self.clock)
             subsystem.add(self.namespace(1, self.backend, block_size))
         self.subsystem = subsystem
         self.namespaces = subsystem.namespaces

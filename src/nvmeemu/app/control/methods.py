@@ -72,7 +72,7 @@ class Methods:
             "removed": self._faults.is_removed,
             "controller": {"rdy": int(status.rdy), "cfs": int(status.cfs), "shst": status.shst},
             "queues": {"submission": sorted(state.sqs), "completion": sorted(state.cqs)},
-            "namespaces": [_namespace(one) for one in state.namespaces],
+            "namespaces": [_namespace(one) for one in state.subsystem.namespaces],
             "faults": len(self._faults),
         }
 
@@ -103,9 +103,8 @@ class Methods:
 
     def namespace_add(self, disk: str, nsid: int | None = None, **keys: Any) -> dict[str, Any]:
         """With the keys of [[namespace]] in a drive file; under the first free NSID, if none is given."""
-        namespaces = self._state.namespaces
-        valid = range(1, namespaces.nn + 1)
-        free = [number for number in valid if number not in namespaces.active and not self._faults.is_away(number)]
+        namespaces = self._state.subsystem.namespaces
+        free = [number for number in range(1, namespaces.nn + 1) if number not in namespaces.by_nsid]
         if nsid is None and not free:
             raise RpcError(FAILED, f"there are {namespaces.nn} namespaces already, the most there can be")
         number = free[0] if nsid is None else nsid
@@ -151,7 +150,7 @@ class Methods:
         self._note(text)
 
     def _find(self, nsid: object) -> Namespace:
-        namespace = self._state.namespaces.active.get(nsid) if type(nsid) is int else None
+        namespace = self._state.subsystem.namespaces.by_nsid.get(nsid) if type(nsid) is int else None
         if namespace is None:
             raise RpcError(FAILED, f"no namespace {nsid!r}")
         return namespace
