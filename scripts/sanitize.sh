@@ -1,17 +1,17 @@
 #!/bin/bash
-# Runs tests on a build of our C code (the native engine, the binding with libvfio-user) that watches itself.
+# Runs tests on a build of our C code (the native engine, protection information, the binding with libvfio-user) that watches itself.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 
-TESTS="tests/native/test_engine.py tests/native/test_attacks.py tests/transport"
+TESTS="tests/native/test_engine.py tests/native/test_attacks.py tests/native/test_protection.py tests/transport"
 
 help() {
     cat <<END
 usage: scripts/sanitize.sh asan|tsan [--rounds N] [--source DIR] [PYTEST ARGUMENT...]
 
-Builds the two extension modules in a temporary folder and runs tests with them,
+Builds the three extension modules in a temporary folder and runs tests with them,
 by default: $TESTS
   asan          AddressSanitizer and UndefinedBehaviorSanitizer
   tsan          ThreadSanitizer
@@ -58,7 +58,7 @@ cd "$source"
 logged "sanitize-$kind" env CFLAGS="-g -O1 -fno-omit-frame-pointer -DSLOW_WRITE=10000 -DSLOW_TIME=0 $flags" LDFLAGS="$flags $link_flags" \
     LIBVFIO_USER_SRC="${LIBVFIO_USER_SRC:-$CACHE/libvfio-user}" \
     "$CHECKOUT/.venv/bin/python" setup.py -q build --build-base "$place/build" --build-lib "$place/lib"
-for module in engine/native/_engine vfio/_libvfio_user; do # each is optional for setup.py
+for module in engine/native/_engine subsystem/_protection vfio/_libvfio_user; do # each is optional for setup.py
     compgen -G "$place/lib/nvmeemu/$module.*.so" >/dev/null || die "$module does not compile: $LOGS/sanitize-$kind.log"
 done
 cd "$CHECKOUT"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench import __main__ as command
-from bench import cpu, quick, rounds, service_time, tables
+from bench import cpu, protection, quick, rounds, service_time, tables
 from bench.cpu import Times
 from bench.polled import PAGE, Load
 from bench.rounds import Case, Chosen, measure
@@ -263,3 +263,18 @@ def test_bad_use_is_one_line(
         run(monkeypatch, *words)
     assert ended.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_protection_information_is_measured_for_each_guard(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(protection, "BLOCKS", 32)
+    file = tmp_path / "found.json"
+    monkeypatch.setattr("sys.argv", ["protection", "--rounds", "1", "--json", str(file)])
+    assert protection.main() == 0
+    ways = ("generate", "check", "copy")
+    found = json.loads(file.read_text())
+    assert set(found) == {
+        f"{guard} {count} {way}" for guard in ("CRC16", "CRC32", "CRC64") for count in (1, 32) for way in ways
+    }
+    assert len(capsys.readouterr().out.splitlines()) == 7

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -131,13 +132,19 @@ def _judge(builder: Builder, mutant: Mutant | None) -> Verdict:
     return Verdict(name, failed[0] if failed else "", "" if failed else f"no test has failed: {said[-1]}", seconds)
 
 
-def _child(library: Path) -> int:
-    """Run the tests on this engine."""
-    spec = spec_from_file_location(MODULE, library, loader=ExtensionFileLoader(MODULE, str(library)))
+def loaded(name: str, library: Path) -> ModuleType:
+    """The compiled module of that name that lies there, beside any other one."""
+    spec = spec_from_file_location(name, library, loader=ExtensionFileLoader(name, str(library)))
     assert spec is not None
     module = module_from_spec(spec)
     assert spec.loader is not None
     spec.loader.exec_module(module)
+    return module
+
+
+def _child(library: Path) -> int:
+    """Run the tests on this engine."""
+    module = loaded(MODULE, library)
     sys.modules[MODULE] = module
     if _differs(FEW):
         return 1

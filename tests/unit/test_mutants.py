@@ -11,6 +11,7 @@ from conformance import mutants
 from conformance.mutants import Mutant, misfits
 from fuzz import test_engine_fuzzer, test_fuzzer
 from native.test_no_memory import NO_MEMORY
+from native.test_protection import FAULTS as PROTECTION
 from native.test_sanitized import PLANTED
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +29,7 @@ def test_every_planted_fault_fits_the_code() -> None:
     """Those that a sanitizer or a fuzzer has to find, which takes too long to be seen soon."""
     planted = (planted.mutant for planted in PLANTED)
     fuzzed = (*test_engine_fuzzer.FAULTS, test_engine_fuzzer.LOST, *test_fuzzer.FAULTS)
-    fit((*planted, *fuzzed, NO_MEMORY))
+    fit((*planted, *fuzzed, NO_MEMORY, *PROTECTION))
 
 
 def fit(mutants: Iterable[Mutant]) -> None:

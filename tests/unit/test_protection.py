@@ -7,9 +7,21 @@ from dataclasses import replace
 
 import pytest
 
+from nvmeemu.controller.media import STATUS_OF
 from nvmeemu.subsystem.formats import Format, Guard, Protection
 from nvmeemu.subsystem.media import ErrorKind
-from nvmeemu.subsystem.protection import Checks, ProtectionError, Tags, check, crc, generate, interleave, split
+from nvmeemu.subsystem.protection import (
+    Checks,
+    ProtectionError,
+    Tags,
+    check,
+    crc,
+    generate,
+    has_valid_reference,
+    interleave,
+    split,
+    tags_of,
+)
 
 UP = bytes(range(256))
 ALL = Checks(guard=True, application=True, reference=True, storage=True)
@@ -173,3 +185,44 @@ def test_formats_that_cannot_be(make: object, why: str) -> None:
     assert callable(make)
     with pytest.raises(ValueError, match=why):
         make()
+
+
+@pytest.mark.kills("storage-tags-below-reference-tags", "tags-of-more-bits-than-there-are")
+@pytest.mark.parametrize(
+    ("protection", "reference", "storage"),
+    [
+        (Protection(1), 0xCCCCDDDD, 0),
+        (Protection(1, storage_tag_size=16), 0xDDDD, 0xCCCC),
+        (Protection(1, storage_tag_size=32), 0, 0xCCCCDDDD),
+        (Protection(1, Guard.CRC32, 16), 0x8888BBBBCCCCDDDD, 0x7777),
+        (Protection(1, Guard.CRC32, 64), 0xDDDD, 0x77778888BBBBCCCC),
+        (Protection(1, Guard.CRC64), 0xBBBBCCCCDDDD, 0),
+        (Protection(1, Guard.CRC64, 16), 0xCCCCDDDD, 0xBBBB),
+        (Protection(1, Guard.CRC64, 48), 0, 0xBBBBCCCCDDDD),
+    ],
+)
+def test_a_command_gives_both_tags_in_one_field(protection: Protection, reference: int, storage: int) -> None:
+    """Of which the guard says how many bits count."""
+    tags = tags_of(protection, 0x66667777_8888BBBB_CCCCDDDD, 0x1234, 0xFF)
+    assert tags == Tags(reference, 0x1234, storage, 0xFF)
+
+
+@pytest.mark.kills("any-reference-tag-with-type-1", "all-bits-of-the-address", "reference-checks-with-type-3")
+def test_reference_tags_that_a_command_may_have_checked() -> None:
+    slba = 0x1_2345_6789_ABCD
+    for guard, size, low in (
+        (Guard.CRC16, 0, 0x6789ABCD),
+        (Guard.CRC16, 32, 0),
+        (Guard.CRC32, 16, 0x1_2345_6789_ABCD),
+        (Guard.CRC64, 0, 0x2345_6789_ABCD),
+        (Guard.CRC64, 40, 0xCD),
+    ):
+        for type in (1, 2, 3):
+            protection = Protection(type, guard, size)
+            assert has_valid_reference(protection, Tags(low), slba) == (type != 3)
+            assert has_valid_reference(protection, Tags(low + 1), slba) == (type == 2)
+
+
+@pytest.mark.kills("storage-tag-errors-are-guard-errors")
+def test_each_check_has_its_status() -> None:
+    assert [STATUS_OF[kind] & 0xFF for kind in ErrorKind if kind.value.endswith(" check")] == [0x82, 0x83, 0x84, 0x88]

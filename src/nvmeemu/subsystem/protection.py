@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from nvmeemu.subsystem.formats import Format, Guard, Protection
@@ -82,14 +83,33 @@ def crc(guard: Guard, data: Buffer) -> int:
     return int(lib.pi_crc(guard, ffi.from_buffer(data), len(data)))
 
 
+def tags_of(protection: Protection, value: int, application: int = 0, application_mask: int = 0xFFFF) -> Tags:
+    """The tags that a command gives for its first block. ``value`` is its initial reference tag with the storage tag
+    above it: of CDW14, CDW3 and CDW2 as many low bits as the guard has tag bits (NVM 1.0, 5.2.1.4)."""
+    bits = protection.reference_bits
+    value &= (1 << protection.guard.tag_bits) - 1
+    return Tags(value & (1 << bits) - 1, application, value >> bits, application_mask)
+
+
+def has_valid_reference(protection: Protection, tags: Tags, slba: int) -> bool:
+    """Whether a command that has reference tags checked may do so with this initial one: with type 1 it is the low bits
+    of the first block's address, and type 3 has no such check (NVM 1.0, 5.2.1.3). Otherwise the command ends with
+    Invalid Protection Information."""
+    return protection.type == 2 or (
+        protection.type == 1 and tags.reference == slba & (1 << protection.reference_bits) - 1
+    )
+
+
 def generate(format: Format, data: Buffer, metadata: bytearray | memoryview, tags: Tags) -> None:
-    """Write the protection information of all blocks into their metadata, and leave the rest of it as it is."""
-    with _call(format, data, metadata, tags) as arguments:
+    """Write the protection information of all blocks into their metadata, and leave the rest of it as it is. Raises
+    ValueError if these are no whole blocks, and BufferError if the metadata cannot be written to."""
+    with _call(format, data, metadata, tags, is_writing=True) as arguments:
         lib.pi_generate(*arguments)
 
 
 def check(format: Format, data: Buffer, metadata: Buffer, tags: Tags, checks: Checks) -> None:
-    """Check all blocks, in their order. Raises ProtectionError for the first one that fails."""
+    """Check all blocks, in their order. Raises ProtectionError for the first one that fails: with the first check that
+    it fails, of guard, application, storage and reference tag in this order. ValueError: these are no whole blocks."""
     if not checks.bits:
         return
     failed = ffi.new("uint32_t *")
@@ -100,13 +120,30 @@ def check(format: Format, data: Buffer, metadata: Buffer, tags: Tags, checks: Ch
 
 
 @contextmanager
-def _call(format: Format, data: Buffer, metadata: Buffer, tags: Tags) -> Iterator[tuple[Any, ...]]:
+def _call(
+    format: Format, data: Buffer, metadata: Buffer, tags: Tags, *, is_writing: bool = False
+) -> Iterator[tuple[Any, ...]]:
     """What the C functions take."""
-    protection = _protection(format)
-    count = len(data) // format.data_size
-    if len(data) != count * format.data_size or len(metadata) != count * format.metadata_size:
-        raise ValueError(f"{len(data)} bytes of data and {len(metadata)} of metadata are no whole blocks")
-    of_format = ffi.new(
+    count = _count(format, data, metadata)
+    of_tags = ffi.new(
+        "struct pi_tags *",
+        (tags.reference, tags.storage, tags.storage_mask, tags.application, tags.application_mask),
+    )
+    with (
+        ffi.from_buffer("uint8_t[]", data) as at_data,
+        ffi.from_buffer("uint8_t[]", metadata, require_writable=is_writing) as at_metadata,
+    ):
+        blocks = ffi.new("struct pi_blocks *", (at_data, at_metadata, format.data_size, format.metadata_size, count))
+        yield _of_format(format), blocks, of_tags
+
+
+@cache
+def _of_format(format: Format) -> Any:
+    """As the C functions take it. There are few formats, and many commands."""
+    protection = format.protection
+    if protection is None:
+        raise ValueError("the format has no protection information")
+    return ffi.new(
         "struct pi_format *",
         (
             format.data_size,
@@ -117,28 +154,23 @@ def _call(format: Format, data: Buffer, metadata: Buffer, tags: Tags) -> Iterato
             protection.is_first,
         ),
     )
-    of_tags = ffi.new(
-        "struct pi_tags *",
-        (tags.reference, tags.storage, tags.storage_mask, tags.application, tags.application_mask),
-    )
-    with ffi.from_buffer(data) as at_data, ffi.from_buffer(metadata) as at_metadata:
-        places = (ffi.cast("uint8_t *", at_data), ffi.cast("uint8_t *", at_metadata))
-        blocks = ffi.new("struct pi_blocks *", (*places, format.data_size, format.metadata_size, count))
-        yield of_format, blocks, of_tags
 
 
-def _protection(format: Format) -> Protection:
-    if format.protection is None:
-        raise ValueError("the format has no protection information")
-    return format.protection
+def _count(format: Format, data: Buffer, metadata: Buffer) -> int:
+    """The number of blocks. C believes it, so these have to be whole ones."""
+    count = len(data) // format.data_size
+    if len(data) != count * format.data_size or len(metadata) != count * format.metadata_size:
+        raise ValueError(f"{len(data)} bytes of data and {len(metadata)} of metadata are no whole blocks")
+    return count
 
 
 # --- metadata beside the data, and in the same buffer
 
 
 def interleave(format: Format, data: Buffer, metadata: Buffer) -> bytearray:
-    """The blocks as an extended format has them in the host's memory: each block's metadata behind its data."""
-    count = len(data) // format.data_size
+    """The blocks as an extended format has them in the host's memory: each block's metadata behind its data. Raises
+    ValueError if these are no whole blocks."""
+    count = _count(format, data, metadata)
     found = bytearray(count * format.block_size)
     view = memoryview(found)
     _copy(view, format.block_size, data, format.data_size, format.data_size, count)
@@ -147,8 +179,11 @@ def interleave(format: Format, data: Buffer, metadata: Buffer) -> bytearray:
 
 
 def split(format: Format, buffer: Buffer) -> tuple[bytearray, bytearray]:
-    """The data and the metadata of what an extended format has in one buffer."""
+    """The data and the metadata of what an extended format has in one buffer. Raises ValueError if these are no whole
+    blocks."""
     count = len(buffer) // format.block_size
+    if len(buffer) != count * format.block_size:
+        raise ValueError(f"{len(buffer)} bytes are no whole blocks")
     data, metadata = bytearray(count * format.data_size), bytearray(count * format.metadata_size)
     view = memoryview(buffer)
     _copy(data, format.data_size, view, format.block_size, format.data_size, count)
