@@ -7,7 +7,7 @@ the *controller's thread*; only the callable given to ``Worker.submit`` runs els
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 
@@ -132,6 +132,39 @@ class Timer(Protocol):
     def cancel(self) -> None:
         """Never call back; harmless after the call."""
         ...
+
+
+Value = int | str | bytes
+"""What a drive can remember: an integer of 64 bits with a sign, text, or bytes."""
+
+
+class StateError(Exception):
+    """The saved state was not changed, or says what cannot be. The text says why, and what to do about it."""
+
+
+class SavedState(Protocol):
+    """What a drive remembers when its power is off: values by scope and name, both of them plain words.
+
+    ``subsystem.saved`` has the scopes and typed names that there are. The values here are those that are durable.
+    """
+
+    def get(self, scope: str, name: str) -> Value | None:
+        """The value; None if there is none."""
+        ...
+
+    def scope(self, scope: str) -> Mapping[str, Value]:
+        """All values of a scope by their names, as they are now."""
+        ...
+
+    def save(self, changes: Changes, done: Callable[[BaseException | None], None]) -> None:
+        """Change these values, all or none of them. Then call ``done(None)``, when they are durable, or
+        ``done(error)``, a StateError: nothing has changed. It is called once, on the controller's thread, perhaps
+        before ``save`` has returned. Changes are made in the order of their calls."""
+        ...
+
+
+Changes = Mapping[tuple[str, str], Value | None]
+"""New values by scope and name. None removes a value."""
 
 
 class Worker(Protocol):

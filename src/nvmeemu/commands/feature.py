@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from enum import Enum
 
-from nvmeemu.controller.request import Request, Result
+from nvmeemu.controller.request import Request, Result, Saving
 from nvmeemu.controller.state import ControllerState
+from nvmeemu.ports import Value
 from nvmeemu.spec import (
     BROADCAST,
     FEATURE_OF_CONTROLLER,
@@ -19,6 +22,7 @@ from nvmeemu.spec import (
     Status,
 )
 from nvmeemu.spec.errors import CommandFailed
+from nvmeemu.subsystem.saved import of_controller
 
 
 class Scope(Enum):
@@ -131,9 +135,16 @@ class Feature:
         if self.scope is Scope.CONTROLLER:
             targets = [self.which(controller, command.cdw11)]
         value = self.given(request)
-        if command.sv:
-            controller.saved_features.update({(self.fid, which): value for which in targets})
-        return self.change(controller, targets, value)
+        if not command.sv:
+            return self.change(controller, targets, value)
+        saved = {(self.fid, which): value for which in targets}
+
+        def change() -> Result:
+            controller.saved_features.update(saved)
+            return self.change(controller, targets, value)
+
+        scope = of_controller(controller.cntlid)
+        return Saving({(scope, _name(self.fid, which)): self.freeze(value) for which in targets}, change)
 
     def _targets(self, controller: ControllerState, command: SetFeatures) -> list[int]:
         if self.scope is Scope.NAMESPACE:
@@ -145,6 +156,16 @@ class Feature:
     def given(self, request: Request[SetFeatures]) -> int:
         """The value that the host gives. Raises CommandFailed if it cannot be."""
         return request.command.cdw11
+
+    def freeze(self, value: int) -> Value:
+        """The value as the saved state has it."""
+        return value
+
+    def thaw(self, saved: Value) -> int:
+        """The value that the saved state has. Raises ValueError if it cannot be."""
+        if not isinstance(saved, int) or not 0 <= saved < 1 << 32:
+            raise ValueError(f"{saved!r} is no dword")
+        return saved
 
     def change(self, controller: ControllerState, targets: list[int], value: int) -> Result:
         """The values of ``targets`` become this one."""
@@ -167,12 +188,35 @@ class DataFeature(Feature):
         """The value in it. Raises CommandFailed if it cannot be."""
         raise NotImplementedError
 
+    def freeze(self, value: int) -> Value:
+        return value.to_bytes(self.size, "little")
+
+    def thaw(self, saved: Value) -> int:
+        if not isinstance(saved, bytes) or len(saved) != self.size:
+            raise ValueError(f"{saved!r} is no structure of {self.size} bytes")
+        return int.from_bytes(saved, "little")
+
     def answer(self, request: Request[GetFeatures], value: int) -> int:
         request.send(self.encode(request.controller, value))
         return 0
 
     def given(self, request: Request[SetFeatures]) -> int:
         return self.decode(request.controller, request.receive(self.size))
+
+
+def _name(fid: int, which: int) -> str:
+    """Of a value in the saved state, in the scope of its controller."""
+    return f"feature.{fid:02x}.{which}"
+
+
+_NAME = re.compile(r"feature\.([0-9a-f]{2})\.([0-9]+)")
+
+
+def saved_values(controller: ControllerState) -> Iterator[tuple[int, int, Value]]:
+    """FID, which and value of all that the host has saved."""
+    for name, value in controller.subsystem.state.scope(of_controller(controller.cntlid)).items():
+        if found := _NAME.fullmatch(name):
+            yield int(found[1], 16), int(found[2]), value
 
 
 def invalid_cdw11() -> CommandFailed:

@@ -1,13 +1,15 @@
 """Get Features and Set Features, and the features that there are, each with what setting it does.
 
-Base 1.4, 5.13 and 5.21. None of ours is saveable: every value is back at its default after a reset.
+Base 1.4, 5.13 and 5.21. After a reset each feature has its saved value, or else its default. What a host saves (SV)
+is in the drive's saved state.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
-from nvmeemu.commands.feature import DataFeature, Feature, Scope, invalid_cdw11
+from nvmeemu.commands.feature import DataFeature, Feature, Scope, invalid_cdw11, saved_values
 from nvmeemu.controller.events import Event
 from nvmeemu.controller.request import Pending, Request, Result
 from nvmeemu.controller.state import ControllerState
@@ -44,6 +46,8 @@ from nvmeemu.spec.errors import CommandFailed
 from nvmeemu.subsystem.health import WARNING_TEMPERATURE
 from nvmeemu.subsystem.media import FlushMedia, Media
 from nvmeemu.tables import Table
+
+log = logging.getLogger(__name__)
 
 _AGGREGATION_TIME = 100e-6  # seconds
 
@@ -98,13 +102,33 @@ def advertised(controller: ControllerState) -> Oncs:
     return found
 
 
-class _PowerManagement(Feature):
+def restore(controller: ControllerState) -> None:
+    """After a reset, what the host has saved holds. Base 1.4, 7.8."""
+    found: dict[tuple[int, int], int] = {}
+    features = offered(controller)
+    for fid, which, value in saved_values(controller):
+        feature = features.get(fid)
+        try:
+            if feature is not None and feature.is_saveable:  # else: of a plugin, or a disk, that is not there now
+                found[fid, which] = feature.thaw(value)
+        except ValueError as error:
+            log.warning("feature %#04x has its default: what was saved cannot be: %s", fid, error)
+    controller.saved_features = found
+    for fid in {fid for fid, _ in found}:
+        features[fid].apply(controller)
+
+
+class _Saveable(Feature):
+    is_saveable = True
+
+
+class _PowerManagement(_Saveable):
     def check(self, controller: ControllerState, cdw11: int) -> None:
         if PowerManagement.of(cdw11).ps:  # only power state 0 exists
             raise invalid_cdw11()
 
 
-class _TemperatureThreshold(Feature):
+class _TemperatureThreshold(_Saveable):
     """The over and the under threshold of the composite temperature, which is the only one."""
 
     def default(self, controller: ControllerState, which: int) -> int:
@@ -126,7 +150,7 @@ class _TemperatureThreshold(Feature):
         report_warnings(controller)
 
 
-class _ErrorRecovery(Feature):
+class _ErrorRecovery(_Saveable):
     scope = Scope.NAMESPACE
 
     def check(self, controller: ControllerState, cdw11: int) -> None:
@@ -134,7 +158,7 @@ class _ErrorRecovery(Feature):
             raise invalid_cdw11()
 
 
-class _WriteCache(Feature):
+class _WriteCache(_Saveable):
     """Off: writes from now on are durable, and the command completes when those before are; if that fails, the cache
     is as it was."""
 
@@ -194,12 +218,12 @@ class _NumberOfQueues(Feature):
         return self.value(controller)
 
 
-class _Coalescing(Feature):
+class _Coalescing(_Saveable):
     def apply(self, controller: ControllerState) -> None:
         _coalesce(controller)
 
 
-class _VectorConfiguration(Feature):
+class _VectorConfiguration(_Saveable):
     """One value for each vector; the admin queue's is never coalesced."""
 
     def default(self, controller: ControllerState, which: int) -> int:
@@ -228,7 +252,7 @@ def _coalesce(controller: ControllerState) -> None:
     controller.coalescing.configure(setting.time * _AGGREGATION_TIME, setting.thr, vectors)
 
 
-class _AsyncEventConfiguration(Feature):
+class _AsyncEventConfiguration(_Saveable):
     """Any value is taken, also notices that never come: FreeBSD enables them, and fails to attach otherwise."""
 
     def apply(self, controller: ControllerState) -> None:
@@ -340,7 +364,7 @@ _SMART_EVENTS = {
 _TOLD = CriticalWarning.SPARE | CriticalWarning.TEMPERATURE | CriticalWarning.RELIABILITY
 
 FEATURES = Table(
-    Feature(FeatureId.ARBITRATION),
+    _Saveable(FeatureId.ARBITRATION),
     _PowerManagement(FeatureId.POWER_MANAGEMENT),
     _TemperatureThreshold(FeatureId.TEMPERATURE_THRESHOLD),
     _ErrorRecovery(FeatureId.ERROR_RECOVERY),
@@ -348,7 +372,7 @@ FEATURES = Table(
     _NumberOfQueues(FeatureId.NUMBER_OF_QUEUES),
     _Coalescing(FeatureId.INTERRUPT_COALESCING),
     _VectorConfiguration(FeatureId.INTERRUPT_VECTOR_CONFIGURATION),
-    Feature(FeatureId.WRITE_ATOMICITY),
+    _Saveable(FeatureId.WRITE_ATOMICITY),
     _AsyncEventConfiguration(FeatureId.ASYNC_EVENT_CONFIGURATION),
     _Timestamp(FeatureId.TIMESTAMP),
     _HostBehaviorSupport(FeatureId.HOST_BEHAVIOR_SUPPORT),

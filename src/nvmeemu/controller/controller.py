@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 from nvmeemu import admin, io, regs
-from nvmeemu.commands.features import report_warnings
+from nvmeemu.commands.features import report_warnings, restore
 from nvmeemu.controller import changes
 from nvmeemu.controller.events import Event
 from nvmeemu.controller.executor import Executor
@@ -361,9 +361,10 @@ class Controller:
         a reset writes any more. A shutdown completes when nothing runs and the disks are flushed."""
         status, is_enabled = self.status, self._cc.en
         if not status.cfs and status.rdy != is_enabled and not self._executor.is_changing_media:
-            self._set_status(rdy=is_enabled)
             if is_enabled:
+                restore(self.state)
                 log.info("controller enabled, %d KiB pages", self.state.page_size // 1024)
+            self._set_status(rdy=is_enabled)
         if self.status.shst == SHST_OCCURRING and not self._executor.is_busy:
             self._flush_and_finish()
 

@@ -15,7 +15,8 @@ from typing import Any
 from nvmeemu.controller.gaps import Gaps
 from nvmeemu.controller.media import MediaAccess
 from nvmeemu.controller.pin import Pin
-from nvmeemu.controller.request import CommandEntry, NoRoom, Pending, Reply, Request, Result
+from nvmeemu.controller.request import CommandEntry, NoRoom, Pending, Reply, Request, Result, Saving
+from nvmeemu.controller.saving import Saves
 from nvmeemu.controller.state import ControllerState
 from nvmeemu.controller.taps import Taps
 from nvmeemu.engine.port import CqHandle, SqHandle
@@ -66,6 +67,7 @@ class Executor:
         self._posted: defaultdict[CompletionQueue, int] = defaultdict(int)  # and how many completions
         self._due: set[CompletionQueue] = set()  # whose interrupt the engine wants raised
         self._media = MediaAccess(controller, self._go_on, on_progress)
+        self.saves = Saves(controller.subsystem.state, self._go_on, on_progress)
         self._on_fatal = on_fatal
         self._gaps = Gaps(controller.clock, lambda: controller.host, self._late, self._lost, on_progress)
         self.pin = Pin(controller)
@@ -162,14 +164,14 @@ class Executor:
         engine = self._engine
         if engine is not None and (engine.has_news or engine.is_busy):
             return True
-        return self._media.is_busy or self._gaps.holds_commands
+        return self._media.is_busy or self._gaps.holds_commands or self.saves.is_busy
 
     @property
     def is_changing_media(self) -> bool:
-        """Whether a medium may still change, also by a command that nobody waits for any more."""
+        """Whether a medium or the saved state may still change, also by a command that nobody waits for any more."""
         if self._engine is not None and self._engine.is_changing_media:
             return True
-        return self._media.is_changing
+        return self._media.is_changing or self.saves.is_busy
 
     def stop(self) -> None:
         """Drop every command without a completion, and lower the pin."""
@@ -290,6 +292,10 @@ class Executor:
             elif isinstance(result, Pending):
                 request.hold()
                 self._media.begin(request, result)
+                return
+            elif isinstance(result, Saving):
+                request.hold()
+                self.saves.begin(request, result)
                 return
             else:
                 request.hold()

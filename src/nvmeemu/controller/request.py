@@ -1,8 +1,8 @@
 """A command on its way: from its fetch to its only completion, and the ways in which a handler may answer.
 
 A handler takes the request. It returns DW0 of the completion (an int) when the command is done, raises
-``CommandFailed``, or returns ``Pending`` (a medium has to do something) or ``Parked`` (somebody will complete it
-later).
+``CommandFailed``, or returns ``Pending`` (a medium has to do something), ``Saving`` (the drive has to remember
+something) or ``Parked`` (somebody will complete it later).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from nvmeemu.controller.state import ControllerState
 from nvmeemu.controller.transfer import Transfer, scatter
-from nvmeemu.ports import Job
+from nvmeemu.ports import Changes, Job
 from nvmeemu.queues import SubmissionQueue
 from nvmeemu.spec import Command, CommandEffect, Csi, Effect, Oacs, Oncs
 from nvmeemu.subsystem.media import Budget, Media, Operation
@@ -161,6 +161,17 @@ class Pending:
 
 
 @dataclass(slots=True)
+class Saving:
+    """The drive remembers ``changes`` (``ports.SavedState``). When they are durable, ``then()`` answers like a handler.
+
+    If that fails, the command ends with Internal Error. A handler changes nothing before, so there is nothing to undo.
+    """
+
+    changes: Changes
+    then: Callable[[], Result] = lambda: 0
+
+
+@dataclass(slots=True)
 class Parked:
     """The command waits. ``take`` gives the request to somebody who completes it later."""
 
@@ -168,7 +179,7 @@ class Parked:
     is_abortable: bool = True
 
 
-Result = int | Pending | Parked
+Result = int | Pending | Saving | Parked
 Stage = Callable[["Request[Any]"], Result]
 
 

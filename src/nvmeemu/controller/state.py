@@ -86,7 +86,7 @@ class ControllerState:
             raise ValueError(f"NN is {self.namespaces.nn} or {self.limits.namespaces}")
         self.features: dict[tuple[int, int], int] = {}  # values that the host has set: (FID, which) -> value
         self._cq_tap: CqTap | None = None
-        self.saved_features: dict[tuple[int, int], int] = {}  # and those that are there after a reset
+        self.saved_features: dict[tuple[int, int], int] = {}  # those of the saved state, as of the last reset or SV
         self._parts: dict[type, Any] = {}
         self.uuids: list[bytes] = []  # of vendors' definitions, by UUID Index from 1 on
         self.owners = Owners(self.engine)
@@ -201,7 +201,8 @@ class ControllerState:
                 self.shadow.head(0).clear(self.cqs[0].server.head)
 
     def reset(self) -> None:
-        """Back to what a Controller Reset leaves (Base 1.4, 7.3.2): no queues, default features, no events."""
+        """Back to what a Controller Reset leaves (Base 1.4, 7.3.2): no queues, features of before, no events. The error
+        count and the namespaces that have changed are kept."""
         servers = [*(sq.server for sq in self.sqs.values()), *(cq.server for cq in self.cqs.values())]
         for server in servers:
             server.forget()  # a worker may keep the queue for long
@@ -209,7 +210,6 @@ class ControllerState:
         self.cqs.clear()
         self.features = {}
         self.shadow = None
-        self.changed_namespaces.clear()
         self.interrupt_mask = 0
         self.coalescing.reset()
         self.events = Events(self.events.tap)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from nvmeemu.ports import Clock
+from nvmeemu.ports import Clock, SavedState
 from nvmeemu.subsystem.health import Health
 from nvmeemu.subsystem.identity import Identity
 from nvmeemu.subsystem.inventory import Inventory
 from nvmeemu.subsystem.namespace import Namespace
+from nvmeemu.subsystem.saved import MemoryState
 
 
 class Member(Protocol):
@@ -23,11 +24,17 @@ class Member(Protocol):
 
 
 class Subsystem:
-    """Namespaces come, go and change here, also while hosts use them. A controller joins ``controllers`` itself."""
+    """Namespaces come, go and change here, also while hosts use them. A controller joins ``controllers`` itself.
 
-    def __init__(self, identity: Identity, namespaces: Inventory, clock: Clock) -> None:
+    ``state`` is what it remembers over a power cycle: in memory, for as long as the process lives, by default.
+    """
+
+    def __init__(
+        self, identity: Identity, namespaces: Inventory, clock: Clock, state: SavedState | None = None
+    ) -> None:
         self.identity = identity
         self.namespaces = namespaces
+        self.state: SavedState = MemoryState() if state is None else state
         self.health = Health(clock)
         self.controllers: list[Member] = []
 

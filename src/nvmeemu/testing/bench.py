@@ -11,7 +11,7 @@ from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.controller.controller import Controller
 from nvmeemu.controller.limits import Limits
 from nvmeemu.engine.native.engine import NativeEngine
-from nvmeemu.ports import Mirrors
+from nvmeemu.ports import Mirrors, SavedState
 from nvmeemu.spec import DOORBELLS
 from nvmeemu.subsystem.disk_media import DiskMedia
 from nvmeemu.subsystem.formats import SMALLEST, Format
@@ -32,6 +32,7 @@ class Bench:
     ``engine="native"`` the native engine serves its I/O queues, on a thread that ``settle`` waits for; ``close`` (or
     the end of a ``with``) ends it. With ``"mapped"`` the engine also finds the doorbells in memory, where
     ``write_bar`` puts them. ``subsystem`` is that of another bench, of which this is one more controller.
+    ``state`` is what the drive remembers, perhaps from a bench before.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Bench:
         lanes: int = 1,
         subsystem: Subsystem | None = None,
         cntlid: int = 1,
+        state: SavedState | None = None,
     ) -> None:
         self.engine: NativeEngine | None = None
         if engine != "python":
@@ -60,7 +62,7 @@ class Bench:
         self.backend = backend or MemoryBackend(16 << 20)
         limits = limits or Limits()
         if subsystem is None:
-            subsystem = Subsystem(Identity(serial="TEST0001"), Inventory(limits.namespaces), self.clock)
+            subsystem = Subsystem(Identity(serial="TEST0001"), Inventory(limits.namespaces), self.clock, state)
             subsystem.add(self.namespace(1, self.backend, block_size))
         self.subsystem = subsystem
         self.namespaces = subsystem.namespaces
