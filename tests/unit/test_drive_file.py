@@ -20,6 +20,7 @@ from nvmeemu.app.drive.source import Failure
 
 WHOLE = """
 name = "first"
+state = "first.state"
 
 [identity]
 serial = "S 1"
@@ -91,7 +92,7 @@ def test_a_file_says_all_that_there_is_to_say() -> None:
         tables = written.get(name, [written])
         said = {key for table in (tables if isinstance(tables, list) else [tables]) for key in table}
         assert said - {"identity", "limits", "namespace", "controller"} == set(keys), name
-    assert drive.name == "first"
+    assert (drive.name, drive.state) == ("first", "lab/first.state")
     assert vars(drive.identity) == vars(
         IdentityTable("S 1", "A Model", "FW 2", "nqn.2014-08.org.example:one", 0x1B36, 16)
     )
@@ -171,7 +172,7 @@ BAD: list[tuple[str, str, str, bool]] = [
     ("", "[[namespace]\n", "1: Expected ']]'", False),
     ("", "nmae = 'x'\n", "1: nmae: there is no such key: is name meant?", True),
     ("", "[identty]\n", "1: identty: there is no such key: is identity meant?", True),
-    ("", "zzz = 1\n", "1: zzz: there is no such key, but name, identity, limits, namespace, controller", True),
+    ("", "zzz = 1\n", "1: zzz: there is no such key, but name, state, identity, limits, namespace, controller", True),
     ("", "name = ''\n", "1: name: '': give 1 to 40 printable ASCII characters", True),
     ("", "identity = 3\n", "1: 3 is no table: write [identity]", True),
     ("", "[identity]\n\nseriel = 'x'\n", "3: identity: seriel: there is no such key: is serial meant?", True),

@@ -25,7 +25,7 @@ LAYERS = [
     ["app.assembly"],
     ["app.arming", "app.control", "app.ending", "app.engines", "app.recording"],
     ["app.disks", "app.pid_file"],
-    ["app.drive", "guest", "app.logs", "testing", "trace", "vfio"],
+    ["app.drive", "guest", "app.logs", "state", "testing", "trace", "vfio"],
     ["app.serving"],
     ["app.process", "app.vmm"],
     ["engine.native"],
@@ -80,6 +80,7 @@ KNOWS: dict[str, set[str]] = {
     "app.process": set(),
     "app.vmm": set(),
     "vfio": {"ports", "spec.layout"},  # no NVMe: any PCI function can be served
+    "state": {"backend", "ports", "subsystem.saved"},  # it keeps values and knows nothing of what they mean
     "testing.client": set(),
     "testing.driver": {"spec"},  # judges any controller, also one that is not ours
     "testing.ports": {"ports"},
@@ -244,6 +245,6 @@ def test_a_server_loads_no_more_than_its_drives_need() -> None:
         "print(*(name.removeprefix('nvmeemu.') for name in sys.modules if name.startswith('nvmeemu.')))"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    unneeded = {"app.arming", "app.control", "app.drive.file", "faults", "plugin", "testing", "toml", "trace"}
+    unneeded = {"app.arming", "app.control", "app.drive.file", "faults", "plugin", "state", "testing", "toml", "trace"}
     assert "app.serve" in result.stdout.split()
     assert not unneeded & set(result.stdout.split())

@@ -13,10 +13,11 @@ from nvmeemu.app.drive.description import Drive
 from nvmeemu.app.drive.keys import ControllerTable
 from nvmeemu.controller.controller import Controller
 from nvmeemu.plugins import INSTALLED
-from nvmeemu.ports import Mirrors
+from nvmeemu.ports import Mirrors, StateError
 from nvmeemu.subsystem.identity import DEVICE_ID, VENDOR_ID, Identity, serial_of
 from nvmeemu.subsystem.inventory import Inventory
 from nvmeemu.subsystem.namespace import Namespace
+from nvmeemu.subsystem.saved import SERIAL
 from nvmeemu.subsystem.subsystem import Subsystem
 from nvmeemu.vfio import Loop, PciHost, PciIdentity, ServeError, Server
 from nvmeemu.vfio import check as check_socket
@@ -24,6 +25,7 @@ from nvmeemu.vfio import check as check_socket
 if TYPE_CHECKING:
     from nvmeemu.faults import Faults
     from nvmeemu.faults.file import FaultSet
+    from nvmeemu.state.file import StateFile
     from nvmeemu.trace.sink import TraceFile
 
 
@@ -37,6 +39,7 @@ class Assembly:
     server: Server
     trace: TraceFile | None
     faults: Faults | None
+    state: StateFile | None
 
     @property
     def socket(self) -> str:
@@ -81,7 +84,8 @@ def _connect(
     engine = engines.start(table, loop, stack)
     limits = drive.limits_of(table)
     identity = _identity(drive, namespaces[0])
-    subsystem = Subsystem(identity, Inventory(limits.namespaces), loop)
+    state = None if drive.state is None else _open_state(drive, drive.state, identity, loop, stack)
+    subsystem = Subsystem(identity, Inventory(limits.namespaces), loop, state)
     for namespace in namespaces:
         subsystem.add(namespace)
     controller = Controller(host, loop, subsystem, limits, engine, table.cntlid)
@@ -94,7 +98,25 @@ def _connect(
     except ServeError as error:
         raise drive.source.failure(str(error), "controller", 0, "socket", status=1) from None
     server.on_attach, server.on_leave = controller.taps.attached, controller.taps.left
-    return Assembly(drive, disks, controller, server, trace, faults)
+    return Assembly(drive, disks, controller, server, trace, faults, state)
+
+
+def _open_state(drive: Drive, path: str, identity: Identity, loop: Loop, stack: ExitStack) -> StateFile:
+    from nvmeemu.state.file import StateFile  # start-up: most drives are new at each start
+
+    try:
+        state = StateFile.open(path, loop)
+        stack.callback(state.close)
+        owner = SERIAL.of(state)
+        if owner not in ("", identity.serial):
+            raise StateError(
+                f"belongs to the drive with the serial number {owner}, and this one has {identity.serial}: give "
+                f"--serial {owner} if it is that drive, or another path"
+            )
+        state.save_now({SERIAL.key: identity.serial})
+    except StateError as error:
+        raise drive.source.failure(f"--state {path}: {error}", "state", status=1) from None
+    return state
 
 
 def _arm(table: ControllerTable, controller: Controller, given: FaultSet) -> Faults:

@@ -9,12 +9,15 @@ import signal
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nvmeemu.app.disks import Disks
 from nvmeemu.app.signals import MEANINGLESS, WISHES
 from nvmeemu.subsystem.media import FlushMedia, Media, MediaError
 from nvmeemu.vfio import Loop
+
+if TYPE_CHECKING:
+    from nvmeemu.state.file import StateFile
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,7 @@ class Ending:
 
     def __init__(self, loop: Loop) -> None:
         self.disks: list[Disks] = []  # of each drive
+        self.states: list[StateFile] = []  # of each drive that has one
         self.give_up: Callable[[], None] = lambda: None
         self._unsynced: list[tuple[str, Media]] = []
         self._loop = loop
@@ -79,7 +83,7 @@ class Ending:
         for index, (_, media) in enumerate(todo):
             media.start(FlushMedia(), partial(ended, index))
         self._loop.call_later(SAY_SO_AFTER, self._say_so)
-        self._loop.run_until(lambda: not self._unsynced)
+        self._loop.run_until(lambda: not self._unsynced and not any(state.is_busy for state in self.states))
         return [failures[index] for index in sorted(failures)]
 
     def _say_so(self) -> None:

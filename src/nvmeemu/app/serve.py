@@ -57,7 +57,10 @@ def serve_drives(drives: Sequence[Drive], process: argparse.Namespace) -> None:
         for drive, given in zip(drives, faults, strict=True):
             disks = Disks(drive, loop, tuple(ending.disks))
             ending.disks.append(disks)
-            assemblies.append(assemble(drive, disks, given, loop, stack))
+            one = assemble(drive, disks, given, loop, stack)
+            assemblies.append(one)
+            if one.state is not None:
+                ending.states.append(one.state)
         control_sockets = stack.enter_context(ExitStack())
         if any(drive.controller.control is not None for drive in drives):
             from nvmeemu.app.control_sockets import open_all  # start-up: many drives have none

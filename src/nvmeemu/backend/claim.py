@@ -73,14 +73,22 @@ def in_use(path: str, device: str) -> BackendError:
 
 def lock(fd: int, path: str, read_only: bool) -> None:
     """Lock the whole file. Raises BackendError, and OSError if its file system has no locks."""
-    flock = struct.pack("hhqqi4x", fcntl.F_RDLCK if read_only else fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    if not locked(fd, read_only):
+        advice = "stop its writer" if read_only else "stop it, or share the disk with --read-only or --overlay in both"
+        raise BackendError(f"disk {path} is in use by another process: {advice}")
+
+
+def locked(fd: int, is_shared: bool = False, length: int = 0) -> bool:
+    """Lock the first ``length`` bytes of a file, or all of it. False if somebody else has it. Raises OSError if its
+    file system has no locks."""
+    flock = struct.pack("hhqqi4x", fcntl.F_RDLCK if is_shared else fcntl.F_WRLCK, os.SEEK_SET, 0, length, 0)
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, flock)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EAGAIN):
             raise
-        advice = "stop its writer" if read_only else "stop it, or share the disk with --read-only or --overlay in both"
-        raise BackendError(f"disk {path} is in use by another process: {advice}") from None
+        return False
+    return True
 
 
 def store(path: str) -> str:

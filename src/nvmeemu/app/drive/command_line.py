@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from nvmeemu.app.drive.description import Drive, Tables
-from nvmeemu.app.drive.keys import TABLES, Key
+from nvmeemu.app.drive.keys import TABLES, TOP, Key
 from nvmeemu.app.drive.source import Failure, Source
 
 
@@ -19,8 +19,8 @@ def drives_of(arguments: argparse.Namespace) -> list[Drive]:
         if _value(arguments, key) is not None:
             raise Failure(f"--{key.option} does not go with --drive: the file has {key.name} in [[namespace]]", 2)
     if len(arguments.drive) > 1 and options.places:
-        table, *_, name = min(options.places)
-        option = TABLES[str(table)][str(name)].option
+        *table, name = min(options.places)
+        option = TABLES[str(table[0]) if table else TOP][str(name)].option
         text = f"--{option} is for one drive, and there are {len(arguments.drive)}: each file can have it"
         raise Failure(text, 2)
     from nvmeemu.app.drive.file import read  # start-up: without drive files not needed
@@ -45,7 +45,7 @@ def tables_of(arguments: argparse.Namespace) -> Tables:
         for index, disk in enumerate(disks)
     ]
     added = {key: value for key, value in shared.items() if key not in ("create", "size")}
-    return Tables(given["identity"], given["limits"], namespaces, [given["controller"]], added)
+    return Tables(given["identity"], given["limits"], namespaces, [given["controller"]], given[TOP], added)
 
 
 def _value(arguments: argparse.Namespace, key: Key) -> Any:

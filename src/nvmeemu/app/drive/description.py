@@ -29,6 +29,7 @@ class Tables:
     limits: Table = field(default_factory=dict)
     namespaces: Sequence[Table] = ()
     controllers: Sequence[Table] = ({},)
+    top: Table = field(default_factory=dict)
     added: Table = field(default_factory=dict)
     """What holds for namespaces that are added later."""
 
@@ -37,6 +38,7 @@ class Tables:
         """Of all values but those of namespaces."""
         found: set[Place] = {("controller", index, key) for index, one in enumerate(self.controllers) for key in one}
         found |= {("identity", key) for key in self.identity}
+        found |= {(key,) for key in self.top}
         return frozenset(found | {("limits", key) for key in self.limits})
 
     def replaced(self, other: Tables) -> Tables:
@@ -44,6 +46,7 @@ class Tables:
         first, *rest = self.controllers
         return replace(
             self,
+            top={**self.top, **other.top},
             identity={**self.identity, **other.identity},
             limits={**self.limits, **other.limits},
             controllers=[{**first, **other.controllers[0]}, *rest],
@@ -64,6 +67,8 @@ class Drive:
     namespaces: tuple[NamespaceTable, ...]
     controllers: tuple[ControllerTable, ...]
     added: Table
+    state: str | None = None
+    """The path of its saved state."""
 
     @classmethod
     def of(cls, tables: Tables, source: Source, name: str = "drive") -> Drive:
@@ -76,6 +81,7 @@ class Drive:
             tuple(NamespaceTable(**one) for one in tables.namespaces),
             tuple(ControllerTable(**one) for one in tables.controllers),
             tables.added,
+            tables.top.get("state"),
         )
         drive._check_controllers()
         drive._check_namespaces()
@@ -101,6 +107,8 @@ class Drive:
     @property
     def made(self) -> Iterator[tuple[Place, str]]:
         """The files that serving the drive makes or overwrites."""
+        if self.state is not None:
+            yield ("state",), self.state
         for index, controller in enumerate(self.controllers):
             for key in ("socket", "control", "trace"):
                 if (path := getattr(controller, key)) is not None:

@@ -66,6 +66,7 @@ def parse(text: str, path: str = "drive.toml") -> Written:
         _table("limits", written.get("limits", {}), source),
         _list("namespace", written, source),
         _list("controller", written, source) or [{}],
+        top,
     )
     return Written(tables, lines, path, top.get("name", stem))
 

@@ -76,6 +76,13 @@ class DriveTable:
     name: str | None = _key(
         None, TextValue("NAME", 40), "what tells it from others in the same process", "the file's name"
     )
+    state: str | None = _key(
+        None,
+        PathValue("FILE"),
+        "keep there what the drive remembers without power (docs/state.md)",
+        "it is new at each start",
+        "device",
+    )
 
 
 @dataclass(eq=False, repr=False)
