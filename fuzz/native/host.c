@@ -363,7 +363,7 @@ void host_sync(struct host *host)
 
 void host_begin(struct host *host, uint64_t page_size)
 {
-    engine_set_limits(host->engine, page_size, DISK_SIZE, MOST_HELD);
+    engine_set_limits(host->engine, page_size, DISK_SIZE, MOST_HELD, true);
     engine_take_doorbells(host->engine, true);
     memset(host->failed_syncs, 0, sizeof(host->failed_syncs));
     host_watch(host, false);

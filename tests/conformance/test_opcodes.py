@@ -112,16 +112,3 @@ def test_a_refused_pair_compares_and_writes_nothing(driver: Driver) -> None:
     statuses = [completion.status for completion in driver.drain(queue)]
     assert statuses == [Status.INVALID_FIELD, Status.INVALID_FIELD]
     assert driver.read(0, 1) == bytes(512)
-
-
-@pytest.mark.fact("A24", clause="Base 1.4, Figure 104, PSDT and Figure 247, SGLS", kills=("flags-ignored",))
-@pytest.mark.parametrize("flags", [SGL, SGL_SEGMENT, PSDT_RESERVED])
-@pytest.mark.parametrize("opcode", [NvmOpcode.READ, NvmOpcode.WRITE])
-def test_sgls_are_refused_where_they_are_not_offered(driver: Driver, opcode: int, flags: int) -> None:
-    if identify_controller(driver).sgls & 3 and flags != PSDT_RESERVED:
-        pytest.skip("this controller has SGLs")
-    queue = driver.create_queues()
-    place = guarded(driver, PAGE)
-    fails(driver, queue, Command(opcode=opcode, nsid=1, prp1=place, flags=flags), Status.INVALID_FIELD)
-    assert is_untouched(driver, place, PAGE)
-    assert driver.read(0, 1) == bytes(512)

@@ -523,7 +523,7 @@ def test_coverage_tells_what_was_used(run: Run) -> None:
     assert status == 0
     text = "\n".join(lines)
     assert (
-        "Set Features: 3 of 12\n  used      Number of Queues (2), Async Event Configuration (2), Timestamp (2)" in text
+        "Set Features: 3 of 13\n  used      Number of Queues (2), Async Event Configuration (2), Timestamp (2)" in text
     )
     assert "not used  Flush, Compare" in text
     assert "Command Effects (2)" in text
@@ -561,7 +561,7 @@ def test_bad_files_are_one_line(run: Run, tmp_path: Path, command: tuple[str, ..
         (None, "No such file or directory"),
         (b"#!/bin/sh\n", "not a trace\n"),
         (good.getvalue()[:20], "cut within its header"),
-        (good.getvalue()[:8] + b"\7" + good.getvalue()[9:], "version 7.2"),
+        (good.getvalue()[:8] + b"\7" + good.getvalue()[9:], "version 7.3"),
         (good.getvalue() + b"\1" * 8 + bytes(92), "damaged at byte"),
         (b"\x1f\x8b\x08 no gzip at all", "f: "),
         (b"\xfd7zXZ\0 no xz at all", "f: "),

@@ -46,7 +46,9 @@ SAMPLES: list[trace.Record] = [
     trace.Lost(18, 0, 1 << 40),
     trace.PciChange(19, 0, True, False, True, False, 3, True),
     trace.Injection(20, 0, 7, 2, 1, 0x1234, True, ("dma", "torn=700", "größer", "SQ 1 #1234 Read")),
-    trace.Unknown(21, 3, 200, b"later"),
+    trace.Sgl(21, 0, 1, 2, True, ((0x1001, 3), (None, 512), (1 << 63, 512))),
+    trace.MetadataDigest(22, 0, 1, 2, True, 64, 0xDEADBEEF),
+    trace.Unknown(23, 3, 200, b"later"),
 ]
 
 
@@ -126,7 +128,7 @@ def test_lanes_are_put_in_order() -> None:
         (b"MZ" + bytes(100), "x: not a trace"),
         (a_file()[:20], "x: a trace that was cut within its header"),
         (a_file()[:40], "x: a trace that was cut within its header"),
-        (a_file()[:8] + b"\2\0" + a_file()[10:], "x: a trace of version 2.2; this program reads 1.x"),
+        (a_file()[:8] + b"\2\0" + a_file()[10:], "x: a trace of version 2.3; this program reads 1.x"),
         (a_file()[:24] + b"[" + a_file()[25:], "x: the description in its header is damaged: "),
         (a_file()[:12] + b"\xff" * 4 + a_file()[16:], "x: the description in its header is damaged: 4294967295 bytes"),
         (a_file().replace(b"false", b'"yes"'), "x: the description in its header is damaged: bad payload"),

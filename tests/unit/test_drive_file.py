@@ -41,6 +41,7 @@ mpsmax = 2
 dstrd = 1
 max_namespaces = 8
 nvme_version = "1.4"
+sgls = "off"
 
 [[namespace]]
 disk = "raw:disks/a.img"

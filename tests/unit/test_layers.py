@@ -50,6 +50,7 @@ LAYERS = [
     ["controller.events", "subsystem.health", "subsystem.identity", "subsystem.namespace", "queues"],
     ["controller.doorbells", "controller.outstanding"],
     ["controller.transfer"],
+    ["controller.sgl"],
     ["controller.interrupts", "controller.prp"],
     ["engine.port", "subsystem.paired_media", "subsystem.protection"],
     ["backend.companion", "subsystem.disk_media"],

@@ -15,6 +15,7 @@ from nvmeemu.spec import (
     MEDIA_NOT_MODIFIED,
     PAGE_MIN,
     READS_AS_ZEROS,
+    SGLS_ANY_BYTE,
     SQE_SIZE,
     Cns,
     ControllerType,
@@ -37,6 +38,7 @@ from nvmeemu.spec import (
     Oncs,
     PowerState,
     Sanicap,
+    Sgls,
     Status,
     Vwc,
 )
@@ -90,6 +92,12 @@ def _oncs(controller: ControllerState) -> Oncs:
     return found
 
 
+def _sgls(controller: ControllerState) -> Sgls:
+    if not controller.limits.has_sgls:
+        return Sgls()
+    return Sgls(support=SGLS_ANY_BYTE, bit_bucket=True, mptr_any_byte=True, longer_than_data=True, mptr_is_sgl=True)
+
+
 def _controller(request: Request[Identify]) -> bytes:
     """CNS 01h."""
     controller = request.controller
@@ -127,6 +135,7 @@ def _controller(request: Request[Identify]) -> bytes:
         oncs=_oncs(controller),
         vwc=int(Vwc(present=controller.has_write_cache, flush_behavior=FLUSH_TAKES_BROADCAST)),
         nwpc=Nwpc.PROTECTED | Nwpc.UNTIL_POWER_CYCLE | Nwpc.PERMANENT,
+        sgls=int(_sgls(controller)),
         subnqn=identity.subnqn.encode(),
         psd=[PowerState(mp=900, enlat=0, exlat=0)],
     )

@@ -83,5 +83,6 @@ CHOICES = {
     "version": Choice(
         "nvme-version", "2.0", ("1.2", "1.3", "1.4", "2.0"), "VS: the version of the specification that is stated"
     ),
+    "sgls": Choice("sgls", "on", ("on", "off"), "SGLS: whether I/O commands may have SGLs in the place of PRPs"),
 }
 """The same for those that are one of a few words."""

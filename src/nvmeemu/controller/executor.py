@@ -22,7 +22,7 @@ from nvmeemu.controller.taps import Taps
 from nvmeemu.engine.port import CqHandle, SqHandle
 from nvmeemu.ports import HostMemoryError
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
-from nvmeemu.spec import DRIVER_ERRORS, MORE, Command, Status, words
+from nvmeemu.spec import DRIVER_ERRORS, MORE, Command, Psdt, Status, words
 from nvmeemu.spec.errors import CommandFailed
 
 log = logging.getLogger(__name__)
@@ -255,8 +255,15 @@ class Executor:
     def _request(self, sq: SubmissionQueue, entry: bytes) -> Request[Any]:
         found = (self._io_commands if sq.qid else self._admin_commands).get(entry[0], UNKNOWN)
         request = Request(self._controller, sq, entry, found.kind(entry), self._ended)
-        request.stage = request.run = _refuse if entry[1] & _FUSE_AND_PSDT else found.run
+        request.stage = request.run = (
+            found.run if not entry[1] & _FUSE_AND_PSDT or self._takes(sq, found.kind(entry)) else _refuse
+        )
         return request
+
+    def _takes(self, sq: SubmissionQueue, command: Command) -> bool:
+        """Whether it may have its FUSE and PSDT. Over PCIe only I/O commands have SGLs (Base 1.4, Figure 104)."""
+        has_sgls = sq.qid > 0 and self._controller.limits.has_sgls
+        return not command.fuse and has_sgls and command.psdt != Psdt.RESERVED
 
     def _begin_entry(self, request: Request[Any], entry: bytes) -> None:
         """Begin the entry that the taps have passed on. It may be changed, and may come more than once."""
@@ -431,7 +438,7 @@ def _unknown(request: Request[Command]) -> Result:
 
 
 def _refuse(request: Request[Any]) -> Result:
-    """There are no fused operations and no SGLs (SGLS in Identify Controller is 0)."""
+    """There are no fused operations; for SGLs see ``Executor._takes``."""
     raise CommandFailed(Status.INVALID_FIELD, location=(1, 0))
 
 

@@ -34,6 +34,7 @@ class Limits:
     dstrd: int = OPTIONS["dstrd"].default
     namespaces: int = OPTIONS["namespaces"].default
     version: str = CHOICES["version"].default
+    sgls: str = CHOICES["sgls"].default
     least_bar0: int = BAR0_LEAST  # bytes
 
     def __post_init__(self) -> None:
@@ -53,6 +54,8 @@ class Limits:
                 raise ValueError(f"{name} {value} is not within {least} and {most}")
         if self.version not in VERSIONS:
             raise ValueError(f"nvme-version {self.version} is none of {', '.join(VERSIONS)}")
+        if self.sgls not in CHOICES["sgls"].choices:
+            raise ValueError(f"sgls {self.sgls} is none of {', '.join(CHOICES['sgls'].choices)}")
         if not 0 <= self.min_page_shift <= self.max_page_shift:
             raise ValueError(f"mpsmin {self.min_page_shift} is above mpsmax {self.max_page_shift}")
         if self.transfer > MOST_TRANSFER:
@@ -90,6 +93,11 @@ class Limits:
     def has_scopes(self) -> bool:
         """Whether the Commands Supported and Effects log says what each command acts on: Base 2.0 began with that."""
         return self.vs >= VERSIONS["2.0"]
+
+    @property
+    def has_sgls(self) -> bool:
+        """Whether I/O commands may have SGLs."""
+        return self.sgls == "on"
 
     @property
     def stride(self) -> int:

@@ -9,6 +9,8 @@ from nvmeemu.ports import Host
 from nvmeemu.spec import Status
 from nvmeemu.spec.errors import CommandFailed
 
+Run = tuple[int | None, int]
+"""A place in guest memory: its iova (None: nowhere, a bit bucket of an SGL) and bytes."""
 _ENTRY = 8
 
 

@@ -12,17 +12,22 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from nvmeemu.controller.state import ControllerState
-from nvmeemu.controller.transfer import Transfer, scatter
+from nvmeemu.controller.transfer import (
+    ContiguousMetadata,
+    SglMetadata,
+    Transfer,
+    scatter,
+    transfer_of,
+)
 from nvmeemu.ports import Changes, Job
 from nvmeemu.queues import SubmissionQueue
-from nvmeemu.spec import Command, CommandEffect, Csi, Effect, Oacs, Oncs
+from nvmeemu.spec import Command, CommandEffect, Csi, Effect, Oacs, Oncs, Psdt
 from nvmeemu.subsystem.media import Budget, Media, Operation
 from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.tables import Table
 
 C = TypeVar("C", bound=Command)
 _cid = Command.unpacker("cid")
-_prps = Command.unpacker("prp1", "prp2")
 
 
 class Request(Generic[C]):
@@ -46,6 +51,7 @@ class Request(Generic[C]):
     stage: Stage
     run: Stage  # the handler
     _transfer: Transfer | None = None
+    _metadata: Transfer | None = None
 
     def __init__(
         self,
@@ -71,12 +77,22 @@ class Request(Generic[C]):
     def transfer(self) -> Transfer:
         """Where the data of the command lies in guest memory."""
         if self._transfer is None:
-            prp1, prp2 = _prps(self.entry)
-            self._transfer = Transfer(self.controller.host, prp1, prp2, self.controller.page_size)
+            self._transfer = transfer_of(self.controller.host, self.entry, self.controller.page_size)
         return self._transfer
 
+    @property
+    def metadata(self) -> Transfer:
+        """Where the metadata of the command lies in guest memory, if its namespace has it apart from the data."""
+        if self._metadata is None:
+            host, mptr, psdt = self.controller.host, self.command.mptr, self.command.psdt
+            if psdt == Psdt.SGL_BOTH:
+                self._metadata = SglMetadata(host, mptr)
+            else:
+                self._metadata = ContiguousMetadata(host, mptr, 4 if psdt == Psdt.PRP else 1)
+        return self._metadata
+
     def places(self, length: int) -> list[memoryview]:
-        """The places to which ``length`` bytes for the host go. Raises CommandFailed(INVALID_PRP_OFFSET) and
+        """The places to which ``length`` bytes for the host go. Raises CommandFailed for bad PRPs or a bad SGL, and
         HostMemoryError."""
         views = self.transfer.views(length, True)
         self.moved = length
@@ -87,6 +103,16 @@ class Request(Generic[C]):
         views = self.transfer.views(length, False)
         self.moved = length
         return views if self.tap is None else self.tap.transfer(self, views, False)
+
+    def metadata_places(self, length: int) -> list[memoryview]:
+        """The places to which ``length`` bytes of separate metadata for the host go. Raises like ``places``."""
+        views = self.metadata.views(length, True)
+        return views if self.tap is None else self.tap.transfer_metadata(self, views, True)
+
+    def metadata_given(self, length: int) -> list[memoryview]:
+        """The places of ``length`` bytes of separate metadata that the host gives. Raises like ``places``."""
+        views = self.metadata.views(length, False)
+        return views if self.tap is None else self.tap.transfer_metadata(self, views, False)
 
     def send(self, data: bytes | bytearray | memoryview) -> None:
         """Give ``data`` to the host. Raises like ``places``."""
@@ -205,6 +231,10 @@ class RequestTap(Protocol):
 
     def transfer(self, request: Request[Any], views: list[memoryview], to_host: bool) -> list[memoryview]:
         """Its data moves; what stands in for guest memory."""
+        ...
+
+    def transfer_metadata(self, request: Request[Any], views: list[memoryview], to_host: bool) -> list[memoryview]:
+        """The same for its separate metadata."""
         ...
 
 

@@ -181,7 +181,9 @@ class ControllerState:
                 is_volatile=media.volatile_cache,
                 writes_through=not write_cache,
             )
-        self.engine.configure(self.page_size, self.limits.transfer, self.namespaces.most_held, disks)
+        self.engine.configure(
+            self.page_size, self.limits.transfer, self.namespaces.most_held, self.limits.has_sgls, disks
+        )
 
     def collect_counts(self) -> None:
         """Add what the engine has done to the SMART counters."""

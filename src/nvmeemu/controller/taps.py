@@ -60,6 +60,9 @@ class Observer:
         """The data of a command has moved, along ``request.transfer.runs``. Called once for each direction. ``views``
         must not be kept."""
 
+    def metadata_transferred(self, request: Request[Any], views: list[memoryview], to_host: bool) -> None:
+        """The same for its separate metadata, along ``request.metadata.runs``."""
+
     def completed(self, reply: Reply) -> None:
         """A command ends: its completion is posted or, in a full queue, waits in its place."""
 
@@ -335,8 +338,8 @@ class _Tapped:
     def __init__(self, taps: Taps) -> None:
         self.interception: Interception | None = None
         self._taps = taps
-        self._moving: list[tuple[list[memoryview], bool]] = []  # data of this stage, and whether it goes to the host
-        self._told = {True: False, False: False}  # by that
+        self._moving: list[tuple[list[memoryview], bool, bool]] = []  # of this stage; is it metadata, and to the host
+        self._told: set[tuple[bool, bool]] = set()
 
     def run(self, request: Request[Any]) -> Result:
         """Run its stage, and tell what data has moved: to the host, if the stage has come to its end."""
@@ -347,12 +350,17 @@ class _Tapped:
             return result
         finally:
             moving, self._moving = self._moving, []
-            for views, to_host in moving:
-                if (has_ended or not to_host) and not self._told[to_host]:
-                    self._told[to_host] = True
+            for views, is_metadata, to_host in moving:
+                if (has_ended or not to_host) and (is_metadata, to_host) not in self._told:
+                    self._told.add((is_metadata, to_host))
                     for observer in self._taps.observers:
-                        observer.transferred(request, views, to_host)
+                        tell = observer.metadata_transferred if is_metadata else observer.transferred
+                        tell(request, views, to_host)
 
     def transfer(self, request: Request[Any], views: list[memoryview], to_host: bool) -> list[memoryview]:
-        self._moving.append((views, to_host))
+        self._moving.append((views, False, to_host))
         return views if self.interception is None else self.interception.transfer(views, to_host)
+
+    def transfer_metadata(self, request: Request[Any], views: list[memoryview], to_host: bool) -> list[memoryview]:
+        self._moving.append((views, True, to_host))
+        return views

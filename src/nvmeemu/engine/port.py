@@ -136,9 +136,11 @@ class EngineNamespace:
 
 
 class Engine(Protocol):
-    def configure(self, page_size: int, transfer: int, most_held: int, disks: Mapping[int, EngineNamespace]) -> None:
-        """CC.MPS, the largest transfer, what the commands at one disk may hold, all in bytes, and
-        all namespaces by their NSIDs."""
+    def configure(
+        self, page_size: int, transfer: int, most_held: int, has_sgls: bool, disks: Mapping[int, EngineNamespace]
+    ) -> None:
+        """CC.MPS, the largest transfer, what the commands at one disk may hold, all in bytes, whether they
+        may have SGLs, all namespaces by their NSIDs."""
         ...
 
     def add_cq(self, qid: int, iova: int, entries: int, vector: int, ien: bool) -> CqHandle:

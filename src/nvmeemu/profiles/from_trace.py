@@ -184,7 +184,7 @@ def _data(traced: TracedCommand, command: spec.Command, page: int) -> Iterator[s
     """Where in its page the buffer began, and a PRP list; what the host gave with the command."""
     if isinstance(command, spec.CreateCq | spec.CreateSq):
         return
-    if command.prp1 % page:
+    if not command.psdt and command.prp1 % page:
         yield f"at={command.prp1 % page:#x}"
     if traced.prp is not None and command.prp2 % page:
         yield f"list_at={command.prp2 % page:#x}"

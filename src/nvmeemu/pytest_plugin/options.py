@@ -50,6 +50,7 @@ class DriveOptions:
     dstrd: int = _limit("dstrd")
     max_namespaces: int = _limit("max_namespaces")
     nvme_version: str = _limit("nvme_version")
+    sgls: str = _limit("sgls")
     plugins: Sequence[str | Path] = _option((), "files that add commands, log pages, ... (docs/extend.md)")
 
     @classmethod

@@ -22,7 +22,7 @@ from nvmeemu.controller.controller import Controller
 from nvmeemu.controller.events import Event
 from nvmeemu.controller.limits import Limits
 from nvmeemu.controller.taps import Observer
-from nvmeemu.controller.transfer import Transfer
+from nvmeemu.controller.transfer import transfer_of
 from nvmeemu.ports import HostMemoryError, Worker
 from nvmeemu.spec.errors import CommandFailed
 from nvmeemu.subsystem.disk_media import DiskMedia
@@ -54,6 +54,7 @@ from nvmeemu.trace.records import (
 from nvmeemu.trace.sink import Memory
 
 _ENTRY = 8  # bytes of a PRP list's entry
+_SEGMENT = 4096  # bytes of further segments of an SGL
 _SPARE = 1 << 20  # bytes for the pages of chained lists, which are in no trace
 _HIGHEST = 1 << 52  # no machine has addresses above it
 _DEFAULT = {"nsid": 1, "blocks": 1 << 20, "block_size": 512}
@@ -230,16 +231,17 @@ class _Player:
         return tail
 
     def _place(self, command: TracedCommand) -> None:
-        """The PRP list of a command, and what the host gave with it."""
+        """The PRP list or SGLs of a command, and what the host gave with it."""
         entry = command.fetch.command
         page_size = self._controller.state.page_size
         pieces = [one for one in command.data if not one.to_host]
         with suppress(HostMemoryError, CommandFailed):
             if command.prp is not None:
                 self._write_list(entry, command.prp.runs, page_size)
+            self._write_sgls(entry, command)
             if pieces:
                 data = b"".join(one.data for one in pieces)
-                places = Transfer(self._ram, entry.prp1, entry.prp2, page_size).views(len(data), False)
+                places = transfer_of(self._ram, command.fetch.sqe, page_size).views(len(data), False)
                 start = 0
                 for place in places:
                     if not place.readonly:
@@ -257,6 +259,27 @@ class _Player:
             self._ram.write(place, struct.pack(f"<{room}Q", *pages[: room - 1], following))
             pages, place, room = pages[room - 1 :], following, page_size // _ENTRY
         self._ram.write(place, struct.pack(f"<{len(pages)}Q", *pages))
+
+    def _write_sgls(self, entry: spec.Command, command: TracedCommand) -> None:
+        """Write the SGLs of a command where it says that they are. A bit bucket that moved nothing is in no trace."""
+        data = [run for one in command.sgls if not one.of_metadata for run in one.runs]
+        metadata = [run for one in command.sgls if one.of_metadata for run in one.runs]
+        if data:
+            first = spec.SglDescriptor(entry.sgl1)
+            self._write_sgl(first.address, first.length // spec.SglDescriptor.SIZE, data)
+        if metadata:
+            self._write_sgl(entry.mptr, 1, metadata)
+
+    def _write_sgl(self, place: int, room: int, runs: list[tuple[int | None, int]]) -> None:
+        """Write descriptors of these runs into a segment that has room for so many; the others into our own memory."""
+        while len(runs) > room:
+            here, runs = runs[: room - 1], runs[room - 1 :]
+            following, most = self._spare_page(_SEGMENT), _SEGMENT // spec.SglDescriptor.SIZE
+            kind = spec.SglType.LAST_SEGMENT if len(runs) <= most else spec.SglType.SEGMENT
+            pointer = spec.SglDescriptor(kind=kind, address=following, length=min(len(runs), most) * 16)
+            self._ram.write(place, _descriptors(here) + bytes(pointer))
+            place, room = following, most
+        self._ram.write(place, _descriptors(runs))
 
     def _spare_page(self, page_size: int) -> int:
         """A page for a moment: they are used in turn."""
@@ -287,6 +310,15 @@ class _Player:
                     found.append(Difference(fetch.time, f"{name}: {what}"))
         found.sort(key=lambda one: one.time)
         return Result(sum(map(len, was.values())), found, self._sink.reader())
+
+
+def _descriptors(runs: Iterable[tuple[int | None, int]]) -> bytes:
+    """A data block or bit bucket for each run."""
+    found = b""
+    for iova, size in runs:
+        kind = spec.SglType.BIT_BUCKET if iova is None else spec.SglType.DATA_BLOCK
+        found += bytes(spec.SglDescriptor(kind=kind, address=iova or 0, length=size))
+    return found
 
 
 @dataclass

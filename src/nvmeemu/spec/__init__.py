@@ -158,6 +158,7 @@ from nvmeemu.spec.registers import (
     ReadyModes,
     ReadyTimeouts,
 )
+from nvmeemu.spec.sgl import SGLS_ANY_BYTE, Psdt, SglDescriptor, Sgls, SglType
 from nvmeemu.spec.statuses import (
     DNR,
     DRIVER_ERRORS,
@@ -206,6 +207,7 @@ __all__ = [
     "READS_AS_ONES",
     "READS_AS_ZEROS",
     "RETRYABLE",
+    "SGLS_ANY_BYTE",
     "SHN_ABRUPT",
     "SHN_NONE",
     "SHN_NORMAL",
@@ -290,6 +292,7 @@ __all__ = [
     "Opcode",
     "PowerManagement",
     "PowerState",
+    "Psdt",
     "Read",
     "ReadWrite",
     "ReadyModes",
@@ -297,6 +300,9 @@ __all__ = [
     "Sanicap",
     "Select",
     "SetFeatures",
+    "SglDescriptor",
+    "SglType",
+    "Sgls",
     "SmartEvent",
     "SmartLog",
     "Status",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from enum import IntEnum, IntFlag
 from typing import Any, ClassVar
 
-from nvmeemu.spec.layout import Field, Record, address, bit, bits, named, uint
+from nvmeemu.spec.layout import Field, Record, address, bit, bits, named, raw, uint
 from nvmeemu.spec.statuses import STATUSES
 
 SQE_SIZE = 64
@@ -48,12 +48,13 @@ class Command(Record, size=SQE_SIZE):
 
     opcode = uint(0, 1)
     fuse = bits(0, 9, 8)
-    psdt = bits(0, 15, 14)
+    psdt = bits(0, 15, 14)  # ``Psdt``
     flags = uint(1, 1)  # FUSE, reserved bits and PSDT together: zero in every command that is served
     cid = uint(2, 2)
     nsid = uint(4, 4)
     mptr = uint(16, 8)
     prp1 = address(24)
+    sgl1 = raw(24, 16)  # an ``SglDescriptor``, in the place of both PRPs, unless PSDT is 0
     prp2 = address(32)
     cdw10 = uint(CDW10, 4)
     cdw11 = uint(CDW11, 4)

@@ -147,9 +147,17 @@ def field(found: spec.Command, location: tuple[int, int]) -> str:
 
 
 def pointers(sqe: bytes, *, is_whole: bool = False) -> str:
-    """PRP1 and PRP2 of a command, if it has any, or if ``is_whole``."""
+    """The data pointer of a command, if it has any, or if ``is_whole``: PRP1 and PRP2, or an SGL descriptor."""
     entry = spec.Command(sqe)
+    if entry.psdt:
+        return f"sgl1={_descriptor(spec.SglDescriptor(entry.sgl1))}"
     return " ".join(f"{name}={value:#x}" for name in ("prp1", "prp2") if (value := getattr(entry, name)) or is_whole)
+
+
+def _descriptor(one: spec.SglDescriptor) -> str:
+    """``last_segment(0x1000, 32)``: kind, address, bytes."""
+    kinds = {kind.value: kind.name.lower() for kind in spec.SglType}
+    return f"{kinds.get(one.kind, f'type {one.kind:X}h')}({one.address:#x}, {one.length})"
 
 
 def completion(entry: spec.Completion) -> str:

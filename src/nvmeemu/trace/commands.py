@@ -13,10 +13,12 @@ from nvmeemu.trace.records import (
     Digest,
     Fetch,
     Injection,
+    MetadataDigest,
     Prp,
     Record,
     RegisterWrite,
     Reset,
+    Sgl,
 )
 
 
@@ -28,7 +30,8 @@ class TracedCommand:
     fetch: Fetch
     completion: Completion | None = None
     prp: Prp | None = None
-    digests: list[Digest] = field(default_factory=list)
+    sgls: list[Sgl] = field(default_factory=list)
+    digests: list[Digest | MetadataDigest] = field(default_factory=list)
     data: list[Data] = field(default_factory=list)
     injections: list[Injection] = field(default_factory=list)  # faults on purpose that fired at it
 
@@ -39,6 +42,7 @@ class TracedCommand:
 
 
 _Key = tuple[int, int]  # SQID, CID
+_OfData = Prp | Sgl | Digest | MetadataDigest | Data
 
 
 class Matcher:
@@ -72,7 +76,7 @@ class Matcher:
                 self._follow(key)
             found.completion = record
             return [found]
-        if isinstance(record, (Prp, Digest, Data)):
+        if isinstance(record, (Prp, Sgl, Digest, MetadataDigest, Data)):
             self._add(record)
             return []
         if isinstance(record, Injection):
@@ -87,7 +91,7 @@ class Matcher:
         if not others:
             del self._others[key]
 
-    def _add(self, record: Prp | Digest | Data) -> None:
+    def _add(self, record: _OfData) -> None:
         key = record.sqid, record.cid
         found = self._oldest.get(key)
         if found is None:
@@ -96,7 +100,9 @@ class Matcher:
             found = next((one for one in (found, *self._others[key]) if _moves(one, record)), found)
         if isinstance(record, Prp):
             found.prp = record
-        elif isinstance(record, Digest):
+        elif isinstance(record, Sgl):
+            found.sgls.append(record)
+        elif isinstance(record, (Digest, MetadataDigest)):
             found.digests.append(record)
         else:
             found.data.append(record)
@@ -123,14 +129,18 @@ class Matcher:
 _AT_BEGIN = ("fetch", "execute", "backend")  # faults there fire before the next command is fetched
 
 
-def _moves(command: TracedCommand, record: Prp | Digest | Data) -> bool:
+def _moves(command: TracedCommand, record: _OfData) -> bool:
     """Whether this record of data can be of that command, and is not there yet."""
     ways = spec.DataTransfer.of(command.fetch.opcode)
     if isinstance(record, Prp):
         return bool(ways) and command.prp is None
+    if isinstance(record, Sgl):  # they come before the digest
+        return bool(ways) and not any(isinstance(one, MetadataDigest) == record.of_metadata for one in command.digests)
     if not ways & (spec.DataTransfer.TO_HOST if record.to_host else spec.DataTransfer.TO_CONTROLLER):
         return False
-    return isinstance(record, Data) or all(one.to_host != record.to_host for one in command.digests)
+    if isinstance(record, Data):
+        return True
+    return all(type(one) is not type(record) or one.to_host != record.to_host for one in command.digests)
 
 
 def written_configuration(record: RegisterWrite) -> spec.Configuration | None:

@@ -200,6 +200,8 @@ def _end_notes(command: TracedCommand) -> Iterator[tuple[str, str | int]]:
         yield "pointers", pointers
     if command.prp is not None:
         yield "PRP list", words.describe(command.prp)[1].partition(": ")[2]
+    for sgl in command.sgls:
+        yield "SGL", words.describe(sgl)[1].partition(": ")[2]
     for digest in command.digests:
         yield "data", words.describe(digest)[1].partition(" ")[2]
     for injection in command.injections:

@@ -28,7 +28,7 @@ from nvmeemu.trace.records import HEADER, Record, decode, encode, split
 
 MAGIC = b"\x89NVMT\r\n\x1a"  # not text, and damaged visibly by whatever takes it for text
 FIRST_VERSION = "1.4"  # what a controller stated when no trace said it yet (``Limits.version``)
-VERSION = (1, 2)  # a reader understands its own major version, and passes over what later minor ones have added
+VERSION = (1, 3)  # a reader understands its own major version, and passes over what later minor ones have added
 _HEADER = Struct("<8sHHIQ")  # magic, major, minor, bytes of the description, start in ns since 1970
 _MOST_DESCRIPTION = 1 << 20
 _CHUNK = 1 << 20

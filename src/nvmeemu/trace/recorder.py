@@ -13,11 +13,13 @@ from nvmeemu.controller.controller import Controller
 from nvmeemu.controller.events import Event
 from nvmeemu.controller.request import Request
 from nvmeemu.controller.state import ControllerState
+from nvmeemu.controller.transfer import Transfer
 from nvmeemu.ports import PciState
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.trace.file import Description
 from nvmeemu.trace.records import (
     BIGGEST_PIECE,
+    MOST_RUNS,
     AsyncEvent,
     ClientAttached,
     ClientLeft,
@@ -31,12 +33,14 @@ from nvmeemu.trace.records import (
     Injection,
     Interrupt,
     InterruptMode,
+    MetadataDigest,
     PciChange,
     Prp,
     Record,
     RegisterRead,
     RegisterWrite,
     Reset,
+    Sgl,
     Signal,
     encode,
 )
@@ -122,18 +126,29 @@ class Recorder(taps.Observer):
         self._record(Fetch, sq.qid, (sq.server.head or sq.entries) - 1, request.entry)
 
     def transferred(self, request: Request[Any], views: list[memoryview], to_host: bool) -> None:
-        sqid, cid, transfer = request.sq.qid, request.cid, request.transfer
-        length = transfer.length
-        if transfer.has_list:
-            self._record(Prp, sqid, cid, tuple(transfer.runs))
-        crc = 0
-        for view in views:
-            crc = crc32(view, crc)
-        self._record(Digest, sqid, cid, to_host, length, crc)
+        sqid, cid, length = request.sq.qid, request.cid, request.transfer.length
+        self._record_places(request, request.transfer)
+        self._record(Digest, sqid, cid, to_host, length, _crc(views))
         if self._payload or not (to_host or request.command.MOVES_BLOCKS):
             data = b"".join(views)
             for start in range(0, length, BIGGEST_PIECE):
                 self._record(Data, sqid, cid, to_host, start, data[start : start + BIGGEST_PIECE])
+
+    def metadata_transferred(self, request: Request[Any], views: list[memoryview], to_host: bool) -> None:
+        metadata = request.metadata
+        self._record_places(request, metadata, of_metadata=True)
+        self._record(MetadataDigest, request.sq.qid, request.cid, to_host, metadata.length, _crc(views))
+
+    def _record_places(self, request: Request[Any], transfer: Transfer, *, of_metadata: bool = False) -> None:
+        """Where it lies, if the command alone does not say it."""
+        sqid, cid, runs = request.sq.qid, request.cid, tuple(transfer.runs)
+        if not transfer.has_list:
+            return
+        if not transfer.is_sgl:
+            self._record(Prp, sqid, cid, runs)
+            return
+        for start in range(0, len(runs), MOST_RUNS):
+            self._record(Sgl, sqid, cid, of_metadata, runs[start : start + MOST_RUNS])
 
     def posted(self, cq: CompletionQueue, slot: int, entry: bytes) -> None:
         if cq.shadow is not None:
@@ -183,3 +198,10 @@ class Recorder(taps.Observer):
 
     def left(self) -> None:
         self._record(ClientLeft)
+
+
+def _crc(views: list[memoryview]) -> int:
+    crc = 0
+    for view in views:
+        crc = crc32(view, crc)
+    return crc

@@ -17,6 +17,7 @@ from nvmeemu.ports import PciState
 HEADER = Struct("<QHBB")  # time, length of the whole record, kind, lane
 LENGTH_OFFSET, KIND_OFFSET = 8, 10
 MOST = 0xFFFF  # bytes of a record
+MOST_RUNS = 0x1000  # in one Sgl record; more follow in others
 BIGGEST_PIECE = 0xC000  # bytes of payload in one Data record; more follow in others
 
 
@@ -91,8 +92,38 @@ class Prp(NamedTuple):
         return sum(size for _, size in self.runs)
 
 
+class Sgl(NamedTuple):
+    """Where a command's data, or its separate metadata, lies, if an SGL in guest memory said so: runs in order, each
+    (address, bytes). The address of a bit bucket is None. Otherwise the command says it. If there are very many
+    runs, more follow in other records."""
+
+    time: int
+    lane: int
+    sqid: int
+    cid: int
+    of_metadata: bool
+    runs: tuple[tuple[int | None, int], ...]
+
+    @property
+    def length(self) -> int:
+        """Bytes."""
+        return sum(size for _, size in self.runs)
+
+
 class Digest(NamedTuple):
     """Data of a command has moved. This is its length in bytes and its CRC-32 (IEEE 802.3, as of ``zlib.crc32``)."""
+
+    time: int
+    lane: int
+    sqid: int
+    cid: int
+    to_host: bool
+    length: int
+    crc: int
+
+
+class MetadataDigest(NamedTuple):
+    """The same for the separate metadata of a command."""
 
     time: int
     lane: int
@@ -322,6 +353,8 @@ Record = (
     | Lost
     | PciChange
     | Injection
+    | Sgl
+    | MetadataDigest
     | Unknown
 )
 
@@ -337,6 +370,18 @@ def _join_runs(runs: tuple[tuple[int, int], ...]) -> bytes:
 
 def _split_runs(data: bytes) -> tuple[tuple[int, int], ...]:
     return tuple(_RUN.iter_unpack(data[: len(data) // _RUN.size * _RUN.size]))
+
+
+_BIT_BUCKET = 1 << 31  # in the bytes of a run
+
+
+def _join_sgl(runs: tuple[tuple[int | None, int], ...]) -> bytes:
+    return _join_runs(tuple((0, size | _BIT_BUCKET) if iova is None else (iova, size) for iova, size in runs))
+
+
+def _split_sgl(data: bytes) -> tuple[tuple[int | None, int], ...]:
+    found = _split_runs(data)
+    return tuple((None if size & _BIT_BUCKET else iova, size & ~_BIT_BUCKET) for iova, size in found)
 
 
 def _text(data: bytes) -> str:
@@ -413,6 +458,8 @@ _CODECS = (
     _Codec(18, Lost, "Q"),
     _Codec(19, PciChange, "????B?xx"),
     _Codec(20, Injection, "IIHH?xxx", _join_texts, _split_texts),
+    _Codec(21, Sgl, "HH?xxx", _join_sgl, _split_sgl),
+    _Codec(22, MetadataDigest, "HH?xxxII"),
 )
 _BY_KIND = {codec.kind: codec for codec in _CODECS}
 _BY_RECORD = {codec.record: codec for codec in _CODECS}

@@ -119,7 +119,8 @@ class _Show:
 
     def story(self, command: TracedCommand) -> None:
         """All of a command, from fetch to completion."""
-        parts = (command.fetch, *command.injections, command.prp, *command.digests, *command.data, command.completion)
+        of_data = (command.prp, *command.sgls, *command.digests, *command.data)
+        parts = (command.fetch, *command.injections, *of_data, command.completion)
         for record in sorted((part for part in parts if part is not None), key=lambda part: part.time):
             self._tell(record, command)
 

@@ -46,8 +46,10 @@ _Line = tuple[str, str]  # where, what
 
 def describe(record: Record, *, is_whole: bool = False) -> _Line:
     """Where (``SQ 1``, ``BAR0``, ...) and what; with all that is known of it if ``is_whole``."""
-    if is_whole and isinstance(record, kinds.Fetch | kinds.Prp):
-        return _fetch(record, True) if isinstance(record, kinds.Fetch) else _prp(record, True)
+    if is_whole and isinstance(record, kinds.Fetch):
+        return _fetch(record, True)
+    if is_whole and isinstance(record, kinds.Prp | kinds.Sgl):
+        return _list(record, True)
     return _DESCRIBE[type(record)](record)
 
 
@@ -60,16 +62,19 @@ def _fetch(one: kinds.Fetch, is_whole: bool = False) -> _Line:
     return f"SQ {one.sqid}", entry(one.sqid, one.sqe, is_whole=is_whole)
 
 
-def _prp(one: kinds.Prp, is_whole: bool = False) -> _Line:
+def _list(one: kinds.Prp | kinds.Sgl, is_whole: bool = False) -> _Line:
     runs = len(one.runs)
-    listed = ", ".join(f"{iova:#x} {size(length)}" for iova, length in one.runs)
-    said = f"PRP list: {size(one.length)} in {runs} run{'s' * (runs != 1)}{f': {listed}' * is_whole}"
+    places = (("bit bucket" if iova is None else f"{iova:#x}", size(length)) for iova, length in one.runs)
+    listed = ", ".join(" ".join(place) for place in places)
+    kind = "PRP list" if isinstance(one, kinds.Prp) else "SGL of metadata" if one.of_metadata else "SGL"
+    said = f"{kind}: {size(one.length)} in {runs} run{'s' * (runs != 1)}{f': {listed}' * is_whole}"
     return f"SQ {one.sqid}", f"#{one.cid:04x} {said}"
 
 
-def _digest(one: kinds.Digest) -> _Line:
+def _digest(one: kinds.Digest | kinds.MetadataDigest) -> _Line:
     way = "to the host" if one.to_host else "to the controller"
-    return f"SQ {one.sqid}", f"#{one.cid:04x} {size(one.length)} {way}, crc {one.crc:08x}"
+    what = " of metadata" * isinstance(one, kinds.MetadataDigest)
+    return f"SQ {one.sqid}", f"#{one.cid:04x} {size(one.length)}{what} {way}, crc {one.crc:08x}"
 
 
 def _data(one: kinds.Data) -> _Line:
@@ -128,7 +133,9 @@ _DESCRIBE: dict[Any, Callable[[Any], _Line]] = {
     kinds.RegisterWrite: lambda one: ("BAR0", f"write {register(one.offset, one.data)}"),
     kinds.Doorbell: _doorbell,
     kinds.Fetch: _fetch,
-    kinds.Prp: _prp,
+    kinds.Prp: _list,
+    kinds.Sgl: _list,
+    kinds.MetadataDigest: _digest,
     kinds.Digest: _digest,
     kinds.Data: _data,
     kinds.Completion: _completion,

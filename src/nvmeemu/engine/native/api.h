@@ -65,7 +65,8 @@ bool engine_unmap(struct engine *engine, uint64_t iova);
 
 /* What the controller is: page size and largest transfer in bytes, namespaces, interrupts. */
 /* `most_held`: bytes that the commands at one disk may have, before another one has to wait. */
-void engine_set_limits(struct engine *engine, uint64_t page_size, uint64_t transfer, uint32_t most_held);
+void engine_set_limits(struct engine *engine, uint64_t page_size, uint64_t transfer, uint32_t most_held,
+                       bool has_sgls);
 /* False: there can be no such NSID here, or there is no memory. */
 bool engine_set_disk(struct engine *engine, uint32_t nsid, const struct disk *disk);
 /* The only namespace that a Flush of all of them has to sync; 0: there is none; another one than the engine knows: that

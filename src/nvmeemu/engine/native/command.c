@@ -18,8 +18,11 @@
 #include "op.h"
 #include "prp.h"
 #include "queue.h"
+#include "sgl.h"
 #include "trace.h"
 
+/* PSDT 01b in the flags. */
+#define SGL (NVME_PSDT_SGL << (NVME_READ_WRITE_PSDT_BIT - 8))
 /* The bits of dword 12 that an ordinary command may have. */
 #define ORDINARY (CDW_BITS(READ_WRITE, NLB, 12) | READ_WRITE_FUA | READ_WRITE_LR)
 
@@ -135,6 +138,14 @@ static bool disk_can_transfer(const struct disk *disk, const struct nvme_read_wr
     return disk_has(disk, command->slba, blocks);
 }
 
+bool command_walk(struct lane *lane, const struct nvme_read_write *command, uint64_t length, bool writable)
+{
+    if (command->flags != 0)
+        return sgl_walk(&lane->transfer, &lane->guest, command, length, writable);
+    return prp_walk(&lane->transfer, &lane->guest, command->prp1, command->prp2, length, lane->engine->page_size,
+                    writable);
+}
+
 static enum verdict transfer_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command)
 {
     const struct engine *engine = lane->engine;
@@ -149,7 +160,7 @@ static enum verdict transfer_run(struct lane *lane, struct sq *sq, const struct 
     uint64_t offset = command->slba << disk->block_shift, length = blocks << disk->block_shift;
     if (length > engine->transfer)
         return PUNT;
-    if (!prp_walk(&lane->transfer, &lane->guest, command->prp1, command->prp2, length, engine->page_size, !is_write))
+    if (!command_walk(lane, command, length, !is_write))
         return PUNT;
     enum verdict verdict = is_write ? disk_write(lane, sq, command, disk, offset, length)
                                     : disk_read(lane, sq, command, disk, offset, length);
@@ -164,7 +175,7 @@ enum verdict command_run(struct lane *lane, struct sq *sq, const struct nvme_rea
 {
     enum verdict verdict;
 
-    if (command->flags != 0)
+    if (command->flags != 0 && !(command->flags == SGL && lane->engine->has_sgls))
         return PUNT;
     switch (command->opcode) {
     case NVME_NVM_OPCODE_READ:

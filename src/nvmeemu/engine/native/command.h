@@ -20,6 +20,8 @@ struct sq;
 #define READ_WRITE_LR CDW_BITS(READ_WRITE, LR, 12) /* Limited Retry, which changes nothing */
 
 enum verdict command_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command);
+/* Where its data lies: lane->transfer. False: Python has to say what is wrong. */
+bool command_walk(struct lane *lane, const struct nvme_read_write *command, uint64_t length, bool writable);
 /* After the verdict WAIT: until its disk has room. False: no memory. */
 bool command_wait(struct lane *lane, struct sq *sq, const struct nvme_read_write *command);
 /* A command that waits until there is room has its turn. WAIT, PUNT: it cannot begin yet. */

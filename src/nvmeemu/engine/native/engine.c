@@ -163,11 +163,13 @@ bool engine_unmap(struct engine *engine, uint64_t iova)
 
 /* --- what the controller is ------------------------------------------------------------------------------------------ */
 
-void engine_set_limits(struct engine *engine, uint64_t page_size, uint64_t transfer, uint32_t most_held)
+void engine_set_limits(struct engine *engine, uint64_t page_size, uint64_t transfer, uint32_t most_held,
+                       bool has_sgls)
 {
     enter_all(engine);
     engine->page_size = page_size;
     engine->transfer = transfer;
+    engine->has_sgls = has_sgls;
     engine->most_held = most_held;
     leave_all(engine);
 }

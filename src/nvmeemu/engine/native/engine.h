@@ -16,7 +16,7 @@
      lane, handover     the thread that serves queues; the hand-over of a lane between two threads, with its states
      queue              submission and completion queues
      command, media     what can be done at once; op, load, uring: what waits for a disk, how much may, and with what
-     memory, prp        guest memory, and where a command's data lies in it
+     memory, prp, sgl   guest memory, and where a command's data lies in it
      news               commands for Python, and that there is something to tell
      trace              records of what lanes do */
 
@@ -50,6 +50,7 @@ struct engine {
     uint32_t lane_count;
     struct memory memory;
     uint64_t page_size, transfer; /* bytes */
+    bool has_sgls; /* commands may have them */
     uint32_t most_held; /* bytes of one disk's commands; exceeded by one transfer at the most */
     struct disk disks[MAX_NSID + 1];
     struct load *loads[MAX_NSID + 1];

@@ -103,8 +103,10 @@ class NativeEngine:
 
     # --- the controller
 
-    def configure(self, page_size: int, transfer: int, most_held: int, disks: Mapping[int, EngineNamespace]) -> None:
-        lib.engine_set_limits(self._engine, page_size, transfer, most_held)
+    def configure(
+        self, page_size: int, transfer: int, most_held: int, has_sgls: bool, disks: Mapping[int, EngineNamespace]
+    ) -> None:
+        lib.engine_set_limits(self._engine, page_size, transfer, most_held, has_sgls)
         lib.engine_set_flush_all(self._engine, BROADCAST)  # until all disks are known
         for nsid in self._nsids - disks.keys():
             self._set_disk(nsid, ffi.new("struct disk *", {"fd": -1}))

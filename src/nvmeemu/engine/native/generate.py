@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from enum import IntEnum
 
 from nvmeemu import spec
 from nvmeemu.spec.layout import Field, Number, Record
 
 CONSTANTS = ("SQE_SIZE", "CQE_SIZE", "PAGE_MIN", "DOORBELLS", "BAR0_LEAST", "BROADCAST")
-ENUMS = (spec.NvmOpcode,)
-RECORDS: tuple[type[Record], ...] = (spec.ReadWrite, spec.DatasetManagement, spec.DsmRange, spec.Completion)
+ENUMS: tuple[type[IntEnum], ...] = (spec.NvmOpcode, spec.Psdt, spec.SglType)
+RECORDS: tuple[type[Record], ...] = (
+    *(spec.ReadWrite, spec.DatasetManagement, spec.DsmRange, spec.Completion),
+    spec.SglDescriptor,
+)
 
 HEAD = """\
 /* Made from spec/ by generate.py: change it there. */
@@ -59,6 +63,8 @@ def _record(record: type[Record]) -> Iterator[str]:
     for field in whole:
         yield f'_Static_assert(offsetof(struct {name}, {field.name}) == {field.offset}, "{field.name}");'
     for member, any_field in record.fields():
+        if not isinstance(any_field, Number) and any_field.size > 1:
+            continue  # bytes as they are
         low, width = _place(record, any_field)
         yield f"#define {name.upper()}_{member.upper()}_BIT {low}"
         yield f"#define {name.upper()}_{member.upper()}_WIDTH {width}"

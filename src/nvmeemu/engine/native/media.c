@@ -173,8 +173,7 @@ enum verdict dataset_run(struct lane *lane, struct sq *sq, const struct nvme_rea
     uint64_t ranges = nvme_dataset_management_nr(&dataset);
     if (!disk || (!disk->memory && disk->fd < 0))
         return PUNT;
-    if (!prp_walk(&lane->transfer, &lane->guest, dataset.prp1, dataset.prp2, ranges * sizeof(struct nvme_dsm_range),
-                  lane->engine->page_size, false))
+    if (!command_walk(lane, command, ranges * sizeof(struct nvme_dsm_range), false))
         return PUNT;
     transfer_gather(&lane->transfer, data); /* once: the host may change it at any moment */
     if (!take_extents(extents, &count, disk, data, ranges))

@@ -122,8 +122,7 @@ static bool deliver(struct lane *lane, const struct op *op)
 {
     const struct nvme_read_write *command = &op->command;
 
-    if (!prp_walk(&lane->transfer, &lane->guest, command->prp1, command->prp2, op->size, lane->engine->page_size,
-                  true))
+    if (!command_walk(lane, command, op->size, true))
         return false;
     transfer_scatter(&lane->transfer, op->buffer);
     if (lane->trace)

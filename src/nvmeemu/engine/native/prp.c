@@ -19,8 +19,7 @@ static void add_run(struct transfer *transfer, uint64_t iova, uint64_t size)
         transfer->runs[transfer->run_count++] = (struct run){iova, (uint32_t)size};
 }
 
-/* Add a range of guest memory, which may span several regions. */
-static bool add(struct transfer *transfer, struct guest *guest, uint64_t iova, uint64_t size, bool writable)
+bool transfer_add(struct transfer *transfer, struct guest *guest, uint64_t iova, uint64_t size, bool writable)
 {
     if (iova + (size - 1) < iova)
         return false;
@@ -73,7 +72,7 @@ static bool walk_list(struct transfer *transfer, struct guest *guest, uint64_t p
             pointer = entry;
             continue;
         }
-        if (!add(transfer, guest, entry, size, writable))
+        if (!transfer_add(transfer, guest, entry, size, writable))
             return false;
         left -= size;
         pointer += PRP_SIZE;
@@ -87,16 +86,17 @@ bool prp_walk(struct transfer *transfer, struct guest *guest, uint64_t prp1, uin
     uint64_t first = page_size - (prp1 & (page_size - 1));
 
     transfer->count = transfer->run_count = 0;
+    transfer->is_sgl = false;
     transfer->has_list = length > first && length - first > page_size;
     if (prp1 & 3)
         return false;
     if (length <= first)
-        return add(transfer, guest, prp1, length, writable);
-    if (!add(transfer, guest, prp1, first, writable))
+        return transfer_add(transfer, guest, prp1, length, writable);
+    if (!transfer_add(transfer, guest, prp1, first, writable))
         return false;
     if (transfer->has_list)
         return walk_list(transfer, guest, prp2, length - first, page_size, writable);
-    return !(prp2 & (page_size - 1)) && add(transfer, guest, prp2, length - first, writable);
+    return !(prp2 & (page_size - 1)) && transfer_add(transfer, guest, prp2, length - first, writable);
 }
 
 void transfer_scatter(const struct transfer *transfer, const uint8_t *data)

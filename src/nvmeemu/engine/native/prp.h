@@ -20,7 +20,8 @@ struct __attribute__((packed)) run {
 struct transfer {
     unsigned count;
     struct iovec pieces[MAX_PIECES];
-    bool has_list; /* of PRPs */
+    bool has_list; /* of PRPs, or of SGL descriptors */
+    bool is_sgl;
     bool wants_runs; /* for the trace: the same as addresses of the guest's, neighbours taken together */
     unsigned run_count;
     struct run runs[MAX_PIECES];
@@ -29,6 +30,8 @@ struct transfer {
 /* The pieces of guest memory that PRP1 and PRP2 describe. False: Python has to say what is wrong. */
 bool prp_walk(struct transfer *transfer, struct guest *guest, uint64_t prp1, uint64_t prp2, uint64_t length,
               uint64_t page_size, bool writable);
+/* Add a range of guest memory, which may span several regions. It is not empty. */
+bool transfer_add(struct transfer *transfer, struct guest *guest, uint64_t iova, uint64_t size, bool writable);
 void transfer_scatter(const struct transfer *transfer, const uint8_t *data);
 void transfer_gather(const struct transfer *transfer, uint8_t *data);
 

@@ -14,7 +14,7 @@
 
 #define RING_SIZE ((uint32_t)TRACE_RING) /* a power of two */
 
-enum kind { DOORBELL = 3, FETCH = 4, PRP = 5, DIGEST = 6, COMPLETION = 8, INTERRUPT = 9, LOST = 18 };
+enum kind { DOORBELL = 3, FETCH = 4, PRP = 5, DIGEST = 6, COMPLETION = 8, INTERRUPT = 9, LOST = 18, SGL = 21 };
 
 struct __attribute__((packed)) head {
     uint64_t time; /* nanoseconds since the trace began */
@@ -167,8 +167,14 @@ void trace_data(struct lane *lane, const struct sq *sq, const struct nvme_read_w
 
     for (unsigned i = 0; i < transfer->count; i++)
         body.length += (uint32_t)transfer->pieces[i].iov_len;
+    struct __attribute__((packed)) {
+        uint16_t sqid, cid;
+        uint32_t of_metadata; /* a boolean and padding; of SGLs only */
+    } list = {body.sqid, body.cid, 0};
+    uint32_t list_size = transfer->is_sgl ? sizeof(list) : sizeof(list) - sizeof(list.of_metadata);
     if (transfer->has_list)
-        put(lane, PRP, &body, 2 * sizeof(uint16_t), transfer->runs, transfer->run_count * sizeof(*transfer->runs));
+        put(lane, transfer->is_sgl ? SGL : PRP, &list, list_size, transfer->runs,
+            transfer->run_count * (uint32_t)sizeof(*transfer->runs));
     put(lane, DIGEST, &body, sizeof(body), NULL, 0);
 }
 
