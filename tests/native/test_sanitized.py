@@ -70,6 +70,19 @@ PLANTED = (
         function="command_run",
     ),
     Planted(
+        MutantOfC(
+            name="protection-behind-the-metadata",
+            within="place",
+            old="format->is_first ? 0 : format->metadata_size - guard->total",
+            new="format->is_first ? guard->total : format->metadata_size",
+            why="the module of protection information is watched as well",
+        ),
+        sanitizer="asan",
+        test="tests/native/test_protection.py::test_c_and_the_reference_agree",
+        report="AddressSanitizer: heap-buffer-overflow",
+        function="pi_generate",
+    ),
+    Planted(
         Mutant(
             name="short-message-in-the-library",
             within="_least_body",
@@ -109,7 +122,7 @@ def sanitize(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["asan", "tsan"])
 def test_the_attacks_are_clean(kind: str) -> None:
-    tests = ("tests/native/test_attacks.py", "tests/native/test_engine.py")
+    tests = ("tests/native/test_attacks.py", "tests/native/test_engine.py", "tests/native/test_protection.py")
     assert sanitize(kind, "--rounds", "30", "-q", *tests).returncode == 0
 
 
