@@ -49,6 +49,15 @@ nsid = 3
 create = true
 size = "10G"
 block_size = 4096
+metadata = 64
+extended = true
+protection = 2
+protection_first = false
+guard = 64
+storage_tag = 16
+block_map = true
+companion = "disks/a.pair"
+format = "allow"
 nguid = "0011223344556677-8899aabbccddeeff"
 uuid = "01234567-89ab-cdef-0123-456789abcdef"
 eui64 = "00:25:38:01:02:03:04:05"
@@ -104,7 +113,8 @@ def test_a_file_says_all_that_there_is_to_say() -> None:
     ids = (bytes.fromhex("00112233445566778899aabbccddeeff"), UUID("01234567-89ab-cdef-0123-456789abcdef").bytes)
     first = NamespaceTable(
         "raw:lab/disks/a.img", 3, 10 << 30, True, block_size=4096, nguid=ids[0], uuid=ids[1],
-        eui64=bytes.fromhex("0025380102030405"),
+        eui64=bytes.fromhex("0025380102030405"), metadata=64, extended=True, protection=2, guard=64, storage_tag=16,
+        block_map=True, companion="lab/disks/a.pair", format="allow",
     )  # fmt: skip
     assert {nsid: vars(one) for nsid, one in drive.numbered.items()} == {
         3: vars(first),
@@ -341,3 +351,38 @@ def test_what_is_no_drive_file(tmp_path: Any, content: bytes, said: str) -> None
     assert refused.value.status == 2
     with pytest.raises(Failure, match=r"^--drive /none: No such file"):
         of_options("--drive", "/none")
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ("protection = 1", "protection: 0 bytes of metadata have no room for 8 of protection"),
+        ("metadata = 8\nprotection = 1\nguard = 64", "no room for 16"),
+        ("metadata = 16\nprotection = 1\nguard = 64", "for blocks of 4096 bytes or more"),
+        ("guard = 64", "give its type, 1, 2 or 3"),
+        ("extended = true", "blocks without metadata are not extended"),
+        ("metadata = 8\nprotection = 1\nstorage_tag = 33", "a storage tag has 0 to 32 bits here, not 33"),
+        ("metadata = 7", "7 is none of 0, 8, 16, 64"),
+    ],
+)
+def test_a_format_that_cannot_be_is_refused(keys: str, why: str) -> None:
+    text = f'[[namespace]]\ndisk = "mem:1M"\n{keys}\n[[controller]]\nsocket = "s"\n'
+    with pytest.raises(Failure, match=why) as caught:
+        parse(text)
+    assert str(caught.value).startswith("drive.toml:")
+
+
+@pytest.mark.parametrize(
+    ("keys", "may"),
+    [
+        ('disk = "mem:1M"', True),
+        ('disk = "a.img"', False),
+        ('disk = "a.img"\nformat = "allow"', True),
+        ('disk = "a.img"\noverlay = true', True),
+        ('disk = "a.img"\nread_only = true\nformat = "allow"', False),
+        ('disk = "mem:1M"\nformat = "refuse"', False),
+    ],
+)
+def test_a_host_erases_no_image_unless_the_user_allows_it(keys: str, may: bool) -> None:
+    drive = parse(f'[[namespace]]\n{keys}\n[[controller]]\nsocket = "s"\n')
+    assert drive.namespaces[0].may_be_formatted == may

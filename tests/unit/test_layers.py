@@ -25,6 +25,7 @@ LAYERS = [
     ["app.assembly"],
     ["app.arming", "app.control", "app.ending", "app.engines", "app.recording"],
     ["app.disks", "app.pid_file"],
+    ["app.pairs"],
     ["app.drive", "guest", "app.logs", "state", "testing", "trace", "vfio"],
     ["app.serving"],
     ["app.process", "app.vmm"],

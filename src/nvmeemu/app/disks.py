@@ -8,13 +8,14 @@ import os
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
-from nvmeemu.app.drive.description import SHARE, Drive
+from nvmeemu.app import pairs
+from nvmeemu.app.drive.description import SHARE, Drive, block_format
 from nvmeemu.app.drive.keys import NamespaceTable
-from nvmeemu.backend import BackendError, BadRequest, is_memory, is_same, open_backend
+from nvmeemu.backend import Backend, BackendError, BadRequest, is_memory, is_same, open_backend
 from nvmeemu.subsystem.disk_media import DiskMedia
-from nvmeemu.subsystem.formats import Format
 from nvmeemu.subsystem.media import FlushMedia, Media, MediaError
 from nvmeemu.subsystem.namespace import Ids, Namespace
+from nvmeemu.subsystem.paired_media import PairedMedia
 from nvmeemu.vfio import Loop
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class Disks:
             status = 2 if isinstance(error, BadRequest) else 1
             raise self._drive.source.failure(str(error), "namespace", index, "disk", status=status) from None
         ids = self._given[media.identity] = _ids(table)
-        return Namespace(nsid, media, self._identity(media, table), ids)
+        return _namespace(nsid, media, self._identity(media, table), ids, table)
 
     def add(self, nsid: int, table: NamespaceTable) -> Namespace:
         """Another namespace. Raises BackendError."""
@@ -58,7 +59,7 @@ class Disks:
         ids = _ids(table)
         if ids == Ids() and not _begins_anew(media, table):
             ids = self._given.get(media.identity, ids)
-        return Namespace(nsid, media, self._identity(media, table, next(self._numbers)), ids)
+        return _namespace(nsid, media, self._identity(media, table, next(self._numbers)), ids, table)
 
     def remove(self, media: Media, is_busy: Callable[[], bool]) -> None:
         """Flush and close the medium of a removed namespace as soon as the controller is not busy: until then a command
@@ -101,10 +102,20 @@ class Disks:
             direct=table.direct,
             block_size=table.block_size,
         )
-        media = self.media[name] = DiskMedia(backend, Format(table.block_size), self._loop)
+        try:
+            media = self.media[name] = self._media(table, backend)
+        except BaseException:
+            backend.close()
+            raise
         if not table.is_shareable:
             self._written.add(name)
         return media
+
+    def _media(self, table: NamespaceTable, backend: Backend) -> DiskMedia:
+        companion = pairs.companion_of(table, backend)
+        if companion is None:
+            return DiskMedia(backend, block_format(table), self._loop)
+        return PairedMedia(backend, companion, self._loop)
 
     def _check_others(self, table: NamespaceTable) -> None:
         """The disk has one writer or many readers, in this process as among processes. Raises BackendError."""
@@ -132,6 +143,12 @@ class Disks:
             return media.identity
         place = os.path.abspath(self._drive.controller.socket or "")
         return f"{media.identity}@{place}" + (f"#{number}" if begins_anew and number else "")
+
+
+def _namespace(nsid: int, media: Media, identity: str, ids: Ids, table: NamespaceTable) -> Namespace:
+    namespace = Namespace(nsid, media, identity, ids)
+    namespace.can_be_formatted = table.may_be_formatted
+    return namespace
 
 
 def _begins_anew(media: Media, table: NamespaceTable) -> bool:

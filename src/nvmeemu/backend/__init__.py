@@ -133,6 +133,10 @@ class Backend(ABC):
     def deallocate(self, offset: int, length: int) -> None:
         """Give the storage of the range back if possible; it then reads as zeros, otherwise as before."""
 
+    def extents(self) -> Iterator[tuple[int, int]]:
+        """The parts that may hold something, (offset, length) in order; the rest reads as zeros. Raises OSError."""
+        yield 0, self.size
+
     def read_now(self, offset: int, views: Sequence[memoryview]) -> bool:
         return False
 
@@ -216,6 +220,11 @@ def is_same(spec: str, other: str) -> bool:
         return os.path.samefile(store(path), store(other_path))
     except OSError:
         return os.path.realpath(path) == os.path.realpath(other_path)  # one that is yet to be made
+
+
+def path_of(spec: str) -> str:
+    """The path of a disk that is a file or a block device."""
+    return spec.removeprefix(_RAW)
 
 
 def placed(spec: str, folder: str) -> str:

@@ -28,7 +28,7 @@ from typing import Any, Self
 
 from nvmeemu.backend import BackendError, FailedSync, describe
 from nvmeemu.backend.claim import lock
-from nvmeemu.backend.raw import libc, sync_folder, takes_nowait
+from nvmeemu.backend.raw import data_of, libc, sync_folder, takes_nowait
 from nvmeemu.subsystem.formats import Format, Guard, Protection
 from nvmeemu.subsystem.media import BlockState
 
@@ -177,7 +177,7 @@ class Companion:
         """One in memory that begins as this one is, for an overlay."""
         fd = os.memfd_create("nvmeemu-companion", os.MFD_CLOEXEC)
         os.ftruncate(fd, self._end)
-        for start, end in _data(self._fd, 0, self._end):
+        for start, end in data_of(self._fd, 0, self._end):
             while start < end:
                 piece = os.pread(self._fd, min(1 << 20, end - start), start)
                 if not piece:
@@ -278,7 +278,7 @@ class Companion:
 
     def _empty_chunk(self, chunk: int) -> None:
         place = _HEADERS + chunk * self._stride
-        if next(_data(self._fd, place, place + self._stride), None) is None:
+        if next(data_of(self._fd, place, place + self._stride), None) is None:
             return
         before = self._read_map(place, _MAP, 0)
         if any(before):
@@ -294,7 +294,7 @@ class Companion:
                 self._written = 0
                 for chunk in range(-(-self.blocks // CHUNK)):
                     place = _HEADERS + chunk * self._stride
-                    if next(_data(self._fd, place, place + _MAP), None) is not None:
+                    if next(data_of(self._fd, place, place + _MAP), None) is not None:
                         self._written += _MAP * 4 - self._read_map(place, _MAP, 0).count(BlockState.DEALLOCATED)
             return self._written
 
@@ -404,22 +404,6 @@ def _write(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
     while view:
         done = os.pwrite(fd, view, offset)
         view, offset = view[done:], offset + done
-
-
-def _data(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """The parts of a range of a file that are no holes."""
-    while start < end:
-        try:
-            start = os.lseek(fd, start, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            return
-        if start >= end:
-            return
-        hole = os.lseek(fd, start, os.SEEK_HOLE)
-        yield start, min(hole, end)
-        start = hole
 
 
 def _punch(fd: int, offset: int, size: int) -> None:

@@ -6,7 +6,7 @@ import ctypes
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from nvmeemu.backend import Backend, BackendError, Direct, FailedSync, describe
 from nvmeemu.backend.claim import Claim, in_use
@@ -198,6 +198,10 @@ class RawBackend(Backend):
             return False
         raise OSError(number, os.strerror(number))
 
+    def extents(self) -> Iterator[tuple[int, int]]:
+        for start, end in data_of(self._fd, 0, self.size):
+            yield start, end - start
+
     def refresh(self) -> None:
         self.size = os.lseek(self._fd, 0, os.SEEK_END)
 
@@ -213,6 +217,22 @@ class RawBackend(Backend):
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+def data_of(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts of a range of a file that are no holes."""
+    while start < end:
+        try:
+            start = os.lseek(fd, start, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return
+        if start >= end:
+            return
+        hole = os.lseek(fd, start, os.SEEK_HOLE)
+        yield start, min(hole, end)
+        start = hole
 
 
 def _rest(views: Sequence[memoryview], done: int) -> Sequence[memoryview]:

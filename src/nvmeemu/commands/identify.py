@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nvmeemu.commands import features, log_pages
@@ -22,32 +22,42 @@ from nvmeemu.spec import (
     Csi,
     Ctratt,
     DlFeat,
+    Dps,
+    ExtendedLbaFormat,
+    Flbas,
     Frmw,
     Identify,
     IdentifyController,
     IdentifyNamespace,
     IndependentNamespace,
     LbaFormat,
+    MetadataCapabilities,
     Nidt,
     NsAttr,
     NsFeat,
     NStat,
     NvmController,
+    NvmNamespace,
     Nwpc,
     Oacs,
     Oncs,
+    Pic,
     PowerState,
+    ProtectionCapabilities,
     Sanicap,
     Sgls,
     Status,
     Vwc,
 )
 from nvmeemu.spec.errors import CommandFailed
+from nvmeemu.subsystem import protection
+from nvmeemu.subsystem.formats import OfferedFormat, Protection
 from nvmeemu.subsystem.health import CRITICAL_TEMPERATURE, ERROR_LOG_ENTRIES, WARNING_TEMPERATURE
 from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.tables import Table
 
 PAGE = 4096
+PLAIN_FORMATS = 16  # that every host can use
 _SHUTDOWN_TIME = 30_000_000  # microseconds that a Flush of a slow disk may take: RTD3E
 
 
@@ -98,6 +108,13 @@ def _sgls(controller: ControllerState) -> Sgls:
     return Sgls(support=SGLS_ANY_BYTE, bit_bucket=True, mptr_any_byte=True, longer_than_data=True, mptr_is_sgl=True)
 
 
+def _ctratt(controller: ControllerState) -> Ctratt:
+    found = Ctratt.UUID_LIST if controller.uuids else Ctratt(0)
+    if any(one.needs_extension for one in controller.subsystem.formats):
+        found |= Ctratt.ELBAS
+    return found
+
+
 def _controller(request: Request[Identify]) -> bytes:
     """CNS 01h."""
     controller = request.controller
@@ -114,7 +131,7 @@ def _controller(request: Request[Identify]) -> bytes:
         ver=limits.vs,
         rtd3e=_SHUTDOWN_TIME,
         oaes=log_pages.notices(controller),
-        ctratt=Ctratt.UUID_LIST if controller.uuids else Ctratt(0),
+        ctratt=_ctratt(controller),
         cntrltype=ControllerType.IO,
         oacs=_oacs(controller),
         acl=limits.acl,
@@ -147,14 +164,18 @@ def _namespace(request: Request[Identify]) -> bytes:
     namespace = _active_or_none(request)
     if namespace is None:
         return bytes(PAGE)
-    granularity = max(PAGE_MIN // namespace.format.data_size, 1)
+    format, block_map = namespace.format, namespace.media.block_map
+    formats = request.controller.subsystem.formats_of(namespace)
+    granularity = max(PAGE_MIN // format.data_size, 1)
     page = IdentifyNamespace(
         nsze=namespace.blocks,
         ncap=namespace.blocks,
-        nuse=namespace.blocks,
+        nuse=namespace.blocks if block_map is None else block_map.written,
         nsfeat=NsFeat.OPTPERF,
+        flbas=int(_flbas(formats.index(format.offered), format.is_extended)),
+        dps=0 if format.protection is None else int(_dps(format.protection)),
         dlfeat=int(DlFeat(read=READS_AS_ZEROS, write_zeroes_deallocates=True)),
-        nvmcap=namespace.blocks * namespace.format.data_size,
+        nvmcap=namespace.blocks * format.data_size,
         npwg=granularity,
         npwa=granularity,
         npdg=granularity,
@@ -163,9 +184,28 @@ def _namespace(request: Request[Identify]) -> bytes:
         nsattr=_attributes(namespace),
         nguid=namespace.nguid,
         eui64=namespace.eui64,
-        lbaf=[LbaFormat(lbads=namespace.format.data_size.bit_length() - 1)],
     )
+    _tell_formats(page, formats)
     return bytes(page)
+
+
+def _tell_formats(page: IdentifyNamespace, formats: Sequence[OfferedFormat]) -> None:
+    """The formats that there are, and what can be done with them."""
+    page.nlbaf = min(len(formats), PLAIN_FORMATS)
+    page.nulbaf = len(formats) - page.nlbaf
+    page.lbaf = [LbaFormat(ms=one.metadata_size, lbads=one.data_size.bit_length() - 1) for one in formats]
+    if any(one.metadata_size for one in formats):
+        page.mc = MetadataCapabilities.EXTENDED | MetadataCapabilities.SEPARATE
+    if protection.is_available() and any(one.can_be_protected for one in formats):
+        page.dpc = ProtectionCapabilities(0b11111)
+
+
+def _flbas(index: int, is_extended: bool) -> Flbas:
+    return Flbas(index_low=index & 0xF, index_high=index >> 4, is_extended=is_extended)
+
+
+def _dps(of: Protection) -> Dps:
+    return Dps(type=of.type, is_first=of.is_first)
 
 
 def _active_or_none(request: Request[Identify]) -> Namespace | None:
@@ -199,9 +239,16 @@ def _descriptors(request: Request[Identify]) -> bytes:
 
 
 def _csi_namespace(request: Request[Identify]) -> bytes:
-    """CNS 05h: no protection information, no storage tags: all zero, as for an inactive NSID."""
-    _active_or_none(request)
-    return bytes(PAGE)
+    """CNS 05h: the guards and storage tags of the formats; all zero for an inactive NSID."""
+    namespace = _active_or_none(request)
+    if namespace is None:
+        return bytes(PAGE)
+    formats = request.controller.subsystem.formats_of(namespace)
+    page = NvmNamespace(elbaf=[ExtendedLbaFormat(sts=one.storage_tag_size, pif=one.guard) for one in formats])
+    page.lbstm = (1 << namespace.format.offered.storage_tag_size) - 1
+    if any(one.needs_extension for one in formats):
+        page.pic = Pic.STORAGE_TAG_WITH_16_BITS | Pic.STORAGE_TAG_MASK_WITH_16_BITS
+    return bytes(page)
 
 
 def _csi_controller(request: Request[Identify]) -> bytes:

@@ -276,6 +276,39 @@ class IdentifyController(Record, size=4096):
     psd = records(2048, PowerState, 32)
 
 
+class Flbas(Record, size=1):
+    """Formatted LBA Size: the number of the format, and whether metadata follow the data of each block in the same
+    buffer. Base 1.4, Figure 245; the upper bits: NVM 1.0, Figure 97."""
+
+    index_low = bits(0, 3, 0, size=1)
+    is_extended = bit(0, 4, size=1)
+    index_high = bits(0, 6, 5, size=1)
+
+
+class MetadataCapabilities(IntFlag):
+    """MC: how a host can transfer metadata."""
+
+    EXTENDED = 1 << 0
+    SEPARATE = 1 << 1
+
+
+class ProtectionCapabilities(IntFlag):
+    """DPC: types of protection information, and where it can lie in the metadata."""
+
+    TYPE_1 = 1 << 0
+    TYPE_2 = 1 << 1
+    TYPE_3 = 1 << 2
+    FIRST = 1 << 3
+    LAST = 1 << 4
+
+
+class Dps(Record, size=1):
+    """End-to-end Data Protection Type Settings: the type (0: none), and whether it lies first in the metadata."""
+
+    type = bits(0, 2, 0, size=1)
+    is_first = bit(0, 3, size=1)
+
+
 class LbaFormat(Record, size=4):
     """LBA Format. Base 1.4, Figure 246. A block has 2 ** ``lbads`` bytes of data."""
 
@@ -292,10 +325,10 @@ class IdentifyNamespace(Record, size=4096):
     nuse = uint(16, 8)
     nsfeat = flags(24, 1, NsFeat)
     nlbaf = count(25, 7, 0, size=1)
-    flbas = uint(26, 1)
-    mc = uint(27, 1)
-    dpc = uint(28, 1)
-    dps = uint(29, 1)
+    flbas = uint(26, 1)  # ``Flbas``
+    mc = flags(27, 1, MetadataCapabilities)
+    dpc = flags(28, 1, ProtectionCapabilities)
+    dps = uint(29, 1)  # ``Dps``
     nmic = flags(30, 1, Nmic)
     rescap = uint(31, 1)
     fpi = uint(32, 1)
@@ -322,7 +355,8 @@ class IdentifyNamespace(Record, size=4096):
     endgid = uint(102, 2)
     nguid = raw(104, 16)
     eui64 = raw(120, 8)
-    lbaf = records(128, LbaFormat, 16)
+    nulbaf = uint(82, 1)
+    lbaf = records(128, LbaFormat, 64)
 
 
 class IndependentNamespace(Record, size=4096):
@@ -348,3 +382,29 @@ class NvmController(Record, size=4096):
     dmrl = uint(3, 1)
     dmrsl = uint(4, 4)
     dmsl = uint(8, 8)
+
+
+class Pic(IntFlag):
+    """Protection Information Capabilities. NVM 1.0, Figure 100."""
+
+    STORAGE_TAG_WITH_16_BITS = 1 << 0
+    STORAGE_TAG_MASK_WITH_16_BITS = 1 << 1
+    STORAGE_TAG_CHECK_READ = 1 << 2
+    QUALIFIED_FORMAT = 1 << 3
+
+
+class ExtendedLbaFormat(Record, size=4):
+    """Extended LBA Format (ELBAF). NVM 1.0, Figure 119. ``pif``: 0, 1 and 2 for guards of 16, 32 and 64 bits."""
+
+    sts = bits(0, 6, 0)
+    pif = bits(0, 8, 7)
+    qpif = bits(0, 12, 9)
+
+
+class NvmNamespace(Record, size=4096):
+    """Identify Namespace, NVM Command Set (CNS 05h, CSI 00h). NVM 1.0, Figure 100."""
+
+    lbstm = uint(0, 8)
+    pic = flags(8, 1, Pic)
+    pifa = uint(9, 1)
+    elbaf = records(12, ExtendedLbaFormat, 64)

@@ -116,6 +116,15 @@ class Format:
             raise ValueError("a guard of 32 or 64 bits is for blocks of 4096 bytes or more")
 
     @property
+    def offered(self) -> OfferedFormat:
+        """The row of the table that it is of. Without protection, its guard does not show: the 16-bit one."""
+        if self.protection is None:
+            return OfferedFormat(self.data_size, self.metadata_size)
+        return OfferedFormat(
+            self.data_size, self.metadata_size, self.protection.guard, self.protection.storage_tag_size
+        )
+
+    @property
     def block_size(self) -> int:
         """Bytes of a block with its metadata."""
         return self.data_size + self.metadata_size
@@ -144,4 +153,4 @@ FORMATS = (
     OfferedFormat(4096, 16, Guard.CRC64, 16),
     OfferedFormat(4096, 8, Guard.CRC16, 16),
 )
-"""Those that our namespaces can have, by their numbers (the LBA format of FLBAS)."""
+"""Those that namespaces can be given, by their numbers (the LBA format of FLBAS)."""

@@ -31,7 +31,8 @@ class Namespace:
     written to. ``write_protection`` is what a host has asked for (NVM 1.0, 5.12).
 
     ``controllers`` are those to which it is attached; None: all, also those to come. ``is_shared``: it may be attached
-    to several (NMIC).
+    to several (NMIC). ``can_be_formatted``: the user allows
+    a host to erase all that it has.
     """
 
     controllers: frozenset[int] | None = None
@@ -39,12 +40,9 @@ class Namespace:
 
     def __init__(self, nsid: int, media: Media, identity: str | None = None, ids: Ids = Ids()) -> None:
         self.nsid = nsid
-        self.media = media
-        self.format = media.format
-        self._data_size = media.format.data_size
-        self.blocks = media.blocks
-        self.read_only = media.read_only
+        self.can_be_formatted = False
         self.write_protection = WriteProtection.NONE
+        self.put(media)
         self.identity = identity or media.identity
         named = uuid.uuid5(_UUID_ROOT, f"{self.identity}#{nsid}")
         digest = hashlib.sha256(named.bytes).digest()
@@ -53,6 +51,19 @@ class Namespace:
         self.uuid = ids.uuid or named
         self.nguid = ids.nguid or nguid
         self.eui64 = ids.eui64 or bytes(8)  # 0: none
+
+    def put(self, media: Media) -> None:
+        """Lie on this medium from now on, as a whole."""
+        self.media = media
+        self.format = media.format
+        self._data_size = media.format.data_size
+        self.blocks = media.blocks
+        self.read_only = media.read_only
+
+    @property
+    def needs_extension(self) -> bool:
+        """Whether a host has to know extended LBA formats (LBAFEE) before it may use the blocks."""
+        return self.format.offered.needs_extension
 
     def length(self, slba: int, blocks: int) -> int:
         """Bytes of data in a range of blocks. Raises CommandFailed(LBA_OUT_OF_RANGE)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from nvmeemu.ports import Clock, SavedState
+from nvmeemu.subsystem.formats import FORMATS, OfferedFormat
 from nvmeemu.subsystem.health import Health
 from nvmeemu.subsystem.identity import Identity
 from nvmeemu.subsystem.inventory import Inventory
@@ -36,10 +37,13 @@ class Subsystem:
         self.namespaces = namespaces
         self.state: SavedState = MemoryState() if state is None else state
         self.health = Health(clock)
+        self.formats: list[OfferedFormat] = []  # that namespaces can be given; none: each keeps the one that it has
         self.controllers: list[Member] = []
 
     def add(self, namespace: Namespace) -> None:
         """Add a namespace. Raises ValueError if its NSID is taken, or invalid."""
+        if self.formats and namespace.format.offered not in self.formats:
+            self.formats.append(namespace.format.offered)
         self.namespaces.add(namespace)
         self.changed(namespace.nsid)
 
@@ -71,6 +75,19 @@ class Subsystem:
             raise ValueError(f"namespace {nsid} can have 1 to {most} blocks, not {blocks}: its disk has no more")
         namespace.blocks = blocks
         self.changed(nsid)
+
+    def offer_formats(self) -> None:
+        """Tell of all formats that namespaces can be given. Call it before there are namespaces."""
+        self.formats = list(FORMATS)
+
+    def formats_of(self, namespace: Namespace) -> list[OfferedFormat]:
+        """The formats that Identify tells of, for this namespace."""
+        return self.formats or [namespace.format.offered]
+
+    @property
+    def can_format(self) -> bool:
+        """Whether a host can give a namespace another format."""
+        return any(namespace.can_be_formatted for namespace in self.namespaces)
 
     def changed(self, nsid: int) -> None:
         """Tell the controllers that have it that Identify says something new of this namespace."""

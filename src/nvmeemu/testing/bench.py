@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from nvmeemu.backend import Backend
+from nvmeemu.backend.companion import Companion
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.controller.controller import Controller
 from nvmeemu.controller.limits import Limits
@@ -18,6 +19,7 @@ from nvmeemu.subsystem.formats import SMALLEST, Format
 from nvmeemu.subsystem.identity import Identity
 from nvmeemu.subsystem.inventory import Inventory
 from nvmeemu.subsystem.namespace import Ids, Namespace
+from nvmeemu.subsystem.paired_media import PairedMedia
 from nvmeemu.subsystem.subsystem import Subsystem
 from nvmeemu.testing.driver import Driver
 from nvmeemu.testing.ports import ManualWorker, Ram, VirtualClock
@@ -31,8 +33,9 @@ class Bench:
     ``ram`` is the size of guest memory from address 0 on, or a memory of the test's own without regions. With
     ``engine="native"`` the native engine serves its I/O queues, on a thread that ``settle`` waits for; ``close`` (or
     the end of a ``with``) ends it. With ``"mapped"`` the engine also finds the doorbells in memory, where
-    ``write_bar`` puts them. ``subsystem`` is that of another bench, of which this is one more controller.
-    ``state`` is what the drive remembers, perhaps from a bench before.
+    ``write_bar`` puts them. ``format``, ``has_block_map`` and ``can_be_formatted`` are of namespace 1. ``subsystem`` is
+    that of another bench, of which this is one more controller. ``state`` is what the
+    drive remembers, perhaps from a bench before.
     """
 
     def __init__(
@@ -41,6 +44,9 @@ class Bench:
         *,
         limits: Limits | None = None,
         block_size: int = SMALLEST,
+        format: Format | None = None,
+        has_block_map: bool = False,
+        can_be_formatted: bool = False,
         ram: int | Ram = 16 << 20,
         manual: bool = False,
         engine: str = "python",
@@ -49,6 +55,7 @@ class Bench:
         cntlid: int = 1,
         state: SavedState | None = None,
     ) -> None:
+        self._companions: list[Companion] = []
         self.engine: NativeEngine | None = None
         if engine != "python":
             self.engine = NativeEngine(lanes, has_mapped_doorbells=engine == "mapped")
@@ -63,7 +70,11 @@ class Bench:
         limits = limits or Limits()
         if subsystem is None:
             subsystem = Subsystem(Identity(serial="TEST0001"), Inventory(limits.namespaces), self.clock, state)
-            subsystem.add(self.namespace(1, self.backend, block_size))
+            first = self.namespace(1, self.backend, block_size, format=format, has_block_map=has_block_map)
+            first.can_be_formatted = can_be_formatted
+            if can_be_formatted:
+                subsystem.offer_formats()
+            subsystem.add(first)
         self.subsystem = subsystem
         self.namespaces = subsystem.namespaces
         self.controller = Controller(self.ram, self.clock, subsystem, limits, self.engine, cntlid)
@@ -81,13 +92,29 @@ class Bench:
     def close(self) -> None:
         if self.engine is not None:
             self.engine.close()
+        while self._companions:
+            self._companions.pop().close()
 
     def namespace(
-        self, nsid: int, backend: Backend, block_size: int = SMALLEST, identity: str | None = None, ids: Ids = _NO_IDS
+        self,
+        nsid: int,
+        backend: Backend,
+        block_size: int = SMALLEST,
+        identity: str | None = None,
+        ids: Ids = _NO_IDS,
+        *,
+        format: Format | None = None,
+        has_block_map: bool = False,
     ) -> Namespace:
         """A namespace on a disk of the test's own, which waits at ``worker``. Add it to ``namespaces`` for the host to
-        see it."""
-        return Namespace(nsid, DiskMedia(backend, Format(block_size), self.worker), identity, ids)
+        see it. ``format`` says more than ``block_size``; with metadata, or ``has_block_map``, the disk has a companion
+        in memory, in which all blocks are deallocated."""
+        format = format or Format(block_size)
+        if not format.metadata_size and not has_block_map:
+            return Namespace(nsid, DiskMedia(backend, format, self.worker), identity, ids)
+        companion = Companion.in_memory(format, backend.size)
+        self._companions.append(companion)
+        return Namespace(nsid, PairedMedia(backend, companion, self.worker), identity, ids)
 
     def unmap(self, iova: int) -> bytearray:
         """The VMM takes a region away; returns its bytes."""

@@ -12,6 +12,7 @@ from nvmeemu.app.drive.keys import ControllerTable, IdentityTable, NamespaceTabl
 from nvmeemu.app.drive.source import Failure, Source
 from nvmeemu.backend import BadRequest, check_request, is_memory, is_same
 from nvmeemu.controller.limits import Limits
+from nvmeemu.subsystem.formats import Format, Guard, Protection
 
 if TYPE_CHECKING:
     from nvmeemu.toml import Place
@@ -176,6 +177,22 @@ class Drive:
                 check_request(one.disk, one.size, one.create, one.read_only, one.overlay, one.direct, one.block_size)
             except BadRequest as error:
                 raise self.source.failure(str(error), "namespace", index, "disk") from None
+            try:
+                block_format(one)
+            except ValueError as error:
+                key = "protection" if one.protection else "extended"
+                raise self.source.failure(f"--{key}: {error}", "namespace", index, key) from None
+
+
+def block_format(table: NamespaceTable) -> Format:
+    """The format that a namespace begins with. Raises ValueError if there is no such one."""
+    protection = None
+    if table.protection:
+        guard = {16: Guard.CRC16, 32: Guard.CRC32, 64: Guard.CRC64}[table.guard]
+        protection = Protection(table.protection, guard, table.storage_tag, table.protection_first)
+    elif table.protection_first or table.guard != 16 or table.storage_tag:
+        raise ValueError("a guard, a storage tag and a place are of protection information: give its type, 1, 2 or 3")
+    return Format(table.block_size, table.metadata, table.extended, protection)
 
 
 def check_together(drives: Sequence[Drive], pid_file: str | None) -> None:

@@ -115,6 +115,23 @@ class NamespaceTable:
     overlay: bool = _key(False, FlagValue(), "throw away at exit what is written; never copies", group="disk")
     direct: bool = _key(False, FlagValue(), "no page cache (O_DIRECT), as QEMU's cache.direct=on", group="disk")
     block_size: int = _key(512, ChoiceValue(512, 4096), "bytes of a block", group="disk")
+    metadata: int = _key(0, ChoiceValue(0, 8, 16, 64), "bytes of metadata of a block", group="disk")
+    extended: bool = _key(False, FlagValue(), "metadata follow the data of each block in one buffer", group="disk")
+    protection: int = _key(0, ChoiceValue(0, 1, 2, 3), "type of protection information; 0: none", group="disk")
+    protection_first: bool = _key(False, FlagValue(), "it is first in the metadata, not last", group="disk")
+    guard: int = _key(16, ChoiceValue(16, 32, 64), "bits of its guard", group="disk")
+    storage_tag: int = _key(0, NumberValue(0, 64), "bits of its storage tag", group="disk")
+    block_map: bool = _key(False, FlagValue(), "know which blocks are deallocated (docs/companion.md)", group="disk")
+    companion: str | None = _key(
+        None, PathValue("FILE"), "the file of the metadata and of the block map", "the disk's path and .nvme"
+    )
+    format: str | None = _key(
+        None,
+        ChoiceValue("allow", "refuse"),
+        "whether a host may erase the disk by Format NVM",
+        "allowed for `mem:` and with `overlay`",
+        "disk",
+    )
     nguid: bytes | None = _key(None, HexValue(16), "NGUID, 16 bytes", _FROM_DISK, "device", is_each=True)
     uuid: bytes | None = _key(None, HexValue(16, "UUID"), "UUID, 16 bytes", _FROM_DISK, "device", is_each=True)
     eui64: bytes | None = _key(None, HexValue(8), "EUI-64, 8 bytes", "none", "device", is_each=True)
@@ -123,6 +140,12 @@ class NamespaceTable:
     def is_shareable(self) -> bool:
         """Whether the disk is not written to, so that others may use it, too."""
         return self.read_only or self.overlay
+
+    @property
+    def may_be_formatted(self) -> bool:
+        """Whether a host may erase it."""
+        begins_anew = self.overlay or self.disk.startswith("mem:")
+        return not self.read_only and (begins_anew if self.format is None else self.format == "allow")
 
 
 @dataclass(eq=False, repr=False)

@@ -1,0 +1,94 @@
+"""A disk and its companion: which disks have one, and what the two must have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nvmeemu.app.drive.description import block_format
+from nvmeemu.app.drive.keys import NamespaceTable
+from nvmeemu.backend import BACKENDS, Backend, describe, in_words, is_memory, path_of
+from nvmeemu.backend.companion import Companion, CompanionError, beside
+from nvmeemu.subsystem.paired_media import deallocated_metadata
+
+_AT_ONCE = 4096  # blocks
+
+
+def companion_of(table: NamespaceTable, backend: Backend) -> Companion | None:
+    """The companion of a disk. One that is there counts, whatever the table says of the format: a host may have changed
+    it. Otherwise there is one only if the table wants what needs it. Raises BackendError."""
+    path = _path(table)
+    if path is not None:
+        try:
+            found = Companion.open(path, read_only=table.read_only or table.overlay)
+        except FileNotFoundError:
+            pass
+        else:
+            return _fit(table, backend, found)
+    format = block_format(table)
+    if not format.metadata_size and not table.block_map:
+        return None
+    if table.read_only:
+        text = f"disk {table.disk} is only read, and has no companion {path}: leave out --read-only, or the metadata"
+        raise CompanionError(text)
+    try:
+        written = [] if is_memory(table.disk) else list(_written(backend, format.data_size))
+        if path is None or table.overlay:
+            made = Companion.in_memory(format, backend.size, written)
+        else:
+            made = Companion.make(path, format, backend.size, written)
+        _fill(made, written)
+    except OSError as error:
+        raise CompanionError(f"disk {table.disk}: its companion cannot be made: {describe(error)}") from None
+    return made
+
+
+def _path(table: NamespaceTable) -> str | None:
+    """Where the companion is; None: in memory."""
+    if table.companion is not None:
+        return table.companion
+    if is_memory(table.disk) or BACKENDS.of(table.disk) is not None:
+        return None
+    return beside(path_of(table.disk))
+
+
+def _fit(table: NamespaceTable, backend: Backend, found: Companion) -> Companion:
+    """Make the two fit, if the image has grown. Raises CompanionError if it has become smaller."""
+    size = found.contents.size
+    if backend.size < size:
+        found.close()
+        advice = "give it its size again, or nvmeemu image repair"
+        raise CompanionError(
+            f"disk {table.disk} has {in_words(backend.size)}, and {found.path} is for {in_words(size)}: {advice}"
+        )
+    try:
+        if table.overlay:
+            readable, found = found, found.copy()
+            readable.close()
+        if not found.read_only:
+            found.resize(backend.size)
+    except OSError as error:
+        found.close()
+        raise CompanionError(f"{found.path}, the companion of a disk: {describe(error)}") from None
+    return found
+
+
+def _written(backend: Backend, data_size: int) -> Iterator[tuple[int, int]]:
+    """The blocks of an image that may hold something."""
+    end = 0
+    for offset, length in backend.extents():
+        first = max(end, offset // data_size)
+        end = min(-(-(offset + length) // data_size), backend.size // data_size)
+        if first < end:
+            yield first, end - first
+
+
+def _fill(companion: Companion, written: list[tuple[int, int]]) -> None:
+    """What was there before has no metadata: the checks are off for these blocks."""
+    format = companion.format
+    if not format.metadata_size or not any(deallocated_metadata(format)):
+        return
+    one = deallocated_metadata(format)
+    for slba, blocks in written:
+        for at in range(slba, slba + blocks, _AT_ONCE):
+            companion.write_metadata(at, memoryview(one * min(_AT_ONCE, slba + blocks - at)))
+    companion.flush()

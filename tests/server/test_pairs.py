@@ -1,0 +1,147 @@
+"""Images with a companion: served, ended, killed and served again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nvmeemu.app.disks import Disks
+from nvmeemu.app.drive import file as drive_file
+from nvmeemu.app.drive.source import Failure
+from nvmeemu.backend.companion import Companion
+from nvmeemu.subsystem.media import Blocks, FlushMedia, Operation, ReadBlocks, SpoilBlocks, WriteBlocks
+from nvmeemu.subsystem.namespace import Namespace
+from nvmeemu.vfio import Loop
+
+MIB = 1 << 20
+
+
+class Opened:
+    """The first disk of a drive, open as a server has it."""
+
+    def __init__(self, folder: Path, keys: str, loop: Loop) -> None:
+        text = f"[[namespace]]\n{keys}\n[[controller]]\nsocket = 's'\n"
+        drive = drive_file.parse(text, str(folder / "drive.toml")).drive()
+        self.loop = loop
+        self.namespace: Namespace = Disks(drive, loop).open_all()[0]
+
+    def do(self, operation: Operation) -> object:
+        ends: list[tuple[object, BaseException | None]] = []
+        self.namespace.media.start(operation, lambda value, error: ends.append((value, error)))
+        self.loop.run_until(lambda: bool(ends))
+        [(value, error)] = ends
+        if error is not None:
+            raise error
+        return value
+
+    def close(self) -> None:
+        self.namespace.media.close()
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    with Loop() as made:
+        yield made
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "a.img"
+    path.touch()
+    os.truncate(path, MIB)
+    return path
+
+
+PI = "metadata = 8\nprotection = 1"
+
+
+def test_an_image_keeps_its_metadata_and_stays_an_image(tmp_path: Path, image: Path, loop: Loop) -> None:
+    first = Opened(tmp_path, f"disk = 'a.img'\n{PI}", loop)
+    first.do(WriteBlocks(3, memoryview(b"x" * 512), memoryview(b"m" * 8), is_durable=True))
+    first.do(FlushMedia())
+    first.close()
+    assert image.read_bytes()[3 * 512 : 4 * 512] == b"x" * 512
+    assert image.stat().st_size == MIB
+    again = Opened(tmp_path, "disk = 'a.img'\nblock_size = 4096", loop)
+    format = again.namespace.format
+    assert (format.data_size, format.metadata_size) == (512, 8), "the companion counts"
+    assert again.do(ReadBlocks(3, 2)) == Blocks(b"x" * 512 + bytes(512), b"m" * 8 + b"\xff" * 8)
+    again.close()
+
+
+def test_what_an_image_held_before_stays_readable(tmp_path: Path, image: Path, loop: Loop) -> None:
+    with image.open("r+b") as file:
+        file.seek(64 << 10)
+        file.write(b"old" * 1000)
+    opened = Opened(tmp_path, f"disk = 'a.img'\n{PI}", loop)
+    first = (64 << 10) // 512
+    assert opened.do(ReadBlocks(first, 1)) == Blocks((b"old" * 1000)[:512], b"\xff" * 8)
+    block_map = opened.namespace.media.block_map
+    assert block_map is not None
+    assert 6 <= block_map.written <= 128, "holes of the image are no blocks that were written"
+    opened.close()
+
+
+def test_an_overlay_leaves_both_files_as_they_are(tmp_path: Path, image: Path, loop: Loop) -> None:
+    Opened(tmp_path, f"disk = 'a.img'\n{PI}", loop).close()
+    companion = Path(f"{image}.nvme")
+    before = companion.read_bytes()
+    for _ in range(2):
+        opened = Opened(tmp_path, "disk = 'a.img'\noverlay = true", loop)
+        assert opened.do(ReadBlocks(0, 1)) == Blocks(bytes(512), b"\xff" * 8)
+        opened.do(WriteBlocks(0, memoryview(b"x" * 512), memoryview(b"m" * 8)))
+        opened.do(SpoilBlocks(1, 1))
+        opened.close()
+    assert companion.read_bytes() == before
+
+
+def test_a_disk_that_has_grown_has_more_blocks_and_one_that_has_shrunk_is_refused(
+    tmp_path: Path, image: Path, loop: Loop
+) -> None:
+    Opened(tmp_path, f"disk = 'a.img'\n{PI}", loop).close()
+    os.truncate(image, 2 * MIB)
+    larger = Opened(tmp_path, "disk = 'a.img'", loop)
+    assert larger.namespace.blocks == 4096
+    assert larger.do(ReadBlocks(4095, 1)) == Blocks(bytes(512), b"\xff" * 8)
+    larger.close()
+    os.truncate(image, MIB)
+    with pytest.raises(Failure, match=r"has 1 MiB, and .*a.img.nvme is for 2 MiB: .*nvmeemu image repair"):
+        Opened(tmp_path, "disk = 'a.img'", loop)
+    os.truncate(image, 2 * MIB)
+    Opened(tmp_path, "disk = 'a.img'", loop).close()
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        (f"disk = 'a.img'\nread_only = true\n{PI}", "is only read, and has no companion"),
+        (f"disk = 'a.img'\ncompanion = '/nowhere/x'\n{PI}", "cannot make /nowhere/x, the companion of a disk"),
+    ],
+)
+def test_a_companion_that_cannot_be_made_is_told(tmp_path: Path, image: Path, loop: Loop, keys: str, why: str) -> None:
+    with pytest.raises(Failure, match=why):
+        Opened(tmp_path, keys, loop)
+    Opened(tmp_path, "disk = 'a.img'", loop).close()
+
+
+def test_memory_has_its_companion_in_memory(tmp_path: Path, loop: Loop) -> None:
+    opened = Opened(tmp_path, "disk = 'mem:1M'\nblock_map = true", loop)
+    assert opened.namespace.format.metadata_size == 0
+    opened.do(WriteBlocks(0, memoryview(b"x" * 512)))
+    opened.do(SpoilBlocks(0, 1))
+    block_map = opened.namespace.media.block_map
+    assert block_map is not None
+    assert [(int(state), first, blocks) for state, first, blocks in block_map.states(0, 3)] == [(2, 0, 1), (0, 1, 2)]
+    opened.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_companion_is_refused(tmp_path: Path, image: Path, loop: Loop) -> None:
+    Companion.make(f"{image}.nvme", Opened(tmp_path, "disk = 'mem:1M'", loop).namespace.format, MIB).close()
+    with open(f"{image}.nvme", "r+b") as file:
+        file.write(bytes(8192))
+    with pytest.raises(Failure, match="is damaged: it is no companion: repair it with nvmeemu image repair"):
+        Opened(tmp_path, "disk = 'a.img'", loop)
