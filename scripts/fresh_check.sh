@@ -116,8 +116,9 @@ interrupt() {
     local status=0
     RESULT="not interrupted at '$3' in $2"
     # set -m: the job has a process group, for the signal, and does not ignore it as other background jobs do.
+    # --default-signal: where we are a background job ourselves, all that we start would ignore it, and go on.
     # shellcheck disable=SC2016  # expanded in there
-    inside bash -c 'set -m
+    inside env --default-signal=INT bash -c 'set -m
         scripts/run_qemu_guest.sh &
         until grep -qs "$2" "$1"; do kill -0 $! || break; sleep 0.1; done
         kill -INT -- -$! && wait $!' interrupt "/root/.cache/nvmeemu/logs/$2" "$3" >>"$1" 2>&1 || status=$?
