@@ -17,7 +17,7 @@
 
 static int nvmeemu_setup_dma(vfu_ctx_t *ctx, vfu_dma_register_cb_t *added, vfu_dma_unregister_cb_t *removed)
 {
-#ifdef LIBVFIO_USER_MAX_DMA_REGIONS /* newer: the limit is an argument; older: setup.py raises the constant */
+#ifdef LIBVFIO_USER_MAX_DMA_REGIONS /* newer: the limit is an argument; older: 0005-regions.patch raises the constant */
     return vfu_setup_device_dma(ctx, NVMEEMU_DMA_REGIONS, added, removed);
 #else
     return vfu_setup_device_dma(ctx, added, removed);
