@@ -6,9 +6,16 @@ Otherwise it works on private memory: the guest's may be unmapped before a slow 
 
 from __future__ import annotations
 
-from typing import Any
-
-from nvmeemu.commands.features import flushed, is_write_cache_on
+from nvmeemu.commands import metadata
+from nvmeemu.commands.blocks import (
+    changing,
+    check_transfer,
+    is_durable,
+    is_from_media,
+    refuses_deallocated,
+    writes_through,
+)
+from nvmeemu.commands.features import flushed
 from nvmeemu.controller.request import CommandEntry, CommandSet, Pending, Request, Result
 from nvmeemu.spec import (
     Command,
@@ -29,8 +36,6 @@ from nvmeemu.spec.errors import CommandFailed
 from nvmeemu.subsystem.media import (
     Blocks,
     DeallocateBlocks,
-    FlushMedia,
-    Media,
     ReadBlocks,
     VerifyBlocks,
     WriteBlocks,
@@ -43,41 +48,47 @@ def read(request: Request[ReadWrite]) -> Result:
     """Base 1.4, 6.9."""
     command, health = request.command, request.controller.subsystem.health
     namespace, slba, length = _extent(request)
+    if namespace.has_metadata:
+        return metadata.read(request)
     media = request.media(namespace)
     views = request.places(length)
     health.reads += 1
     health.bytes_read += length
-    is_from_media = _is_from_media(command, media)
-    if not is_from_media and media.read_now(slba, views):
+    from_media = is_from_media(command, media)
+    if not from_media and media.read_now(slba, views):
         return 0
 
     def then(blocks: Blocks) -> int:
         request.send(blocks.data)
         return 0
 
-    return Pending(media, ReadBlocks(slba, command.nlb, is_from_media), then)
+    return Pending(media, ReadBlocks(slba, command.nlb, from_media, refuses_deallocated(request, namespace)), then)
 
 
 def write(request: Request[ReadWrite]) -> Result:
     """Base 1.4, 6.15. With FUA, or with the write cache off, it is durable when it completes."""
     health = request.controller.subsystem.health
     namespace, slba, length = _extent(request)
+    if namespace.has_metadata:
+        return metadata.write(request)
     namespace.check_writable()
     media = request.media(namespace)
     views = request.given(length)
     health.writes += 1
     health.bytes_written += length
-    is_durable = _is_durable(request, media)
-    if not is_durable and media.write_now(slba, views):
+    durable = is_durable(request, media)
+    if not durable and media.write_now(slba, views):
         return 0
     data = memoryview(b"".join(views))
-    return _changing(request, media, WriteBlocks(slba, data, is_durable=is_durable))
+    return changing(request, media, WriteBlocks(slba, data, is_durable=durable))
 
 
 def compare(request: Request[ReadWrite]) -> Result:
     """Base 1.4, 6.4: the host's data against the medium's."""
     command, health = request.command, request.controller.subsystem.health
     namespace, slba, length = _extent(request)
+    if namespace.has_metadata:
+        return metadata.compare(request)
     media = request.media(namespace)
     request.given(length)  # bad PRPs come before bad media
     health.reads += 1
@@ -88,27 +99,33 @@ def compare(request: Request[ReadWrite]) -> Result:
             raise CommandFailed(Status.COMPARE_FAILURE, lba=slba)
         return 0
 
-    return Pending(media, ReadBlocks(slba, command.nlb, _is_from_media(command, media)), then)
+    reading = ReadBlocks(slba, command.nlb, is_from_media(command, media), refuses_deallocated(request, namespace))
+    return Pending(media, reading, then)
 
 
 def verify(request: Request[ReadWrite]) -> Result:
     """NVM 1.0, 3.2.6: the blocks can be read; nothing is transferred, so MDTS does not bind it (VSL is 0)."""
     controller, command = request.controller, request.command
     namespace = controller.namespaces[command.nsid]
+    if namespace.has_metadata:
+        return metadata.verify(request)
     length = namespace.length(command.slba, command.nlb)
     media = request.media(namespace)
     controller.subsystem.health.bytes_read += length
-    return Pending(media, VerifyBlocks(command.slba, command.nlb, _is_from_media(command, media)))
+    refuses = refuses_deallocated(request, namespace)
+    return Pending(media, VerifyBlocks(command.slba, command.nlb, is_from_media(command, media), refuses))
 
 
 def write_zeroes(request: Request[ReadWrite]) -> Result:
     """Base 1.4, 6.16. MDTS does not bind it: nothing is transferred."""
     command = request.command
     namespace = request.controller.namespaces[command.nsid]
+    if namespace.has_metadata:
+        return metadata.write_zeroes(request)
     namespace.length(command.slba, command.nlb)
     namespace.check_writable()
     media = request.media(namespace)
-    return _changing(request, media, ZeroBlocks(command.slba, command.nlb, command.deac, _is_durable(request, media)))
+    return changing(request, media, ZeroBlocks(command.slba, command.nlb, command.deac, is_durable(request, media)))
 
 
 def flush(request: Request[Command]) -> Result:
@@ -135,18 +152,7 @@ def dataset_management(request: Request[DatasetManagement]) -> Result:
         return 0
     namespace.check_writable()
     extents = [(one.slba, one.length) for one in ranges if one.length]
-    return _changing(request, media, DeallocateBlocks(extents, _writes_through(request, media)))
-
-
-def _changing(request: Request[Any], media: Media, operation: WriteBlocks | ZeroBlocks | DeallocateBlocks) -> Pending:
-    """It changes a medium. If the write cache was switched off meanwhile it is made durable before it completes."""
-
-    def then(_: None) -> Result:
-        if operation.is_durable or not _writes_through(request, media):
-            return 0
-        return Pending(media, FlushMedia(), is_abortable=False)
-
-    return Pending(media, operation, then)
+    return changing(request, media, DeallocateBlocks(extents, writes_through(request, media)))
 
 
 def _extent(request: Request[ReadWrite]) -> tuple[Namespace, int, int]:
@@ -156,26 +162,11 @@ def _extent(request: Request[ReadWrite]) -> tuple[Namespace, int, int]:
     namespace = controller.namespaces[nsid]
     length = namespace.length(slba, command.nlb)
     if length > controller.limits.transfer:
-        why = f"{length:#x} bytes, more than MDTS, {controller.limits.transfer:#x}"
-        raise CommandFailed(Status.INVALID_FIELD, location=(48, 0), why=why)
+        check_transfer(request, length)
     return namespace, slba, length
 
 
 _fields = ReadWrite.unpacker("nsid", "slba")
-
-
-def _is_from_media(command: ReadWrite, media: Media) -> bool:
-    """FUA of a command that reads: what only the cache holds has to be made durable first."""
-    return command.fua and media.volatile_cache
-
-
-def _is_durable(request: Request[ReadWrite], media: Media) -> bool:
-    return media.volatile_cache and (request.command.fua or _writes_through(request, media))
-
-
-def _writes_through(request: Request[Any], media: Media) -> bool:
-    """The write cache is off."""
-    return media.volatile_cache and not is_write_cache_on(request.controller)
 
 
 COMMANDS = CommandSet(

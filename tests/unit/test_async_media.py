@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from nvmeemu.backend.memory import MemoryBackend
-from nvmeemu.controller.media import STATUS_OF
+from nvmeemu.controller.media_status import STATUS_OF
 from nvmeemu.spec import (
     BROADCAST,
     Abort,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from nvmeemu.controller.media import STATUS_OF
+from nvmeemu.controller.media_status import STATUS_OF
 from nvmeemu.subsystem.formats import Format, Guard, Protection
 from nvmeemu.subsystem.media import ErrorKind
 from nvmeemu.subsystem.protection import (

@@ -153,9 +153,12 @@ class _TemperatureThreshold(_Saveable):
 class _ErrorRecovery(_Saveable):
     scope = Scope.NAMESPACE
 
-    def check(self, controller: ControllerState, cdw11: int) -> None:
-        if ErrorRecovery.of(cdw11).dulbe:  # it needs NsFeat.DULBE
-            raise invalid_cdw11()
+    def change(self, controller: ControllerState, targets: list[int], value: int) -> Result:
+        if ErrorRecovery.of(value).dulbe:
+            for nsid in targets:
+                if controller.namespaces[nsid].media.block_map is None:  # NsFeat.DULBE
+                    raise invalid_cdw11()
+        return super().change(controller, targets, value)
 
 
 class _WriteCache(_Saveable):
@@ -285,9 +288,15 @@ class _HostBehaviorSupport(DataFeature):
 
     def decode(self, controller: ControllerState, data: bytes) -> int:
         wanted = HostBehaviorSupport(data)
-        if wanted.acre > 1:
+        if wanted.acre > 1 or wanted.etdas > 1 or wanted.lbafee > 1:
             raise CommandFailed(Status.INVALID_FIELD)
-        return int(HostBehaviorSupport(acre=wanted.acre))
+        return int(HostBehaviorSupport(acre=wanted.acre, etdas=wanted.etdas, lbafee=wanted.lbafee))
+
+
+def knows_extended_formats(controller: ControllerState) -> bool:
+    """The host has said that it knows extended LBA formats (LBAFEE): guards of 32 and 64 bits, storage tags."""
+    behavior = value(controller, FeatureId.HOST_BEHAVIOR_SUPPORT)
+    return HostBehaviorSupport(behavior.to_bytes(HostBehaviorSupport.SIZE, "little")).lbafee == 1
 
 
 class _WriteProtection(Feature):

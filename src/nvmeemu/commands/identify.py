@@ -171,7 +171,7 @@ def _namespace(request: Request[Identify]) -> bytes:
         nsze=namespace.blocks,
         ncap=namespace.blocks,
         nuse=namespace.blocks if block_map is None else block_map.written,
-        nsfeat=NsFeat.OPTPERF,
+        nsfeat=NsFeat.OPTPERF | (NsFeat(0) if block_map is None else NsFeat.DULBE),
         flbas=int(_flbas(formats.index(format.offered), format.is_extended)),
         dps=0 if format.protection is None else int(_dps(format.protection)),
         dlfeat=int(DlFeat(read=READS_AS_ZEROS, write_zeroes_deallocates=True)),

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from nvmeemu.controller.media_status import STATUS_OF
 from nvmeemu.controller.request import NoRoom, Pending, Request, Result
 from nvmeemu.controller.state import ControllerState
 from nvmeemu.ports import Job
@@ -20,21 +21,6 @@ from nvmeemu.spec.errors import CommandFailed
 from nvmeemu.subsystem.media import Budget, ErrorKind, MediaError
 
 log = logging.getLogger(__name__)
-
-STATUS_OF = {
-    ErrorKind.UNRECOVERED_READ: Status.UNRECOVERED_READ_ERROR,
-    ErrorKind.WRITE_FAULT: Status.WRITE_FAULT,
-    ErrorKind.NO_SPACE: Status.WRITE_FAULT,
-    ErrorKind.READ_ONLY: Status.WRITE_FAULT,
-    ErrorKind.GUARD_CHECK: Status.GUARD_CHECK_ERROR,
-    ErrorKind.APPLICATION_TAG_CHECK: Status.APPLICATION_TAG_CHECK_ERROR,
-    ErrorKind.REFERENCE_TAG_CHECK: Status.REFERENCE_TAG_CHECK_ERROR,
-    ErrorKind.STORAGE_TAG_CHECK: Status.STORAGE_TAG_CHECK_ERROR,
-    ErrorKind.DEALLOCATED: Status.DEALLOCATED_BLOCK,
-    ErrorKind.SPOILED: Status.UNRECOVERED_READ_ERROR,
-}
-"""What the host is told of an error of a medium. DNR is set where the error ``is_lasting``."""
-
 
 _OF_HOSTS = (ErrorKind.DEALLOCATED, ErrorKind.SPOILED)  # errors that a host has asked for
 

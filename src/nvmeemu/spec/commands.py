@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from nvmeemu.spec.entries import CDW10, CDW11, CDW12, Command, Opcode
+from nvmeemu.spec.entries import CDW10, CDW11, CDW12, CDW15, Command, Opcode
 from nvmeemu.spec.features import FEATURE_NAMES
 from nvmeemu.spec.identify import CNS_NAMES
 from nvmeemu.spec.layout import Record, bit, bits, count, named, uint
@@ -151,10 +151,17 @@ class ReadWrite(Command):
 
     slba = uint(CDW10, 8)
     nlb = count(CDW12, 15, 0)
+    stc = bit(CDW12, 24)  # check the storage tag; NVM 1.0
     deac = bit(CDW12, 25)  # Write Zeroes
     prinfo = bits(CDW12, 29, 26)
+    check_reference = bit(CDW12, 26)
+    check_application = bit(CDW12, 27)
+    check_guard = bit(CDW12, 28)
+    pract = bit(CDW12, 29)  # the controller makes, or takes away, the protection information
     fua = bit(CDW12, 30)
     lr = bit(CDW12, 31)
+    lbat = bits(CDW15, 15, 0)
+    lbatm = bits(CDW15, 31, 16)
 
 
 class Read(ReadWrite):

@@ -57,6 +57,7 @@ class Namespace:
         self.media = media
         self.format = media.format
         self._data_size = media.format.data_size
+        self.has_metadata = media.format.metadata_size != 0
         self.blocks = media.blocks
         self.read_only = media.read_only
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -100,11 +100,28 @@ def has_valid_reference(protection: Protection, tags: Tags, slba: int) -> bool:
     )
 
 
+def advanced(protection: Protection, tags: Tags, blocks: int) -> Tags:
+    """The tags of the block that comes so many blocks later."""
+    if protection.type == 3:
+        return tags
+    return replace(tags, reference=tags.reference + blocks & (1 << protection.reference_bits) - 1)
+
+
 def generate(format: Format, data: Buffer, metadata: bytearray | memoryview, tags: Tags) -> None:
     """Write the protection information of all blocks into their metadata, and leave the rest of it as it is. Raises
     ValueError if these are no whole blocks, and BufferError if the metadata cannot be written to."""
     with _call(format, data, metadata, tags, is_writing=True) as arguments:
         lib.pi_generate(*arguments)
+
+
+def generate_for_zeros(format: Format, blocks: int, tags: Tags) -> bytearray:
+    """The metadata of so many blocks of zeros: zeros, with their protection information."""
+    metadata, zeros = bytearray(blocks * format.metadata_size), bytes(format.data_size)
+    of_tags = _of_tags(tags)
+    with ffi.from_buffer("uint8_t[]", zeros) as data, ffi.from_buffer("uint8_t[]", metadata) as place:
+        of_blocks = ffi.new("struct pi_blocks *", (data, place, 0, format.metadata_size, blocks))
+        lib.pi_generate(_of_format(format), of_blocks, of_tags)
+    return metadata
 
 
 def check(format: Format, data: Buffer, metadata: Buffer, tags: Tags, checks: Checks) -> None:
@@ -119,16 +136,18 @@ def check(format: Format, data: Buffer, metadata: Buffer, tags: Tags, checks: Ch
         raise ProtectionError(_KIND_OF[failed[0]], block)
 
 
+def _of_tags(tags: Tags) -> Any:
+    values = (tags.reference, tags.storage, tags.storage_mask, tags.application, tags.application_mask)
+    return ffi.new("struct pi_tags *", values)
+
+
 @contextmanager
 def _call(
     format: Format, data: Buffer, metadata: Buffer, tags: Tags, *, is_writing: bool = False
 ) -> Iterator[tuple[Any, ...]]:
     """What the C functions take."""
     count = _count(format, data, metadata)
-    of_tags = ffi.new(
-        "struct pi_tags *",
-        (tags.reference, tags.storage, tags.storage_mask, tags.application, tags.application_mask),
-    )
+    of_tags = _of_tags(tags)
     with (
         ffi.from_buffer("uint8_t[]", data) as at_data,
         ffi.from_buffer("uint8_t[]", metadata, require_writable=is_writing) as at_metadata,

@@ -1,0 +1,53 @@
+"""What the commands that read or change blocks have in common: durability, and errors that a host asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nvmeemu.commands.features import is_write_cache_on, value
+from nvmeemu.controller.request import Pending, Request, Result
+from nvmeemu.spec import ErrorRecovery, FeatureId, ReadWrite, Status
+from nvmeemu.spec.errors import CommandFailed
+from nvmeemu.subsystem.media import DeallocateBlocks, FlushMedia, Media, WriteBlocks, ZeroBlocks
+from nvmeemu.subsystem.namespace import Namespace
+
+
+def changing(request: Request[Any], media: Media, operation: WriteBlocks | ZeroBlocks | DeallocateBlocks) -> Pending:
+    """It changes a medium. If the write cache was switched off meanwhile it is made durable before it completes."""
+
+    def then(_: None) -> Result:
+        if operation.is_durable or not writes_through(request, media):
+            return 0
+        return Pending(media, FlushMedia(), is_abortable=False)
+
+    return Pending(media, operation, then)
+
+
+def check_transfer(request: Request[ReadWrite], length: int) -> None:
+    """Raises CommandFailed for more bytes than MDTS allows."""
+    limits = request.controller.limits
+    if length > limits.transfer:
+        why = f"{length:#x} bytes, more than MDTS, {limits.transfer:#x}"
+        raise CommandFailed(Status.INVALID_FIELD, location=(48, 0), why=why)
+
+
+def is_from_media(command: ReadWrite, media: Media) -> bool:
+    """FUA of a command that reads: what only the cache holds has to be made durable first."""
+    return command.fua and media.volatile_cache
+
+
+def is_durable(request: Request[ReadWrite], media: Media) -> bool:
+    """Whether what the command writes has to be durable when it completes."""
+    return media.volatile_cache and (request.command.fua or writes_through(request, media))
+
+
+def writes_through(request: Request[Any], media: Media) -> bool:
+    """The write cache is off."""
+    return media.volatile_cache and not is_write_cache_on(request.controller)
+
+
+def refuses_deallocated(request: Request[Any], namespace: Namespace) -> bool:
+    """The host wants an error for deallocated blocks (DULBE of Error Recovery)."""
+    if namespace.media.block_map is None:
+        return False
+    return ErrorRecovery.of(value(request.controller, FeatureId.ERROR_RECOVERY, namespace.nsid)).dulbe
