@@ -6,6 +6,7 @@ of tests/state and tests/server.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 
 import pytest
@@ -14,8 +15,8 @@ from conformance.test_features import CAPABILITIES, SAVED, change, get, put, val
 from conformance.test_interrupts import messages, submit
 from conformance.tools import NewBench, TellingBackend, fails, identify_controller
 from nvmeemu.ports import Changes, StateError
-from nvmeemu.spec import BROADCAST, FeatureId, Oncs, Status
-from nvmeemu.subsystem.saved import MemoryState
+from nvmeemu.spec import BROADCAST, FeatureId, LogId, Oncs, SmartLog, Status
+from nvmeemu.subsystem.saved import HEALTH, MemoryState
 from nvmeemu.testing import CC, Bench, Driver
 
 # FID, CDW11 that selects the value (of features that have several), NSID, the new value: all that can be saved.
@@ -36,14 +37,18 @@ Cell = Callable[[Bench], Driver]
 
 
 class LateState(MemoryState):
-    """A saved state whose disk answers when the test wants it, and as the test wants it."""
+    """A saved state whose disk answers when the test wants it, and as the test wants it, once it ``is_late``."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.is_late = False
         self.waiting: list[tuple[Changes, Callable[[BaseException | None], None]]] = []
 
     def save(self, changes: Changes, done: Callable[[BaseException | None], None]) -> None:
-        self.waiting.append((changes, done))
+        if self.is_late:
+            self.waiting.append((changes, done))
+        else:
+            super().save(changes, done)
 
     def answer(self, error: BaseException | None = None) -> None:
         """To all."""
@@ -83,15 +88,19 @@ def passed(request: pytest.FixtureRequest, power_up: PowerUp) -> Cell:
             bench.driver.enable()
             return bench.driver
         if request.param == "shutdown and power":
-            bench.write_bar(CC, (bench.driver.reg(CC) | 1 << 14).to_bytes(4, "little"))
-            bench.settle()
-            assert bench.driver.status.shst == 2
+            shut_down(bench)
             bench.controller.reset()
         state = bench.subsystem.state
         assert isinstance(state, MemoryState)
         return power_up(state).driver
 
     return come
+
+
+def shut_down(bench: Bench) -> None:
+    bench.driver.set_reg(CC, bench.driver.reg(CC) | 1 << 14)
+    bench.settle()
+    assert bench.driver.status.shst == 2
 
 
 def save(driver: Driver, fid: int, selector: int, nsid: int, new: int) -> None:
@@ -190,6 +199,7 @@ def test_a_cache_that_was_saved_as_off_is_off(power_up: PowerUp, passed: Cell) -
 def test_what_cannot_be_written_is_neither_saved_nor_set(power_up: PowerUp, caplog: pytest.LogCaptureFixture) -> None:
     state = LateState()
     driver = power_up(state).driver
+    state.is_late = True
     before = value(driver, FeatureId.ARBITRATION)
     for _ in range(2):
         cid = driver.submit(driver.admin, put(FeatureId.ARBITRATION, 7, sv=True))
@@ -210,6 +220,7 @@ def test_a_reset_waits_for_what_is_being_saved(power_up: PowerUp, is_function_re
     state = LateState()
     bench = power_up(state)
     driver = bench.driver
+    state.is_late = True
     driver.submit(driver.admin, put(FeatureId.ARBITRATION, 7, sv=True))
     bench.settle()
     driver.patience = 3
@@ -233,14 +244,108 @@ def test_a_shutdown_waits_for_what_is_being_saved(power_up: PowerUp) -> None:
     state = LateState()
     bench = power_up(state)
     driver = bench.driver
+    state.is_late = True
     driver.submit(driver.admin, put(FeatureId.ARBITRATION, 7, sv=True))
     bench.settle()
     driver.set_reg(CC, driver.reg(CC) | 1 << 14)
     bench.settle()
-    assert driver.status.shst == 1
+    assert (driver.status.shst, len(state.waiting)) == (1, 1)
+    state.answer()
+    bench.settle()
+    assert (driver.status.shst, len(state.waiting)) == (1, 1)  # the counters
     state.answer()
     bench.settle()
     assert driver.status.shst == 2
+
+
+def smart(driver: Driver) -> SmartLog:
+    return SmartLog(driver.get_log(LogId.SMART, 512))
+
+
+@pytest.mark.fact(
+    "423",
+    clause="Base 1.4, 5.14.1.1 and 5.14.1.2",
+    kills=("counters-begin-anew", "error-count-begins-anew", "changed-list-begins-anew"),
+)
+def test_counters_and_what_has_changed_go_on_after_everything(power_up: PowerUp, passed: Cell) -> None:
+    bench = power_up(MemoryState())
+    driver = bench.driver
+    driver.create_queues(1)
+    driver.write(0, bytes(1024))
+    driver.read(0, 1)
+    for _ in range(3):
+        fails(driver, driver.admin, put(0xC2), Status.INVALID_FIELD)
+    bench.subsystem.changed(1)
+    bench.clock.advance(2 * 3600)  # the counters are saved now and then
+    bench.settle()
+    before = smart(driver)
+    assert (before.host_writes, before.host_reads, before.power_on_hours) == (1, 1, 2)
+    assert (before.data_units_written, before.data_units_read, before.error_log_entries) == (1, 1, 3)
+    driver = passed(bench)
+    after = smart(driver)
+    assert after.host_writes == before.host_writes
+    assert after.host_reads == before.host_reads
+    assert after.data_units_written == before.data_units_written
+    assert after.power_on_hours == before.power_on_hours
+    assert after.error_log_entries == before.error_log_entries
+    assert driver.get_log(LogId.CHANGED_NAMESPACE_LIST, 4096)[:12] == struct.pack("<3I", 1, 2, 0)
+    driver.create_queues(1)
+    driver.write(0, bytes(512))
+    assert smart(driver).host_writes == before.host_writes + 1
+
+
+@pytest.mark.fact("423", clause="Base 1.4, 5.14.1.2", kills=("shutdown-saves-no-counters",))
+def test_a_shutdown_saves_the_counters_exactly(power_up: PowerUp) -> None:
+    state = MemoryState()
+    bench = power_up(state)
+    bench.driver.create_queues(1)
+    for _ in range(3):
+        bench.driver.write(0, bytes(512))
+    shut_down(bench)
+    assert smart(power_up(state).driver).host_writes == 3
+
+
+@pytest.mark.fact(
+    "423",
+    clause="Base 1.4, 5.14.1.2, Power Cycles and Unsafe Shutdowns",
+    kills=("power-cut-is-safe", "power-cycle-not-counted", "shut-down-stays-in-use"),
+)
+def test_each_power_cycle_is_counted_and_is_unsafe_without_a_shutdown(power_up: PowerUp) -> None:
+    state = MemoryState()
+
+    def counted() -> tuple[int, int]:
+        page = smart(bench.driver)
+        return page.power_cycles, page.unsafe_shutdowns
+
+    bench = power_up(state)
+    assert counted() == (1, 0)
+    shut_down(bench)
+    bench = power_up(state)
+    assert counted() == (2, 0)
+    bench = power_up(state)  # power has gone from an enabled controller
+    assert counted() == (3, 1)
+    bench.driver.disable()
+    bench = power_up(state)  # and from a disabled one, which nobody has shut down
+    assert counted() == (4, 2)
+    bench.controller.reset()  # counted at once, and not again
+    bench = power_up(state)
+    assert counted() == (5, 3)
+    shut_down(bench)
+    bench.driver.enable()
+    bench = power_up(state)
+    assert counted() == (6, 4)
+
+
+@pytest.mark.fact("423", clause="Base 1.4, 5.14.1.2", kills=("idle-drive-saves",))
+def test_a_drive_that_does_nothing_saves_nothing_but_its_hours(power_up: PowerUp) -> None:
+    state = MemoryState()
+    bench = power_up(state)
+    bench.clock.advance(600)
+    before = {scope: state.scope(scope) for scope in (HEALTH, "controller.1")}
+    bench.clock.advance(599)
+    assert {scope: state.scope(scope) for scope in before} == before
+    bench.clock.advance(1)
+    assert state.scope(HEALTH) == before[HEALTH] | {"power_on_seconds": 1200}
 
 
 @pytest.mark.fact("427", clause="Base 1.4, 7.8")

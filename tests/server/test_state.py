@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from nvmeemu.spec import FeatureId, SetFeatures, Status
+from nvmeemu.spec import FeatureId, LogId, SetFeatures, SmartLog, Status
 from nvmeemu.state.database import Database
 from server.conftest import Attach
 from server.guest import Guest
@@ -51,6 +54,57 @@ def test_what_was_saved_survives_any_end(
     assert guest.get_feature(FeatureId.VOLATILE_WRITE_CACHE) == 0
     assert guest.get_feature(FeatureId.ARBITRATION) == 0
     assert served.stop() == 0
+
+
+@ENGINES
+@ENDS
+def test_the_counters_of_a_drive_go_on_after_any_end(
+    serve: Serve, attach: Attach, disk: Path, state: Path, engine: str, end: str
+) -> None:
+    """Exactly after an orderly end. What was counted within the last minute may be lost by a kill."""
+    arguments = ("--disk", disk, "--state", state, "--engine", engine)
+    served = serve(*arguments)
+    guest = attach()
+    for _ in range(3):
+        guest.write(0, bytes(4096))
+    guest.read(0, 8)
+    assert guest.execute(guest.admin, SetFeatures(fid=0xC2)).status == Status.INVALID_FIELD
+    if end == "shutdown":
+        guest.shut_down()
+    served.send(signal.SIGKILL if end == "SIGKILL" else signal.SIGTERM)
+    served.wait()
+    guest.leave()
+    served = serve(*arguments)
+    page = SmartLog(attach().get_log(LogId.SMART, 512))
+    is_orderly = end != "SIGKILL"
+    assert page.power_cycles == 2
+    assert page.unsafe_shutdowns == (end != "shutdown")
+    assert (page.host_writes, page.host_reads, page.error_log_entries) == ((3, 1, 1) if is_orderly else (0, 0, 0))
+    assert served.stop() == 0
+    with closing(sqlite3.connect(state)) as looking:
+        ended = [row[0] is not None for row in looking.execute("SELECT ended FROM power_cycles ORDER BY number")]
+    assert ended == [is_orderly, True]
+
+
+def test_a_server_that_did_not_start_is_no_power_cycle(serve: Serve, disk: Path, state: Path, path: str) -> None:
+    assert serve("--disk", disk, "--state", state).stop() == 0
+    before = state.read_bytes()
+    line = refused("--socket", path, "--disk", disk, "--state", state, "--trace", state.parent / "none" / "trace")
+    assert "No such file or directory" in line
+    assert state.read_bytes() == before
+
+
+def test_a_server_with_a_state_sleeps_when_nothing_happens(
+    serve: Serve, attach: Attach, disk: Path, state: Path
+) -> None:
+    served = serve("--disk", disk, "--state", state)
+    guest = attach()
+    guest.write(0, bytes(4096))
+    time.sleep(0.2)  # what was begun ends
+    before, content = served.cpu_seconds(), state.stat().st_mtime_ns
+    time.sleep(2)
+    assert served.cpu_seconds() - before <= 0.02
+    assert state.stat().st_mtime_ns == content
 
 
 def test_without_a_state_the_drive_is_new_at_each_start(serve: Serve, attach: Attach, disk: Path, folder: Path) -> None:

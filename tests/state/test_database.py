@@ -173,6 +173,53 @@ def test_the_server_that_was_later_keeps_what_the_first_one_has_made(
     assert os.listdir(path.parent) == [path.name]
 
 
+@pytest.mark.kills("migration-loses-the-version")
+def test_a_file_of_version_1_is_brought_up_and_keeps_what_is_in_it(path: Path) -> None:
+    """It was written by the nvmeemu that had this version."""
+    path.write_bytes((Path(__file__).parent / "data" / "version1.state").read_bytes())
+    expected = {
+        ("drive", "serial"): "NVMEEMU-OLD",
+        ("controller.1", "feature.01.0"): 7,
+        ("controller.1", "feature.05.1"): 9,
+        ("controller.1", "feature.c2.0"): bytes(range(16)),
+    }
+    for number in (1, 2):
+        with closing(Database.open(str(path))) as database:
+            assert database.read() == expected
+            database.begin({})
+        with closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("PRAGMA user_version").fetchone() == (VERSION,)
+            assert connection.execute("SELECT count(*) FROM power_cycles").fetchone() == (number,)
+
+
+def test_a_new_file_is_as_one_that_was_brought_up(path: Path) -> None:
+    old = path.with_name("old")
+    old.write_bytes((Path(__file__).parent / "data" / "version1.state").read_bytes())
+    schemas = []
+    for one in (path, old):
+        Database.open(str(one)).close()
+        with closing(sqlite3.connect(one)) as connection:
+            schemas.append(connection.execute("SELECT name, sql FROM sqlite_schema ORDER BY name").fetchall())
+    assert schemas[0] == schemas[1]
+
+
+def test_the_times_of_the_last_power_cycles_are_kept(path: Path) -> None:
+    with closing(Database.open(str(path))) as database:
+        for number in range(4):
+            database.begin({("a", "a"): number})
+            if number != 2:
+                database.end({("a", "a"): -number})
+        with closing(sqlite3.connect(path)) as looking:
+            rows = looking.execute("SELECT number, ended IS NULL, began <= ended FROM power_cycles").fetchall()
+            assert rows == [(1, 0, 1), (2, 0, 1), (3, 1, None), (4, 0, 1)]
+            looking.execute("INSERT INTO power_cycles VALUES (1001, '', '')")
+            looking.commit()
+        database.begin({})
+        with closing(sqlite3.connect(path)) as looking:
+            kept = looking.execute("SELECT min(number), max(number) FROM power_cycles").fetchone()
+        assert kept == (3, 1002)
+
+
 # --- for the controller's thread
 
 

@@ -11,6 +11,7 @@ from nvmeemu.app import engines, recording
 from nvmeemu.app.disks import Disks
 from nvmeemu.app.drive.description import Drive
 from nvmeemu.app.drive.keys import ControllerTable
+from nvmeemu.app.drive.source import Failure
 from nvmeemu.controller.controller import Controller
 from nvmeemu.plugins import INSTALLED
 from nvmeemu.ports import Mirrors, StateError
@@ -90,7 +91,10 @@ def _connect(
         subsystem.offer_formats()
     for namespace in namespaces:
         subsystem.add(namespace)
-    controller = Controller(host, loop, subsystem, limits, engine, table.cntlid)
+    try:
+        controller = Controller(host, loop, subsystem, limits, engine, table.cntlid)
+    except StateError as error:
+        raise _bad_state(drive, error) from None
     host.mirror = Mirrors(engine, controller.taps)
     trace = recording.start(table, drive.name, controller, engine, stack)
     faults = None if given is None else _arm(table, controller, given)
@@ -99,6 +103,11 @@ def _connect(
         server = stack.enter_context(Server(loop, host, controller, table.socket or "", pci))
     except ServeError as error:
         raise drive.source.failure(str(error), "controller", 0, "socket", status=1) from None
+    if state is not None:
+        try:
+            state.begin({**subsystem.power_on(), SERIAL.key: identity.serial})
+        except StateError as error:
+            raise _bad_state(drive, error) from None
     server.on_attach, server.on_leave = controller.taps.attached, controller.taps.left
     return Assembly(drive, disks, controller, server, trace, faults, state)
 
@@ -115,10 +124,13 @@ def _open_state(drive: Drive, path: str, identity: Identity, loop: Loop, stack: 
                 f"belongs to the drive with the serial number {owner}, and this one has {identity.serial}: give "
                 f"--serial {owner} if it is that drive, or another path"
             )
-        state.save_now({SERIAL.key: identity.serial})
     except StateError as error:
-        raise drive.source.failure(f"--state {path}: {error}", "state", status=1) from None
+        raise _bad_state(drive, error) from None
     return state
+
+
+def _bad_state(drive: Drive, error: StateError) -> Failure:
+    return drive.source.failure(f"--state {drive.state}: {error}", "state", status=1)
 
 
 def _arm(table: ControllerTable, controller: Controller, given: FaultSet) -> Faults:

@@ -86,6 +86,12 @@ class Ending:
         self._loop.run_until(lambda: not self._unsynced and not any(state.is_busy for state in self.states))
         return [failures[index] for index in sorted(failures)]
 
+    @staticmethod
+    def state_ended(error: BaseException | None) -> None:
+        """The last change of a saved state was made, or failed."""
+        if error is not None:
+            log.error("the counters of the drive were not saved: %s", error)
+
     def _say_so(self) -> None:
         if names := ", ".join(name for name, _ in self._unsynced):
             log.info("syncing %s; a second signal ends without", names)

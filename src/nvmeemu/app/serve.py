@@ -75,6 +75,8 @@ def serve_drives(drives: Sequence[Drive], process: argparse.Namespace) -> None:
         log.info("stopping")
         for one in assemblies:
             one.server.close()
+            if one.state is not None:
+                one.state.end(one.controller.state.subsystem.remembered(is_end=True), ending.state_ended)
         control_sockets.close()  # the loop goes on while the disks are synced
         if failures := ending.sync():
             raise Failure(f"not synced, data may be lost: {'; '.join(failures)}")

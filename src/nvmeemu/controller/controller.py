@@ -21,7 +21,7 @@ from nvmeemu.controller.limits import Limits
 from nvmeemu.controller.state import ControllerState, EntrySizes
 from nvmeemu.controller.taps import Interceptor, Observer, Taps
 from nvmeemu.engine.port import Engine
-from nvmeemu.ports import Clock, Host, PciState
+from nvmeemu.ports import Changes, Clock, Host, PciState
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.spec import (
     CSS_NVM,
@@ -45,6 +45,7 @@ from nvmeemu.spec import (
     words,
 )
 from nvmeemu.subsystem.media import MediaError, flush_all, run
+from nvmeemu.subsystem.saved import in_use
 from nvmeemu.subsystem.subsystem import Subsystem
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class Controller:
         self._registers = regs.RegisterFile()
         self._flushing: object | None = None
         self._is_ready = False  # CSTS.RDY, for the doorbells
+        self._is_in_use = False  # it was enabled, and has not been shut down since
         self._is_queue_move_told = False
         self._reset_registers()
         self._tap()
@@ -145,6 +147,11 @@ class Controller:
         """Its number in its subsystem."""
         return self.state.cntlid
 
+    def remembered(self) -> Changes:
+        """What the saved state says of it, with all that its engine has counted."""
+        self.state.collect_counts()
+        return self.state.remembered()
+
     def namespace_changed(self, nsid: int, is_told: bool = True) -> None:
         """A namespace has come, gone or changed. The host ``is_told`` of it, if it wants to be."""
         changes.namespace_changed(self.state, nsid, is_told)
@@ -172,8 +179,9 @@ class Controller:
 
     def reset(self) -> None:
         """A reset of the PCI function: everything, AQA, ASQ and ACQ too (Base 1.4, 7.3.2)."""
-        if self._cc.en and self.status.shst == SHST_NORMAL:
+        if self._cc.en and self.status.shst != SHST_COMPLETE:
             self.state.subsystem.health.unsafe_shutdowns += 1  # the host has gone, or pulled the plug, without a word
+            self._use(False)
         self._registers[regs.CC] = 0
         self._stop()
         self._reset_registers()
@@ -343,7 +351,16 @@ class Controller:
         self.state.add_admin_queues(SubmissionQueue(self.state.host, 0, bases[0], aqa.asqs, cq))
         if self.state.engine is not None:
             self.state.engine.watch(True)
+        self._use(True)
         self._settle()
+
+    def _use(self, is_in_use: bool) -> None:
+        """The host begins to use the controller, or ends it: RDY waits until the drive remembers that."""
+        if self._is_in_use is not is_in_use:
+            self._is_in_use = is_in_use
+            changes = in_use(self.state.cntlid, is_in_use)
+            counters = {} if is_in_use else self.state.subsystem.remembered()
+            self._executor.saves.save({**counters, **changes}, lambda error: None)
 
     def _stop(self) -> None:
         """Do what every reset does. RDY falls at once unless a medium may still change."""
@@ -386,6 +403,13 @@ class Controller:
             if error is not None:
                 disk, why = (error.disk, error.why) if isinstance(error, MediaError) else ("", error)
                 log.error("disk %s failed to flush at shutdown: %s: written data may be lost", disk, why)
+            if self._flushing is not token:  # there was a reset since
+                return
+            self._is_in_use = False
+            changes = {**self.state.subsystem.remembered(), **in_use(self.state.cntlid, False)}
+            self._executor.saves.save(changes, end)
+
+        def end(_: BaseException | None) -> None:
             if self._flushing is token:  # no reset since
                 self._executor.signal()
                 self._executor.drop_all()  # nothing may complete from here on

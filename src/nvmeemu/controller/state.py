@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from struct import Struct
 from typing import Any, Protocol, TypeVar, cast
 
 from nvmeemu.controller.coalescing import Coalescing
@@ -14,7 +15,7 @@ from nvmeemu.controller.interrupts import InterruptPort
 from nvmeemu.controller.limits import Limits
 from nvmeemu.controller.owners import Owners
 from nvmeemu.engine.port import Engine, EngineNamespace
-from nvmeemu.ports import Clock, Host, HostMemoryError
+from nvmeemu.ports import Changes, Clock, Host, HostMemoryError
 from nvmeemu.queues import CompletionQueue, CqTap, SubmissionQueue
 from nvmeemu.spec import (
     CQE_SIZE,
@@ -27,7 +28,11 @@ from nvmeemu.spec import (
     Oncs,
 )
 from nvmeemu.subsystem.health import ErrorLog
+from nvmeemu.subsystem.saved import SavedValue, of_controller
 from nvmeemu.subsystem.subsystem import Subsystem
+
+_NSID = Struct("<I")
+_ERRORS, _CHANGED_NAMESPACES = "errors", "changed_namespaces"
 
 
 @dataclass(frozen=True)
@@ -94,8 +99,10 @@ class ControllerState:
         self.interrupts = InterruptPort(self.host)
         self.events = Events()
         self.coalescing = Coalescing(self.clock, self.engine, self.interrupts.send)
-        self.changed_namespaces: set[int] = set()  # that the host has not read of
-        self.errors = ErrorLog()
+        remembered = self.subsystem.state
+        changed = SavedValue(of_controller(self.cntlid), _CHANGED_NAMESPACES, b"").of(remembered)
+        self.changed_namespaces = {nsid for (nsid,) in _NSID.iter_unpack(changed)}  # that the host has not read of
+        self.errors = ErrorLog(SavedValue(of_controller(self.cntlid), _ERRORS, 0).of(remembered))
         self.had_io_queues = False
         self.told = CriticalWarning(0)  # the warnings that hold and that the host has been told
         self.reset_at = self.clock.now()  # seconds; where Timestamp begins
@@ -194,6 +201,12 @@ class ControllerState:
             health.writes += counts.writes
             health.bytes_read += counts.bytes_read
             health.bytes_written += counts.bytes_written
+
+    def remembered(self) -> Changes:
+        """What the saved state says of this controller, beside its features."""
+        scope = of_controller(self.cntlid)
+        changed = b"".join(map(_NSID.pack, sorted(self.changed_namespaces)))
+        return {(scope, _ERRORS): self.errors.count, (scope, _CHANGED_NAMESPACES): changed}
 
     def echo_admin_doorbells(self) -> None:
         """Ask for the next doorbell of the admin queue, whatever it is, because nobody looks at its shadows."""

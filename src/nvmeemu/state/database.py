@@ -34,10 +34,24 @@ CREATE TABLE state (
     PRIMARY KEY (scope, name)
 ) STRICT, WITHOUT ROWID;
 """
-MIGRATIONS: Sequence[str] = (_SCHEMA,)
+_LIFE = """
+CREATE TABLE power_cycles (
+    number INTEGER PRIMARY KEY,
+    began TEXT NOT NULL,
+    ended TEXT
+) STRICT;
+"""
+MIGRATIONS: Sequence[str] = (_SCHEMA, _LIFE)
 """The steps from each version of the file to the next one: the first makes version 1 of an empty file. A step that was
 released is never changed."""
 VERSION = len(MIGRATIONS)
+
+MOST_POWER_CYCLES = 1000  # whose times are kept
+_BEGIN = (
+    "INSERT INTO power_cycles (began) VALUES (datetime('now'))",
+    f"DELETE FROM power_cycles WHERE number <= (SELECT max(number) FROM power_cycles) - {MOST_POWER_CYCLES}",
+)
+_END = ("UPDATE power_cycles SET ended = datetime('now') WHERE number = (SELECT max(number) FROM power_cycles)",)
 
 
 class Database:
@@ -90,7 +104,15 @@ class Database:
                 raise StateError(f"{name} of {scope} is {value!r}, which no drive saves: {ADVICE}")
         return {(scope, name): value for scope, name, value in rows}
 
-    def write(self, changes: Changes) -> None:
+    def begin(self, changes: Changes) -> None:
+        """Power comes: note the time, with these changes. Raises StateError."""
+        self.write(changes, _BEGIN)
+
+    def end(self, changes: Changes) -> None:
+        """An orderly end: note the time, with these changes. Raises StateError."""
+        self.write(changes, _END)
+
+    def write(self, changes: Changes, more: Sequence[str] = ()) -> None:
         """Make all these changes, durably, or none of them. Raises StateError."""
         removed = [key for key, value in changes.items() if value is None]
         others = [(*key, value) for key, value in changes.items() if value is not None]
@@ -98,6 +120,8 @@ class Database:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.executemany("DELETE FROM state WHERE scope = ? AND name = ?", removed)
             self._connection.executemany("INSERT OR REPLACE INTO state VALUES (?, ?, ?)", others)
+            for statement in more:
+                self._connection.execute(statement)
             self._connection.execute("COMMIT")
         except (sqlite3.Error, OverflowError, UnicodeError) as error:
             with suppress(sqlite3.Error):

@@ -21,7 +21,7 @@ class StateFile(MemoryState):
         self.path = path
         self._database = database
         self._worker = worker
-        self._changes: deque[tuple[Changes, Done]] = deque()  # the first one is under way
+        self._changes: deque[tuple[Callable[[Changes], None], Changes, Done]] = deque()  # the first one is under way
         self.put(database.read())
 
     @classmethod
@@ -43,29 +43,32 @@ class StateFile(MemoryState):
         """Changes are not durable yet."""
         return bool(self._changes)
 
+    def begin(self, changes: Changes) -> None:
+        """Power comes, with these changes, before anything else is saved. It blocks. Raises StateError."""
+        self._database.begin(changes)
+        self.put(changes)
+
+    def end(self, changes: Changes, done: Done) -> None:
+        """An orderly end, with these changes: like ``save``."""
+        self._enqueue(self._database.end, changes, done)
+
     def save(self, changes: Changes, done: Done) -> None:
-        if not self._changes and self._has(changes):
+        if not self._changes and all(self.get(*key) == value for key, value in changes.items()):
             done(None)
-            return
-        self._changes.append((dict(changes), done))
+        else:
+            self._enqueue(self._database.write, changes, done)
+
+    def _enqueue(self, write: Callable[[Changes], None], changes: Changes, done: Done) -> None:
+        self._changes.append((write, dict(changes), done))
         if len(self._changes) == 1:
             self._begin()
 
-    def save_now(self, changes: Changes) -> None:
-        """Save before anybody else does: it blocks. Raises StateError."""
-        if not self._has(changes):
-            self._database.write(changes)
-            self.put(changes)
-
-    def _has(self, changes: Changes) -> bool:
-        return all(self.get(*key) == value for key, value in changes.items())
-
     def _begin(self) -> None:
-        changes, _ = self._changes[0]
-        self._worker.submit(partial(self._database.write, changes), self._ended, self)
+        write, changes, _ = self._changes[0]
+        self._worker.submit(partial(write, changes), self._ended, self)
 
     def _ended(self, _: object, error: BaseException | None) -> None:
-        changes, done = self._changes.popleft()
+        _, changes, done = self._changes.popleft()
         if error is None:
             self.put(changes)
         elif isinstance(error, StateError):

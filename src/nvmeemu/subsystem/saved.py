@@ -56,6 +56,20 @@ class SavedValue(Generic[V]):
         return found
 
 
+_IN_USE = "in_use."
+
+
+def in_use(cntlid: int, is_in_use: bool) -> Changes:
+    """Whether a controller was enabled and has not been shut down since: power that goes then is an unsafe shutdown."""
+    return {(HEALTH, f"{_IN_USE}{cntlid}"): int(is_in_use)}
+
+
+def ended_in_use(state: SavedState) -> Changes:
+    """The changes that say that no controller is in use. Empty, if none was."""
+    found = state.scope(HEALTH)
+    return {(HEALTH, name): 0 for name, value in found.items() if name.startswith(_IN_USE) and value}
+
+
 SERIAL = SavedValue(DRIVE, "serial", "")
 """The serial number of the drive that the state belongs to."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Protocol
 
-from nvmeemu.ports import Clock, SavedState
+from nvmeemu.ports import Changes, Clock, SavedState, Value
 from nvmeemu.subsystem.formats import FORMATS, OfferedFormat
 from nvmeemu.subsystem.health import Health
 from nvmeemu.subsystem.identity import Identity
@@ -12,12 +13,20 @@ from nvmeemu.subsystem.inventory import Inventory
 from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.subsystem.saved import MemoryState
 
+log = logging.getLogger(__name__)
+
+SAVE_EVERY = 60  # seconds; so much of the counters is lost at most when the process is killed
+
 
 class Member(Protocol):
     """A controller, as its subsystem knows it."""
 
     @property
     def cntlid(self) -> int: ...
+
+    def remembered(self) -> Changes:
+        """What the saved state says of it, with all that its engine has counted."""
+        ...
 
     def namespace_changed(self, nsid: int, is_told: bool = True) -> None:
         """Identify says something new of this namespace, or it has come or gone. The host ``is_told`` of it."""
@@ -38,7 +47,31 @@ class Subsystem:
         self.state: SavedState = MemoryState() if state is None else state
         self.health = Health(clock)
         self.formats: list[OfferedFormat] = []  # that namespaces can be given; none: each keeps the one that it has
+        self._clock = clock
+        self._is_unsaved = False  # and the user knows
         self.controllers: list[Member] = []
+
+    def power_on(self) -> Changes:
+        """Power comes, once, when all controllers are there. From now on the counters are saved each minute, if they
+        have changed. Returns what is to be saved now. Raises StateError."""
+        self._clock.call_later(SAVE_EVERY, self._save_counters)
+        return self.health.power_on(self.state)
+
+    def remembered(self, *, is_end: bool = False) -> Changes:
+        """The counters and logs for the saved state; at an ``is_end`` exactly."""
+        changes: dict[tuple[str, str], Value | None] = {}
+        for controller in self.controllers:
+            changes.update(controller.remembered())
+        return {**changes, **self.health.remembered(is_end=is_end)}
+
+    def _save_counters(self) -> None:
+        self._clock.call_later(SAVE_EVERY, self._save_counters)
+        self.state.save(self.remembered(), self._saved)
+
+    def _saved(self, error: BaseException | None) -> None:
+        if error is not None and not self._is_unsaved:
+            log.error("the counters of the drive were not saved: %s (logged once)", error)
+        self._is_unsaved = error is not None
 
     def add(self, namespace: Namespace) -> None:
         """Add a namespace. Raises ValueError if its NSID is taken, or invalid."""

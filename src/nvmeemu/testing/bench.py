@@ -68,6 +68,7 @@ class Bench:
         self.is_manual = manual
         self.backend = backend or MemoryBackend(16 << 20)
         limits = limits or Limits()
+        is_new = subsystem is None
         if subsystem is None:
             subsystem = Subsystem(Identity(serial="TEST0001"), Inventory(limits.namespaces), self.clock, state)
             first = self.namespace(1, self.backend, block_size, format=format, has_block_map=has_block_map)
@@ -78,6 +79,8 @@ class Bench:
         self.subsystem = subsystem
         self.namespaces = subsystem.namespaces
         self.controller = Controller(self.ram, self.clock, subsystem, limits, self.engine, cntlid)
+        if is_new:
+            subsystem.state.save(subsystem.power_on(), lambda error: None)
         self.ram.mirror = Mirrors(self.engine, self.controller.taps)
         if isinstance(ram, int) and ram:
             self.ram.map(0, ram)
