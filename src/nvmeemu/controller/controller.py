@@ -399,18 +399,21 @@ class Controller:
             return
         token = self._flushing = object()
 
+        def is_current() -> bool:
+            return self._flushing is token  # no reset since
+
         def done(_: object, error: BaseException | None) -> None:
             if error is not None:
                 disk, why = (error.disk, error.why) if isinstance(error, MediaError) else ("", error)
                 log.error("disk %s failed to flush at shutdown: %s: written data may be lost", disk, why)
-            if self._flushing is not token:  # there was a reset since
+            if not is_current():
                 return
             self._is_in_use = False
             changes = {**self.state.subsystem.remembered(), **in_use(self.state.cntlid, False)}
             self._executor.saves.save(changes, end)
 
         def end(_: BaseException | None) -> None:
-            if self._flushing is token:  # no reset since
+            if is_current():
                 self._executor.signal()
                 self._executor.drop_all()  # nothing may complete from here on
                 self._set_status(shst=SHST_COMPLETE)
