@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 import pytest
 
-from conformance.tools import NewBench, dsm_command, fails, guarded, identify_namespace, is_untouched
+from conformance.tools import (
+    NewBench,
+    dsm_command,
+    fails,
+    guarded,
+    identify_controller,
+    identify_namespace,
+    is_untouched,
+)
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.spec import Cns, Command, Completion, FeatureId, NvmNamespace, NvmOpcode, ReadWrite, SetFeatures, Status
 from nvmeemu.subsystem import protection
@@ -366,6 +374,17 @@ def test_identify_tells_the_format(rig: Rig) -> None:
     assert bool(page.dpc) == bool(format.metadata_size)
     csi = NvmNamespace(rig.driver.identify(Cns.CSI_NAMESPACE, 1))
     assert (csi.elbaf[index].pif, csi.elbaf[index].sts) == (format.offered.guard, format.offered.storage_tag_size)
+
+
+@pytest.mark.fact("F217", clause="Base 2.0, 5.17.2.1, CTRATT, ELBAS", kills=("extended-formats-are-not-told",))
+@pytest.mark.parametrize("can_be_formatted", [False, True])
+@pytest.mark.parametrize("name", ["4096+8 type 1", "4096+16 type 1 64 bits"])
+def test_a_host_is_told_of_extended_formats(new_bench: NewBench, name: str, can_be_formatted: bool) -> None:
+    """Linux sets LBAFEE only then, also where a namespace can have no other format."""
+    bench = new_bench(MemoryBackend(1 << 20), format=FORMATS[name], can_be_formatted=can_be_formatted)
+    bench.driver.enable()
+    told = bool(identify_controller(bench.driver).ctratt & 1 << 15)
+    assert told == (can_be_formatted or "64 bits" in name)
 
 
 @pytest.mark.fact("F322", clause="NVM 1.0, 3.2.3.2.1; Base 1.4, 5.21.1.5", kills=("dulbe-ignored", "dulbe-for-all"))

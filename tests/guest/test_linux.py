@@ -66,6 +66,22 @@ def test_linux_reads_what_it_wrote_without_the_native_engine(script: Script, rec
     assert "verified in the guest and on the host" in ended.verdict
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param("--block-size=4096 --metadata=8 --protection=1", id="16-bit-guard"),
+        pytest.param("--block-size=4096 --metadata=16 --protection=1 --guard=64", id="64-bit-guard", marks=slow),
+        pytest.param("--block-size=512 --metadata=64", id="metadata-alone", marks=slow),
+    ],
+)
+def test_linux_reads_what_it_wrote_into_blocks_with_metadata(script: Script, drive: list[str], words: str) -> None:
+    """Its block layer makes guards and reference tags and has them checked; a file system lies on it, and what the host
+    finds in the image are its files."""
+    ended = script(*drive, *(f"--nvme-arg={word}" for word in words.split()))
+    assert ended.status == 0
+    assert "verified in the guest and on the host" in ended.verdict
+
+
 @pytest.fixture
 def huge_pages() -> Iterator[None]:
     """300 huge pages set apart."""

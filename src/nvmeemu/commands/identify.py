@@ -110,7 +110,8 @@ def _sgls(controller: ControllerState) -> Sgls:
 
 def _ctratt(controller: ControllerState) -> Ctratt:
     found = Ctratt.UUID_LIST if controller.uuids else Ctratt(0)
-    if any(one.needs_extension for one in controller.subsystem.formats):
+    in_use = [namespace.format.offered for namespace in controller.namespaces]
+    if any(one.needs_extension for one in (*controller.subsystem.formats, *in_use)):
         found |= Ctratt.ELBAS
     return found
 
