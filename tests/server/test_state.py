@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import sqlite3
 import time
@@ -202,3 +203,24 @@ def test_a_change_is_durable_before_its_command_completes(
         assert database.read()["controller.1", "feature.01.0"] == value
         database.close()
     assert served.stop() == 0
+
+
+def test_a_disk_that_is_full_fails_the_command_and_is_told(
+    serve: Serve, attach: Attach, disk: Path, state: Path
+) -> None:
+    """No file may grow beyond 100 bytes, the journal neither. Once there is room, everything goes on."""
+    served = serve("--disk", disk, "--state", state)
+    guest = attach()
+    assert set_saved(guest, FeatureId.ARBITRATION, 1) == Status.SUCCESS
+    limit = resource.prlimit(served.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(served.pid, resource.RLIMIT_FSIZE, (100, limit[1]))
+    for _ in range(2):
+        assert set_saved(guest, FeatureId.ARBITRATION, 2) == Status.INTERNAL_ERROR
+    assert guest.get_feature(FeatureId.ARBITRATION) == 1
+    served.expect(f"the saved state was not changed: {state}: ")
+    resource.prlimit(served.pid, resource.RLIMIT_FSIZE, limit)
+    assert set_saved(guest, FeatureId.ARBITRATION, 3) == Status.SUCCESS
+    assert served.stop() == 0
+    assert served.log.count("the saved state was not changed") == 1
+    served = serve("--disk", disk, "--state", state)
+    assert attach().get_feature(FeatureId.ARBITRATION) == 3
