@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,10 +13,10 @@ import pytest
 
 from nvmeemu import spec
 from nvmeemu.app.control import Control
-from nvmeemu.backend import open_backend
+from nvmeemu.backend import BACKENDS, open_backend
 from nvmeemu.faults import Fault, FaultError, Faults
 from nvmeemu.plugin import Plugin, PluginError, load
-from nvmeemu.plugins import ocp
+from nvmeemu.plugins import INSTALLED, ocp
 from nvmeemu.spec import AdminOpcode, Command, Effect, LogId, SetFeatures, words
 from nvmeemu.testing import Bench, CommandError
 from server.guest import Guest
@@ -56,7 +57,7 @@ def hello(bench: Bench, length: int = 64) -> tuple[int, bytes]:
 def test_a_command_is_run_and_offered(bench: Bench) -> None:
     assert hello(bench) == (12, b"hello, world".ljust(64, b"\0"))
     log = bench.driver.get_log(LogId.COMMAND_EFFECTS, 4096)
-    assert int.from_bytes(log[4 * HELLO : 4 * HELLO + 4], "little") == Effect.CSUPP
+    assert int.from_bytes(log[4 * HELLO : 4 * HELLO + 4], "little") == Effect.CSUPP | Effect.OF_CONTROLLER
     entry = bytes(Command(opcode=HELLO))[:40] + (64).to_bytes(4, "little") + bytes(20)
     assert words.command(0, entry) == "Hello length=64"
 
@@ -98,6 +99,7 @@ def test_a_disk_is_what_its_plugin_says(bench: Bench) -> None:
     assert backend.identity == "pattern:AB"
 
 
+@pytest.mark.kills("rows-of-a-plugin-stay")
 def test_nothing_is_left_when_it_is_gone(files: Path) -> None:
     for name in FILES:
         with load(files / name).installed():
@@ -117,6 +119,7 @@ def test_nothing_is_left_when_it_is_gone(files: Path) -> None:
     assert HELLO not in spec.ADMIN_COMMANDS
 
 
+@pytest.mark.kills("a-plugin-ends-the-process")
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -124,15 +127,100 @@ def test_nothing_is_left_when_it_is_gone(files: Path) -> None:
         ("\n1 / 0", ":2: ZeroDivisionError: division by zero"),
         ("def f(:", ":1: SyntaxError: "),
         ("import nvmeemu_is_not_here", ":1: ModuleNotFoundError: No module named 'nvmeemu_is_not_here'"),
+        ("import sys\nsys.exit(0)", ":2: it would end the process: no sys.exit there"),
+        ("# a\n\0", ":2: "),
+        ("import bad_helper", ":1: SyntaxError: "),
     ],
 )
-def test_a_bad_file_is_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_a_bad_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str) -> None:
     (tmp_path / "bad.py").write_text(text)
+    (tmp_path / "bad_helper.py").write_text("\n\ndef f(:")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for path in (tmp_path / "bad.py", Path("bad.py"), Path("x") / ".." / "bad.py"):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        with pytest.raises(PluginError) as error:
+            load(path)
+        assert str(error.value).startswith(f"plugin {path}")
+        assert said in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.kills("a-plugin-takes-the-numbers-of-the-specification")
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("Plugin(3)", "Plugin: 3 is no name: give a text of letters, digits, spaces, - and _"),
+        ("plugin.admin_command(f)", "admin_command(f): give a class of Command: @plugin.admin_command(Hello)"),
+        ("plugin.admin_command(Bare)", "admin_command(Bare): OPCODE is 194, which has no name: make it a member of"),
+        ("plugin.io_command(Nothing)", "io_command(Nothing): OPCODE is None, which has no name: make it a member"),
+        ("plugin.admin_command(Low)", "admin_command(Low): 0x81 is no vendor's: give a number from C0h to FFh"),
+        ("plugin.io_command(Lower)", "io_command(Lower): 0x7d is no vendor's: give a number from 80h to FFh"),
+        ("plugin.io_command(Low, changes=1)", "io_command(Low): changes=1: give members of Effect"),
+        ("plugin.io_command(Low)(3)", "3 cannot be called: give a function"),
+        ("plugin.log_page('c7', 'x')", "log_page('x'): 'c7' is no number: give one from C0h to FFh"),
+        ("plugin.log_page(True, 'x')", "log_page('x'): True is no number: give one from C0h to FFh"),
+        ("plugin.log_page(2, 'x')", "log_page('x'): 0x2 is no vendor's: give a number from C0h to FFh"),
+        ("plugin.log_page(0x1C0, 'x')", "log_page('x'): 0x1c0 is no vendor's: give a number from C0h to FFh"),
+        ("plugin.log_page(0xC7, '')", "log_page: '' is no name: give a text of letters, digits, spaces, - and _"),
+        ("plugin.feature(5, 'f')", "feature(5): give a Feature, for example feature(Feature(0xD7), 'mood')"),
+        ("plugin.feature(Feature(5), 'f')", "feature('f'): 0x5 is no vendor's: give a number from C0h to FFh"),
+        ("plugin.fault_action(int)", "fault_action(int): give a class of Action"),
+        ("plugin.fault_action(Unnamed)", "fault_action(Unnamed): name: None is no name: give a text of letters"),
+        ("plugin.backend(f)", "backend: f is no name: give a text of letters, digits, spaces, - and _"),
+        ("plugin.for_each_controller(1)", "1 cannot be called: give a function"),
+    ],
+)
+def test_what_cannot_be_added_is_refused_where_the_file_says_it(tmp_path: Path, line: str, said: str) -> None:
+    text = """
+from enum import IntEnum
+from nvmeemu.plugin import Action, Command, Feature, Plugin
+plugin = Plugin("x")
+class Opcode(IntEnum):
+    LOW = 0x81
+    LOWER = 0x7D
+class Bare(Command):
+    OPCODE = 0xC2
+class Nothing(Command): ...
+class Low(Command):
+    OPCODE = Opcode.LOW
+class Lower(Command):
+    OPCODE = Opcode.LOWER
+class Unnamed(Action): ...
+def f(request): ...
+"""
+    (tmp_path / "bad.py").write_text(text + line)
     with pytest.raises(PluginError) as error:
         load(tmp_path / "bad.py")
-    assert str(error.value).startswith(f"plugin {tmp_path / 'bad.py'}")
-    assert said in str(error.value)
-    assert "\n" not in str(error.value)
+    assert str(error.value).startswith(f"plugin {tmp_path / 'bad.py'}:{text.count(chr(10)) + 1}: {said}")
+
+
+def test_two_files_of_the_same_name_are_two_modules(tmp_path: Path) -> None:
+    """A dataclass looks its module up by name, at any time."""
+    text = "from nvmeemu.plugin import Plugin\nplugin = Plugin('{0}')\nclass {0}: ..."
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "my.py").write_text(text.format(name))
+    plugins = [load(tmp_path / name / "my.py") for name in ("a", "b")]
+    found = [one for one in list(sys.modules.values()) if getattr(one, "plugin", None) in plugins]
+    assert [(one.plugin.name, hasattr(one, one.plugin.name)) for one in found] == [("a", True), ("b", True)]
+
+
+def test_whatever_stops_an_installation_nothing_of_it_stays(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = len(INSTALLED)
+
+    def fail(row: object) -> None:
+        raise RuntimeError("no")
+
+    more = load(files / "more.py")
+    with monkeypatch.context() as changed:
+        changed.setattr(BACKENDS, "add", fail)
+        with pytest.raises(RuntimeError):
+            more.install()
+    assert len(INSTALLED) == before
+    with load(files / "more.py").installed():
+        assert len(INSTALLED) == before + 1
+    assert len(INSTALLED) == before
 
 
 def test_what_is_taken_is_refused_and_nothing_stays(files: Path) -> None:
@@ -176,9 +264,15 @@ def test_the_command_line_says_what_a_plugin_adds(files: Path) -> None:
     shown = run("serve", "--plugin", str(path), "--help", command=(NVMEEMU,))
     assert shown.returncode == 0
     assert shown.stdout.rstrip().endswith("hello: admin command Hello (C2h)")
+    dotted, stopped, left = f"{files}/./hello.py", files / "stopped.py", files / "left.py"
+    stopped.write_text("raise KeyboardInterrupt")
+    left.write_text("raise SystemExit(0)")
     for words_, said in (
         (("--plugin", "/none.py"), "nvmeemu serve: plugin /none.py: there is no such file"),
         (("--plugin", str(path), "--plugin", str(path)), f"nvmeemu serve: --plugin {path}: it is given twice"),
+        (("--plugin", str(path), "--plugin", dotted), f"nvmeemu serve: --plugin {dotted}: it is given twice"),
+        (("--plugin", str(stopped)), f"nvmeemu serve: plugin {stopped}: it was interrupted: no KeyboardInterrupt"),
+        (("--plugin", str(left)), f"nvmeemu serve: plugin {left}:1: it would end the process: no sys.exit there"),
     ):
         refused: subprocess.CompletedProcess[str] = run("serve", *words_, command=(NVMEEMU,))
         assert refused.returncode == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,13 +32,16 @@ class _Load(argparse.Action):
         from nvmeemu.plugin import PluginError, load  # start-up: without one, none of it is needed
 
         path = str(values)
-        if path in (given := getattr(namespace, self.dest)):
+        given = getattr(namespace, self.dest)
+        if os.path.realpath(path) in map(os.path.realpath, given):
             self._owner.error(f"--plugin {path}: it is given twice")
         try:
             plugin = load(path)
             plugin.install()
         except PluginError as error:
             self._owner.error(str(error))
+        except KeyboardInterrupt:  # not of the terminal, which ends the process at once: the file raises it
+            self._owner.error(f"plugin {path}: it was interrupted: no KeyboardInterrupt there")
         setattr(namespace, self.dest, [*given, path])
         shown = self._owner.epilog or "plugins:"
         self._owner.epilog = f"{shown}\n  {plugin.describe()}"
