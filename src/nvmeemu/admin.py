@@ -7,6 +7,7 @@ from collections.abc import Collection
 from nvmeemu.commands.features import get_features, set_features
 from nvmeemu.commands.identify import identify
 from nvmeemu.commands.log_pages import get_log_page
+from nvmeemu.commands.namespaces import attach_namespace, has_management, manage_namespaces
 from nvmeemu.controller.doorbells import ShadowDoorbells
 from nvmeemu.controller.request import CommandEntry, CommandSet, Parked, Request, Result
 from nvmeemu.controller.state import ControllerState
@@ -27,6 +28,8 @@ from nvmeemu.spec import (
     GetFeatures,
     GetLogPage,
     Identify,
+    NamespaceAttachment,
+    NamespaceManagement,
     Oacs,
     Oncs,
     SetFeatures,
@@ -174,6 +177,20 @@ COMMANDS = CommandSet(
     CommandEntry(SetFeatures, set_features, Effect.CCC, oncs=Oncs.SAVE_AND_SELECT),
     CommandEntry(GetFeatures, get_features, oncs=Oncs.SAVE_AND_SELECT),
     CommandEntry(AsyncEventRequest, async_event_request),
+    CommandEntry(
+        NamespaceManagement,
+        manage_namespaces,
+        Effect.NCC | Effect.NIC,
+        oacs=Oacs.NAMESPACE_MANAGEMENT,
+        is_offered=has_management,
+    ),
+    CommandEntry(
+        NamespaceAttachment,
+        attach_namespace,
+        Effect.NIC,
+        oacs=Oacs.NAMESPACE_MANAGEMENT,
+        is_offered=has_management,
+    ),
     CommandEntry(
         DoorbellBufferConfig,
         doorbell_buffer_config,

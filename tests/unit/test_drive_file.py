@@ -40,6 +40,7 @@ mpsmin = 1
 mpsmax = 2
 dstrd = 1
 max_namespaces = 8
+max_attached = 4
 nvme_version = "1.4"
 sgls = "off"
 
@@ -109,6 +110,7 @@ def test_a_file_says_all_that_there_is_to_say() -> None:
     limits = drive.limits_of(drive.controller)
     assert (limits.io_queues, limits.entries, limits.mdts, limits.aerl, limits.timeout) == (2, 64, 5, 3, 20)
     assert (limits.min_page_shift, limits.max_page_shift, limits.dstrd, limits.namespaces) == (1, 2, 1, 8)
+    assert limits.attached == 4
     assert limits.vectors == 0
     ids = (bytes.fromhex("00112233445566778899aabbccddeeff"), UUID("01234567-89ab-cdef-0123-456789abcdef").bytes)
     first = NamespaceTable(

@@ -8,7 +8,7 @@ from enum import Enum
 
 from nvmeemu.controller.request import Request, Result, Saving
 from nvmeemu.controller.state import ControllerState
-from nvmeemu.ports import Value
+from nvmeemu.ports import Changes, Value
 from nvmeemu.spec import (
     BROADCAST,
     FEATURE_OF_CONTROLLER,
@@ -207,6 +207,12 @@ class DataFeature(Feature):
 def _name(fid: int, which: int) -> str:
     """Of a value in the saved state, in the scope of its controller."""
     return f"feature.{fid:02x}.{which}"
+
+
+def forgotten_values(controller: ControllerState, fid: int, which: int) -> Changes:
+    """The changes that leave no saved value."""
+    key = of_controller(controller.cntlid), _name(fid, which)
+    return {} if controller.subsystem.state.get(*key) is None else {key: None}
 
 
 _NAME = re.compile(r"feature\.([0-9a-f]{2})\.([0-9]+)")

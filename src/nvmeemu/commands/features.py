@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from nvmeemu.commands.feature import DataFeature, Feature, Scope, invalid_cdw11, saved_values
+from nvmeemu.commands.feature import DataFeature, Feature, Scope, forgotten_values, invalid_cdw11, saved_values
 from nvmeemu.controller.events import Event
 from nvmeemu.controller.request import Pending, Request, Result
 from nvmeemu.controller.state import ControllerState
+from nvmeemu.ports import Changes
 from nvmeemu.spec import (
     ALL_SENSORS,
     COMPOSITE_TEMPERATURE,
@@ -116,6 +117,24 @@ def restore(controller: ControllerState) -> None:
     controller.saved_features = found
     for fid in {fid for fid, _ in found}:
         features[fid].apply(controller)
+
+
+def forgotten(controller: ControllerState, nsid: int) -> Changes:
+    """The changes that leave nothing of what was saved for a namespace."""
+    return {
+        key: value
+        for feature in offered(controller).values()
+        if feature.scope is Scope.NAMESPACE
+        for key, value in forgotten_values(controller, feature.fid, nsid).items()
+    }
+
+
+def forget(controller: ControllerState, nsid: int) -> None:
+    """The values of a namespace that is there no more."""
+    for fid, feature in offered(controller).items():
+        if feature.scope is Scope.NAMESPACE:
+            controller.features.pop((fid, nsid), None)
+            controller.saved_features.pop((fid, nsid), None)
 
 
 class _Saveable(Feature):

@@ -7,17 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nvmeemu.commands import features, log_pages
+from nvmeemu.commands.namespaces import has_management, most_attached
 from nvmeemu.controller.request import Request
 from nvmeemu.controller.state import ControllerState
 from nvmeemu.spec import (
+    BROADCAST,
     CQE_SIZE,
     FLUSH_TAKES_BROADCAST,
     MEDIA_NOT_MODIFIED,
+    MOST_IN_CONTROLLER_LIST,
     PAGE_MIN,
     READS_AS_ZEROS,
     SGLS_ANY_BYTE,
     SQE_SIZE,
     Cns,
+    ControllerList,
     ControllerType,
     Csi,
     Ctratt,
@@ -26,13 +30,16 @@ from nvmeemu.spec import (
     ExtendedLbaFormat,
     Flbas,
     Frmw,
+    GranularityDescriptor,
     Identify,
     IdentifyController,
     IdentifyNamespace,
     IndependentNamespace,
     LbaFormat,
     MetadataCapabilities,
+    NamespaceGranularityList,
     Nidt,
+    Nmic,
     NsAttr,
     NsFeat,
     NStat,
@@ -53,11 +60,13 @@ from nvmeemu.spec.errors import CommandFailed
 from nvmeemu.subsystem import protection
 from nvmeemu.subsystem.formats import OfferedFormat, Protection
 from nvmeemu.subsystem.health import CRITICAL_TEMPERATURE, ERROR_LOG_ENTRIES, WARNING_TEMPERATURE
-from nvmeemu.subsystem.namespace import Namespace
+from nvmeemu.subsystem.namespace import Namespace, Namespaces
+from nvmeemu.subsystem.pool import GRANULE
 from nvmeemu.tables import Table
 
 PAGE = 4096
 PLAIN_FORMATS = 16  # that every host can use
+_DEALLOCATED = DlFeat(read=READS_AS_ZEROS, write_zeroes_deallocates=True)
 _SHUTDOWN_TIME = 30_000_000  # microseconds that a Flush of a slow disk may take: RTD3E
 
 
@@ -113,13 +122,16 @@ def _ctratt(controller: ControllerState) -> Ctratt:
     in_use = [namespace.format.offered for namespace in controller.namespaces]
     if any(one.needs_extension for one in (*controller.subsystem.formats, *in_use)):
         found |= Ctratt.ELBAS
+    if has_management(controller):
+        found |= Ctratt.NAMESPACE_GRANULARITY
     return found
 
 
 def _controller(request: Request[Identify]) -> bytes:
     """CNS 01h."""
     controller = request.controller
-    identity, limits = controller.subsystem.identity, controller.limits
+    subsystem, limits = controller.subsystem, controller.limits
+    identity = subsystem.identity
     page = IdentifyController(
         vid=identity.vendor_id,
         ssvid=identity.vendor_id,
@@ -144,6 +156,8 @@ def _controller(request: Request[Identify]) -> bytes:
         avscc=1,
         wctemp=WARNING_TEMPERATURE,
         cctemp=CRITICAL_TEMPERATURE,
+        tnvmcap=subsystem.capacity if has_management(controller) else 0,
+        unvmcap=subsystem.unallocated if has_management(controller) else 0,
         sanicap=int(Sanicap(nodmmas=MEDIA_NOT_MODIFIED)),  # there is no Sanitize
         sqes_min=SQE_SIZE.bit_length() - 1,
         sqes_max=SQE_SIZE.bit_length() - 1,
@@ -154,6 +168,8 @@ def _controller(request: Request[Identify]) -> bytes:
         vwc=int(Vwc(present=controller.has_write_cache, flush_behavior=FLUSH_TAKES_BROADCAST)),
         nwpc=Nwpc.PROTECTED | Nwpc.UNTIL_POWER_CYCLE | Nwpc.PERMANENT,
         sgls=int(_sgls(controller)),
+        mnan=limits.namespaces if has_management(controller) else 0,
+        maxcna=most_attached(controller) if has_management(controller) else 0,
         subnqn=identity.subnqn.encode(),
         psd=[PowerState(mp=900, enlat=0, exlat=0)],
     )
@@ -162,21 +178,41 @@ def _controller(request: Request[Identify]) -> bytes:
 
 def _namespace(request: Request[Identify]) -> bytes:
     """CNS 00h: an inactive NSID reads as zeros (Base 1.4, 5.15.2.1)."""
+    if request.command.nsid == BROADCAST and has_management(request.controller):
+        return _common(request.controller)
     namespace = _active_or_none(request)
     if namespace is None:
         return bytes(PAGE)
+    return _page(request.controller, namespace)
+
+
+def _common(controller: ControllerState) -> bytes:
+    """CNS 00h for FFFFFFFFh: what all namespaces have, and what a host may choose when it creates one."""
+    page = IdentifyNamespace(nsfeat=NsFeat.OPTPERF | NsFeat.IDS_NOT_REUSED, nmic=Nmic.SHARED, dlfeat=int(_DEALLOCATED))
+    _tell_formats(page, controller.subsystem.formats)
+    return bytes(page)
+
+
+def _allocated_namespace(request: Request[Identify]) -> bytes:
+    """CNS 11h: as CNS 00h, whether the namespace is attached to this controller or not."""
+    namespace = _allocated_or_none(request)
+    return bytes(PAGE) if namespace is None else _page(request.controller, namespace)
+
+
+def _page(controller: ControllerState, namespace: Namespace) -> bytes:
     format, block_map = namespace.format, namespace.media.block_map
-    formats = request.controller.subsystem.formats_of(namespace)
+    formats = controller.subsystem.formats_of(namespace)
     granularity = max(PAGE_MIN // format.data_size, 1)
     page = IdentifyNamespace(
         nsze=namespace.blocks,
         ncap=namespace.blocks,
         nuse=namespace.blocks if block_map is None else block_map.written,
-        nsfeat=NsFeat.OPTPERF | (NsFeat(0) if block_map is None else NsFeat.DULBE),
+        nsfeat=_features(namespace),
         flbas=int(_flbas(formats.index(format.offered), format.is_extended)),
         dps=0 if format.protection is None else int(_dps(format.protection)),
-        dlfeat=int(DlFeat(read=READS_AS_ZEROS, write_zeroes_deallocates=True)),
-        nvmcap=namespace.blocks * format.data_size,
+        nmic=_sharing(namespace),
+        dlfeat=int(_DEALLOCATED),
+        nvmcap=namespace.capacity,
         npwg=granularity,
         npwa=granularity,
         npdg=granularity,
@@ -209,8 +245,26 @@ def _dps(of: Protection) -> Dps:
     return Dps(type=of.type, is_first=of.is_first)
 
 
+def _features(namespace: Namespace) -> NsFeat:
+    found = NsFeat.OPTPERF
+    if namespace.media.block_map is not None:
+        found |= NsFeat.DULBE
+    return found if namespace.pool_name is None else found | NsFeat.IDS_NOT_REUSED
+
+
+def _sharing(namespace: Namespace) -> Nmic:
+    return Nmic.SHARED if namespace.is_shared else Nmic(0)
+
+
 def _active_or_none(request: Request[Identify]) -> Namespace | None:
     namespaces, nsid = request.controller.namespaces, request.command.nsid
+    if not namespaces.is_valid(nsid):
+        raise CommandFailed(Status.INVALID_NAMESPACE, location=(4, 0))
+    return namespaces.by_nsid.get(nsid)
+
+
+def _allocated_or_none(request: Request[Identify]) -> Namespace | None:
+    namespaces, nsid = request.controller.subsystem.namespaces, request.command.nsid
     if not namespaces.is_valid(nsid):
         raise CommandFailed(Status.INVALID_NAMESPACE, location=(4, 0))
     return namespaces.by_nsid.get(nsid)
@@ -222,11 +276,44 @@ def _attributes(namespace: Namespace) -> NsAttr:
 
 def _list(request: Request[Identify]) -> bytes:
     """CNS 02h: the active NSIDs greater than NSID."""
+    return _listed(request, request.controller.namespaces)
+
+
+def _allocated_list(request: Request[Identify]) -> bytes:
+    """CNS 10h: the same of all that there are."""
+    return _listed(request, request.controller.subsystem.namespaces)
+
+
+def _listed(request: Request[Identify], namespaces: Namespaces) -> bytes:
     nsid = request.command.nsid
     if nsid >= 0xFFFFFFFE:
         raise CommandFailed(Status.INVALID_NAMESPACE, location=(4, 0))
-    found = sorted(number for number in request.controller.namespaces.by_nsid if number > nsid)[: PAGE // 4]
+    found = sorted(number for number in namespaces.by_nsid if number > nsid)[: PAGE // 4]
     return struct.pack(f"<{len(found)}I", *found).ljust(PAGE, b"\0")
+
+
+def _attached_controllers(request: Request[Identify]) -> bytes:
+    """CNS 12h: the controllers, from CNTID on, to which a namespace is attached."""
+    namespaces, nsid = request.controller.subsystem.namespaces, request.command.nsid
+    if nsid == BROADCAST:
+        raise CommandFailed(Status.INVALID_FIELD, location=(4, 0))
+    return _controller_list(request, namespaces.attached_to(namespaces[nsid].nsid))
+
+
+def _controllers(request: Request[Identify]) -> bytes:
+    """CNS 13h: all controllers of the subsystem, from CNTID on."""
+    return _controller_list(request, sorted(one.cntlid for one in request.controller.subsystem.controllers))
+
+
+def _controller_list(request: Request[Identify], cntlids: list[int]) -> bytes:
+    found = [cntlid for cntlid in cntlids if cntlid >= request.command.cntid][:MOST_IN_CONTROLLER_LIST]
+    return bytes(ControllerList(number=len(found), ids=struct.pack(f"<{len(found)}H", *found)))
+
+
+def _granularity(request: Request[Identify]) -> bytes:
+    """CNS 16h: one for all formats. Other sizes are taken, too."""
+    descriptor = GranularityDescriptor(nszeg=GRANULE, ncapg=GRANULE)
+    return bytes(NamespaceGranularityList(number=1, descriptors=[descriptor]))
 
 
 def _descriptors(request: Request[Identify]) -> bytes:
@@ -241,15 +328,29 @@ def _descriptors(request: Request[Identify]) -> bytes:
 
 def _csi_namespace(request: Request[Identify]) -> bytes:
     """CNS 05h: the guards and storage tags of the formats; all zero for an inactive NSID."""
-    namespace = _active_or_none(request)
+    if request.command.nsid == BROADCAST and has_management(request.controller):
+        return bytes(_guards(request.controller.subsystem.formats))
+    return _of_nvm(request, _active_or_none(request))
+
+
+def _csi_allocated_namespace(request: Request[Identify]) -> bytes:
+    """CNS 1Bh: as CNS 05h, whether the namespace is attached or not."""
+    return _of_nvm(request, _allocated_or_none(request))
+
+
+def _of_nvm(request: Request[Identify], namespace: Namespace | None) -> bytes:
     if namespace is None:
         return bytes(PAGE)
-    formats = request.controller.subsystem.formats_of(namespace)
-    page = NvmNamespace(elbaf=[ExtendedLbaFormat(sts=one.storage_tag_size, pif=one.guard) for one in formats])
+    page = _guards(request.controller.subsystem.formats_of(namespace))
     page.lbstm = (1 << namespace.format.offered.storage_tag_size) - 1
+    return bytes(page)
+
+
+def _guards(formats: Sequence[OfferedFormat]) -> NvmNamespace:
+    page = NvmNamespace(elbaf=[ExtendedLbaFormat(sts=one.storage_tag_size, pif=one.guard) for one in formats])
     if any(one.needs_extension for one in formats):
         page.pic = Pic.STORAGE_TAG_WITH_16_BITS | Pic.STORAGE_TAG_MASK_WITH_16_BITS
-    return bytes(page)
+    return page
 
 
 def _csi_controller(request: Request[Identify]) -> bytes:
@@ -259,10 +360,24 @@ def _csi_controller(request: Request[Identify]) -> bytes:
 
 def _independent_namespace(request: Request[Identify]) -> bytes:
     """CNS 08h."""
-    namespace = _active_or_none(request)
+    return _independent(_active_or_none(request))
+
+
+def _independent_allocated_namespace(request: Request[Identify]) -> bytes:
+    """CNS 1Fh: as CNS 08h, whether the namespace is attached or not."""
+    return _independent(_allocated_or_none(request))
+
+
+def _independent(namespace: Namespace | None) -> bytes:
     if namespace is None:
         return bytes(PAGE)
-    return bytes(IndependentNamespace(nsattr=_attributes(namespace), nstat=NStat.READY))
+    page = IndependentNamespace(
+        nsfeat=NsFeat(0) if namespace.pool_name is None else NsFeat.IDS_NOT_REUSED,
+        nmic=_sharing(namespace),
+        nsattr=_attributes(namespace),
+        nstat=NStat.READY,
+    )
+    return bytes(page)
 
 
 def _uuid_list(request: Request[Identify]) -> bytes:
@@ -286,7 +401,13 @@ PAGES = Table(
     IdentifyPage(Cns.ACTIVE_NAMESPACES, _list),
     IdentifyPage(Cns.NAMESPACE_DESCRIPTORS, _descriptors),
     IdentifyPage(Cns.INDEPENDENT_NAMESPACE, _independent_namespace),
+    IdentifyPage(Cns.ALLOCATED_NAMESPACES, _allocated_list, has_management),
+    IdentifyPage(Cns.ALLOCATED_NAMESPACE, _allocated_namespace, has_management),
+    IdentifyPage(Cns.ATTACHED_CONTROLLERS, _attached_controllers, has_management),
+    IdentifyPage(Cns.CONTROLLERS, _controllers, has_management),
+    IdentifyPage(Cns.NAMESPACE_GRANULARITY, _granularity, has_management),
     IdentifyPage(Cns.UUID_LIST, _uuid_list, _has_uuids),
+    IdentifyPage(Cns.INDEPENDENT_ALLOCATED_NAMESPACE, _independent_allocated_namespace, has_management),
     IdentifyPage(Cns.COMMAND_SETS, _command_sets),
 )
 """What there is whatever CSI says."""
@@ -296,6 +417,8 @@ OF_COMMAND_SETS = {
         IdentifyPage(Cns.CSI_NAMESPACE, _csi_namespace),
         IdentifyPage(Cns.CSI_CONTROLLER, _csi_controller),
         IdentifyPage(Cns.CSI_ACTIVE_NAMESPACES, _list),
+        IdentifyPage(Cns.CSI_ALLOCATED_NAMESPACES, _allocated_list, has_management),
+        IdentifyPage(Cns.CSI_ALLOCATED_NAMESPACE, _csi_allocated_namespace, has_management),
     ),
 }
 """And what each command set has: CSI tells which is meant."""

@@ -123,6 +123,8 @@ def _firmware(request: Request[GetLogPage]) -> bytes:
 def _changed_namespaces(request: Request[GetLogPage]) -> bytes:
     """LID 04h, in ascending order. Base 1.4, 5.14.1.4."""
     changed = sorted(request.controller.changed_namespaces)
+    if len(changed) > CHANGED_NAMESPACES:
+        changed = [BROADCAST]
     return struct.pack(f"<{len(changed)}I", *changed).ljust(4 * CHANGED_NAMESPACES, b"\0")
 
 

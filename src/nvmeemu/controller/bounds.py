@@ -76,6 +76,9 @@ OPTIONS = {
     "max_page_shift": Option("mpsmax", 4, 0, 4, "CAP.MPSMAX: the largest pages are 4 KiB * 2^N"),
     "dstrd": Option("dstrd", 0, 0, 15, "CAP.DSTRD: from one doorbell to the next are 4 * 2^N bytes"),
     "namespaces": Option("max-namespaces", 16, 1, MOST_NAMESPACES, "NN: every NSID is from 1 to N"),
+    "attached": Option(
+        "max-attached", MOST_NAMESPACES, 1, MOST_NAMESPACES, "MAXCNA: namespaces that a guest may attach"
+    ),
 }
 """By the fields of ``limits.Limits``."""
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 from nvmeemu import admin, io, regs
-from nvmeemu.commands.features import report_warnings, restore
+from nvmeemu.commands.features import forgotten, report_warnings, restore
 from nvmeemu.controller import changes
 from nvmeemu.controller.events import Event
 from nvmeemu.controller.executor import Executor
@@ -151,6 +151,14 @@ class Controller:
         """What the saved state says of it, with all that its engine has counted."""
         self.state.collect_counts()
         return self.state.remembered()
+
+    def end_commands(self, nsid: int) -> None:
+        """End the commands that wait for a namespace, as those to an inactive one end."""
+        changes.end_commands(self.state, nsid)
+
+    def forgotten(self, nsid: int) -> Changes:
+        """The changes of the saved state that leave nothing of what the host has saved for a namespace."""
+        return forgotten(self.state, nsid)
 
     def namespace_changed(self, nsid: int, is_told: bool = True) -> None:
         """A namespace has come, gone or changed. The host ``is_told`` of it, if it wants to be."""

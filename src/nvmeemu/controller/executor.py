@@ -15,7 +15,7 @@ from typing import Any
 from nvmeemu.controller.gaps import Gaps
 from nvmeemu.controller.media import MediaAccess
 from nvmeemu.controller.pin import Pin
-from nvmeemu.controller.request import CommandEntry, NoRoom, Pending, Reply, Request, Result, Saving
+from nvmeemu.controller.request import Changing, CommandEntry, NoRoom, Pending, Reply, Request, Result, Saving
 from nvmeemu.controller.saving import Saves
 from nvmeemu.controller.state import ControllerState
 from nvmeemu.controller.taps import Taps
@@ -304,6 +304,10 @@ class Executor:
                 request.hold()
                 self.saves.begin(request, result)
                 return
+            elif isinstance(result, Changing):
+                request.hold()
+                self.saves.change(request, result)
+                return
             else:
                 request.hold()
                 request.is_abortable = result.is_abortable
@@ -362,6 +366,7 @@ class Executor:
             nsid=command.nsid,
             location=_NO_LOCATION if failure.location is None else byte | bit << 8,
             lba=_NO_LBA if failure.lba is None else failure.lba,
+            info=failure.info,
         )
         if not sqid and not any(request.entry):
             log.warning(BLANK)

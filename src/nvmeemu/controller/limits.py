@@ -33,6 +33,7 @@ class Limits:
     max_page_shift: int = OPTIONS["max_page_shift"].default
     dstrd: int = OPTIONS["dstrd"].default
     namespaces: int = OPTIONS["namespaces"].default
+    attached: int = OPTIONS["attached"].default
     version: str = CHOICES["version"].default
     sgls: str = CHOICES["sgls"].default
     least_bar0: int = BAR0_LEAST  # bytes
@@ -49,6 +50,7 @@ class Limits:
             ("mpsmax", self.max_page_shift, 0, 15),
             ("dstrd", self.dstrd, 0, 15),
             ("max-namespaces", self.namespaces, 1, 0xFFFFFFFE),
+            ("max-attached", self.attached, 1, 0xFFFFFFFE),
         ):
             if not least <= value <= most:
                 raise ValueError(f"{name} {value} is not within {least} and {most}")

@@ -18,6 +18,11 @@ class Outstanding(Protocol):
         """Command Identifier."""
         ...
 
+    @property
+    def nsid(self) -> int:
+        """The namespace that it addresses."""
+        ...
+
     def complete(self, dw0: int = 0, field: int = 0) -> None:
         """Post its completion with this DW0 and Status Field, unless it has ended."""
         ...

@@ -2,7 +2,7 @@
 
 A handler takes the request. It returns DW0 of the completion (an int) when the command is done, raises
 ``CommandFailed``, or returns ``Pending`` (a medium has to do something), ``Saving`` (the drive has to remember
-something) or ``Parked`` (somebody will complete it later).
+something), ``Changing`` (the subsystem changes) or ``Parked`` (somebody will complete it later).
 """
 
 from __future__ import annotations
@@ -70,6 +70,10 @@ class Request(Generic[C]):
     @property
     def cid(self) -> int:
         return _cid(self.entry)[0]
+
+    @property
+    def nsid(self) -> int:
+        return self.command.nsid
 
     # --- its data
 
@@ -198,6 +202,15 @@ class Saving:
 
 
 @dataclass(slots=True)
+class Changing:
+    """The subsystem changes what it has. ``begin(done)`` begins that; it ends, also if a reset ends the command. Then
+    ``then(result)`` answers like a handler, or the error decides the status."""
+
+    begin: Callable[[Callable[[Any, BaseException | None], None]], None]
+    then: Callable[[Any], Result]
+
+
+@dataclass(slots=True)
 class Parked:
     """The command waits. ``take`` gives the request to somebody who completes it later."""
 
@@ -205,7 +218,7 @@ class Parked:
     is_abortable: bool = True
 
 
-Result = int | Pending | Saving | Parked
+Result = int | Pending | Saving | Changing | Parked
 Stage = Callable[["Request[Any]"], Result]
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from nvmeemu.controller.request import Request, Result, Saving
-from nvmeemu.ports import Changes, SavedState
+from nvmeemu.controller.request import Changing, Request, Result, Saving
+from nvmeemu.ports import Changes, SavedState, StateError
 from nvmeemu.spec import Status
 from nvmeemu.spec.errors import CommandFailed
 
@@ -39,6 +39,22 @@ class Saves:
         request.deadline = None
         self.save(saving.changes, partial(self._conclude, request, saving))
 
+    def change(self, request: Request[Any], changing: Changing) -> None:
+        """Change what the subsystem has; the command goes on after that."""
+        request.is_abortable = False
+        request.deadline = None
+        self._under_way += 1
+
+        def ended(result: Any, error: BaseException | None) -> None:
+            self._under_way -= 1
+            if isinstance(error, StateError):
+                self._complain(str(error))
+            request.stage = lambda _: changing.then(result) if error is None else _fail(error)
+            self._go_on(request)
+            self._on_progress()
+
+        changing.begin(ended)
+
     def save(self, changes: Changes, done: Callable[[BaseException | None], None]) -> None:
         """Save changes that no command waits for. ``done`` gets the error; the user has been told of it."""
         self._under_way += 1
@@ -64,6 +80,10 @@ class Saves:
 
 
 def _outcome(saving: Saving, error: BaseException | None) -> Result:
-    if error is not None:
+    return saving.then() if error is None else _fail(error)
+
+
+def _fail(error: BaseException) -> Result:
+    if isinstance(error, StateError):
         raise CommandFailed(Status.INTERNAL_ERROR, dnr=False, why="the saved state was not changed")
-    return saving.then()
+    raise error

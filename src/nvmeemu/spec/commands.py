@@ -7,11 +7,12 @@ handlers ask.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from enum import IntEnum
 
 from nvmeemu.spec.entries import CDW10, CDW11, CDW12, CDW15, Command, Opcode
 from nvmeemu.spec.features import FEATURE_NAMES
-from nvmeemu.spec.identify import CNS_NAMES
-from nvmeemu.spec.layout import Record, bit, bits, count, named, uint
+from nvmeemu.spec.identify import CNS_NAMES, Nmic
+from nvmeemu.spec.layout import Record, bit, bits, count, flags, named, uint
 from nvmeemu.spec.logs import LOG_NAMES
 from nvmeemu.spec.names import Names
 from nvmeemu.tables import Extensible
@@ -30,6 +31,8 @@ class AdminOpcode(Opcode):
     SET_FEATURES = 0x09
     GET_FEATURES = 0x0A
     ASYNC_EVENT_REQUEST = 0x0C
+    NAMESPACE_MANAGEMENT = 0x0D
+    NAMESPACE_ATTACHMENT = 0x15
     DOORBELL_BUFFER_CONFIG = 0x7C
 
 
@@ -97,6 +100,49 @@ class AsyncEventRequest(Command):
     """Asynchronous Event Request: it completes when there is an event to tell. Base 1.4, 5.2."""
 
     OPCODE = AdminOpcode.ASYNC_EVENT_REQUEST
+
+
+class ManagementSelect(IntEnum):
+    """SEL of Namespace Management. Base 2.0, Figure 299."""
+
+    CREATE = 0
+    DELETE = 1
+
+
+class NamespaceManagement(Command):
+    """Namespace Management: create a namespace, as ``HostNamespace`` says, or delete one. Base 2.0, 5.23."""
+
+    OPCODE = AdminOpcode.NAMESPACE_MANAGEMENT
+    sel = bits(CDW10, 3, 0)
+    csi = bits(CDW11, 31, 24)
+
+
+class HostNamespace(Record, size=4096):
+    """What a host says of a namespace that it wants. All else in the page is ignored. Base 2.0, Figure 301."""
+
+    nsze = uint(0, 8)  # blocks
+    ncap = uint(8, 8)
+    flbas = uint(26, 1)  # ``Flbas``
+    dps = uint(29, 1)  # ``Dps``
+    nmic = flags(30, 1, Nmic)
+    anagrpid = uint(92, 4)
+    nvmsetid = uint(100, 2)
+    endgid = uint(102, 2)
+
+
+class AttachmentSelect(IntEnum):
+    """SEL of Namespace Attachment. Base 2.0, Figure 295."""
+
+    ATTACH = 0
+    DETACH = 1
+
+
+class NamespaceAttachment(Command):
+    """Namespace Attachment: attach a namespace to controllers, or detach it. Its data is a ``ControllerList``. Base
+    2.0, 5.22."""
+
+    OPCODE = AdminOpcode.NAMESPACE_ATTACHMENT
+    sel = bits(CDW10, 3, 0)
 
 
 class DoorbellBufferConfig(Command):
@@ -251,7 +297,7 @@ class CommandTable(Extensible[type[Command]], Mapping[int, type[Command]]):
 
 ADMIN_COMMANDS = CommandTable(
     *(DeleteSq, CreateSq, GetLogPage, DeleteCq, CreateCq, Identify, Abort, SetFeatures, GetFeatures),
-    *(AsyncEventRequest, DoorbellBufferConfig),
+    *(AsyncEventRequest, NamespaceManagement, NamespaceAttachment, DoorbellBufferConfig),
 )
 NVM_COMMANDS = CommandTable(Flush, Write, Read, Compare, WriteZeroes, DatasetManagement, Verify)
 

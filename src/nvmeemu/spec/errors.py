@@ -10,7 +10,8 @@ class CommandFailed(Exception):
 
     ``dnr``: Do Not Retry; by default set for each status that another attempt would meet again.
     ``location``: Parameter Error Location of the Error Information log, (byte, bit) in the command.
-    ``lba``: the first LBA that met the error. ``why``: the rest of the line in the log that names command and field.
+    ``lba``: the first LBA that met the error. ``info``: Command Specific Information of that log. ``why``: the rest of
+    the line in our log that names command and field.
     """
 
     def __init__(
@@ -20,6 +21,7 @@ class CommandFailed(Exception):
         dnr: bool | None = None,
         location: tuple[int, int] | None = None,
         lba: int | None = None,
+        info: int = 0,
         why: str = "",
     ) -> None:
         super().__init__(status.name)
@@ -27,6 +29,7 @@ class CommandFailed(Exception):
         self.dnr = status not in RETRYABLE if dnr is None else dnr
         self.location = location
         self.lba = lba
+        self.info = info
         self.why = why
 
     @property

@@ -13,7 +13,8 @@ from nvmeemu.spec.names import Names
 
 
 class Cns(IntEnum):
-    """Controller or Namespace Structure of Identify. Base 1.4, Figure 241; 05h to 08h and 1Ch: Base 2.0."""
+    """Controller or Namespace Structure of Identify. Base 1.4, Figure 241; 05h to 08h and 1Ah to 1Ch: Base
+    2.0; 1Fh: Base 2.1."""
 
     NAMESPACE = 0x00
     CONTROLLER = 0x01
@@ -23,8 +24,16 @@ class Cns(IntEnum):
     CSI_CONTROLLER = 0x06
     CSI_ACTIVE_NAMESPACES = 0x07
     INDEPENDENT_NAMESPACE = 0x08
+    ALLOCATED_NAMESPACES = 0x10
+    ALLOCATED_NAMESPACE = 0x11
+    ATTACHED_CONTROLLERS = 0x12
+    CONTROLLERS = 0x13
+    NAMESPACE_GRANULARITY = 0x16
     UUID_LIST = 0x17
+    CSI_ALLOCATED_NAMESPACES = 0x1A
+    CSI_ALLOCATED_NAMESPACE = 0x1B
     COMMAND_SETS = 0x1C
+    INDEPENDENT_ALLOCATED_NAMESPACE = 0x1F
 
 
 CNS_NAMES = Names(Cns)
@@ -272,6 +281,9 @@ class IdentifyController(Record, size=4096):
     nwpc = flags(531, 1, Nwpc)
     acwu = count(532, 15, 0, size=2)
     sgls = uint(536, 4)
+    mnan = uint(540, 4)
+    maxdna = uint(544, 16)
+    maxcna = uint(560, 4)
     subnqn = raw(768, 256)
     psd = records(2048, PowerState, 32)
 
@@ -359,10 +371,37 @@ class IdentifyNamespace(Record, size=4096):
     lbaf = records(128, LbaFormat, 64)
 
 
+class ControllerList(Record, size=4096):
+    """Controller List: identifiers in ascending order. Base 2.0, Figure 137."""
+
+    number = uint(0, 2)
+    ids = raw(2, 4094)
+
+
+MOST_IN_CONTROLLER_LIST = 2047
+
+
+class GranularityDescriptor(Record, size=16):
+    """Namespace Granularity Descriptor: bytes that the size and the capacity of a namespace should be multiples of.
+    Base 1.4, Figure 254."""
+
+    nszeg = uint(0, 8)
+    ncapg = uint(8, 8)
+
+
+class NamespaceGranularityList(Record, size=4096):
+    """Namespace Granularity List (CNS 16h). Base 1.4, Figure 253. ``is_for_each``: a descriptor for each LBA format,
+    and otherwise one for all."""
+
+    is_for_each = bit(0, 0)
+    number = count(4, 7, 0, size=1)
+    descriptors = records(32, GranularityDescriptor, 16)
+
+
 class IndependentNamespace(Record, size=4096):
     """I/O Command Set Independent Identify Namespace. Base 2.0, Figure 280."""
 
-    nsfeat = uint(0, 1)
+    nsfeat = flags(0, 1, NsFeat)  # only IDS_NOT_REUSED is here where it is in ``IdentifyNamespace``
     nmic = flags(1, 1, Nmic)
     rescap = uint(2, 1)
     fpi = uint(3, 1)

@@ -52,6 +52,7 @@ class ErrorLogEntry(Record, size=64):
     location = uint(14, 2)  # FFFFh: not specific to a parameter
     lba = uint(16, 8)
     nsid = uint(24, 4)
+    command_specific = uint(32, 8)
 
 
 class SmartLog(Record, size=512):

@@ -25,11 +25,18 @@ class ErrorLog:
         self.entries: deque[ErrorLogEntry] = deque(maxlen=ERROR_LOG_ENTRIES)
         self.count = count
 
-    def record(self, *, sqid: int, cid: int, field: int, nsid: int, location: int, lba: int) -> None:
-        """Add an error; ``field`` is the completion's 15-bit Status Field."""
+    def record(self, *, sqid: int, cid: int, field: int, nsid: int, location: int, lba: int, info: int) -> None:
+        """Add an error; ``field`` is the completion's 15-bit Status Field, ``info`` Command Specific Information."""
         self.count += 1
         entry = ErrorLogEntry(
-            error_count=self.count, sqid=sqid, cid=cid, status=field, nsid=nsid, location=location, lba=lba
+            error_count=self.count,
+            sqid=sqid,
+            cid=cid,
+            status=field,
+            nsid=nsid,
+            location=location,
+            lba=lba,
+            command_specific=info,
         )
         self.entries.appendleft(entry)
 

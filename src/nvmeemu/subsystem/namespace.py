@@ -31,12 +31,16 @@ class Namespace:
     written to. ``write_protection`` is what a host has asked for (NVM 1.0, 5.12).
 
     ``controllers`` are those to which it is attached; None: all, also those to come. ``is_shared``: it may be attached
-    to several (NMIC). ``can_be_formatted``: the user allows
-    a host to erase all that it has.
+    to several (NMIC). ``pool_name``: a host has made it, and this is its name in the pool; None: the user has given it,
+    and decides whether a host may delete it (``is_deletable``). ``can_be_formatted``: the user allows a host to erase
+    all that it has.
     """
 
     controllers: frozenset[int] | None = None
     is_shared = False
+    pool_name: str | None = None
+    allotted = 0  # bytes of the pool
+    is_deletable = False
 
     def __init__(self, nsid: int, media: Media, identity: str | None = None, ids: Ids = Ids()) -> None:
         self.nsid = nsid
@@ -72,6 +76,11 @@ class Namespace:
             why = f"up to block {slba + blocks - 1:#x} of {self.blocks:#x}"
             raise CommandFailed(Status.LBA_OUT_OF_RANGE, location=(40, 0), lba=slba, why=why)
         return blocks * self._data_size
+
+    @property
+    def capacity(self) -> int:
+        """Bytes of data that it takes (NVMCAP). Another format does not change what it takes of the pool."""
+        return self.allotted or self.blocks * self._data_size
 
     @property
     def is_write_protected(self) -> bool:

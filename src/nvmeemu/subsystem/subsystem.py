@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
 from nvmeemu.ports import Changes, Clock, SavedState, Value
@@ -11,7 +12,9 @@ from nvmeemu.subsystem.health import Health
 from nvmeemu.subsystem.identity import Identity
 from nvmeemu.subsystem.inventory import Inventory
 from nvmeemu.subsystem.namespace import Namespace
+from nvmeemu.subsystem.pool import Pool
 from nvmeemu.subsystem.saved import MemoryState
+from nvmeemu.subsystem.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,19 @@ class Member(Protocol):
         """What the saved state says of it, with all that its engine has counted."""
         ...
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a command is being worked on."""
+        ...
+
+    def end_commands(self, nsid: int) -> None:
+        """End the commands that wait for a namespace, as those to an inactive one end."""
+        ...
+
+    def forgotten(self, nsid: int) -> Changes:
+        """The changes that leave nothing of what the host has saved for a namespace."""
+        ...
+
     def namespace_changed(self, nsid: int, is_told: bool = True) -> None:
         """Identify says something new of this namespace, or it has come or gone. The host ``is_told`` of it."""
         ...
@@ -37,24 +53,37 @@ class Subsystem:
     """Namespaces come, go and change here, also while hosts use them. A controller joins ``controllers`` itself.
 
     ``state`` is what it remembers over a power cycle: in memory, for as long as the process lives, by default.
+    ``pool``: hosts may make namespaces, in it. ``turns``: what hosts do to namespaces. ``freed``: bytes of disks that
+    the user has given, and whose namespaces hosts have deleted.
     """
 
     def __init__(
-        self, identity: Identity, namespaces: Inventory, clock: Clock, state: SavedState | None = None
+        self,
+        identity: Identity,
+        namespaces: Inventory,
+        clock: Clock,
+        state: SavedState | None = None,
+        pool: Pool | None = None,
     ) -> None:
         self.identity = identity
         self.namespaces = namespaces
+        self.clock = clock
+        self.pool = pool
+        self.turns = Turns()
+        self.freed = 0
+        self.on_delete: Callable[[Namespace], None] = lambda namespace: None  # of the user's
         self.state: SavedState = MemoryState() if state is None else state
         self.health = Health(clock)
         self.formats: list[OfferedFormat] = []  # that namespaces can be given; none: each keeps the one that it has
-        self._clock = clock
         self._is_unsaved = False  # and the user knows
+        if pool is not None:
+            self.offer_formats()
         self.controllers: list[Member] = []
 
     def power_on(self) -> Changes:
         """Power comes, once, when all controllers are there. From now on the counters are saved each minute, if they
         have changed. Returns what is to be saved now. Raises StateError."""
-        self._clock.call_later(SAVE_EVERY, self._save_counters)
+        self.clock.call_later(SAVE_EVERY, self._save_counters)
         return self.health.power_on(self.state)
 
     def remembered(self, *, is_end: bool = False) -> Changes:
@@ -65,7 +94,7 @@ class Subsystem:
         return {**changes, **self.health.remembered(is_end=is_end)}
 
     def _save_counters(self) -> None:
-        self._clock.call_later(SAVE_EVERY, self._save_counters)
+        self.clock.call_later(SAVE_EVERY, self._save_counters)
         self.state.save(self.remembered(), self._saved)
 
     def _saved(self, error: BaseException | None) -> None:
@@ -87,6 +116,27 @@ class Subsystem:
         self._tell(nsid, had_it)
         return namespace
 
+    def delete(self, nsid: int, by: int) -> None:
+        """Remove a namespace because the host of the controller ``by`` has deleted it. Raises KeyError."""
+        had_it = self.namespaces.attached_to(nsid)
+        namespace = self.namespaces.remove(nsid)
+        self._tell(nsid, had_it, by)
+        self._end_commands(nsid, had_it)
+        if namespace.pool_name is None:
+            self.freed += namespace.capacity
+            self.on_delete(namespace)
+
+    @property
+    def capacity(self) -> int:
+        """Bytes that all namespaces have, or could have (TNVMCAP)."""
+        return self.unallocated + sum(namespace.capacity for namespace in self.namespaces)
+
+    @property
+    def unallocated(self) -> int:
+        """Bytes that hosts can make namespaces of (UNVMCAP)."""
+        room = 0 if self.pool is None else self.pool.capacity + self.freed
+        return room - sum(namespace.capacity for namespace in self.namespaces if namespace.pool_name is not None)
+
     def attach(self, nsid: int, cntlid: int) -> None:
         """A controller's host sees the namespace from now on. Raises KeyError."""
         self.namespaces.attach(nsid, cntlid)
@@ -96,6 +146,7 @@ class Subsystem:
         """A controller's host sees the namespace no more. Raises KeyError."""
         self.namespaces.detach(nsid, cntlid)
         self._tell(nsid, [cntlid])
+        self._end_commands(nsid, [cntlid])
 
     def resize(self, nsid: int, blocks: int | None = None) -> None:
         """Change the size, by default to that of its disk, which is looked at again. Raises KeyError, ValueError if the
@@ -126,7 +177,13 @@ class Subsystem:
         """Tell the controllers that have it that Identify says something new of this namespace."""
         self._tell(nsid, self.namespaces.attached_to(nsid))
 
-    def _tell(self, nsid: int, cntlids: list[int]) -> None:
+    def _end_commands(self, nsid: int, cntlids: list[int]) -> None:
         for controller in self.controllers:
             if controller.cntlid in cntlids:
-                controller.namespace_changed(nsid)
+                controller.end_commands(nsid)
+
+    def _tell(self, nsid: int, cntlids: list[int], by: int | None = None) -> None:
+        """``by``: the controller whose host knows, because it has asked for it."""
+        for controller in self.controllers:
+            if controller.cntlid in cntlids:
+                controller.namespace_changed(nsid, controller.cntlid != by)

@@ -20,6 +20,7 @@ from nvmeemu.subsystem.identity import Identity
 from nvmeemu.subsystem.inventory import Inventory
 from nvmeemu.subsystem.namespace import Ids, Namespace
 from nvmeemu.subsystem.paired_media import PairedMedia
+from nvmeemu.subsystem.pool import MemoryPool
 from nvmeemu.subsystem.subsystem import Subsystem
 from nvmeemu.testing.driver import Driver
 from nvmeemu.testing.ports import ManualWorker, Ram, VirtualClock
@@ -34,8 +35,8 @@ class Bench:
     ``engine="native"`` the native engine serves its I/O queues, on a thread that ``settle`` waits for; ``close`` (or
     the end of a ``with``) ends it. With ``"mapped"`` the engine also finds the doorbells in memory, where
     ``write_bar`` puts them. ``format``, ``has_block_map`` and ``can_be_formatted`` are of namespace 1. ``subsystem`` is
-    that of another bench, of which this is one more controller. ``state`` is what the
-    drive remembers, perhaps from a bench before.
+    that of another bench, of which this is one more controller. ``state`` is what the drive remembers, perhaps from a
+    bench before. With ``pool``, hosts can make namespaces of so many bytes.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Bench:
         subsystem: Subsystem | None = None,
         cntlid: int = 1,
         state: SavedState | None = None,
+        pool: int = 0,
     ) -> None:
         self._companions: list[Companion] = []
         self.engine: NativeEngine | None = None
@@ -70,12 +72,15 @@ class Bench:
         limits = limits or Limits()
         is_new = subsystem is None
         if subsystem is None:
-            subsystem = Subsystem(Identity(serial="TEST0001"), Inventory(limits.namespaces), self.clock, state)
+            room = MemoryPool(pool, self.worker) if pool else None
+            subsystem = Subsystem(Identity(serial="TEST0001"), Inventory(limits.namespaces), self.clock, state, room)
             first = self.namespace(1, self.backend, block_size, format=format, has_block_map=has_block_map)
             first.can_be_formatted = can_be_formatted
             if can_be_formatted:
                 subsystem.offer_formats()
             subsystem.add(first)
+        elif subsystem.pool is not None and isinstance(subsystem.pool.worker, ManualWorker):
+            self.worker = subsystem.pool.worker
         self.subsystem = subsystem
         self.namespaces = subsystem.namespaces
         self.controller = Controller(self.ram, self.clock, subsystem, limits, self.engine, cntlid)
