@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from nvmeemu.commands.features import get_features, set_features
+from nvmeemu.commands.format_nvm import can_format, format_nvm
 from nvmeemu.commands.identify import identify
 from nvmeemu.commands.log_pages import get_log_page
 from nvmeemu.commands.namespaces import attach_namespace, has_management, manage_namespaces
@@ -25,6 +26,7 @@ from nvmeemu.spec import (
     DeleteSq,
     DoorbellBufferConfig,
     Effect,
+    FormatNvm,
     GetFeatures,
     GetLogPage,
     Identify,
@@ -196,6 +198,13 @@ COMMANDS = CommandSet(
         doorbell_buffer_config,
         oacs=Oacs.DOORBELL_BUFFER_CONFIG,
         is_offered=has_doorbell_buffers,
+    ),
+    CommandEntry(
+        FormatNvm,
+        format_nvm,
+        Effect.NCC | Effect.ALONE_IN_NAMESPACE | Effect.OF_NAMESPACE,
+        oacs=Oacs.FORMAT_NVM,
+        is_offered=can_format,
     ),
 )
 """How each command is run, and what is said of it: OACS and the Commands Supported and Effects log come from here."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,18 @@ from nvmeemu.app.disks import Disks
 from nvmeemu.app.drive import file as drive_file
 from nvmeemu.app.drive.source import Failure
 from nvmeemu.backend.companion import Companion
-from nvmeemu.subsystem.media import Blocks, FlushMedia, Operation, ReadBlocks, SpoilBlocks, WriteBlocks
+from nvmeemu.backend.raw import RawBackend
+from nvmeemu.subsystem.formats import Format, Protection
+from nvmeemu.subsystem.media import (
+    Blocks,
+    FlushMedia,
+    Media,
+    MediaError,
+    Operation,
+    ReadBlocks,
+    SpoilBlocks,
+    WriteBlocks,
+)
 from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.vfio import Loop
 
@@ -145,3 +158,133 @@ def test_a_damaged_companion_is_refused(tmp_path: Path, image: Path, loop: Loop)
         file.write(bytes(8192))
     with pytest.raises(Failure, match="is damaged: it is no companion: repair it with nvmeemu image repair"):
         Opened(tmp_path, "disk = 'a.img'", loop)
+
+
+# --- formats
+
+
+class Formatted(Opened):
+    """And given another format."""
+
+    def format(self, wanted: Format, *, is_overwriting: bool = False) -> None:
+        self.begin(wanted, is_overwriting)
+        self.loop.run_until(lambda: bool(self.ends))
+        [error] = self.ends
+        if error is not None:
+            raise error
+
+    def begin(self, wanted: Format, is_overwriting: bool) -> None:
+        self.ends: list[BaseException | None] = []
+        assert self.namespace.formatter is not None
+
+        def done(media: Media | None, error: BaseException | None) -> None:
+            if media is not None:
+                self.namespace.put_back(media)
+            self.ends.append(error)
+
+        self.namespace.formatter.start(wanted, is_overwriting, lambda left: None, done)
+
+
+ALLOWED = "disk = 'a.img'\nformat = 'allow'"
+WITH_METADATA = Format(4096, 8, protection=Protection(1))
+
+
+def test_a_users_image_is_formatted_only_if_he_says_so(tmp_path: Path, image: Path, loop: Loop) -> None:
+    for keys, may in (("disk = 'a.img'", False), (ALLOWED, True), ("disk = 'a.img'\noverlay = true", True)):
+        opened = Formatted(tmp_path, keys, loop)
+        assert (opened.namespace.formatter is not None) == may
+        opened.close()
+
+
+@pytest.mark.parametrize("is_overwriting", [False, True])
+def test_a_format_holds_at_the_next_start(tmp_path: Path, image: Path, loop: Loop, is_overwriting: bool) -> None:
+    opened = Formatted(tmp_path, ALLOWED, loop)
+    opened.do(WriteBlocks(3, memoryview(b"x" * 512), is_durable=True))
+    for wanted in (WITH_METADATA, Format(512, 64, True), WITH_METADATA):
+        opened.format(wanted, is_overwriting=is_overwriting)
+        assert opened.namespace.format == wanted
+        assert not any(image.read_bytes())
+        opened.do(WriteBlocks(1, memoryview(b"y" * wanted.data_size), memoryview(b"m" * wanted.metadata_size)))
+    opened.do(FlushMedia())
+    opened.close()
+    again = Opened(tmp_path, "disk = 'a.img'", loop)
+    assert (again.namespace.format, again.namespace.blocks) == (WITH_METADATA, MIB // 4096)
+    assert again.do(ReadBlocks(0, 2)) == Blocks(bytes(4096) + b"y" * 4096, b"\xff" * 8 + b"m" * 8)
+    again.close()
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_format_is_completed_or_has_never_been_wherever_the_server_ends(
+    tmp_path: Path, image: Path, loop: Loop, is_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files are copied at each change of either of them, as a kill would leave them, and served."""
+    companion = Path(f"{image}.nvme")
+    opened = Formatted(tmp_path, ALLOWED, loop)
+    if not is_first:
+        opened.format(Format(512, 16))
+    before = opened.namespace.format
+    size = before.metadata_size
+    opened.do(WriteBlocks(3, memoryview(b"x" * 512), memoryview(b"m" * size), is_durable=True))
+    opened.do(FlushMedia())
+    copies: list[tuple[bytes, bytes | None]] = []
+
+    def copy() -> None:
+        copies.append((image.read_bytes(), companion.read_bytes() if companion.exists() else None))
+
+    def copying(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            copy()
+            found = function(*arguments, **named)
+            copy()
+            return found
+
+        return call
+
+    for name in ("ftruncate", "fsync", "fdatasync", "rename", "pwrite"):
+        monkeypatch.setattr(os, name, copying(getattr(os, name)))
+    opened.format(WITH_METADATA)
+    copy()
+    monkeypatch.undo()
+    opened.close()
+    seen = set()
+    for data, beside in dict.fromkeys(copies):
+        image.write_bytes(data)
+        companion.unlink(missing_ok=True)
+        if beside is not None:
+            companion.write_bytes(beside)
+        again = Opened(tmp_path, ALLOWED, loop)
+        seen.add(again.namespace.format)
+        if again.namespace.format == before:
+            assert again.do(ReadBlocks(3, 1)) == Blocks(b"x" * 512, b"m" * size)
+        else:
+            assert again.namespace.format == WITH_METADATA
+            assert again.do(ReadBlocks(0, 1)) == Blocks(bytes(4096), b"\xff" * 8)
+            assert not any(image.read_bytes())
+        again.close()
+    assert seen == {before, WITH_METADATA}
+
+
+def test_a_disk_that_was_being_formatted_is_not_only_read(tmp_path: Path, image: Path, loop: Loop) -> None:
+    Companion.make(f"{image}.nvme", Format(512), MIB, intention=WITH_METADATA).close()
+    with pytest.raises(Failure, match="was being formatted: serve it without read_only once"):
+        Opened(tmp_path, "disk = 'a.img'\nread_only = true", loop)
+    overlaid = Opened(tmp_path, "disk = 'a.img'\noverlay = true", loop)
+    assert overlaid.namespace.format == WITH_METADATA
+    overlaid.close()
+    assert Companion.open(f"{image}.nvme", read_only=True).contents.intention == WITH_METADATA
+
+
+def test_a_format_that_fails_leaves_an_image_without_a_companion(
+    tmp_path: Path, image: Path, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Formatted(tmp_path, ALLOWED, loop)
+
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr(RawBackend, "deallocate", fail)
+    with pytest.raises(MediaError, match="no room"):
+        opened.format(WITH_METADATA)
+    assert not Path(f"{image}.nvme").exists()
+    assert opened.namespace.format == Format(512)
+    opened.close()

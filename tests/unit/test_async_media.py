@@ -145,6 +145,9 @@ def test_a_flush_of_all_waits_for_each(bench: Bench, medium: TimedMedia) -> None
     assert len(bench.driver.drain(bench.driver.queues[1])) == 1
 
 
+PASSING = (ErrorKind.UNRECOVERED_READ, ErrorKind.WRITE_FAULT, ErrorKind.FORMATTING)
+
+
 @pytest.mark.parametrize("kind", ErrorKind)
 @pytest.mark.kills("the-block-of-an-error-is-not-told")
 def test_each_kind_of_error_has_its_status(
@@ -157,14 +160,19 @@ def test_each_kind_of_error_has_its_status(
         later(bench)
         (completion,) = driver.drain(driver.queues[1])
         assert (completion.cid, completion.status) == (cid, STATUS_OF[kind])
-        assert completion.dnr == (kind not in (ErrorKind.UNRECOVERED_READ, ErrorKind.WRITE_FAULT))
+        assert completion.dnr == (kind not in PASSING)
     entry = driver.get_log(LogId.ERROR_INFORMATION, 64)
     assert int.from_bytes(entry[16:24], "little") == 0x77
-    assert int.from_bytes(driver.get_log(LogId.SMART, 512)[160:176], "little") == 2
+    media_errors = 0 if kind is ErrorKind.FORMATTING else 2
+    assert int.from_bytes(driver.get_log(LogId.SMART, 512)[160:176], "little") == media_errors
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     status = STATUS_OF[kind].name
     wanted = f"disk timed failed: {kind.value}: the guest gets {status} (logged once)"
-    is_asked_for = kind in (ErrorKind.DEALLOCATED, ErrorKind.SPOILED)  # by a host: nothing for the user to do
+    is_asked_for = kind in (
+        ErrorKind.DEALLOCATED,
+        ErrorKind.SPOILED,
+        ErrorKind.FORMATTING,
+    )  # by a host: nothing for the user to do
     assert told == ([] if is_asked_for else [wanted])
 
 

@@ -133,8 +133,8 @@ def test_a_command_error_says_what_failed_and_how(driver: Driver) -> None:
     assert str(caught.value) == f"READ (queue 1, CID {cid}): LBA_OUT_OF_RANGE (SCT 0h, SC 80h), DNR"
     with pytest.raises(CommandError, match=r"^GET_LOG_PAGE \(.*\): INVALID_LOG_PAGE \(SCT 1h, SC 09h\), DNR$"):
         driver.get_log(0xC0, 512)
-    with pytest.raises(CommandError, match=r"^opcode 80h \(.*\): INVALID_OPCODE \(SCT 0h, SC 01h\), DNR$"):
-        driver.succeed(driver.admin, Command(opcode=0x80))
+    with pytest.raises(CommandError, match=r"^opcode 83h \(.*\): INVALID_OPCODE \(SCT 0h, SC 01h\), DNR$"):
+        driver.succeed(driver.admin, Command(opcode=0x83))
 
 
 @pytest.mark.parametrize("length", [0, 1, 511, 513])

@@ -77,7 +77,8 @@ def test_commands_know_what_they_do() -> None:
     kinds = spec.NVM_COMMANDS.values()
     assert {one for one in kinds if one.CHANGES_MEDIA} == {spec.Write, spec.WriteZeroes, spec.DatasetManagement}
     assert {one for one in kinds if one.MOVES_BLOCKS} == {spec.Read, spec.Write, spec.Compare}
-    assert not [one for one in spec.ADMIN_COMMANDS.values() if one.CHANGES_MEDIA or one.MOVES_BLOCKS]
+    assert {one for one in spec.ADMIN_COMMANDS.values() if one.CHANGES_MEDIA} == {spec.FormatNvm}
+    assert not [one for one in spec.ADMIN_COMMANDS.values() if one.MOVES_BLOCKS]
     assert spec.DataTransfer.of(spec.Read.OPCODE) == spec.DataTransfer.TO_HOST
     assert spec.DataTransfer.of(spec.Compare.OPCODE) == spec.DataTransfer.TO_CONTROLLER
     assert spec.DataTransfer.of(spec.Flush.OPCODE) == spec.DataTransfer.NONE

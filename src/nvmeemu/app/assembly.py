@@ -87,7 +87,7 @@ def _connect(
     identity = _identity(drive, namespaces[0])
     state = None if drive.state is None else _open_state(drive, drive.state, identity, loop, stack)
     subsystem = Subsystem(identity, Inventory(limits.namespaces), loop, state)
-    if any(namespace.can_be_formatted for namespace in namespaces):
+    if any(namespace.formatter is not None for namespace in namespaces):
         subsystem.offer_formats()
     for namespace in namespaces:
         subsystem.add(namespace)

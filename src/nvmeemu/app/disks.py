@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from uuid import UUID
 
 from nvmeemu.app import pairs
@@ -13,6 +14,7 @@ from nvmeemu.app.drive.description import SHARE, Drive, block_format
 from nvmeemu.app.drive.keys import NamespaceTable
 from nvmeemu.backend import Backend, BackendError, BadRequest, is_memory, is_same, open_backend
 from nvmeemu.subsystem.disk_media import DiskMedia
+from nvmeemu.subsystem.formatter import Formatter
 from nvmeemu.subsystem.media import FlushMedia, Media, MediaError
 from nvmeemu.subsystem.namespace import Ids, Namespace
 from nvmeemu.subsystem.paired_media import PairedMedia
@@ -48,7 +50,7 @@ class Disks:
             status = 2 if isinstance(error, BadRequest) else 1
             raise self._drive.source.failure(str(error), "namespace", index, "disk", status=status) from None
         ids = self._given[media.identity] = _ids(table)
-        return _namespace(nsid, media, self._identity(media, table), ids, table)
+        return self._namespace(nsid, media, self._identity(media, table), ids, table)
 
     def add(self, nsid: int, table: NamespaceTable) -> Namespace:
         """Another namespace. Raises BackendError."""
@@ -59,7 +61,7 @@ class Disks:
         ids = _ids(table)
         if ids == Ids() and not _begins_anew(media, table):
             ids = self._given.get(media.identity, ids)
-        return _namespace(nsid, media, self._identity(media, table, next(self._numbers)), ids, table)
+        return self._namespace(nsid, media, self._identity(media, table, next(self._numbers)), ids, table)
 
     def remove(self, media: Media, is_busy: Callable[[], bool]) -> None:
         """Flush and close the medium of a removed namespace as soon as the controller is not busy: until then a command
@@ -71,7 +73,7 @@ class Disks:
         if is_busy():
             self._loop.call_later(LOOK_AGAIN, lambda: self.remove(media, is_busy))
             return
-        name = next(disk for disk, one in self.media.items() if one is media)
+        name = self._name_of(media)
 
         def done(_: object, error: BaseException | None) -> None:
             if error is not None:
@@ -117,6 +119,17 @@ class Disks:
             return DiskMedia(backend, block_format(table), self._loop)
         return PairedMedia(backend, companion, self._loop)
 
+    def _namespace(self, nsid: int, media: DiskMedia, identity: str, ids: Ids, table: NamespaceTable) -> Namespace:
+        namespace = Namespace(nsid, media, identity, ids)
+        if table.may_be_formatted:
+            name = self._name_of(media)
+            make = partial(pairs.begin_formatting, table, media.backend)
+            namespace.formatter = Formatter(media, make, lambda formatted: self.media.update({name: formatted}))
+        return namespace
+
+    def _name_of(self, media: Media) -> str:
+        return next(name for name, one in self.media.items() if one is media)
+
     def _check_others(self, table: NamespaceTable) -> None:
         """The disk has one writer or many readers, in this process as among processes. Raises BackendError."""
         for other in self._others:
@@ -143,12 +156,6 @@ class Disks:
             return media.identity
         place = os.path.abspath(self._drive.controller.socket or "")
         return f"{media.identity}@{place}" + (f"#{number}" if begins_anew and number else "")
-
-
-def _namespace(nsid: int, media: Media, identity: str, ids: Ids, table: NamespaceTable) -> Namespace:
-    namespace = Namespace(nsid, media, identity, ids)
-    namespace.can_be_formatted = table.may_be_formatted
-    return namespace
 
 
 def _begins_anew(media: Media, table: NamespaceTable) -> bool:

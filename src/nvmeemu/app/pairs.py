@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 from nvmeemu.app.drive.description import block_format
 from nvmeemu.app.drive.keys import NamespaceTable
 from nvmeemu.backend import BACKENDS, Backend, describe, in_words, is_memory, path_of
 from nvmeemu.backend.companion import Companion, CompanionError, beside
+from nvmeemu.subsystem.formats import Format
+from nvmeemu.subsystem.formatter import complete
 from nvmeemu.subsystem.paired_media import deallocated_metadata
+
+log = logging.getLogger(__name__)
 
 _AT_ONCE = 4096  # blocks
 
@@ -42,6 +47,14 @@ def companion_of(table: NamespaceTable, backend: Backend) -> Companion | None:
     return made
 
 
+def begin_formatting(table: NamespaceTable, backend: Backend, now: Format, wanted: Format) -> Companion:
+    """The companion of a disk that has none and is being given a format. Raises BackendError."""
+    path = _path(table)
+    if path is None or table.overlay:
+        return Companion.in_memory(now, backend.size, intention=wanted)
+    return Companion.make(path, now, backend.size, intention=wanted)
+
+
 def _path(table: NamespaceTable) -> str | None:
     """Where the companion is; None: in memory."""
     if table.companion is not None:
@@ -66,10 +79,22 @@ def _fit(table: NamespaceTable, backend: Backend, found: Companion) -> Companion
             readable.close()
         if not found.read_only:
             found.resize(backend.size)
+        _complete(table, backend, found)
     except OSError as error:
         found.close()
         raise CompanionError(f"{found.path}, the companion of a disk: {describe(error)}") from None
     return found
+
+
+def _complete(table: NamespaceTable, backend: Backend, found: Companion) -> None:
+    """Complete a Format during which the server ended. Raises OSError, and CompanionError if the disk is only read."""
+    if found.contents.intention is None:
+        return
+    if found.read_only:
+        found.close()
+        raise CompanionError(f"disk {table.disk} was being formatted: serve it without --read-only once")
+    log.info("disk %s was being formatted when the server ended: that is completed now", table.disk)
+    complete(backend, found)
 
 
 def _written(backend: Backend, data_size: int) -> Iterator[tuple[int, int]]:

@@ -77,7 +77,7 @@ def _format(values: dict[str, Any]) -> Format:
     protection = values["protection"]
     if protection is not None:
         protection = Protection(**{**protection, "guard": Guard(protection["guard"])})
-    return Format(**{**values, "protection": protection})
+    return Format(**{**values, "protection": protection, "guard": Guard(values["guard"])})
 
 
 def beside(image: str) -> str:
@@ -95,7 +95,6 @@ class Companion:
         self._fd = fd
         self._number = number
         self._size = contents.format.metadata_size
-        self._stride = _MAP + CHUNK * self._size
         self._failed_sync = FailedSync()
         self._lock = threading.Lock()  # of the map: several blocks share a byte
         self._now_flags = os.RWF_NOWAIT if takes_nowait(fd, bytearray(1)) else 0
@@ -114,14 +113,21 @@ class Companion:
     # --- making and opening
 
     @classmethod
-    def make(cls, path: str, format: Format, size: int, written: Sequence[tuple[int, int]] = ()) -> Self:
+    def make(
+        cls,
+        path: str,
+        format: Format,
+        size: int,
+        written: Sequence[tuple[int, int]] = (),
+        intention: Format | None = None,
+    ) -> Self:
         """A new one for an image of ``size`` bytes, in place of the one that is there. ``written``: extents of blocks
-        that are there already. Raises CompanionError."""
+        that are there already. ``intention``: the format that the image is to be given. Raises CompanionError."""
         new = f"{path}.new"
         try:
             fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
             try:
-                made = cls._begin(path, fd, Contents(format, size), written)
+                made = cls._begin(path, fd, Contents(format, size, intention), written)
                 os.fsync(fd)
                 os.rename(new, path)
                 sync_folder(path)
@@ -135,10 +141,12 @@ class Companion:
         return made
 
     @classmethod
-    def in_memory(cls, format: Format, size: int, written: Sequence[tuple[int, int]] = ()) -> Self:
+    def in_memory(
+        cls, format: Format, size: int, written: Sequence[tuple[int, int]] = (), intention: Format | None = None
+    ) -> Self:
         """The same without a file: it is gone when it is closed. Raises OSError."""
         fd = os.memfd_create("nvmeemu-companion", os.MFD_CLOEXEC)
-        return cls._begin("memory", fd, Contents(format, size), written)
+        return cls._begin("memory", fd, Contents(format, size, intention), written)
 
     @classmethod
     def _begin(cls, path: str, fd: int, contents: Contents, written: Sequence[tuple[int, int]]) -> Self:
@@ -191,6 +199,10 @@ class Companion:
             lock(self._fd, self.path, self.read_only)
 
     @property
+    def _stride(self) -> int:
+        return _MAP + CHUNK * self._size
+
+    @property
     def _end(self) -> int:
         return _HEADERS + -(-self.blocks // CHUNK) * self._stride
 
@@ -214,6 +226,36 @@ class Companion:
         if os.fstat(self._fd).st_size < self._end:
             os.ftruncate(self._fd, self._end)
         os.fsync(self._fd)
+
+    # --- another format
+
+    def intend(self, format: Format | None) -> None:
+        """From now on the blocks are being given this format, whatever happens: ``finish`` ends it, or else the next
+        start. None: they are not."""
+        self.note(replace(self.contents, intention=format))
+
+    def finish(self) -> None:
+        """The blocks have the format that was intended. All of them are deallocated, and nothing is left of their
+        metadata."""
+        wanted = self.contents.intention
+        assert wanted is not None
+        with self._lock:
+            os.ftruncate(self._fd, _HEADERS)
+            os.fsync(self._fd)  # before the header: nothing of the old map must count by the new one
+            self._written = 0
+            before, self._size = self._size, wanted.metadata_size
+            try:
+                self.note(Contents(wanted, self.contents.size))
+            except OSError:
+                self._size = before
+                raise
+
+    def remove(self) -> None:
+        """There is none any more."""
+        if self.path != "memory":
+            os.unlink(self.path)
+            sync_folder(self.path)
+        self.close()
 
     # --- the map
 
@@ -347,8 +389,10 @@ class Companion:
             raise
 
     def close(self) -> None:
-        """Give the file back; it does not flush."""
-        os.close(self._fd)
+        """Give the file back; it does not flush. Once more, it does nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 def _header(fd: int) -> tuple[int, Contents]:

@@ -203,8 +203,7 @@ class _WriteCache(_Saveable):
         put(value)
         if value & _WCE:
             return 0
-        media = [namespace.media for namespace in controller.namespaces]
-        return flushed(media, is_abortable=False, undo=lambda: put(before))
+        return flushed(controller.namespaces.media, is_abortable=False, undo=lambda: put(before))
 
 
 _WCE = int(VolatileWriteCache(wce=True))

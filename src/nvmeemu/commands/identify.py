@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nvmeemu.commands import features, log_pages
+from nvmeemu.commands.format_nvm import can_format
 from nvmeemu.commands.namespaces import has_management, most_attached
 from nvmeemu.controller.request import Request
 from nvmeemu.controller.state import ControllerState
@@ -29,6 +30,8 @@ from nvmeemu.spec import (
     Dps,
     ExtendedLbaFormat,
     Flbas,
+    Fna,
+    Fpi,
     Frmw,
     GranularityDescriptor,
     Identify,
@@ -58,14 +61,13 @@ from nvmeemu.spec import (
 )
 from nvmeemu.spec.errors import CommandFailed
 from nvmeemu.subsystem import protection
-from nvmeemu.subsystem.formats import OfferedFormat, Protection
+from nvmeemu.subsystem.formats import PLAIN_FORMATS, OfferedFormat, Protection
 from nvmeemu.subsystem.health import CRITICAL_TEMPERATURE, ERROR_LOG_ENTRIES, WARNING_TEMPERATURE
 from nvmeemu.subsystem.namespace import Namespace, Namespaces
 from nvmeemu.subsystem.pool import GRANULE
 from nvmeemu.tables import Table
 
 PAGE = 4096
-PLAIN_FORMATS = 16  # that every host can use
 _DEALLOCATED = DlFeat(read=READS_AS_ZEROS, write_zeroes_deallocates=True)
 _SHUTDOWN_TIME = 30_000_000  # microseconds that a Flush of a slow disk may take: RTD3E
 
@@ -164,6 +166,7 @@ def _controller(request: Request[Identify]) -> bytes:
         cqes_min=CQE_SIZE.bit_length() - 1,
         cqes_max=CQE_SIZE.bit_length() - 1,
         nn=controller.namespaces.nn,
+        fna=Fna.CRYPTO_ERASE if can_format(controller) else Fna(0),
         oncs=_oncs(controller),
         vwc=int(Vwc(present=controller.has_write_cache, flush_behavior=FLUSH_TAKES_BROADCAST)),
         nwpc=Nwpc.PROTECTED | Nwpc.UNTIL_POWER_CYCLE | Nwpc.PERMANENT,
@@ -211,6 +214,7 @@ def _page(controller: ControllerState, namespace: Namespace) -> bytes:
         flbas=int(_flbas(formats.index(format.offered), format.is_extended)),
         dps=0 if format.protection is None else int(_dps(format.protection)),
         nmic=_sharing(namespace),
+        fpi=int(_progress(namespace)),
         dlfeat=int(_DEALLOCATED),
         nvmcap=namespace.capacity,
         npwg=granularity,
@@ -272,6 +276,10 @@ def _allocated_or_none(request: Request[Identify]) -> Namespace | None:
 
 def _attributes(namespace: Namespace) -> NsAttr:
     return NsAttr.WRITE_PROTECTED if namespace.is_write_protected else NsAttr(0)
+
+
+def _progress(namespace: Namespace) -> Fpi:
+    return Fpi(is_supported=namespace.formatter is not None, left=namespace.format_left)
 
 
 def _list(request: Request[Identify]) -> bytes:
@@ -374,6 +382,7 @@ def _independent(namespace: Namespace | None) -> bytes:
     page = IndependentNamespace(
         nsfeat=NsFeat(0) if namespace.pool_name is None else NsFeat.IDS_NOT_REUSED,
         nmic=_sharing(namespace),
+        fpi=int(_progress(namespace)),
         nsattr=_attributes(namespace),
         nstat=NStat.READY,
     )

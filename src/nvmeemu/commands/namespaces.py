@@ -6,7 +6,7 @@ import struct
 from functools import partial
 from typing import Any
 
-from nvmeemu.commands import features
+from nvmeemu.commands.format_nvm import chosen
 from nvmeemu.controller.request import Changing, Request, Result
 from nvmeemu.controller.state import ControllerState
 from nvmeemu.spec import (
@@ -24,8 +24,8 @@ from nvmeemu.spec import (
     Status,
 )
 from nvmeemu.spec.errors import CommandFailed
-from nvmeemu.subsystem import management, protection
-from nvmeemu.subsystem.formats import Format, Protection
+from nvmeemu.subsystem import management
+from nvmeemu.subsystem.formats import Format
 from nvmeemu.subsystem.management import NewNamespace
 from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.subsystem.turns import Steps
@@ -83,18 +83,8 @@ def _wanted(controller: ControllerState, given: HostNamespace) -> NewNamespace:
 
 def _format(controller: ControllerState, flbas: Flbas, dps: Dps) -> Format:
     """The upper bits of the number do not count, because there are not more than 16 formats. Raises CommandFailed."""
-    number, formats = flbas.index_low, controller.subsystem.formats
-    try:
-        chosen = formats[number]
-        if chosen.needs_extension and not features.knows_extended_formats(controller):
-            raise ValueError("the host does not know extended LBA formats (LBAFEE)")
-        if dps.type and not protection.is_available():
-            raise ValueError("this build has no protection information")
-        tags = Protection(dps.type, chosen.guard, chosen.storage_tag_size, dps.is_first) if dps.type else None
-        return Format(chosen.data_size, chosen.metadata_size, flbas.is_extended and chosen.metadata_size > 0, tags)
-    except (IndexError, ValueError) as error:
-        why = f"LBA format {number}, protection {dps.type}: {error}"
-        raise CommandFailed(Status.INVALID_FORMAT, why=why) from None
+    formats = controller.subsystem.formats
+    return chosen(controller, formats, flbas.index_low, flbas.is_extended, dps.type, dps.is_first)
 
 
 def _delete(request: Request[NamespaceManagement]) -> Result:

@@ -44,7 +44,7 @@ from nvmeemu.spec import (
     ReadyTimeouts,
     words,
 )
-from nvmeemu.subsystem.media import MediaError, flush_all, run
+from nvmeemu.subsystem.media import Media, MediaError, flush_all, run
 from nvmeemu.subsystem.saved import in_use
 from nvmeemu.subsystem.subsystem import Subsystem
 
@@ -163,6 +163,10 @@ class Controller:
     def namespace_changed(self, nsid: int, is_told: bool = True) -> None:
         """A namespace has come, gone or changed. The host ``is_told`` of it, if it wants to be."""
         changes.namespace_changed(self.state, nsid, is_told)
+
+    def uses(self, media: Media) -> bool:
+        """Whether commands are still at a medium that is no namespace's any more."""
+        return self._executor.uses(media)
 
     def interrupts_changed(self) -> None:
         """MSI-X was enabled or disabled, or the VMM takes its messages at another place."""
@@ -427,7 +431,7 @@ class Controller:
                 self._set_status(shst=SHST_COMPLETE)
                 log.info("shutdown complete")
 
-        run(flush_all([namespace.media for namespace in self.state.namespaces]), done)
+        run(flush_all(self.state.namespaces.media), done)
 
     def fail(self, reason: str) -> None:
         """Controller Fatal Status: nothing is served until a reset (Base 1.4, 9.5)."""

@@ -24,6 +24,7 @@ from nvmeemu.ports import HostMemoryError
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.spec import DRIVER_ERRORS, MORE, Command, Psdt, Status, words
 from nvmeemu.spec.errors import CommandFailed
+from nvmeemu.subsystem.media import Media
 
 log = logging.getLogger(__name__)
 
@@ -172,6 +173,10 @@ class Executor:
         if self._engine is not None and self._engine.is_changing_media:
             return True
         return self._media.is_changing or self.saves.is_busy
+
+    def uses(self, media: Media) -> bool:
+        """Whether commands are at a medium that is no namespace's any more, and that the engine was told of."""
+        return self._media.uses(media.budget) or (self._engine is not None and self._engine.is_letting_go)
 
     def stop(self) -> None:
         """Drop every command without a completion, and lower the pin."""

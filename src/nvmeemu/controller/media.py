@@ -22,7 +22,7 @@ from nvmeemu.subsystem.media import Budget, ErrorKind, MediaError
 
 log = logging.getLogger(__name__)
 
-_OF_HOSTS = (ErrorKind.DEALLOCATED, ErrorKind.SPOILED)  # errors that a host has asked for
+_OF_HOSTS = (ErrorKind.DEALLOCATED, ErrorKind.SPOILED, ErrorKind.FORMATTING)  # errors that a host has asked for
 
 
 class MediaAccess:
@@ -57,6 +57,10 @@ class MediaAccess:
         """An operation may still change a medium, also for a command that nobody waits for any more."""
         return any(one.pending.operation.is_changing for one in self._under_way)
 
+    def uses(self, budget: Budget) -> bool:
+        """Whether an operation is under way at the medium with this budget."""
+        return any(one.pending.media.budget is budget for one in self._under_way)
+
     @property
     def requests(self) -> set[Request[Any]]:
         """The requests that have begun something."""
@@ -84,7 +88,8 @@ class MediaAccess:
         if isinstance(error, MediaError):
             status = STATUS_OF[error.kind]
             self._complain(status, error)
-            self._controller.subsystem.health.media_errors += 1
+            if error.kind is not ErrorKind.FORMATTING:  # nothing is wrong with it
+                self._controller.subsystem.health.media_errors += 1
             raise CommandFailed(status, dnr=error.is_lasting, lba=error.lba)
         if error is not None:
             raise error

@@ -206,6 +206,11 @@ class Engine(Protocol):
         """Whether writes wait for a disk."""
         ...
 
+    @property
+    def is_letting_go(self) -> bool:
+        """Whether disks that are no namespaces any more have commands that have not ended."""
+        ...
+
     def take_counts(self) -> Counts:
         """What the engine has done since the last call."""
         ...

@@ -34,6 +34,7 @@ class AdminOpcode(Opcode):
     NAMESPACE_MANAGEMENT = 0x0D
     NAMESPACE_ATTACHMENT = 0x15
     DOORBELL_BUFFER_CONFIG = 0x7C
+    FORMAT_NVM = 0x80
 
 
 class NvmOpcode(Opcode):
@@ -149,6 +150,27 @@ class DoorbellBufferConfig(Command):
     """Doorbell Buffer Config: PRP1 is the Shadow Doorbell buffer, PRP2 the EventIdx buffer. Base 1.4, 5.7."""
 
     OPCODE = AdminOpcode.DOORBELL_BUFFER_CONFIG
+
+
+class SecureErase(IntEnum):
+    """SES of Format NVM: what is done to the data. Base 1.4, Figure 328."""
+
+    NONE = 0
+    USER_DATA = 1
+    CRYPTOGRAPHIC = 2
+
+
+class FormatNvm(Command):
+    """Format NVM: a namespace gets another format, and loses its data. Base 1.4, 5.23; ``lbafu``: NVM 1.0, 4.1.1."""
+
+    OPCODE = AdminOpcode.FORMAT_NVM
+    CHANGES_MEDIA = True
+    lbafl = bits(CDW10, 3, 0)
+    mset = bit(CDW10, 4)  # metadata follow the data of each block in the same buffer
+    pi = bits(CDW10, 7, 5)
+    pil = bit(CDW10, 8)  # protection information is first in the metadata
+    ses = bits(CDW10, 11, 9)
+    lbafu = bits(CDW10, 13, 12)
 
 
 class Identify(Command):
@@ -297,7 +319,7 @@ class CommandTable(Extensible[type[Command]], Mapping[int, type[Command]]):
 
 ADMIN_COMMANDS = CommandTable(
     *(DeleteSq, CreateSq, GetLogPage, DeleteCq, CreateCq, Identify, Abort, SetFeatures, GetFeatures),
-    *(AsyncEventRequest, NamespaceManagement, NamespaceAttachment, DoorbellBufferConfig),
+    *(AsyncEventRequest, NamespaceManagement, NamespaceAttachment, DoorbellBufferConfig, FormatNvm),
 )
 NVM_COMMANDS = CommandTable(Flush, Write, Read, Compare, WriteZeroes, DatasetManagement, Verify)
 

@@ -314,6 +314,13 @@ class ProtectionCapabilities(IntFlag):
     LAST = 1 << 4
 
 
+class Fpi(Record, size=1):
+    """Format Progress Indicator: whether it is told, and how many percent of a Format are left."""
+
+    left = bits(0, 6, 0, size=1)
+    is_supported = bit(0, 7, size=1)
+
+
 class Dps(Record, size=1):
     """End-to-end Data Protection Type Settings: the type (0: none), and whether it lies first in the metadata."""
 
@@ -343,7 +350,7 @@ class IdentifyNamespace(Record, size=4096):
     dps = uint(29, 1)  # ``Dps``
     nmic = flags(30, 1, Nmic)
     rescap = uint(31, 1)
-    fpi = uint(32, 1)
+    fpi = uint(32, 1)  # ``Fpi``
     dlfeat = uint(33, 1)  # ``DlFeat``
     nawun = count(34, 15, 0, size=2)
     nawupf = count(36, 15, 0, size=2)
@@ -404,7 +411,7 @@ class IndependentNamespace(Record, size=4096):
     nsfeat = flags(0, 1, NsFeat)  # only IDS_NOT_REUSED is here where it is in ``IdentifyNamespace``
     nmic = flags(1, 1, Nmic)
     rescap = uint(2, 1)
-    fpi = uint(3, 1)
+    fpi = uint(3, 1)  # ``Fpi``
     anagrpid = uint(4, 4)
     nsattr = flags(8, 1, NsAttr)
     nvmsetid = uint(10, 2)

@@ -106,6 +106,7 @@ RETRYABLE = frozenset(
         Status.ABORT_REQUESTED,
         Status.ABORTED_SQ_DELETION,
         Status.NAMESPACE_NOT_READY,
+        Status.FORMAT_IN_PROGRESS,
         Status.ABORT_LIMIT_EXCEEDED,
         Status.AER_LIMIT_EXCEEDED,
     }

@@ -41,7 +41,7 @@ class DiskMedia(Media):
         super().__init__(format, Budget())
         self.backend = backend
         self._size = format.data_size
-        self._worker = worker
+        self.worker = worker
         self._flushes = object()  # where they wait
 
     @property
@@ -66,7 +66,7 @@ class DiskMedia(Media):
 
     def start(self, operation: Operation, done: Done) -> Job:
         at = self._flushes if isinstance(operation, FlushMedia) else self
-        return self._worker.submit(partial(self._work, operation), done, at)
+        return self.worker.submit(partial(self._work, operation), done, at)
 
     def read_now(self, slba: int, data: Sequence[memoryview], metadata: Sequence[memoryview] = ()) -> bool:
         return self.backend.read_now(slba * self._size, data)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 SMALLEST = 512  # bytes of data in a block
+PLAIN_FORMATS = 16  # the first ones, which every host can use
 _PROTECTED_BY_LONG_GUARDS = 4096  # bytes of data in a block, at least
 
 
@@ -90,16 +91,21 @@ class Format:
 
     ``data_size``: bytes of data in a block, a power of two. ``metadata_size``: bytes of metadata of a block.
     ``is_extended``: in the host's memory a block's metadata follows its data in the same buffer; otherwise it lies in a
-    buffer of its own. It says nothing of where the medium keeps it. ``protection``: None if it is switched off. Raises
-    ValueError.
+    buffer of its own. It says nothing of where the medium keeps it. ``protection``: None if it is switched off.
+    ``guard`` and ``storage_tag_size``: of the protection, or what it would have. Raises ValueError.
     """
 
     data_size: int = SMALLEST
     metadata_size: int = 0
     is_extended: bool = False
     protection: Protection | None = None
+    guard: Guard = Guard.CRC16
+    storage_tag_size: int = 0
 
     def __post_init__(self) -> None:
+        if self.protection is not None:
+            object.__setattr__(self, "guard", self.protection.guard)
+            object.__setattr__(self, "storage_tag_size", self.protection.storage_tag_size)
         if self.data_size < SMALLEST or self.data_size & self.data_size - 1:
             raise ValueError(f"a block has 512 bytes of data, or twice that, and so on, not {self.data_size}")
         if not 0 <= self.metadata_size < 1 << 16:
@@ -117,12 +123,8 @@ class Format:
 
     @property
     def offered(self) -> OfferedFormat:
-        """The row of the table that it is of. Without protection, its guard does not show: the 16-bit one."""
-        if self.protection is None:
-            return OfferedFormat(self.data_size, self.metadata_size)
-        return OfferedFormat(
-            self.data_size, self.metadata_size, self.protection.guard, self.protection.storage_tag_size
-        )
+        """The row of the table that it is of."""
+        return OfferedFormat(self.data_size, self.metadata_size, self.guard, self.storage_tag_size)
 
     @property
     def block_size(self) -> int:

@@ -20,8 +20,9 @@ from nvmeemu.ports import Changes, Value
 from nvmeemu.spec import Status
 from nvmeemu.spec.errors import CommandFailed
 from nvmeemu.subsystem.formats import Format
-from nvmeemu.subsystem.media import Media
+from nvmeemu.subsystem.formatter import Formatter
 from nvmeemu.subsystem.namespace import Ids, Namespace
+from nvmeemu.subsystem.paired_media import PairedMedia
 from nvmeemu.subsystem.pool import Pool
 from nvmeemu.subsystem.saved import forgotten, of_namespace
 from nvmeemu.subsystem.saved_namespaces import SavedNamespace, as_saved, attachment, deleted, trash
@@ -74,13 +75,13 @@ def create(subsystem: Subsystem, new: NewNamespace) -> Steps:
     return nsid
 
 
-def _of_pool(nsid: int, media: Media, saved: SavedNamespace) -> Namespace:
+def _of_pool(nsid: int, media: PairedMedia, saved: SavedNamespace) -> Namespace:
     """The name in the pool is the namespace's UUID, and its other identifiers are made of it: none is ever used again
     (NSFEAT)."""
     name = saved.pool_name
     namespace = Namespace(nsid, media, name, Ids(uuid=uuid.UUID(name)))
     namespace.pool_name, namespace.allotted = name, saved.capacity
-    namespace.is_deletable = namespace.can_be_formatted = True
+    namespace.is_deletable, namespace.formatter = True, Formatter(media)
     namespace.is_shared, namespace.controllers = saved.is_shared, saved.controllers
     return namespace
 
@@ -115,6 +116,8 @@ def _check_deletable(namespace: Namespace) -> None:
             namespace.media.identity,
         )
         raise CommandFailed(Status.OPERATION_DENIED, location=(4, 0), why="the user has not allowed it")
+    if namespace.is_being_formatted:
+        raise CommandFailed(Status.FORMAT_IN_PROGRESS)
     namespace.check_writable()
 
 

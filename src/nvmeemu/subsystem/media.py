@@ -148,11 +148,12 @@ class ErrorKind(Enum):
     STORAGE_TAG_CHECK = "storage tag check"
     DEALLOCATED = "deallocated block"
     SPOILED = "uncorrectable block"
+    FORMATTING = "being formatted"
 
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LASTING_NUMBERS = (*_NO_SPACE, errno.EROFS)
-_LASTING = frozenset(ErrorKind) - {ErrorKind.UNRECOVERED_READ, ErrorKind.WRITE_FAULT}
+_LASTING = frozenset(ErrorKind) - {ErrorKind.UNRECOVERED_READ, ErrorKind.WRITE_FAULT, ErrorKind.FORMATTING}
 
 
 class MediaError(Exception):

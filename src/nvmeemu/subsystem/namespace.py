@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from nvmeemu.controller.limits import Limits
 from nvmeemu.spec import BROADCAST, Status, WriteProtection
 from nvmeemu.spec.errors import CommandFailed
+from nvmeemu.subsystem.formatter import Formatter
 from nvmeemu.subsystem.media import MOST_HELD, Media
 
 MOST_HELD_OF_ALL = 1 << 30  # bytes that the commands at as many media as there can be may hold
@@ -32,8 +33,8 @@ class Namespace:
 
     ``controllers`` are those to which it is attached; None: all, also those to come. ``is_shared``: it may be attached
     to several (NMIC). ``pool_name``: a host has made it, and this is its name in the pool; None: the user has given it,
-    and decides whether a host may delete it (``is_deletable``). ``can_be_formatted``: the user allows a host to erase
-    all that it has.
+    and decides whether a host may delete it (``is_deletable``). ``formatter``: a host may format it, and erase all that
+    it has. ``format_left``: percent of a Format that are left; 0: there is none (FPI).
     """
 
     controllers: frozenset[int] | None = None
@@ -41,10 +42,11 @@ class Namespace:
     pool_name: str | None = None
     allotted = 0  # bytes of the pool
     is_deletable = False
+    formatter: Formatter | None = None
+    format_left = 0
 
     def __init__(self, nsid: int, media: Media, identity: str | None = None, ids: Ids = Ids()) -> None:
         self.nsid = nsid
-        self.can_be_formatted = False
         self.write_protection = WriteProtection.NONE
         self.put(media)
         self.identity = identity or media.identity
@@ -64,6 +66,19 @@ class Namespace:
         self.has_metadata = media.format.metadata_size != 0
         self.blocks = media.blocks
         self.read_only = media.read_only
+
+    def put_back(self, media: Media) -> None:
+        """The same, but of the medium that was there before as much as the namespace had, if that was not all."""
+        before, data_size = self.blocks, self._data_size
+        was_whole = before == self.media.blocks
+        self.put(media)
+        if not was_whole:
+            self.blocks = min(before * data_size // self._data_size, media.blocks)
+
+    @property
+    def is_being_formatted(self) -> bool:
+        """A Format is under way."""
+        return self.format_left != 0
 
     @property
     def needs_extension(self) -> bool:
@@ -120,6 +135,11 @@ class Namespaces:
 
     def __iter__(self) -> Iterator[Namespace]:
         return iter(self.by_nsid.values())
+
+    @property
+    def media(self) -> list[Media]:
+        """What can be flushed: the media of all but those that are being formatted."""
+        return [one.media for one in self if not one.is_being_formatted]
 
     def is_valid(self, nsid: int) -> bool:
         return 1 <= nsid <= self.nn

@@ -12,7 +12,6 @@ from nvmeemu.backend.companion import Companion
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.ports import Worker
 from nvmeemu.subsystem.formats import Format
-from nvmeemu.subsystem.media import Media
 from nvmeemu.subsystem.paired_media import PairedMedia
 from nvmeemu.subsystem.turns import Step
 
@@ -31,12 +30,12 @@ class Pool(ABC):
         self.worker = worker
 
     @abstractmethod
-    def make(self, name: str, size: int, format: Format) -> Media:
+    def make(self, name: str, size: int, format: Format) -> PairedMedia:
         """A medium of ``size`` bytes of data, on which nothing was ever written. May block. Raises OSError,
         BackendError."""
 
     @abstractmethod
-    def open(self, name: str) -> Media:
+    def open(self, name: str) -> PairedMedia:
         """A medium that was made before, perhaps by another process. May block. Raises OSError, BackendError."""
 
     @abstractmethod
@@ -52,10 +51,10 @@ class Pool(ABC):
 class MemoryPool(Pool):
     """Memory: what was written is gone when the process ends."""
 
-    def make(self, name: str, size: int, format: Format) -> Media:
+    def make(self, name: str, size: int, format: Format) -> PairedMedia:
         return PairedMedia(MemoryBackend(size), Companion.in_memory(format, size), self.worker)
 
-    def open(self, name: str) -> Media:
+    def open(self, name: str) -> PairedMedia:
         raise BackendError("the memory of another process is gone")
 
     def discard(self, name: str) -> None:

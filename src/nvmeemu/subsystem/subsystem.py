@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from nvmeemu.ports import Changes, Clock, SavedState, Value
-from nvmeemu.subsystem.formats import FORMATS, OfferedFormat
+from nvmeemu.subsystem.formats import FORMATS, Format, OfferedFormat
+from nvmeemu.subsystem.formatting import Formatting
 from nvmeemu.subsystem.health import Health
 from nvmeemu.subsystem.identity import Identity
 from nvmeemu.subsystem.inventory import Inventory
+from nvmeemu.subsystem.media import Media
 from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.subsystem.pool import Pool
 from nvmeemu.subsystem.saved import MemoryState
@@ -46,6 +48,10 @@ class Member(Protocol):
 
     def namespace_changed(self, nsid: int, is_told: bool = True) -> None:
         """Identify says something new of this namespace, or it has come or gone. The host ``is_told`` of it."""
+        ...
+
+    def uses(self, media: Media) -> bool:
+        """Whether commands are still at a medium that is no namespace's any more."""
         ...
 
 
@@ -152,6 +158,8 @@ class Subsystem:
         """Change the size, by default to that of its disk, which is looked at again. Raises KeyError, ValueError if the
         disk is not that large, and OSError if it cannot tell its size."""
         namespace = self.namespaces.by_nsid[nsid]
+        if namespace.is_being_formatted:
+            raise ValueError(f"namespace {nsid} is being formatted: try again")
         namespace.media.refresh()
         most = namespace.media.blocks
         blocks = most if blocks is None else blocks
@@ -171,11 +179,26 @@ class Subsystem:
     @property
     def can_format(self) -> bool:
         """Whether a host can give a namespace another format."""
-        return any(namespace.can_be_formatted for namespace in self.namespaces)
+        return self.pool is not None or any(namespace.formatter is not None for namespace in self.namespaces)
 
-    def changed(self, nsid: int) -> None:
+    def format(
+        self, namespace: Namespace, format: Format, is_overwriting: bool, by: Callable[[], int | None]
+    ) -> Formatting:
+        """Begin to format a namespace that has a ``formatter``. ``by``: the controller whose host has asked for it and
+        still waits, so that it need not be told."""
+        formatting = Formatting(namespace, format, is_overwriting)
+        namespace.media = formatting
+        namespace.format_left = 100
+        self.changed(namespace.nsid, by())
+        formatting.begin(self.clock, self._is_used, lambda: self.changed(namespace.nsid, by()))
+        return formatting
+
+    def _is_used(self, media: Media) -> bool:
+        return any(controller.uses(media) for controller in self.controllers)
+
+    def changed(self, nsid: int, by: int | None = None) -> None:
         """Tell the controllers that have it that Identify says something new of this namespace."""
-        self._tell(nsid, self.namespaces.attached_to(nsid))
+        self._tell(nsid, self.namespaces.attached_to(nsid), by)
 
     def _end_commands(self, nsid: int, cntlids: list[int]) -> None:
         for controller in self.controllers:

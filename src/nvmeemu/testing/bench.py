@@ -16,6 +16,7 @@ from nvmeemu.ports import Mirrors, SavedState
 from nvmeemu.spec import DOORBELLS
 from nvmeemu.subsystem.disk_media import DiskMedia
 from nvmeemu.subsystem.formats import SMALLEST, Format
+from nvmeemu.subsystem.formatter import Formatter
 from nvmeemu.subsystem.identity import Identity
 from nvmeemu.subsystem.inventory import Inventory
 from nvmeemu.subsystem.namespace import Ids, Namespace
@@ -75,8 +76,8 @@ class Bench:
             room = MemoryPool(pool, self.worker) if pool else None
             subsystem = Subsystem(Identity(serial="TEST0001"), Inventory(limits.namespaces), self.clock, state, room)
             first = self.namespace(1, self.backend, block_size, format=format, has_block_map=has_block_map)
-            first.can_be_formatted = can_be_formatted
             if can_be_formatted:
+                self.allow_format(first)
                 subsystem.offer_formats()
             subsystem.add(first)
         elif subsystem.pool is not None and isinstance(subsystem.pool.worker, ManualWorker):
@@ -123,6 +124,18 @@ class Bench:
         companion = Companion.in_memory(format, backend.size)
         self._companions.append(companion)
         return Namespace(nsid, PairedMedia(backend, companion, self.worker), identity, ids)
+
+    def allow_format(self, namespace: Namespace) -> None:
+        """Let hosts format a namespace of ``namespace``. Its companion, too, is in memory."""
+        media = namespace.media
+        assert isinstance(media, DiskMedia)
+
+        def make(now: Format, wanted: Format) -> Companion:
+            companion = Companion.in_memory(now, media.backend.size, intention=wanted)
+            self._companions.append(companion)
+            return companion
+
+        namespace.formatter = Formatter(media, make)
 
     def unmap(self, iova: int) -> bytearray:
         """The VMM takes a region away; returns its bytes."""

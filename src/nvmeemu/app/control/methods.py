@@ -121,7 +121,8 @@ class Methods:
         return _namespace(namespace)
 
     def namespace_remove(self, nsid: int) -> None:
-        self._find(nsid)
+        if self._find(nsid).is_being_formatted:
+            raise RpcError(FAILED, f"namespace {nsid} is being formatted: try again")
         namespace = self._state.subsystem.remove(nsid)
         log.info("control: namespace %d is removed: disk %s", nsid, namespace.media.identity)
         self._close_disk(namespace.media)

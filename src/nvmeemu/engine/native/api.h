@@ -145,6 +145,8 @@ bool engine_has_news(struct engine *engine);
 uint32_t engine_events(struct engine *engine, struct event *events, uint32_t most);
 /* Commands that wait for a disk, or the writes among them. EVENT_ENGINE_IDLE follows if there are any. */
 uint32_t engine_in_flight(struct engine *engine, bool only_writes);
+/* Disks that are no namespaces any more have commands that have not ended. */
+bool engine_is_letting_go(struct engine *engine);
 /* Wait until all lanes sleep and nothing is in flight. For tests. */
 void engine_wait_until_idle(struct engine *engine);
 /* Whether commands can wait for disks in it, with io_uring; otherwise they are punted. */

@@ -54,6 +54,7 @@ struct engine {
     uint32_t most_held; /* bytes of one disk's commands; exceeded by one transfer at the most */
     struct disk disks[MAX_NSID + 1];
     struct load *loads[MAX_NSID + 1];
+    _Atomic uint32_t leaving; /* loads of disks that are gone, with commands that have begun */
     _Atomic uint32_t ops; /* that have begun */
     _Atomic bool writes_wait[MAX_NSID + 1]; /* RWF_NOWAIT does not work for writes: seen by trying */
     uint32_t flush_all; /* the namespace that a Flush of all of them is for; 0: none */

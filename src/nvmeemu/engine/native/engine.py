@@ -221,6 +221,10 @@ class NativeEngine:
     def is_changing_media(self) -> bool:
         return bool(lib.engine_in_flight(self._engine, True))
 
+    @property
+    def is_letting_go(self) -> bool:
+        return bool(lib.engine_is_letting_go(self._engine))
+
     def trace(self, sink: Callable[[bytes], None] | None, start: int = 0) -> None:
         """Give ``sink`` records of what the lanes do, encoded (``trace.records``), in batches, with the news;
         times count from ``start``, of ``time.monotonic_ns``. None: the rest, and no more. Only if ``can_trace``."""

@@ -86,8 +86,10 @@ void load_give(struct lane *lane, struct load *load, uint32_t size)
         if (load->of_lane[i].used > load->of_lane[i].ops && &engine->lanes[i] != lane)
             lane_wake(&engine->lanes[i]);
     pthread_mutex_unlock(&load->lock);
-    if (is_unused)
+    if (is_unused) {
         load_free(load);
+        atomic_fetch_sub(&engine->leaving, 1);
+    }
 }
 
 void load_wait(struct lane *lane, uint32_t nsid, struct op *op)
@@ -193,6 +195,7 @@ void load_replace(struct engine *engine, uint32_t nsid, struct load *load)
     pthread_mutex_lock(&old->lock);
     old->is_gone = true;
     bool is_unused = old->lanes == 0;
+    atomic_fetch_add(&engine->leaving, !is_unused);
     pthread_mutex_unlock(&old->lock);
     if (is_unused)
         load_free(old);

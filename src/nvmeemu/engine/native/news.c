@@ -214,6 +214,11 @@ uint32_t engine_in_flight(struct engine *engine, bool only_writes)
     return number;
 }
 
+bool engine_is_letting_go(struct engine *engine)
+{
+    return atomic_load(&engine->leaving) > 0;
+}
+
 void engine_wait_until_idle(struct engine *engine)
 {
     for (uint32_t i = 0; i < engine->lane_count; i++) {
