@@ -21,6 +21,8 @@ from nvmeemu.app.drive.source import Failure
 WHOLE = """
 name = "first"
 state = "first.state"
+pool = "rooms"
+capacity = "1G"
 
 [identity]
 serial = "S 1"
@@ -59,6 +61,7 @@ storage_tag = 16
 block_map = true
 companion = "disks/a.pair"
 format = "allow"
+delete = "allow"
 nguid = "0011223344556677-8899aabbccddeeff"
 uuid = "01234567-89ab-cdef-0123-456789abcdef"
 eui64 = "00:25:38:01:02:03:04:05"
@@ -104,6 +107,7 @@ def test_a_file_says_all_that_there_is_to_say() -> None:
         said = {key for table in (tables if isinstance(tables, list) else [tables]) for key in table}
         assert said - {"identity", "limits", "namespace", "controller"} == set(keys), name
     assert (drive.name, drive.state) == ("first", "lab/first.state")
+    assert (drive.pool, drive.capacity) == ("lab/rooms", 1 << 30)
     assert vars(drive.identity) == vars(
         IdentityTable("S 1", "A Model", "FW 2", "nqn.2014-08.org.example:one", 0x1B36, 16)
     )
@@ -116,7 +120,7 @@ def test_a_file_says_all_that_there_is_to_say() -> None:
     first = NamespaceTable(
         "raw:lab/disks/a.img", 3, 10 << 30, True, block_size=4096, nguid=ids[0], uuid=ids[1],
         eui64=bytes.fromhex("0025380102030405"), metadata=64, extended=True, protection=2, guard=64, storage_tag=16,
-        block_map=True, companion="lab/disks/a.pair", format="allow",
+        block_map=True, companion="lab/disks/a.pair", format="allow", delete="allow",
     )  # fmt: skip
     assert {nsid: vars(one) for nsid, one in drive.numbered.items()} == {
         3: vars(first),
@@ -185,7 +189,12 @@ BAD: list[tuple[str, str, str, bool]] = [
     ("", "[[namespace]\n", "1: Expected ']]'", False),
     ("", "nmae = 'x'\n", "1: nmae: there is no such key: is name meant?", True),
     ("", "[identty]\n", "1: identty: there is no such key: is identity meant?", True),
-    ("", "zzz = 1\n", "1: zzz: there is no such key, but name, state, identity, limits, namespace, controller", True),
+    (
+        "",
+        "zzz = 1\n",
+        "1: zzz: there is no such key, but name, state, pool, capacity, identity, limits, namespace, controller",
+        True,
+    ),
     ("", "name = ''\n", "1: name: '': give 1 to 40 printable ASCII characters", True),
     ("", "identity = 3\n", "1: 3 is no table: write [identity]", True),
     ("", "[identity]\n\nseriel = 'x'\n", "3: identity: seriel: there is no such key: is serial meant?", True),

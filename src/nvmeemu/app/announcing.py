@@ -49,10 +49,13 @@ def check_ready_fd(fd: int | None) -> None:
 def _text(one: Assembly) -> str:
     path = os.path.abspath(one.socket)
     device = json.dumps({"driver": "vfio-user-pci", "socket": {"type": "unix", "path": path}}, separators=(",", ":"))
-    media = zip(one.disks.media.items(), one.drive.namespaces, strict=True)
-    disks = ", ".join(f"{disk} ({in_words(medium.size)}{_mode(table)})" for (disk, medium), table in media)
+    tables = one.disks.tables
+    disks = [f"disk {disk} ({in_words(it.size)}{_mode(tables[disk])})" for disk, it in one.disks.media.items()]
+    said = ", ".join(disks).replace(", disk ", ", ")
+    if one.drive.pool is not None:
+        said += f"{', ' if said else ''}pool {one.drive.pool}"
     return (
-        f"nvmeemu {__version__}: disk {disks} on {path}\n"
+        f"nvmeemu {__version__}: {said} on {path}\n"
         "QEMU: -object memory-backend-memfd,id=ram,size=1G,share=on -m 1G -machine q35,memory-backend=ram \\\n"
         f"      -device {shlex.quote(device)}\n"
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nvmeemu.app import engines, recording
+from nvmeemu.app import engines, pools, recording
 from nvmeemu.app.disks import Disks
 from nvmeemu.app.drive.description import Drive
 from nvmeemu.app.drive.keys import ControllerTable
@@ -84,13 +85,14 @@ def _connect(
     host = PciHost()
     engine = engines.start(table, loop, stack)
     limits = drive.limits_of(table)
-    identity = _identity(drive, namespaces[0])
+    pool = pools.open_pool(drive, loop, stack)
+    identity = _identity(drive, namespaces)
     state = None if drive.state is None else _open_state(drive, drive.state, identity, loop, stack)
-    subsystem = Subsystem(identity, Inventory(limits.namespaces), loop, state)
+    subsystem = Subsystem(identity, Inventory(limits.namespaces), loop, state, pool)
     if any(namespace.formatter is not None for namespace in namespaces):
         subsystem.offer_formats()
-    for namespace in namespaces:
-        subsystem.add(namespace)
+    restored = pools.restore(drive, subsystem)
+    disks.begin(subsystem, namespaces)
     try:
         controller = Controller(host, loop, subsystem, limits, engine, table.cntlid)
     except StateError as error:
@@ -105,7 +107,7 @@ def _connect(
         raise drive.source.failure(str(error), "controller", 0, "socket", status=1) from None
     if state is not None:
         try:
-            state.begin({**subsystem.power_on(), SERIAL.key: identity.serial})
+            state.begin({**subsystem.power_on(), **restored, SERIAL.key: identity.serial})
         except StateError as error:
             raise _bad_state(drive, error) from None
     server.on_attach, server.on_leave = controller.taps.attached, controller.taps.left
@@ -139,11 +141,13 @@ def _arm(table: ControllerTable, controller: Controller, given: FaultSet) -> Fau
     return arming.arm(table, controller, given)
 
 
-def _identity(drive: Drive, first: Namespace) -> Identity:
+def _identity(drive: Drive, namespaces: Sequence[Namespace]) -> Identity:
+    """The serial number is made of the first disk's identity, or of what the pool is called."""
     table = drive.identity
+    first = namespaces[0].identity if namespaces else os.path.realpath(drive.pool or "")
     try:
         return Identity(
-            serial=serial_of(first.identity) if table.serial is None else table.serial,
+            serial=serial_of(first) if table.serial is None else table.serial,
             model=table.model,
             firmware=table.firmware,
             nqn=table.subnqn,

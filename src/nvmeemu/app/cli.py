@@ -80,7 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from nvmeemu.app.drive.schema import schema
 
         return tell(f"{parser.prog} schema", json.dumps(schema(), indent=2) + "\n")
-    if arguments.command == "serve" and not (arguments.drive or (arguments.socket and arguments.disk)):
+    if arguments.command == "serve" and not (
+        arguments.drive or (arguments.socket and (arguments.disk or arguments.pool))
+    ):
         missing = "--socket PATH" if not arguments.socket else "--disk SPEC"
         arguments.parser.error(f"{missing} is missing")
     from nvmeemu.app.serve import serve  # start-up: --help needs none of it
@@ -126,7 +128,7 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _run(arguments: argparse.Namespace, words: list[str], command: list[str]) -> int:
-    if not (arguments.disk or arguments.drive):
+    if not (arguments.disk or arguments.drive or arguments.pool):
         arguments.parser.error("--disk SPEC is missing")
     if not command:
         arguments.parser.error("the command is missing: -- COMMAND ...")

@@ -13,11 +13,14 @@ from nvmeemu.app import pairs
 from nvmeemu.app.drive.description import SHARE, Drive, block_format
 from nvmeemu.app.drive.keys import NamespaceTable
 from nvmeemu.backend import Backend, BackendError, BadRequest, is_memory, is_same, open_backend
+from nvmeemu.ports import StateError
+from nvmeemu.subsystem import management
 from nvmeemu.subsystem.disk_media import DiskMedia
 from nvmeemu.subsystem.formatter import Formatter
 from nvmeemu.subsystem.media import FlushMedia, Media, MediaError
 from nvmeemu.subsystem.namespace import Ids, Namespace
 from nvmeemu.subsystem.paired_media import PairedMedia
+from nvmeemu.subsystem.subsystem import Subsystem
 from nvmeemu.vfio import Loop
 
 log = logging.getLogger(__name__)
@@ -38,10 +41,35 @@ class Disks:
         self._leaving: list[Media] = []  # of namespaces that were removed
         self._given: dict[str, Ids] = {}  # by the disk's identity: it has them again when it comes back
         self._numbers = itertools.count(1)  # of those that are added
+        self._subsystem: Subsystem | None = None
+        self.tables: dict[str, NamespaceTable] = {}  # of ``media``
 
     def open_all(self) -> list[Namespace]:
         """The namespaces that are there from the beginning. Raises Failure."""
         return [self._open_first(index, *one) for index, one in enumerate(self._drive.numbered.items())]
+
+    def begin(self, subsystem: Subsystem, namespaces: Sequence[Namespace]) -> None:
+        """Let the subsystem have these, as hosts have left them. Raises Failure."""
+        self._subsystem = subsystem
+        subsystem.on_delete = lambda one: self.remove(one.media, lambda: _is_busy(subsystem))
+        for index, namespace in enumerate(namespaces):
+            if namespace.nsid in subsystem.namespaces.by_nsid:
+                text = f"nsid: {namespace.nsid} is a namespace that a guest has made: give this one another"
+                raise self._drive.source.failure(text, "namespace", index, status=1)
+            try:
+                is_there = management.as_it_was(subsystem, namespace)
+            except StateError as error:
+                raise self._drive.source.failure(str(error), "state", status=1) from None
+            if is_there:
+                subsystem.add(namespace)
+            else:
+                log.info("disk %s is no namespace: a guest has deleted it", namespace.media.identity)
+
+    @property
+    def in_use(self) -> dict[str, Media]:
+        """All media that a host can have written to, by what the user calls them."""
+        made = self._subsystem.namespaces if self._subsystem is not None else ()
+        return {**self.media, **{one.media.identity: one.media for one in made if one.pool_name is not None}}
 
     def _open_first(self, index: int, nsid: int, table: NamespaceTable) -> Namespace:
         try:
@@ -109,6 +137,7 @@ class Disks:
         except BaseException:
             backend.close()
             raise
+        self.tables[name] = table
         if not table.is_shareable:
             self._written.add(name)
         return media
@@ -121,6 +150,7 @@ class Disks:
 
     def _namespace(self, nsid: int, media: DiskMedia, identity: str, ids: Ids, table: NamespaceTable) -> Namespace:
         namespace = Namespace(nsid, media, identity, ids)
+        namespace.is_deletable = table.delete == "allow"
         if table.may_be_formatted:
             name = self._name_of(media)
             make = partial(pairs.begin_formatting, table, media.backend)
@@ -156,6 +186,10 @@ class Disks:
             return media.identity
         place = os.path.abspath(self._drive.controller.socket or "")
         return f"{media.identity}@{place}" + (f"#{number}" if begins_anew and number else "")
+
+
+def _is_busy(subsystem: Subsystem) -> bool:
+    return any(controller.is_busy for controller in subsystem.controllers)
 
 
 def _begins_anew(media: Media, table: NamespaceTable) -> bool:

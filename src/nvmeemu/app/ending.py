@@ -60,7 +60,7 @@ class Ending:
         os._exit(1)
 
     def _all(self) -> list[tuple[str, Media]]:
-        return [one for disks in self.disks for one in disks.media.items()]
+        return [one for disks in self.disks for one in disks.in_use.items()]
 
     def sync(self) -> list[str]:
         """Make all written data durable. Returns a line for each disk that failed, with the reason.

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nvmeemu.backend import BackendError, describe, in_words
+from nvmeemu.controller.bounds import MOST_NAMESPACES
 from nvmeemu.ports import Changes, Value
 from nvmeemu.spec import Status
 from nvmeemu.spec.errors import CommandFailed
@@ -25,7 +26,7 @@ from nvmeemu.subsystem.namespace import Ids, Namespace
 from nvmeemu.subsystem.paired_media import PairedMedia
 from nvmeemu.subsystem.pool import Pool
 from nvmeemu.subsystem.saved import forgotten, of_namespace
-from nvmeemu.subsystem.saved_namespaces import SavedNamespace, as_saved, attachment, deleted, trash
+from nvmeemu.subsystem.saved_namespaces import SavedNamespace, all_trash, as_saved, attachment, deleted, trash
 from nvmeemu.subsystem.subsystem import Subsystem
 from nvmeemu.subsystem.turns import Step, Steps
 
@@ -119,6 +120,8 @@ def _check_deletable(namespace: Namespace) -> None:
     if namespace.is_being_formatted:
         raise CommandFailed(Status.FORMAT_IN_PROGRESS)
     namespace.check_writable()
+    if namespace.is_being_formatted:
+        raise CommandFailed(Status.FORMAT_IN_PROGRESS, location=(4, 0))
 
 
 def _retire(subsystem: Subsystem, namespaces: Sequence[Namespace]) -> None:
@@ -184,3 +187,39 @@ def _save(subsystem: Subsystem, changes: Changes) -> Step:
 def _pool(subsystem: Subsystem) -> Pool:
     assert subsystem.pool is not None  # otherwise the commands are not offered
     return subsystem.pool
+
+
+def restore(subsystem: Subsystem) -> Changes:
+    """At a start: discard what is trash, and add the namespaces that hosts have made before. Returns what is to be
+    saved then. May block. Raises BackendError, OSError, StateError, ValueError."""
+    state, pool, nn = subsystem.state, subsystem.pool, subsystem.namespaces.nn
+    changes: dict[tuple[str, str], Value | None] = {trash(name).key: None for name in all_trash(state)}
+    for nsid in range(1, max(nn, MOST_NAMESPACES) + 1):
+        saved = SavedNamespace.of(state, nsid)
+        if saved is None or not saved.pool_name:
+            continue
+        if pool is None:
+            raise BackendError(f"namespace {nsid} lies in a pool")
+        if pool.begins_anew:
+            changes |= forgotten(state, of_namespace(nsid))
+        elif nsid > nn:
+            raise BackendError(f"namespace {nsid} of the pool is more than --max-namespaces, {nn}")
+        else:
+            subsystem.add(_of_pool(nsid, pool.open(saved.pool_name), saved))
+    if pool is None:
+        return {}
+    for name in all_trash(state):
+        pool.discard(name)
+    return changes
+
+
+def as_it_was(subsystem: Subsystem, namespace: Namespace) -> bool:
+    """At a start: give a namespace of the user's the attachment that hosts have given to it. False: a host has deleted
+    it, and the user has let it. Raises StateError."""
+    if size := deleted(namespace.identity).of(subsystem.state):
+        subsystem.freed += size
+        return False
+    saved = SavedNamespace.of(subsystem.state, namespace.nsid)
+    if saved is not None and saved.disk == namespace.identity:
+        namespace.controllers = saved.controllers
+    return True

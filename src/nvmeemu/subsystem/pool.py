@@ -25,6 +25,9 @@ class Pool(ABC):
     A name stands for one namespace, and is never used for another one.
     """
 
+    begins_anew = False
+    """What was made before, by another process, is gone."""
+
     def __init__(self, capacity: int, worker: Worker) -> None:
         self.capacity = capacity
         self.worker = worker
@@ -50,6 +53,8 @@ class Pool(ABC):
 
 class MemoryPool(Pool):
     """Memory: what was written is gone when the process ends."""
+
+    begins_anew = True
 
     def make(self, name: str, size: int, format: Format) -> PairedMedia:
         return PairedMedia(MemoryBackend(size), Companion.in_memory(format, size), self.worker)

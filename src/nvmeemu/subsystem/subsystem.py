@@ -16,6 +16,7 @@ from nvmeemu.subsystem.media import Media
 from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.subsystem.pool import Pool
 from nvmeemu.subsystem.saved import MemoryState
+from nvmeemu.subsystem.saved_namespaces import deleted
 from nvmeemu.subsystem.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -113,6 +114,10 @@ class Subsystem:
         if self.formats and namespace.format.offered not in self.formats:
             self.formats.append(namespace.format.offered)
         self.namespaces.add(namespace)
+        mark = deleted(namespace.identity)
+        if (size := mark.of(self.state)) and namespace.pool_name is None:  # the user has brought it back
+            self.freed -= size
+            self.state.save({mark.key: None}, self._saved)
         self.changed(namespace.nsid)
 
     def remove(self, nsid: int) -> Namespace:

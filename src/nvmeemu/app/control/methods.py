@@ -121,7 +121,7 @@ class Methods:
         return _namespace(namespace)
 
     def namespace_remove(self, nsid: int) -> None:
-        if self._find(nsid).is_being_formatted:
+        if self._find_given(nsid).is_being_formatted:
             raise RpcError(FAILED, f"namespace {nsid} is being formatted: try again")
         namespace = self._state.subsystem.remove(nsid)
         log.info("control: namespace %d is removed: disk %s", nsid, namespace.media.identity)
@@ -129,7 +129,7 @@ class Methods:
 
     def namespace_resize(self, nsid: int, size: str | int | None = None) -> dict[str, Any]:
         """To all that its disk has now, if no ``size`` is given."""
-        namespace = self._find(nsid)
+        namespace = self._find_given(nsid)
         blocks = None
         if size is not None:
             blocks, rest = divmod(parse_size(str(size)), namespace.format.data_size)
@@ -149,6 +149,13 @@ class Methods:
         if not isinstance(text, str) or len(text) > LONGEST_NOTE:
             raise RpcError(INVALID_PARAMS, f"text: a string of at most {LONGEST_NOTE} characters")
         self._note(text)
+
+    def _find_given(self, nsid: object) -> Namespace:
+        """One whose disk the user has given."""
+        namespace = self._find(nsid)
+        if namespace.pool_name is not None:
+            raise RpcError(FAILED, f"namespace {nsid} is a guest's: only a guest can change it")
+        return namespace
 
     def _find(self, nsid: object) -> Namespace:
         namespace = self._state.subsystem.namespaces.by_nsid.get(nsid) if type(nsid) is int else None

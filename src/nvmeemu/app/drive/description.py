@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from nvmeemu.app.drive.keys import ControllerTable, IdentityTable, NamespaceTable
 from nvmeemu.app.drive.source import Failure, Source
-from nvmeemu.backend import BadRequest, check_request, is_memory, is_same
+from nvmeemu.backend import BadRequest, check_request, is_memory, is_same, parse_size
 from nvmeemu.controller.limits import Limits
 from nvmeemu.subsystem.formats import Format, Guard, Protection
 
 if TYPE_CHECKING:
     from nvmeemu.toml import Place
 
+_POOL_UNIT = 4096  # bytes
 SHARE = "share it with --read-only or --overlay in both"
 Table = Mapping[str, Any]
 """Checked values by the names of their keys."""
@@ -70,6 +72,10 @@ class Drive:
     added: Table
     state: str | None = None
     """The path of its saved state."""
+    pool: str | None = None
+    """The folder, or memory, in which hosts can make namespaces."""
+    capacity: int | None = None
+    """Bytes of a pool that is a folder."""
 
     @classmethod
     def of(cls, tables: Tables, source: Source, name: str = "drive") -> Drive:
@@ -83,7 +89,10 @@ class Drive:
             tuple(ControllerTable(**one) for one in tables.controllers),
             tables.added,
             tables.top.get("state"),
+            tables.top.get("pool"),
+            tables.top.get("capacity"),
         )
+        drive._check_pool()
         drive._check_controllers()
         drive._check_namespaces()
         return drive
@@ -110,6 +119,8 @@ class Drive:
         """The files that serving the drive makes or overwrites."""
         if self.state is not None:
             yield ("state",), self.state
+        if self.pool is not None and not is_memory(self.pool):
+            yield ("pool",), self.pool
         for index, controller in enumerate(self.controllers):
             for key in ("socket", "control", "trace"):
                 if (path := getattr(controller, key)) is not None:
@@ -155,9 +166,38 @@ class Drive:
                 text = f"{option} is for the native engine, not for --engine python"
                 raise self.source.failure(text, *place, key)
 
+    def _check_pool(self) -> None:
+        """A pool that is a folder keeps the drive's state beside its namespaces, if the user names no other place."""
+        pool, capacity = self.pool, self.capacity
+        if pool is None:
+            if capacity is not None:
+                raise self.source.failure("--capacity is for a pool: give --pool PATH", "capacity")
+            for index, one in enumerate(self.namespaces):
+                if one.delete == "allow":
+                    text = "--delete allow is for a drive with a pool: give --pool PATH"
+                    raise self.source.failure(text, "namespace", index, "delete")
+            return
+        if is_memory(pool):
+            try:
+                size = parse_size(pool.removeprefix("mem:"))
+            except BadRequest as error:
+                raise self.source.failure(f"--pool {pool}: {error}", "pool") from None
+            if capacity is not None:
+                text = f"--pool {pool} has its size in its name: leave out --capacity"
+                raise self.source.failure(text, "capacity")
+        elif capacity is None:
+            text = f"--pool {pool}: how much may guests create there? Give --capacity SIZE"
+            raise self.source.failure(text, "pool")
+        else:
+            size = capacity
+            self.state = self.state or os.path.join(pool, "drive.state")
+        if size % _POOL_UNIT:
+            key = "pool" if capacity is None else "capacity"
+            raise self.source.failure(f"--{key}: {size} bytes are no multiple of {_POOL_UNIT}", key)
+
     def _check_namespaces(self) -> None:
         nn = self.limits_of(self.controller).namespaces
-        if not self.namespaces:
+        if not self.namespaces and self.pool is None:
             raise self.source.failure("there is no namespace: give --disk SPEC")
         if len(self.namespaces) > nn:
             disks = "1 disk" if nn == 1 else f"{nn} disks"

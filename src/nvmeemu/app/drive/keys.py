@@ -20,6 +20,7 @@ from nvmeemu.app.drive.kinds import (
     NumberValue,
     OffValue,
     PathValue,
+    PoolValue,
     SizeValue,
     TextValue,
     ValueKind,
@@ -80,9 +81,13 @@ class DriveTable:
         None,
         PathValue("FILE"),
         "keep there what the drive remembers without power (docs/state.md)",
-        "it is new at each start",
+        "it is new at each start; in the `pool`, if that is a folder",
         "device",
     )
+    pool: str | None = _key(
+        None, PoolValue(), "where namespaces lie that guests create (docs/namespaces.md)", "they cannot", "disk"
+    )
+    capacity: int | None = _key(None, SizeValue(), "with `pool`: how much guests may create there", group="disk")
 
 
 @dataclass(eq=False, repr=False)
@@ -131,6 +136,12 @@ class NamespaceTable:
         "whether a host may erase the disk by Format NVM",
         "allowed for `mem:` and with `overlay`",
         "disk",
+    )
+    delete: str = _key(
+        "refuse",
+        ChoiceValue("allow", "refuse"),
+        "with `pool`: whether a guest may delete the namespace; the disk itself stays as it is",
+        group="disk",
     )
     nguid: bytes | None = _key(None, HexValue(16), "NGUID, 16 bytes", _FROM_DISK, "device", is_each=True)
     uuid: bytes | None = _key(None, HexValue(16, "UUID"), "UUID, 16 bytes", _FROM_DISK, "device", is_each=True)

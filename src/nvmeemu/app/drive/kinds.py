@@ -190,6 +190,15 @@ class PathValue(ValueKind):
         return os.path.join(folder, value)
 
 
+class PoolValue(PathValue):
+    """A folder, or memory."""
+
+    words = "a folder, or `mem:SIZE`"
+
+    def placed(self, value: str, folder: str) -> str:
+        return value if value.startswith("mem:") else super().placed(value, folder)
+
+
 class DiskValue(PathValue):
     """What ``backend.open_backend`` takes, and checks."""
 

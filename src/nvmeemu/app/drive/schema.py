@@ -12,7 +12,6 @@ def schema() -> dict[str, Any]:
     properties = {name: _key(key) for name, key in TABLES[TOP].items()}
     for name in filter(None, TABLES):
         properties[name] = {"type": "array", "items": _table(name)} if name in LISTS else _table(name)
-    properties["namespace"]["minItems"] = 1
     properties["controller"]["maxItems"] = 1
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -20,7 +19,7 @@ def schema() -> dict[str, Any]:
         "description": ABOUT[TOP],
         "type": "object",
         "properties": properties,
-        "required": ["namespace"],
+        "anyOf": [{"required": ["namespace"], "properties": {"namespace": {"minItems": 1}}}, {"required": ["pool"]}],
         "additionalProperties": False,
     }
 
