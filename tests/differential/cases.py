@@ -9,7 +9,8 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any
 
-from nvmeemu.spec import BROADCAST, DatasetManagement, DsmRange, NvmOpcode, ReadWrite
+from nvmeemu.spec import BROADCAST, DatasetManagement, DsmRange, NvmOpcode, ReadWrite, SglDescriptor
+from nvmeemu.testing.sgl import bit_bucket, data_block, point, segment
 
 KIB, MIB = 1 << 10, 1 << 20
 PLACES = {  # guest memory: address -> bytes; MORE_DATA is behind DATA for the guest, in the middle
@@ -50,12 +51,13 @@ class Case:
     command: Any  # ReadWrite or DatasetManagement
     writes: list[tuple[int, bytes]] = field(default_factory=list)
     spoiled: str = ""
+    is_rare: bool = False  # an SGL of a kind that the engine leaves to Python
 
     @property
     def is_ordinary(self) -> bool:
         """It is the engine's."""
         command = self.command
-        if self.spoiled:
+        if self.spoiled or self.is_rare:
             return False
         if isinstance(command, ReadWrite) and command.nsid == FILE:
             if command.opcode == NvmOpcode.READ and command.fua:  # which has a cache
@@ -105,7 +107,7 @@ class Generator:
         if opcode == NvmOpcode.FLUSH and chance.random() < 0.3:
             case.command.nsid = BROADCAST
         if opcode not in (NvmOpcode.FLUSH, NvmOpcode.VERIFY, NvmOpcode.WRITE_ZEROES):
-            case.command.prp1, case.command.prp2 = self._prps(case, blocks * block)
+            self._point(case, blocks * block)
         if opcode == NvmOpcode.READ:
             self._last_read = case
         return case
@@ -123,6 +125,8 @@ class Generator:
         case = Case(command)
         command.prp1 = self._pages()
         case.writes.append((command.prp1, ranges))
+        if chance.random() < 0.3:
+            point(command, data_block(command.prp1, len(ranges) + chance.choice((0, 16))))
         return case
 
     def _nsid(self) -> int:
@@ -160,6 +164,50 @@ class Generator:
         chance, page = self._chance, self._page
         edges = (0, 0, 0, 512, 2048, page - 512, page - 4, 4)
         return chance.choice(edges) if chance.random() < 0.9 else chance.randrange(0, page, 4)
+
+    def _point(self, case: Case, length: int) -> None:
+        """Its data by PRPs, or by an SGL."""
+        if self._chance.random() < 0.65:
+            case.command.prp1, case.command.prp2 = self._prps(case, length)
+            return
+        start = self._pages() + self._chance.randrange(self._page)
+        if self._chance.random() < 0.3 and self._is_memory(start) and self._is_memory(start + length - 1):
+            point(case.command, data_block(start, length + self._chance.choice((0, 0, 1, 4096))))
+        else:
+            point(case.command, self._sgl(case, length))
+
+    def _sgl(self, case: Case, length: int) -> SglDescriptor:
+        """A last segment of data blocks; sometimes what is rarer."""
+        chance, page = self._chance, self._page
+        case.is_rare = chance.random() < 0.2
+        blocks, left = [], length
+        is_small = length <= 8 * page
+        while left > 0:
+            offset = chance.choice((0, 512, page - 4, chance.randrange(page))) if is_small else 0
+            size = min(left, chance.choice((page, page - offset, 512, 3)) if is_small else page, page - offset)
+            if case.is_rare and chance.random() < 0.2:
+                blocks.append(bit_bucket(size))
+                left -= size if case.command.opcode == NvmOpcode.READ else 0
+                continue
+            blocks.append(data_block(self._pages() + offset, size))
+            left -= size
+            if chance.random() < 0.1:
+                blocks.append(data_block(chance.choice((0, HOLE)), 0))
+        if chance.random() < 0.2:
+            blocks[-1].length += chance.choice((1, 512, 1 << 20))
+        return self._segments(case, blocks)
+
+    def _segments(self, case: Case, blocks: list[SglDescriptor]) -> SglDescriptor:
+        """One last segment, or a chain of two."""
+        self._list = (self._list + 1) % (512 * KIB // self._page)
+        place = min(LISTS + self._list * self._page, LISTS + 512 * KIB - 16 * (len(blocks) + 1))
+        middle = self._chance.randrange(1, len(blocks)) if case.is_rare and len(blocks) > 1 else 0
+        first = segment(place, len(blocks))
+        if middle:
+            following = segment(place + 16 * (middle + 1), len(blocks) - middle)
+            first, blocks = segment(place, middle + 1, is_last=False), [*blocks[:middle], following, *blocks[middle:]]
+        case.writes.append((place, b"".join(map(bytes, blocks))))
+        return first
 
     def _prps(self, case: Case, length: int) -> tuple[int, int]:
         chance, page = self._chance, self._page

@@ -12,10 +12,11 @@ import pytest
 
 from nvmeemu.backend import open_backend
 from nvmeemu.controller import prp
-from nvmeemu.spec import AdminOpcode, DoorbellBufferConfig, NvmOpcode, ReadWrite
+from nvmeemu.spec import AdminOpcode, DoorbellBufferConfig, NvmOpcode, Read, ReadWrite, Write
 from nvmeemu.testing import PAGE, Bench, QueuePair
+from nvmeemu.testing.sgl import Piece, data_block, point, sgl
 from nvmeemu.trace import records
-from nvmeemu.trace.records import Completion, Digest, Doorbell, Fetch, Interrupt, Lost, Prp, Record
+from nvmeemu.trace.records import Completion, Digest, Doorbell, Fetch, Interrupt, Lost, Prp, Record, Sgl
 
 MIB = 1 << 20
 
@@ -92,6 +93,27 @@ def test_a_write_and_a_read(traced: Traced, size: int, is_cached: bool) -> None:
         expected.append(Digest(0, 1, 1, command.cid, to_host, size, crc32(data)))
         expected.append(Completion(0, 1, 1, slot, entry(traced, pair, slot)))
         assert [record._replace(time=0) for record in found] == expected
+
+
+def test_an_sgl_s_runs_are_told(traced: Traced) -> None:
+    """Of a list. A lone data block is in the command."""
+    bench, driver = traced.bench, traced.bench.driver
+    pair = driver.create_queues(1)
+    place, data = driver.alloc(4 * PAGE), os.urandom(PAGE)
+    pieces: list[Piece] = [(place + 1, 600), (place + 601, 1000), (place + 8001, PAGE - 1600)]
+    runs = ((place + 1, 1600), (place + 8001, PAGE - 1600))
+    for start, size in runs:
+        bench.write_memory(start, data[:size] if start == runs[0][0] else data[1600:])
+    traced.take()
+    for first, lists in ((sgl(driver, pieces), [Sgl(0, 1, 1, 0, False, runs)]), (data_block(place, PAGE), [])):
+        for kind in (Write, Read):
+            command = kind(nsid=1, nlb=8)
+            point(command, first)
+            driver.succeed(pair, command)
+            found = [record._replace(time=0) for record in traced.take() if isinstance(record, Sgl | Digest)]
+            assert found[:-1] == [one._replace(cid=command.cid) for one in lists]
+            sent = data if lists else bench.read_memory(place, PAGE)
+            assert found[-1] == Digest(0, 1, 1, command.cid, kind is Read, PAGE, crc32(sent))
 
 
 def test_what_python_does_is_fetched_and_completed_by_the_engine(traced: Traced) -> None:
