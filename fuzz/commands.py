@@ -40,7 +40,21 @@ from nvmeemu.spec import (
 HOLE = 0x600000
 NUMBERS = (0, 1, 2, 3, 4, 7, 0x3F, 0x40, 0xFF, 0x100, 0xFFFF, 0x10000, 0xFFFE, 0xFFFFFF, 0x80000000, 0xFFFFFFFF)
 FIDS = (1, 2, 4, 5, 6, 7, 8, 9, 0xA, 0xB, 0xE, 0x16, 0, 0xFF)
-SPOILED = ("opcode", "flags", "cid", "nsid", "prp1", "prp2", "cdw10", "cdw11", "cdw12", "cdw13", "cdw14", "cdw15")
+SPOILED = (
+    "opcode",
+    "flags",
+    "cid",
+    "nsid",
+    "prp1",
+    "prp2",
+    "mptr",
+    "cdw10",
+    "cdw11",
+    "cdw12",
+    "cdw13",
+    "cdw14",
+    "cdw15",
+)
 
 
 class Builder:
@@ -129,6 +143,37 @@ class Builder:
             self.guest.write(pointer, b"".join((entry % (1 << 64)).to_bytes(8, "little") for entry in entries))
             pointer, room = following, size // 8
         return start + 4 if is_spoiled and size // 8 == room and start % 8 == 0 and first % 4 == 0 else start
+
+    def sgl(self, length: int, shape: int, place: int) -> bytes:
+        """An SGL for ``length`` bytes: mostly good, of up to three segments. Writes them."""
+        dice = random.Random(shape << 8 | place | 1 << 16)
+        if shape & 1:
+            address = self._page(place) + dice.randrange(PAGE)
+            return _descriptor(0x00, address, max(length + dice.choice((0, 0, 0, 0, 512, -1)), 0))
+        parts: list[list[bytes]] = [[]]
+        left = length
+        while left > 0:
+            size = min(left, dice.choice((512, PAGE, 3 * PAGE, 3, 1500)) if length < 16 * PAGE else PAGE)
+            kind = dice.choices((0x00, 0x10, dice.randrange(256)), (95, 4, 1))[0]
+            parts[-1].append(_descriptor(kind, self._page(dice.randrange(0xE2)) + dice.randrange(64), size))
+            left -= size
+            if dice.random() < 0.05:
+                parts[-1].append(bytes(16))
+            if dice.random() < 0.1 and len(parts) < 3:
+                parts.append([])
+        return self._write_segments(parts, dice)
+
+    def _write_segments(self, parts: list[list[bytes]], dice: random.Random) -> bytes:
+        lists = self.guest.lists
+        first = b""
+        for number, part in enumerate(reversed(parts)):
+            self._list = (self._list + 1) % (lists.size // PAGE)
+            at = lists.iova + min(self._list * PAGE, lists.size - 16 * (len(part) + 1))
+            data = b"".join(part) + first
+            self.guest.write(at, data)
+            size = len(data) + dice.choices((0, 16, 1, -len(data)), (96, 2, 1, 1))[0]
+            first = _descriptor(0x20 if number else 0x30, at, size)
+        return first
 
     # --- entries
 
@@ -251,7 +296,7 @@ class Builder:
         slba = (0, 1, most - blocks, most - 1, most, args[5], (1 << 64) - 1)[args[5] % 7 if args[5] & 0x80 else 5]
         prp1, prp2 = self.prps(blocks * block, args[1], args[2])
         nsid = 3 if args[3] >= 0xF0 else 1
-        return kind(
+        command = kind(
             nsid=nsid,
             prp1=prp1,
             prp2=prp2,
@@ -260,6 +305,10 @@ class Builder:
             fua=bool(args[3] & 0x40),
             deac=bool(args[3] & 0x20),
         )
+        if args[1] & 0x30 == 0x30:
+            command.psdt = 2 if args[1] & 4 else 1
+            command.sgl1 = self.sgl(blocks * block, args[1], args[2])
+        return command
 
     def _dataset(self, args: bytes) -> Command:
         number = (1, 2, 16, 256)[args[3] & 3]
@@ -273,6 +322,10 @@ class Builder:
 
 
 QUEUES_AND_MORE = 5
+
+
+def _descriptor(kind: int, address: int, length: int) -> bytes:
+    return (address % (1 << 64)).to_bytes(8, "little") + length.to_bytes(7, "little") + bytes((kind,))
 
 
 def _one_of(queues: Collection[int], args: bytes) -> int:

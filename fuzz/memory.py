@@ -9,6 +9,7 @@ from nvmeemu.testing import Ram
 PAGE = 4096
 SLOT = 2 * PAGE  # room for a queue at any page size in use
 SLOTS = 40
+MOST_DESCRIPTORS = 1 << 15
 
 
 class Violation(AssertionError):
@@ -144,6 +145,30 @@ class Guest:
         for area in self.areas:
             if (start := area.difference()) is not None:
                 raise Violation(f"memory at {area.iova + start:#x} was written, and no command allows it")
+
+
+def walk_sgl(guest: Guest, first: bytes, length: int, is_read: bool) -> list[tuple[int, int]] | None:
+    """The same for an SGL, without its bit buckets; or None if it is bad. Written apart from the controller's."""
+    places: list[tuple[int, int]] = []
+    one, at, end, left = first, 0, 0, length
+    for _ in range(MOST_DESCRIPTORS):
+        address, size, kind = int.from_bytes(one[:8], "little"), int.from_bytes(one[8:12], "little"), one[15]
+        if kind in (0x20, 0x30) and at == end and size and size % 16 == 0:
+            at, end = address, address + size
+        elif kind == 0x10:
+            left -= min(size, left) if is_read else 0
+        elif kind == 0x00:
+            places += [(address, min(size, left))] if size else []
+            left -= min(size, left)
+        else:
+            return None
+        if not left:
+            return places
+        found = guest.read(at, 16) if at < end else None
+        if found is None:
+            return None
+        one, at = found, at + 16
+    return None
 
 
 def walk(guest: Guest, prp1: int, prp2: int, length: int, page: int) -> list[tuple[int, int]] | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from books import Cq, Fetched, Sq
 from disk import Disk
-from memory import Guest, Violation, walk
+from memory import Guest, Violation, walk, walk_sgl
 from nvmeemu.controller.controller import Controller
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
 from nvmeemu.spec import (
@@ -240,7 +240,7 @@ class Judge:
 
     def _incoming(self, command: Fetched) -> int:
         """Bytes that the command brings into guest memory if it succeeds."""
-        if command.entry[1] & 0xC3:
+        if command.entry[1] & (0xC3 if command.sq.qid == 0 else 0x03):
             return 0
         if command.sq.qid:
             return command.io.nlb * self.disk.block if command.opcode == NvmOpcode.READ else 0
@@ -255,6 +255,9 @@ class Judge:
     def _walk(self, command: Fetched, length: int) -> list[tuple[int, int]] | None:
         if length > self.device.limits.transfer:
             return None
+        if command.entry[1] & 0xC0:
+            is_read = command.opcode == NvmOpcode.READ
+            return walk_sgl(self.guest, command.entry[24:40], length, is_read)
         return walk(self.guest, command.io.prp1, command.io.prp2, length, self.device.page_size)
 
     def _accept(self) -> None:
@@ -296,9 +299,13 @@ class Judge:
                 raise Violation(f"{command.io!r} did not write what memory held")
 
     def _memory_of(self, command: Fetched) -> bytes | None:
-        places = self._walk(command, command.io.nlb * self.disk.block)
-        if places and len({iova // self.device.page_size for iova, _ in places}) < len(places):
-            return None  # a page that is meant twice
+        length = command.io.nlb * self.disk.block
+        places = self._walk(command, length)
+        ends = [iova + size for iova, size in sorted(places or ())]
+        if any(iova < end for (iova, _), end in zip(sorted(places or ())[1:], ends, strict=False)):
+            return None  # a place that is meant twice
+        if sum(size for _, size in places or ()) < length:
+            return None  # bit buckets take the rest
         pieces = [self.guest.read(*place) for place in places or ()]
         return None if None in pieces or not pieces else b"".join(piece for piece in pieces if piece is not None)
 

@@ -177,7 +177,7 @@ def test_many_pages_with_a_part_of_one_at_both_ends(bench: Bench, how: str) -> N
         (lambda bench: zeroes(SIZE // 512, 1), Status.LBA_OUT_OF_RANGE),
         (lambda bench: zeroes(SIZE // 512 - 1, 2), Status.LBA_OUT_OF_RANGE),
         (lambda bench: zeroes((1 << 64) - 1, 2), Status.LBA_OUT_OF_RANGE),
-        (lambda bench: zeroes(0, 1, flags=0x40), Status.INVALID_FIELD),
+        (lambda bench: zeroes(0, 1, flags=0xC0), Status.INVALID_FIELD),
         (lambda bench: deallocate(bench, (0, 8), nsid=0), Status.INVALID_NAMESPACE),
         (lambda bench: deallocate(bench, (0, 8), (SIZE // 512 - 7, 8)), Status.LBA_OUT_OF_RANGE),
         (lambda bench: deallocate(bench, (0, 8), ((1 << 64) - 1, 2)), Status.LBA_OUT_OF_RANGE),
