@@ -10,7 +10,7 @@ set -euo pipefail
 
 PACKAGES="clang libclang-rt-dev llvm liburing-dev libisal-dev pkg-config"
 ENGINE=src/nvmeemu/engine/native
-PARSING="command.c doorbells.c media.c memory.c op.c prp.c queue.c" # what interprets the guest's bytes
+PARSING="command.c doorbells.c media.c memory.c op.c prp.c queue.c sgl.c" # what interprets the guest's bytes
 LEAST_COVERAGE=90
 
 help() {

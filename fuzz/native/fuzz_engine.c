@@ -1,4 +1,4 @@
-/* A libFuzzer target for the native engine: submission queue entries, PRP lists, doorbells, memory that comes and goes,
+/* A libFuzzer target for the native engine: submission queue entries, lists of PRPs and SGLs, doorbells, memory that comes and goes,
    queues that are deleted, resets. A program is a byte for the page size, the first queues and whether doorbells are
    mapped, and instructions of 16 bytes; the host's books (host.c, rings.c) see that each command that was fetched is
    completed once, or handed to Python, and by nobody else.
@@ -37,6 +37,21 @@ static uint64_t list_of(uint8_t page, uint8_t choice)
     return 0x200000 + PAGE * (page % 4u) + 8u * slot + (choice == 0xFF ? 4 : 0);
 }
 
+/* A data block, or a last segment in the memory of lists; mostly. What stands there, write_sgl has written. */
+static void point_at_sgl(struct nvme_read_write *entry, const uint8_t *args)
+{
+    static const uint8_t kinds[] = {NVME_SGL_TYPE_DATA_BLOCK,   NVME_SGL_TYPE_LAST_SEGMENT, NVME_SGL_TYPE_LAST_SEGMENT,
+                                    NVME_SGL_TYPE_LAST_SEGMENT, NVME_SGL_TYPE_SEGMENT,      NVME_SGL_TYPE_BIT_BUCKET};
+    uint8_t kind = args[5] < 0xF0 ? kinds[args[5] % 6] : args[5];
+    bool is_list = kind == NVME_SGL_TYPE_LAST_SEGMENT || kind == NVME_SGL_TYPE_SEGMENT;
+    uint64_t length = is_list ? (args[6] % 20u) * 16 : args[6] * 512ull;
+
+    entry->flags = 0x40;
+    entry->prp1 = is_list ? list_of(args[7], args[8]) : page_of(args[4]) + args[8];
+    entry->prp2 = length + (args[7] > 0xE0 ? args[7] & 15 : 0) + (args[4] == 0xFF ? 0xFFFF0000u : 0) +
+                  ((uint64_t)kind << 60) + (args[7] == 0xFF ? 1ull << 56 : 0);
+}
+
 static void point_at(struct nvme_read_write *entry, const uint8_t *args)
 {
     entry->prp1 = page_of(args[4]) + (args[5] & 1 ? 16u * args[6] : args[5] & 2 ? args[6] : 0);
@@ -56,7 +71,7 @@ static struct nvme_read_write entry_of(const uint8_t *args)
     entry.opcode = args[1] < 0xF0 ? opcodes[args[1] % 8] : args[2];
     entry.flags = args[1] == 0xEF ? args[2] : 0;
     entry.nsid = args[3] < 0xF0 ? args[3] % 8u : args[3] == 0xFF ? 0xFFFFFFFFu : args[3];
-    point_at(&entry, args);
+    (args[14] & 4 ? point_at_sgl : point_at)(&entry, args);
     entry.slba = args[10] & 0x80 ? ~slba : args[10] & 0x40 ? slba << 56 : slba;
     uint32_t nlb = args[11] % 160u; /* 0's based; the whole disk has 128 blocks */
     entry.cdw12 = nlb | (args[12] & 1 ? (uint32_t)args[13] << 24 : 0) | (args[12] & 2 ? 1u << 31 : 0);
@@ -72,6 +87,22 @@ static void write_list(struct host *host, const uint8_t *args)
         entry = args[13] & 1 && i == args[13] >> 4 ? list_of(choice, args[14]) : page_of(choice);
         entry += args[13] & 2 && i == args[13] >> 4 ? args[14] : 0;
         host_write(host, place, &entry, sizeof(entry));
+    }
+}
+
+/* Descriptors: mostly data blocks, one of them of another kind. */
+static void write_sgl(struct host *host, const uint8_t *args)
+{
+    uint64_t place = list_of(args[1], args[2]);
+
+    for (unsigned i = 0; i < 16; i++, place += 16) {
+        uint8_t choice = args[3 + i % 10];
+        bool is_odd = i == args[13] >> 4;
+        uint64_t words[2] = {page_of(choice) + (args[14] & 2 ? choice : 0), PAGE};
+        words[1] = is_odd && args[13] & 1 ? args[14] : words[1];
+        words[1] |= is_odd && args[13] & 2 ? (uint64_t)args[14] << 56 : 0;
+        words[0] = is_odd && args[13] & 4 ? -(uint64_t)args[14] : words[0];
+        host_write(host, place, words, sizeof(words));
     }
 }
 
@@ -230,7 +261,7 @@ static void run(struct host *host, const uint8_t *args)
     case 6:
     case 7:
     case 8:
-        write_list(host, args);
+        (args[15] & 1 ? write_sgl : write_list)(host, args);
         break;
     case 9:
         ring(host, queue, args);
