@@ -282,7 +282,7 @@ def test_a_command_line_that_makes_no_sense(arguments: list[str], words: str) ->
 def test_without_a_command_it_says_which_there_are() -> None:
     result = run(command=(NVMEEMU,))
     assert result.returncode == 2
-    commands = "serve, run, ctl, schema, trace, replay, check, profile"
+    commands = "serve, run, ctl, schema, trace, replay, check, profile, image"
     assert result.stderr == f"nvmeemu: give a command: {commands} (see nvmeemu --help)\n"
 
 

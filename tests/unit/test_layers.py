@@ -24,7 +24,7 @@ LAYERS = [
     ["app.announcing", "app.control_sockets"],
     ["app.assembly"],
     ["app.arming", "app.control", "app.ending", "app.engines", "app.recording"],
-    ["app.disks", "app.pid_file", "app.pools"],
+    ["app.disks", "app.image", "app.pid_file", "app.pools"],
     ["app.pairs"],
     ["app.drive", "app.folder_pool", "guest", "app.logs", "state", "testing", "trace", "vfio"],
     ["app.serving"],

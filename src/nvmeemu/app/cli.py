@@ -60,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         _prepare()
     words, command = _split(sys.argv[1:] if argv is None else list(argv))
-    if words[:1] and words[0] in _TRACES:  # their parsers are theirs: start-up
-        return _on_traces(words[0], words[1:])
+    if words[:1] and words[0] in _APART:
+        return _run_apart(words[0], words[1:])
     parser = _parser()
     arguments, unknown = parser.parse_known_args(words)
     if unknown:
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.print_capabilities:
         return tell(parser.prog, json.dumps(capabilities(), indent=2) + "\n")
     if arguments.command is None:
-        parser.error(f"give a command: serve, run, ctl, schema, {', '.join(_TRACES)}")
+        parser.error(f"give a command: serve, run, ctl, schema, {', '.join(_APART)}")
     if arguments.command == "ctl":
         from nvmeemu.app.control.cli import ctl
 
@@ -90,12 +90,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return serve(arguments)
 
 
-_TRACES = {
+_APART = {
     "trace": "show, search, count, compare, draw and export what serve --trace has recorded",
     "replay": "feed a trace to the controller, and compare its completions",
     "check": "what a trace says of its host",
     "profile": "play drivers that cannot run here, and check what they see",
+    "image": "tell, check and repair what lies beside an image",
 }
+"""Commands whose parsers are theirs: start-up."""
 
 
 def _prepare() -> None:
@@ -105,7 +107,11 @@ def _prepare() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # µ, and names of files, where the locale does not have them
 
 
-def _on_traces(command: str, words: list[str]) -> int:
+def _run_apart(command: str, words: list[str]) -> int:
+    if command == "image":
+        from nvmeemu.app.image import image
+
+        return image(words)
     if command == "replay":
         from nvmeemu.replay.cli import replay
 
@@ -188,7 +194,7 @@ def _parser() -> Parser:
     _add_ctl(commands)
     schema = commands.add_parser("schema", help="print the JSON schema of drive files", description=_SCHEMA)
     schema.set_defaults(parser=schema, print_capabilities=False)
-    for name, text in _TRACES.items():
+    for name, text in _APART.items():
         commands.add_parser(name, help=text)
     return parser
 

@@ -152,7 +152,7 @@ class Companion:
     def _begin(cls, path: str, fd: int, contents: Contents, written: Sequence[tuple[int, int]]) -> Self:
         made = cls(path, fd, contents, 0, False)
         made._lock_file()
-        os.ftruncate(fd, made._end)
+        os.ftruncate(fd, made.end)
         made._put_header(contents)
         for slba, blocks in written:
             made.mark(slba, blocks, BlockState.WRITTEN)
@@ -181,11 +181,38 @@ class Companion:
             raise
         return made
 
+    @staticmethod
+    def is_readable(path: str) -> bool:
+        """Whether a header says what it is."""
+        try:
+            with open(path, "rb") as file:
+                _header(file.fileno())
+        except (OSError, ValueError):
+            return False
+        return True
+
+    @classmethod
+    def rebuild(cls, path: str, format: Format, size: int) -> Self:
+        """Open one whose headers are damaged, as if they said this. Its map and its metadata are kept. Raises OSError,
+        CompanionError."""
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        found = cls(path, fd, Contents(format, size), 0, False)
+        try:
+            if os.fstat(fd).st_size > found.end:
+                text = f"{path}, the companion of a disk, is larger than this format has it: give the one that it has"
+                raise CompanionError(text)
+            found._lock_file()
+            found.note(found.contents)
+        except BaseException:
+            os.close(fd)
+            raise
+        return found
+
     def copy(self) -> Companion:
         """One in memory that begins as this one is, for an overlay."""
         fd = os.memfd_create("nvmeemu-companion", os.MFD_CLOEXEC)
-        os.ftruncate(fd, self._end)
-        for start, end in data_of(self._fd, 0, self._end):
+        os.ftruncate(fd, self.end)
+        for start, end in data_of(self._fd, 0, self.end):
             while start < end:
                 piece = os.pread(self._fd, min(1 << 20, end - start), start)
                 if not piece:
@@ -203,7 +230,8 @@ class Companion:
         return _MAP + CHUNK * self._size
 
     @property
-    def _end(self) -> int:
+    def end(self) -> int:
+        """Bytes that the file has, at least."""
         return _HEADERS + -(-self.blocks // CHUNK) * self._stride
 
     def _put_header(self, contents: Contents) -> None:
@@ -220,11 +248,20 @@ class Companion:
         if size != self.contents.size:
             self.note(replace(self.contents, size=size))
 
+    def cut(self, size: int) -> None:
+        """As ``resize``; of blocks that are no more nothing is left, if the image grows again."""
+        before, after = self.blocks, size // self.format.data_size
+        if after < before:
+            self.mark(after, before - after, BlockState.DEALLOCATED)
+        self.resize(size)
+        if os.fstat(self._fd).st_size < self.end:
+            os.ftruncate(self._fd, self.end)
+
     def note(self, contents: Contents) -> None:
         """Say something new of itself; it is durable when this returns. A larger size makes room."""
         self._put_header(contents)
-        if os.fstat(self._fd).st_size < self._end:
-            os.ftruncate(self._fd, self._end)
+        if os.fstat(self._fd).st_size < self.end:
+            os.ftruncate(self._fd, self.end)
         os.fsync(self._fd)
 
     # --- another format
