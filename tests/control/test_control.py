@@ -74,7 +74,7 @@ def test_the_socket_is_for_its_owner_and_goes_with_the_server(served: Served, co
     assert served.stop() == 0
     assert not control.exists()
     with pytest.raises(Unreachable):
-        Control(control)
+        Control(control).open()
 
 
 @pytest.mark.kills("a-batch-of-any-length", "an-empty-batch-is-answered-with-nothing")

@@ -28,7 +28,7 @@ class Host:
     def __init__(self, path: str, control: str) -> None:
         self.bus = VfioBus(path)
         self.driver = Driver(self.bus)
-        self.control = Control(control)
+        self.control = Control(control).open()
         self.driver.enable()
         self.queue = self.driver.create_queues(1, vector=1)
         self.place = self.driver.alloc(4096)

@@ -197,7 +197,7 @@ def test_a_trace_may_come_from_stdin() -> None:
 
 def test_show_follows_a_trace_until_its_writer_ends_it(tmp_path: Path) -> None:
     path = str(tmp_path / "t")
-    writing = TraceFile(path, trace.Description(comment="being written"))
+    writing = TraceFile(path, trace.Description(comment="being written")).open()
     command = [NVMEEMU, "trace", "show", path, "--follow"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reading:
         assert reading.stdout is not None
@@ -222,7 +222,7 @@ def test_what_cannot_be_followed_is_told(run: Run, tmp_path: Path) -> None:
 
 def test_another_trace_that_is_begun_ends_following(tmp_path: Path) -> None:
     path = tmp_path / "t"
-    first = TraceFile(str(path), trace.Description())
+    first = TraceFile(str(path), trace.Description()).open()
     command = [NVMEEMU, "trace", "show", str(path), "--follow"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as reading:
         assert reading.stdout is not None

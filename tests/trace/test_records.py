@@ -199,7 +199,7 @@ def test_any_bytes_are_records_or_a_trace_error(data: bytes) -> None:
 @pytest.mark.kills("followed-to-its-end")
 def test_a_file_that_is_followed_ends_with_its_writer(tmp_path: Path) -> None:
     path = tmp_path / "t"
-    writing = TraceFile(str(path), trace.Description())
+    writing = TraceFile(str(path), trace.Description()).open()
     with trace.open_trace(path, follow=True) as reader:
         records = iter(reader)
         for number in range(2):

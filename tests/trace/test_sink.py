@@ -24,7 +24,7 @@ def read(path: Path) -> list[trace.Record]:
 
 def test_what_is_put_is_in_the_file_after_a_moment(tmp_path: Path) -> None:
     path = tmp_path / "t"
-    file = TraceFile(str(path), trace.Description())
+    file = TraceFile(str(path), trace.Description()).open()
     for number in range(100):
         file.put(encode(trace.Note(number, 0, str(number))))
     for _ in range(100):
@@ -43,7 +43,7 @@ def test_a_file_that_holds_something_else_is_not_touched(tmp_path: Path) -> None
     disk = tmp_path / "disk.raw"
     disk.write_bytes(bytes(4096))
     with pytest.raises(BadTarget, match="a file that is no trace"):
-        TraceFile(str(disk), trace.Description())
+        TraceFile(str(disk), trace.Description()).open()
     assert disk.read_bytes() == bytes(4096)
 
 
@@ -51,7 +51,7 @@ def test_a_file_that_holds_something_else_is_not_touched(tmp_path: Path) -> None
 def test_an_old_trace_is_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "t"
     for text in ("a long one" * 100, "short"):
-        file = TraceFile(str(path), trace.Description())
+        file = TraceFile(str(path), trace.Description()).open()
         file.put(encode(trace.Note(0, 0, text)))
         file.close()
     assert read(path) == [trace.Note(0, 0, "short")]
@@ -61,13 +61,13 @@ def test_an_old_trace_is_overwritten(tmp_path: Path) -> None:
 @pytest.mark.kills("two-servers-write-one-trace")
 def test_a_file_that_another_one_writes_is_refused(tmp_path: Path) -> None:
     path = str(tmp_path / "t")
-    first = TraceFile(path, trace.Description())
+    first = TraceFile(path, trace.Description()).open()
     with pytest.raises(trace.TraceError, match="t: another process is writing a trace there"):
-        TraceFile(path, trace.Description())
+        TraceFile(path, trace.Description()).open()
     first.put(encode(NOTE))
     first.close()
     assert read(tmp_path / "t") == [NOTE]
-    TraceFile(path, trace.Description()).close()
+    TraceFile(path, trace.Description()).open().close()
 
 
 def test_what_is_saved_in_one_go_is_all_there_or_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,13 +92,13 @@ def test_what_is_saved_in_one_go_is_all_there_or_an_error(tmp_path: Path, monkey
 )
 def test_what_cannot_be_written_is_refused_in_a_line(path: str, message: str) -> None:
     with pytest.raises(trace.TraceError, match=f"^{message}$"):
-        TraceFile(path, trace.Description())
+        TraceFile(path, trace.Description()).open()
 
 
 def test_a_pipe_that_nobody_reads_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(trace.TraceError, match="No such device or address"):
-        TraceFile(str(tmp_path / "pipe"), trace.Description())
+        TraceFile(str(tmp_path / "pipe"), trace.Description()).open()
 
 
 @pytest.mark.kills("everything-waits")
@@ -108,7 +108,7 @@ def test_a_pipe_that_takes_nothing_never_stops_us(tmp_path: Path, monkeypatch: p
     path = tmp_path / "pipe"
     os.mkfifo(path)
     reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    file = TraceFile(str(path), trace.Description())
+    file = TraceFile(str(path), trace.Description()).open()
     note = encode(NOTE)
     for _ in range(5000):  # 5 MB; a pipe takes 64 KiB
         file.put(note)
@@ -129,7 +129,7 @@ class Stalled:
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
         self.reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        self.file = TraceFile(str(path), trace.Description())
+        self.file = TraceFile(str(path), trace.Description()).open()
         self.stall()
 
     def stall(self) -> None:
@@ -187,7 +187,7 @@ def test_a_pipe_whose_reader_leaves_is_one_message(tmp_path: Path, caplog: pytes
     path = tmp_path / "pipe"
     os.mkfifo(path)
     reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    file = TraceFile(str(path), trace.Description())
+    file = TraceFile(str(path), trace.Description()).open()
     os.close(reading)
     with caplog.at_level(logging.ERROR):
         for _ in range(3):

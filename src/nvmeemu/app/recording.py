@@ -25,7 +25,7 @@ def start(
     from nvmeemu.trace.sink import BadTarget, TraceFile
 
     try:
-        file = TraceFile(table.trace, describe(controller, payload=table.trace_payload, drive=drive))
+        file = TraceFile(table.trace, describe(controller, payload=table.trace_payload, drive=drive)).open()
     except TraceError as error:
         raise Failure(f"--trace: {error}", 2 if isinstance(error, BadTarget) else 1) from None
     stack.callback(file.close)

@@ -45,7 +45,7 @@ class Observed:
     @cached_property
     def control(self) -> Control:
         """Connected. Raises Unreachable."""
-        return Control(self._socket)
+        return Control(self._socket).open()
 
     @cached_property
     def faults(self) -> ServedFaults:

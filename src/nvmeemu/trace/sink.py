@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Self
 
 from nvmeemu.trace.file import MAGIC, BadUse, Description, Reader, TraceError, Writer
 from nvmeemu.trace.records import Lost, Note, encode, split
@@ -32,29 +33,38 @@ class BadTarget(BadUse):
 
 
 class TraceFile:
-    """A trace that is being written. ``put`` is called on one thread, never blocks and never raises.
+    """A trace that is being written, from ``open`` to ``close``. ``put`` is called on one thread, never blocks and
+    never raises."""
 
-    Raises TraceError if the file cannot be written, or is something that must not be overwritten.
-    """
+    _file: io.FileIO
+    _thread: threading.Thread
+    start: int
+    """The time at which it begins; nanoseconds."""
 
     def __init__(self, path: str, description: Description, now: Callable[[], int] = time.monotonic_ns) -> None:
         self.path = path
+        self._description = description
         self._now = now
-        self._file = open(_open(path), "wb", buffering=0)  # noqa: SIM115  # closed in ``close``
         self._waiting: deque[bytes] = deque()
         self._put = self._taken = 0  # bytes; each is changed on one thread only
         self._lost = self._told = 0  # records
         self._is_dead = False
         self._news = threading.Event()
         self._closing = threading.Event()
+
+    def open(self) -> Self:
+        """Begin. Raises TraceError if the file cannot be written, or is something that must not be overwritten."""
+        self._file = io.FileIO(_open(self.path), "wb")
         try:
-            self.start = now()
-            Writer(self._file, description, time.time_ns())
-        except OSError as error:
+            self.start = self._now()
+            Writer(self._file, self._description, time.time_ns())
+            self._thread = threading.Thread(target=self._write_all, name="nvmeemu-trace", daemon=True)
+            self._thread.start()
+        except (OSError, RuntimeError) as error:  # RuntimeError: there can be no more threads
             self._file.close()
-            raise TraceError(f"{path}: {error.strerror}") from None
-        self._thread = threading.Thread(target=self._write_all, name="nvmeemu-trace", daemon=True)
-        self._thread.start()
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise TraceError(f"{self.path}: {reason}") from None
+        return self
 
     def now(self) -> int:
         """The time for a record."""

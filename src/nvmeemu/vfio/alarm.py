@@ -10,16 +10,22 @@ from contextlib import suppress
 
 
 class Alarm:
-    """A timerfd(2), at first not set. Raises OSError."""
+    """A timerfd(2), from ``open`` to ``close``; at first not set."""
 
     def __init__(self) -> None:
+        self.fd = -1
+        self._when: float | None = None
+
+    def open(self) -> None:
+        """Raises OSError."""
         self.fd = _libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
         if self.fd < 0:
             raise _error()
-        self._when: float | None = None
 
     def close(self) -> None:
-        os.close(self.fd)
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def set(self, when: float | None) -> None:
         """Become readable at this time of ``time.monotonic``, at once if it has passed. None: never."""

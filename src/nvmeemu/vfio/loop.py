@@ -36,28 +36,42 @@ NO_DESCRIPTORS_TIME = 0.5  # so many seconds, until we try again
 
 class Loop:
     """Provides the ports Clock and Worker, to all controllers. ``threads`` bounds how much work may block at one thing
-    (a disk) at the same time; what blocks at one thing never holds up what is at another."""
+    (a disk) at the same time; what blocks at one thing never holds up what is at another.
+
+    It has its descriptors from ``open`` to ``close``."""
+
+    _epoll: select.epoll
 
     def __init__(self, threads: int = 8) -> None:
-        self._epoll = select.epoll()
         self._watched: dict[int, _Watch] = {}
         self._steps: list[Step] = []
         self._timers: list[_Timer] = []
         self._numbers = itertools.count()
         self._stopping = False
         # One pipe wakes the loop: for a finished work, for a stop, and (written by the interpreter) for a signal.
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake_read = self._wake_write = -1
         self._waking = threading.RLock()  # a thread must not write to what has got the closed pipe's number
-        self.watch(self._wake_read, self._drain_wake)
         self._alarm = Alarm()
-        self.watch(self._alarm.fd, self._alarm.drain)
         self._workers = Workers(threads, self._wake)
 
     def __enter__(self) -> Self:
+        self.open()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+    def open(self) -> None:
+        """Raises OSError, and then nothing is open."""
+        self._epoll = select.epoll()
+        try:
+            self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            self.watch(self._wake_read, self._drain_wake)
+            self._alarm.open()
+            self.watch(self._alarm.fd, self._alarm.drain)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the descriptors. Threads that are still at work end by themselves, and their results are lost."""
@@ -68,7 +82,7 @@ class Loop:
         if write >= 0:
             os.close(write)
             os.close(self._wake_read)
-            self._alarm.close()
+        self._alarm.close()
 
     # --- descriptors
 

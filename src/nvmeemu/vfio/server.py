@@ -9,7 +9,7 @@ import resource
 import select
 import socket
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Self
 
@@ -56,7 +56,7 @@ class Server:
         self._pci = PciFunction(function, identity, host, lambda: self._most_regions // max(loop.step_count, 1))
         self.on_attach: Callable[[str], None] = lambda peer: None  # a client has come: how the log calls it
         self.on_leave: Callable[[], None] = lambda: None
-        self._is_open = False
+        self._opened = ExitStack()  # what ``close`` does
         self._file: tuple[int, int] | None = None  # what is at ``path``
         self._most_regions = 0  # that this process can map; each client has its part
         self._client = ""  # how the log calls it
@@ -71,14 +71,25 @@ class Server:
         self.close()
 
     def open(self) -> None:
+        """Raises ServeError like ``check``, or OSError, and then nothing is open."""
         require()
         address.clear(self._path)
         _raise_descriptor_limit()
         self._most_regions = most_regions()
+        with ExitStack() as opened:
+            self._open(opened)
+            self._opened = opened.pop_all()
+
+    def _open(self, opened: ExitStack) -> None:
         function = self._pci.function
         self._context = _listen(self._path, self._pci)
         self._file = address.identify(self._path)
+        opened.callback(self._remove_socket)
+        opened.callback(self._context.close)
+        opened.callback(self._pci.quiesce)  # the library does not ask when it closes
+        opened.callback(lambda: self._loop.unwatch(self._client_fd))
         self._listening = socket.socket(fileno=os.dup(self._context.poll_fd()))
+        opened.callback(self._listening.close)
         self._listening.listen(BACKLOG)
         self._newcomers = Newcomers(self._loop, self._listening, self._meet, self._on_failed_handshake)
         self._host.connect(self._context, self._pci.config)
@@ -86,25 +97,18 @@ class Server:
             self._context.ring_directly(*function.direct_doorbells)
         if library_log.level == logging.DEBUG:  # set on purpose, not inherited: it is several lines a message
             self._context.log_everything()
+        opened.callback(self._newcomers.close)
         self._newcomers.open()
+        opened.callback(self._loop.remove_step, function.run)
         self._loop.add_step(function.run)
-        self._is_open = True
 
     def close(self) -> None:
         """Drop the client, if any, which resets the function, and remove the socket. A second call does nothing."""
-        if not self._is_open:
-            return
-        self._is_open = False
-        self._loop.remove_step(self._pci.function.run)
-        self._newcomers.close()
-        self._listening.close()
-        self._loop.unwatch(self._client_fd)
-        self._pci.quiesce()  # the library does not ask here
-        try:
-            self._context.close()
-        finally:
-            if self._file is not None and self._file == address.identify(self._path):
-                os.unlink(self._path)
+        self._opened.close()
+
+    def _remove_socket(self) -> None:
+        if self._file is not None and self._file == address.identify(self._path):
+            os.unlink(self._path)
 
     # --- a client comes
 

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 
 class Unreachable(OSError):
@@ -22,22 +22,30 @@ class ControlError(Exception):
 
 
 class Control:
-    """A connection to the control socket at ``path``. Raises Unreachable."""
+    """A connection to the control socket at ``path``, from ``open`` to ``close``."""
+
+    _socket: socket.socket
+    _file: BinaryIO
 
     def __init__(self, path: str | os.PathLike[str], timeout: float = 20.0) -> None:
         self._path = os.fspath(path)
+        self._timeout = timeout
         self._number = 0
+
+    def open(self) -> Self:
+        """Connect. Raises Unreachable."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(timeout)
+        self._socket.settimeout(self._timeout)
         try:
             self._socket.connect(self._path)
         except OSError as error:
             self._socket.close()
             raise Unreachable(f"no server answers at {self._path}: {error.strerror or error}") from None
         self._file = self._socket.makefile("rb")
+        return self
 
     def __enter__(self) -> Self:
-        return self
+        return self.open()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()

@@ -22,28 +22,41 @@ ROOM = 1 << 20  # bytes of answers that a client need not have taken yet
 
 
 class ControlServer:
-    """Listens at ``path`` (mode 0600) and answers with ``methods``, on the loop's thread. Raises SocketUnusable."""
+    """Answers with ``methods`` at ``path`` (mode 0600), on the loop's thread, from ``open`` to ``close``."""
+
+    _socket: socket.socket
 
     def __init__(self, loop: Loop, path: str, methods: Mapping[str, Method]) -> None:
-        address.clear(path)
         self._loop = loop
         self._path = path
         self._methods = methods
         self._clients: dict[int, _Client] = {}
+        self._file: tuple[int, int] | None = None  # what is at ``path``, if it is ours
+
+    def open(self) -> None:
+        """Raises SocketUnusable or OSError, and then nothing is open."""
+        address.clear(self._path)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            self._bind()
+            self._file = address.identify(self._path)
+            self._socket.listen()
+            self._loop.watch(self._socket.fileno(), self._accept)
+        except BaseException:
+            self.close()
+            raise
+
+    def _bind(self) -> None:
         umask = os.umask(0o177)  # it can do whatever we can: mode 0600 from its first moment
         try:
-            self._socket.bind(path)
+            self._socket.bind(self._path)
         except OSError as error:
-            self._socket.close()
-            raise SocketUnusable(f"{path}: {error.strerror}") from None
+            raise SocketUnusable(f"{self._path}: {error.strerror}") from None
         finally:
             os.umask(umask)
-        self._file = address.identify(path)
-        self._socket.listen()
-        loop.watch(self._socket.fileno(), self._accept)
 
     def __enter__(self) -> Self:
+        self.open()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
