@@ -258,6 +258,84 @@ def test_a_server_and_a_trace_have_it(files: Path) -> None:
     assert "admin opcode C2h" in run("show", str(trace), command=(NVMEEMU, "trace")).stdout
 
 
+DRIVE = "plugins = {}\n\n[[namespace]]\ndisk = '{}'\n[[controller]]\nsocket = '{}.sock'\n"
+
+
+def drive(files: Path, name: str, plugins: list[str], disk: str = "mem:1M") -> Path:
+    path = files / f"{name}.toml"
+    path.write_text(DRIVE.format(plugins, disk, name))
+    return path
+
+
+@pytest.mark.long
+def test_a_drive_file_names_its_plugins(files: Path) -> None:
+    """Relative to its folder; its disks may be of their kinds. Several drives have the same, in whatever order."""
+    first = drive(files, "a", ["more.py", "hello.py"], "pattern:5A")
+    second = drive(files, "b", ["./hello.py", "more.py"])
+    served = Served(
+        str(files / "a.sock"), "--drive", first, "--drive", second, "--plugin", files / "hello.py", drives=2
+    )
+    try:
+        guest = Guest(served.path)
+        assert guest.read(8, 1) == b"\x5a" * 512
+        command = Command(opcode=HELLO, prp1=guest.alloc(4096))
+        command.cdw10 = 16
+        assert guest.succeed(guest.admin, command).dw0 == 12
+        guest.leave()
+        assert served.stop() == 0
+    finally:
+        served.close()
+
+
+@pytest.mark.long
+@pytest.mark.kills("drives-with-other-plugins-share-a-process")
+def test_plugins_of_a_drive_file_that_cannot_be_are_refused(files: Path) -> None:
+    first, same = drive(files, "a", ["hello.py"]), drive(files, "b", ["hello.py", "./hello.py"])
+    other, none = drive(files, "c", ["more.py"]), drive(files, "d", [])
+    bad, missing, text = drive(files, "e", ["bad.py"]), drive(files, "f", ["none.py"]), files / "g.toml"
+    (files / "bad.py").write_text("\n1 / 0")
+    text.write_text("plugins = 'hello.py'\n[[namespace]]\ndisk = 'mem:1M'\n[[controller]]\nsocket = 's'\n")
+    apart = "name them in both, or serve each drive by a process of its own"
+    shared = "all drives of a process have them, and {} does not name the same"
+    for given, said in (
+        ((first, other), f"{other}:1: plugins: {shared.format(first)}: {apart}"),
+        ((first, none), f"{first}:1: plugins: {shared.format(none)}: {apart}"),
+        ((none, first), f"{first}:1: plugins: {shared.format(none)}: {apart}"),
+        ((same,), f"{same}:1: plugins: one is given twice"),
+        ((bad,), f"{bad}:1: plugins: plugin {files}/bad.py:2: ZeroDivisionError: division by zero"),
+        ((missing,), f"{missing}:1: plugins: plugin {files}/none.py: there is no such file"),
+        ((text,), f"{text}:1: plugins: 'hello.py' is not a list of files"),
+    ):
+        words_ = [word for path in given for word in ("--drive", str(path))]
+        refused: subprocess.CompletedProcess[str] = run("serve", *words_, command=(NVMEEMU,))
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        assert refused.stderr.startswith(f"nvmeemu serve: {said}"), refused.stderr
+
+
+@pytest.mark.long
+def test_a_test_knows_what_its_drive_file_adds(pytester: pytest.Pytester, files: Path) -> None:
+    path = drive(files, "a", ["hello.py"])
+    pytester.makepyfile(
+        f"""
+        import pytest
+        from nvmeemu.faults import Fault, FaultError
+
+        @pytest.mark.nvmeemu(drive={str(path)!r}, plugins=[{str(files / "hello.py")!r}])
+        def test_both(nvme_server):
+            nvme_server.faults.add(Fault({{"opcode": "hello"}}, do="drop"))
+
+        @pytest.mark.nvmeemu(drive={str(path)!r})
+        def test_file(nvme_server):
+            nvme_server.faults.add(Fault({{"opcode": "hello"}}, do="drop"))
+
+        def test_gone(nvme):
+            with pytest.raises(FaultError):
+                Fault({{"opcode": "hello"}}, do="drop")
+        """
+    )
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=3)
+
+
 @pytest.mark.long
 def test_the_command_line_says_what_a_plugin_adds(files: Path) -> None:
     path = files / "hello.py"

@@ -87,8 +87,8 @@ class Live:
         """Have what they add also here: for drives in this process, and to know the commands of others by name. Drives
         may share a plugin."""
         with ExitStack() as stack:
-            for path in options.plugins:
-                stack.enter_context(self._plugin(Path(path).resolve()))
+            for path in dict.fromkeys(Path(path).resolve() for path in options.known_plugins):
+                stack.enter_context(self._plugin(path))
             try:
                 options.new_faults()
             except BadOptions as error:

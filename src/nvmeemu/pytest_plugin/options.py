@@ -111,6 +111,11 @@ class DriveOptions:
         ]
 
     @property
+    def known_plugins(self) -> Sequence[str | Path]:
+        """All that its drive has."""
+        return self.plugins
+
+    @property
     def plugin_words(self) -> list[str]:
         """The plugins for ``nvmeemu serve``."""
         return [word for path in self.plugins for word in ("--plugin", str(path))]
@@ -149,6 +154,11 @@ class ServerOptions(DriveOptions):
             return read(str(self.drive))
         except Failure as error:
             raise BadOptions(f"drive: {error}") from None
+
+    @property
+    def known_plugins(self) -> Sequence[str | Path]:
+        file = self.drive_file
+        return [*self.plugins, *(file.tables.top.get("plugins", ()) if file else ())]
 
     def disk_words(self, disk: Path) -> list[str]:
         """The disks for ``nvmeemu serve``, where ``disk`` is the one without a drive file."""

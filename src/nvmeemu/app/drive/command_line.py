@@ -24,8 +24,10 @@ def drives_of(arguments: argparse.Namespace) -> list[Drive]:
         text = f"--{option} is for one drive, and there are {len(arguments.drive)}: each file can have it"
         raise Failure(text, 2)
     from nvmeemu.app.drive.file import read  # start-up: without drive files not needed
+    from nvmeemu.app.drive.plugins import ProcessPlugins
 
-    return [read(path).drive(options) for path in arguments.drive]
+    plugins = ProcessPlugins(arguments.plugin)
+    return [read(path, plugins.install).drive(options) for path in arguments.drive]
 
 
 def tables_of(arguments: argparse.Namespace) -> Tables:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from nvmeemu.backend import describe
 from nvmeemu.toml import Place
 
 MOST = 1 << 20  # bytes of a file
+Install = Callable[[Sequence[str], Source], None]
+"""Has plugins that a file names; what they add is known in what stands below. Raises Failure."""
 
 
 @dataclass(eq=False, repr=False)
@@ -32,8 +34,11 @@ class Written:
         return Drive.of(self.tables.replaced(options), Source(self.file, self.lines, options.places), self.name)
 
 
-def read(path: str) -> Written:
-    """Read a drive file. Raises Failure."""
+def _leave_out(paths: Sequence[str], source: Source) -> None: ...
+
+
+def read(path: str, install: Install = _leave_out) -> Written:
+    """Read a drive file. Its plugins are there if ``install`` has them. Raises Failure."""
     try:
         with open(path, "rb") as file:
             content = file.read(MOST + 1)
@@ -46,10 +51,10 @@ def read(path: str) -> Written:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise Failure(f"{path}:{line}: no text: {error.reason}", 2) from None
-    return parse(text, path)
+    return parse(text, path, install)
 
 
-def parse(text: str, path: str = "drive.toml") -> Written:
+def parse(text: str, path: str = "drive.toml", install: Install = _leave_out) -> Written:
     """Parse the text of a drive file. Raises Failure, with ``path`` and the line."""
     try:
         written, lines = toml.parse(text)
@@ -60,6 +65,7 @@ def parse(text: str, path: str = "drive.toml") -> Written:
         if name not in TABLES and name not in TABLES[TOP]:
             raise source.failure(f"{name}: {unknown(name, [*TABLES[TOP], *filter(None, TABLES)])}", name)
     top = _table(TOP, {name: value for name, value in written.items() if name not in TABLES}, source)
+    install(top.get("plugins", ()), source)  # first: disks may be of their kinds
     stem = os.path.splitext(os.path.basename(path))[0]
     tables = Tables(
         _table("identity", written.get("identity", {}), source),

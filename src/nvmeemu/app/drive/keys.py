@@ -15,6 +15,7 @@ from nvmeemu.app.drive.kinds import (
     ChoiceValue,
     DiskValue,
     FaultsValue,
+    FilesValue,
     FlagValue,
     HexValue,
     NumberValue,
@@ -88,6 +89,9 @@ class DriveTable:
         None, PoolValue(), "where namespaces lie that guests create (docs/namespaces.md)", "they cannot", "disk"
     )
     capacity: int | None = _key(None, SizeValue(), "with `pool`: how much guests may create there", group="disk")
+    plugins: Sequence[str] = _key(
+        (), FilesValue(), "Python files that add commands, log pages, ... as `--plugin` does (docs/extend.md)"
+    )
 
 
 @dataclass(eq=False, repr=False)

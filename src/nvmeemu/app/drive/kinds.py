@@ -218,15 +218,16 @@ class DiskValue(PathValue):
         return placed(value, folder)
 
 
-class FaultsValue(ValueKind):
-    """Files of faults, and names of scenarios."""
+class FilesValue(ValueKind):
+    """Several files."""
 
     metavar = "FILE"
-    words = "a list of texts"
+    words = "a list of paths"
+    _called = "files"
 
     def check(self, value: object) -> list[str]:
         if not isinstance(value, list) or not all(isinstance(one, str) and one and "\0" not in one for one in value):
-            raise ValueError(f"{value!r} is not a list of files and scenario:NAME")
+            raise ValueError(f"{value!r} is not a list of {self._called}")
         return list(value)
 
     def schema(self) -> dict[str, object]:
@@ -234,6 +235,16 @@ class FaultsValue(ValueKind):
 
     def option(self) -> dict[str, Any]:
         return {"metavar": self.metavar, "action": "append"}
+
+    def placed(self, value: Sequence[str], folder: str) -> list[str]:
+        return [os.path.join(folder, one) for one in value]
+
+
+class FaultsValue(FilesValue):
+    """Files of faults, and names of scenarios."""
+
+    words = "a list of texts"
+    _called = "files and scenario:NAME"
 
     def placed(self, value: Sequence[str], folder: str) -> list[str]:
         from nvmeemu.faults.file import SCENARIO  # start-up: --help needs none of it
