@@ -459,7 +459,7 @@ def test_an_endless_line_and_too_many_clients_are_dropped(served: Served, contro
         with pytest.raises(OSError):  # noqa: PT011, PT012  # EPIPE or ECONNRESET
             for _ in range(8):  # a line has a megabyte
                 connection.sendall(b"x" * (1 << 20))
-    clients = [Control(control) for _ in range(16)]
+    clients = [Control(control).open() for _ in range(16)]
     with Control(control) as one_too_many, pytest.raises(Unreachable):
         one_too_many.call("status")
     for client in clients:

@@ -117,6 +117,34 @@ def test_a_bad_file_is_bad_use(path: str, folder: Path, disk: Path) -> None:
     assert sorted(os.listdir(folder)) == ["disk.raw", "drive.toml", "faults.toml"]
 
 
+@pytest.mark.parametrize(
+    ("of_disk", "of_drive", "said"),
+    [
+        (
+            "companion = 'new.img'",
+            "",
+            "8: namespace 1: the companion of disk {0}/disk.raw and disk are both {0}/new.img",
+        ),
+        ("companion = 's'", "", "16: namespace 2: socket and the companion of disk {0}/disk.raw are both {0}/s"),
+        ("companion = 'x'", "state = 'x'", ": state and the companion of disk {0}/disk.raw are both {0}/x: give each"),
+        ("", "state = 'disk.raw.nvme'", ": state and the companion of disk {0}/disk.raw are both {0}/disk.raw.nvme"),
+    ],
+)
+def test_a_companion_is_nothing_else_that_is_used(
+    path: str, folder: Path, disk: Path, of_disk: str, of_drive: str, said: str
+) -> None:
+    """Otherwise the two would write over each other, now or at the next start."""
+    file = write(folder, of_drive + FILE.replace("read_only = true", f"metadata = 8\n{of_disk}", 1))
+    message = refused(run("--drive", file), 2, f"nvmeemu serve: {file}:")
+    assert said.format(folder) in message
+    assert sorted(os.listdir(folder)) == ["disk.raw", "drive.toml", "faults.toml"]
+
+
+def test_a_byte_order_mark_is_called_by_its_name(folder: Path) -> None:
+    file = write(folder, "\ufeff" + FILE)
+    assert refused(run("--drive", file), 2, f"nvmeemu serve: {file}:1: it begins with a byte order mark, which TOML")
+
+
 def test_what_fails_is_said_with_its_place_too(folder: Path, disk: Path) -> None:
     for old, new, said in (
         ("disk.raw", "none.raw", f"14: namespace 2: disk {folder}/none.raw does not exist"),

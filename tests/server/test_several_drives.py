@@ -230,6 +230,19 @@ def test_drives_can_share_a_control_socket(folder: Path, serve: Serve, attach: A
     assert "ctl" not in os.listdir(folder)
 
 
+def test_a_disk_that_is_added_is_no_other_drives(folder: Path, disk: Path, other: Path, serve: Serve) -> None:
+    """Whichever of the two was opened first; the message has the words of keys."""
+    served = start(serve, folder, write(folder, "a", disk), write(folder, "b", other))
+    for name, taken, owner in (("a", other, "b"), ("b", disk, "a")):
+        with Control(folder / f"{name}.ctl") as control:
+            said = f"^disk {taken} is {taken} of the drive {owner}: share it with read_only or overlay in both$"
+            with pytest.raises(ControlError, match=said):
+                control.call("namespace.add", disk=str(taken))
+            with pytest.raises(ControlError, match=r'create = true, size = "10G"$'):
+                control.call("namespace.add", disk=str(folder / "none.img"))
+    assert served.stop() == 0
+
+
 # --- what cannot be
 
 

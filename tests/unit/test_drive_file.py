@@ -23,6 +23,7 @@ name = "first"
 state = "first.state"
 pool = "rooms"
 capacity = "1G"
+plugins = ["p.py", "/abs/q.py"]
 
 [identity]
 serial = "S 1"
@@ -108,6 +109,9 @@ def test_a_file_says_all_that_there_is_to_say() -> None:
         assert said - {"identity", "limits", "namespace", "controller"} == set(keys), name
     assert (drive.name, drive.state) == ("first", "lab/first.state")
     assert (drive.pool, drive.capacity) == ("lab/rooms", 1 << 30)
+    named: list[str] = []
+    drive_file.parse(WHOLE, "lab/drive.toml", lambda paths, source: named.extend(paths))
+    assert named == ["lab/p.py", "/abs/q.py"]
     assert vars(drive.identity) == vars(
         IdentityTable("S 1", "A Model", "FW 2", "nqn.2014-08.org.example:one", 0x1B36, 16)
     )
@@ -192,7 +196,7 @@ BAD: list[tuple[str, str, str, bool]] = [
     (
         "",
         "zzz = 1\n",
-        "1: zzz: there is no such key, but name, state, pool, capacity, identity, limits, namespace, controller",
+        "1: zzz: there is no such key, but name, state, pool, capacity, plugins, identity, limits, namespace, ",
         True,
     ),
     ("", "name = ''\n", "1: name: '': give 1 to 40 printable ASCII characters", True),

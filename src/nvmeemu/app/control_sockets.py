@@ -12,6 +12,8 @@ from nvmeemu.app.control.methods import Methods, OpenDisk
 from nvmeemu.app.control.server import ControlServer
 from nvmeemu.app.control.sharing import together
 from nvmeemu.app.drive.keys import NamespaceTable
+from nvmeemu.app.drive.source import in_keys
+from nvmeemu.backend import BackendError
 from nvmeemu.subsystem.media import Media
 from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.vfio import Loop, ServeError
@@ -43,7 +45,10 @@ def _hot_plug(one: Assembly) -> tuple[OpenDisk, Callable[[Media], None]]:
     """How the control socket opens and closes the disks of a drive."""
 
     def open_disk(nsid: int, table: Mapping[str, Any]) -> Namespace:
-        return one.disks.add(nsid, NamespaceTable(**{**one.drive.added, **table}))
+        try:
+            return one.disks.add(nsid, NamespaceTable(**{**one.drive.added, **table}))
+        except BackendError as error:
+            raise type(error)(in_keys(str(error))) from None
 
     def close_disk(media: Media) -> None:
         one.disks.remove(media, lambda: one.controller.is_busy)

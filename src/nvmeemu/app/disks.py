@@ -29,14 +29,14 @@ LOOK_AGAIN = 0.1  # seconds, until a disk that was removed may be idle
 
 
 class Disks:
-    """The open disks of one drive, by what its user calls them. ``others`` are those of the drives beside it."""
+    """The open disks of one drive, by what its user calls them. ``drives`` are those of all drives of the process."""
 
-    def __init__(self, drive: Drive, loop: Loop, others: Sequence[Disks] = ()) -> None:
+    def __init__(self, drive: Drive, loop: Loop, drives: Sequence[Disks] = ()) -> None:
         self.media: dict[str, DiskMedia] = {}
         self._drive = drive
         self._loop = loop
         self._is_ending = False
-        self._others = others
+        self._drives = drives
         self._written: set[str] = set()  # those of ``media`` that are not only read
         self._leaving: list[Media] = []  # of namespaces that were removed
         self._given: dict[str, Ids] = {}  # by the disk's identity: it has them again when it comes back
@@ -162,7 +162,7 @@ class Disks:
 
     def _check_others(self, table: NamespaceTable) -> None:
         """The disk has one writer or many readers, in this process as among processes. Raises BackendError."""
-        for other in self._others:
+        for other in (one for one in self._drives if one is not self):
             for name in other.media:
                 if not (table.is_shareable and name not in other._written) and is_same(table.disk, name):
                     raise BackendError(f"disk {table.disk} is {name} of the drive {other._drive.name}: {SHARE}")

@@ -55,7 +55,7 @@ def serve_drives(drives: Sequence[Drive], process: argparse.Namespace) -> None:
         ending = stack.enter_context(Ending(loop))
         assemblies: list[Assembly] = []
         for drive, given in zip(drives, faults, strict=True):
-            disks = Disks(drive, loop, tuple(ending.disks))
+            disks = Disks(drive, loop, ending.disks)
             ending.disks.append(disks)
             one = assemble(drive, disks, given, loop, stack)
             assemblies.append(one)

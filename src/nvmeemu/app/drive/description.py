@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nvmeemu.app.drive.keys import ControllerTable, IdentityTable, NamespaceTable
 from nvmeemu.app.drive.source import Failure, Source
-from nvmeemu.backend import BadRequest, check_request, is_memory, is_same, parse_size
+from nvmeemu.backend import BadRequest, check_request, is_memory, is_same, parse_size, path_of
 from nvmeemu.controller.limits import Limits
 from nvmeemu.subsystem.formats import Format, Guard, Protection
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nvmeemu.toml import Place
 
 _POOL_UNIT = 4096  # bytes
+_COMPANION = "companion"
 SHARE = "share it with --read-only or --overlay in both"
 Table = Mapping[str, Any]
 """Checked values by the names of their keys."""
@@ -125,6 +126,9 @@ class Drive:
             for key in ("socket", "control", "trace"):
                 if (path := getattr(controller, key)) is not None:
                     yield ("controller", index, key), path
+        for index, namespace in enumerate(self.namespaces):
+            if (path := _companion(namespace)) is not None:
+                yield ("namespace", index, _COMPANION), path
 
     @property
     def disks(self) -> Iterator[tuple[Place, str]]:
@@ -247,8 +251,7 @@ def check_together(drives: Sequence[Drive], pid_file: str | None) -> None:
     disks = [_Used(path, place, drive) for drive in drives for place, path in drive.disks]
     for index, one in enumerate(made):
         for other in [*made[index + 1 :], *disks]:
-            is_shared = one.place[-1] == other.place[-1] == "control"  # by several drives
-            if is_same(one.path, other.path) and not is_shared:
+            if is_same(one.path, other.path) and not one.may_be_shared(other):
                 raise _both(one, other)
     for first, second in itertools.combinations(drives, 2):
         _check_disks(first, second)
@@ -269,11 +272,32 @@ class _Used:
     def __init__(self, path: str, place: Place, drive: Drive | None) -> None:
         self.path, self.place, self.drive = path, place, drive
 
+    def may_be_shared(self, other: _Used) -> bool:
+        """Whether both may use the path: a control socket of several drives, or what is beside a disk that both only
+        read."""
+        if self.drive is None or other.drive is None or self.place[-1] != other.place[-1]:
+            return False
+        if self.place[-1] != _COMPANION:
+            return self.place[-1] == "control"
+        namespaces = [one.drive.namespaces[int(one.place[1])] for one in (self, other) if one.drive]
+        return self.drive is not other.drive and all(one.is_shareable for one in namespaces)
+
     def called(self, by: Drive | None) -> str:
         """How a message about this drive calls it."""
         key = str(self.place[-1])
+        if key == _COMPANION and self.drive is not None:
+            return f"the companion of disk {self.drive.namespaces[int(self.place[1])].disk}"
         is_far = self.drive is not None and self.drive is not by
         return f"{key} of {self.drive.source.file}" if is_far and self.drive else f"--{key.replace('_', '-')}"
+
+
+def _companion(table: NamespaceTable) -> str | None:
+    """The file that the namespace needs beside its disk."""
+    if table.companion is not None or not (table.metadata or table.block_map) or is_memory(table.disk):
+        return table.companion
+    from nvmeemu.backend.companion import beside  # start-up: most disks have none
+
+    return beside(path_of(table.disk))
 
 
 def _both(one: _Used, other: _Used) -> Failure:

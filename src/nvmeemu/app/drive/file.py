@@ -51,6 +51,8 @@ def read(path: str, install: Install = _leave_out) -> Written:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise Failure(f"{path}:{line}: no text: {error.reason}", 2) from None
+    if text.startswith("\ufeff"):
+        raise Failure(f"{path}:1: it begins with a byte order mark, which TOML does not have: save it without", 2)
     return parse(text, path, install)
 
 
