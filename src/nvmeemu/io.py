@@ -17,6 +17,7 @@ from nvmeemu.commands.blocks import (
 )
 from nvmeemu.commands.features import flushed
 from nvmeemu.controller.request import CommandEntry, CommandSet, Pending, Request, Result
+from nvmeemu.controller.state import ControllerState
 from nvmeemu.spec import (
     Command,
     Compare,
@@ -30,6 +31,7 @@ from nvmeemu.spec import (
     Status,
     Verify,
     Write,
+    WriteUncorrectable,
     WriteZeroes,
 )
 from nvmeemu.spec.errors import CommandFailed
@@ -37,6 +39,7 @@ from nvmeemu.subsystem.media import (
     Blocks,
     DeallocateBlocks,
     ReadBlocks,
+    SpoilBlocks,
     VerifyBlocks,
     WriteBlocks,
     ZeroBlocks,
@@ -116,6 +119,24 @@ def verify(request: Request[ReadWrite]) -> Result:
     return Pending(media, VerifyBlocks(command.slba, command.nlb, is_from_media(command, media), refuses))
 
 
+def write_uncorrectable(request: Request[ReadWrite]) -> Result:
+    """NVM 1.0, 3.2.7. Nothing is transferred, so MDTS does not bind it. What the blocks are now is durable when it
+    completes, like what a Flush makes so."""
+    command = request.command
+    namespace = request.controller.namespaces[command.nsid]
+    namespace.length(command.slba, command.nlb)
+    namespace.check_writable()
+    media = request.media(namespace)
+    if media.block_map is None:
+        why = "nothing remembers which blocks of this namespace are uncorrectable (block_map)"
+        raise CommandFailed(Status.INVALID_OPCODE, location=(0, 0), why=why)
+    return Pending(media, SpoilBlocks(command.slba, command.nlb))
+
+
+def _has_block_map(controller: ControllerState) -> bool:
+    return any(namespace.media.block_map is not None for namespace in controller.namespaces)
+
+
 def write_zeroes(request: Request[ReadWrite]) -> Result:
     """Base 1.4, 6.16. MDTS does not bind it: nothing is transferred."""
     command = request.command
@@ -173,6 +194,7 @@ COMMANDS = CommandSet(
     CommandEntry(Flush, flush),
     CommandEntry(Write, write),
     CommandEntry(Read, read),
+    CommandEntry(WriteUncorrectable, write_uncorrectable, oncs=Oncs.WRITE_UNCORRECTABLE, is_offered=_has_block_map),
     CommandEntry(Compare, compare, oncs=Oncs.COMPARE),
     CommandEntry(Verify, verify, oncs=Oncs.VERIFY),
     CommandEntry(WriteZeroes, write_zeroes, oncs=Oncs.WRITE_ZEROES),

@@ -39,6 +39,7 @@ from nvmeemu.spec.commands import (
     SetFeatures,
     Verify,
     Write,
+    WriteUncorrectable,
     WriteZeroes,
     commands_of,
 )
@@ -354,6 +355,7 @@ __all__ = [
     "Write",
     "WriteProtection",
     "WriteProtectionConfig",
+    "WriteUncorrectable",
     "WriteZeroes",
     "commands_of",
 ]

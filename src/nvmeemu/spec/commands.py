@@ -43,6 +43,7 @@ class NvmOpcode(Opcode):
     FLUSH = 0x00
     WRITE = 0x01
     READ = 0x02
+    WRITE_UNCORRECTABLE = 0x04
     COMPARE = 0x05
     WRITE_ZEROES = 0x08
     DATASET_MANAGEMENT = 0x09
@@ -247,6 +248,13 @@ class Write(ReadWrite):
     CHANGES_MEDIA = True
 
 
+class WriteUncorrectable(ReadWrite):
+    """Write Uncorrectable: the blocks cannot be read until they are written. NVM 1.0, 3.2.7."""
+
+    OPCODE = NvmOpcode.WRITE_UNCORRECTABLE
+    CHANGES_MEDIA = True
+
+
 class Compare(ReadWrite):
     """Compare: the host's data with the blocks. Base 1.4, 6.4."""
 
@@ -321,7 +329,7 @@ ADMIN_COMMANDS = CommandTable(
     *(DeleteSq, CreateSq, GetLogPage, DeleteCq, CreateCq, Identify, Abort, SetFeatures, GetFeatures),
     *(AsyncEventRequest, NamespaceManagement, NamespaceAttachment, DoorbellBufferConfig, FormatNvm),
 )
-NVM_COMMANDS = CommandTable(Flush, Write, Read, Compare, WriteZeroes, DatasetManagement, Verify)
+NVM_COMMANDS = CommandTable(Flush, Write, Read, WriteUncorrectable, Compare, WriteZeroes, DatasetManagement, Verify)
 
 
 def commands_of(qid: int) -> CommandTable:
