@@ -48,9 +48,10 @@ def arm(engine: str, what: str) -> None:
                 native: Any = self.engine
                 controller: Any = self.controller
                 run = controller.run
+                wait = getattr(native, "wait_until_idle", None) or native.settle  # its name in trees of before
 
                 def settled() -> object:
-                    native.settle()
+                    wait()
                     return run()
 
                 controller.run = settled
