@@ -49,6 +49,7 @@ class DriveOptions:
     mpsmax: int = _limit("mpsmax")
     dstrd: int = _limit("dstrd")
     max_namespaces: int = _limit("max_namespaces")
+    max_attached: int = _limit("max_attached")
     nvme_version: str = _limit("nvme_version")
     sgls: str = _limit("sgls")
     plugins: Sequence[str | Path] = _option((), "files that add commands, log pages, ... (docs/extend.md)")
