@@ -12,12 +12,14 @@ from model import Judge
 from nvmeemu.controller.limits import Limits
 from nvmeemu.spec import (
     ADMIN_COMMANDS,
+    BROADCAST,
     CQE_SIZE,
     SQE_SIZE,
     Abort,
     AsyncEventRequest,
     Command,
     Compare,
+    ControllerList,
     CreateCq,
     CreateSq,
     DatasetManagement,
@@ -28,7 +30,10 @@ from nvmeemu.spec import (
     Flush,
     GetFeatures,
     GetLogPage,
+    HostNamespace,
     Identify,
+    NamespaceAttachment,
+    NamespaceManagement,
     Read,
     ReadWrite,
     SetFeatures,
@@ -181,7 +186,7 @@ class Builder:
         """An entry for this queue."""
         if args[0] == 0xFF:
             return random.Random(args[1:6]).randbytes(64)
-        makers = NVM if sq.qid else ADMIN
+        makers = NVM if sq.qid else MANAGEMENT if args[0] >= 0xE8 else ADMIN
         command = self._named(makers[args[0] % len(makers)](self, args))
         if args[4] >= 0xC0:
             self._spoil(command, args[4], args[5])
@@ -310,6 +315,25 @@ class Builder:
             command.sgl1 = self.sgl(blocks * block, args[1], args[2])
         return command
 
+    def _manage(self, args: bytes) -> Command:
+        """Create a namespace, delete one, or all."""
+        place = self.guest.data[0].iova
+        blocks = (1, 8, 64, 1 << 40, 0)[args[3] % 5]
+        plain = 0 if self.judge.disk.block == 512 else 4  # the judge takes all namespaces to have its disk's blocks
+        page = HostNamespace(nsze=blocks, ncap=blocks, flbas=15 if args[2] == 0xFF else plain, dps=args[2] >> 7)
+        self.guest.write(place, bytes(page))
+        if args[5] & 3:
+            return NamespaceManagement(prp1=place, sel=0)
+        return NamespaceManagement(prp1=place, sel=1, nsid=(1, 2, 3, 4, BROADCAST)[args[1] % 5])
+
+    def _attach(self, args: bytes) -> Command:
+        """Attach a namespace to the controller, or detach it."""
+        place = self.guest.data[0].iova
+        cntlids = (1,) if args[3] & 7 else (1, args[2])
+        ids = b"".join(cntlid.to_bytes(2, "little") for cntlid in cntlids)
+        self.guest.write(place, bytes(ControllerList(number=len(cntlids), ids=ids)))
+        return NamespaceAttachment(nsid=args[1] % 6, prp1=place, sel=args[5] & 1)
+
     def _dataset(self, args: bytes) -> Command:
         number = (1, 2, 16, 256)[args[3] & 3]
         prp1, prp2 = self.prps(number * 16, args[1] & ~8, args[2])
@@ -359,6 +383,7 @@ ADMIN: tuple[Maker, ...] = (
     Builder._doorbell_buffers,
     Builder._unknown,
 )
+MANAGEMENT: tuple[Maker, ...] = (Builder._manage, Builder._attach)
 NVM: tuple[Maker, ...] = (
     *(_transfers(Read),) * 4,
     *(_transfers(Write),) * 3,

@@ -35,6 +35,7 @@ from nvmeemu.subsystem.formats import Format
 from nvmeemu.subsystem.identity import Identity
 from nvmeemu.subsystem.inventory import Inventory
 from nvmeemu.subsystem.namespace import Namespace
+from nvmeemu.subsystem.pool import MemoryPool
 from nvmeemu.subsystem.subsystem import Subsystem
 from nvmeemu.testing import ACQ, AQA, ASQ, CC, ManualWorker, Ram, VirtualClock
 from operations import ENTRIES, OPERATIONS, Operation
@@ -83,9 +84,10 @@ class Machine:
         other = Disk(1 << 16, block, has_now=True, volatile_cache=False, read_only=False)
         for nsid, disk in ((1, self.disk), (3, other)):
             namespaces.add(Namespace(nsid, DiskMedia(disk, Format(block), self.worker)))
-        self.controller = Controller(
-            self.ram, self.clock, Subsystem(Identity(serial="FUZZ0001"), namespaces, self.clock), self.limits
-        )
+        namespaces.by_nsid[3].is_deletable = True
+        pool = MemoryPool(1 << 20, self.worker)
+        subsystem = Subsystem(Identity(serial="FUZZ0001"), namespaces, self.clock, pool=pool)
+        self.controller = Controller(self.ram, self.clock, subsystem, self.limits)
         self.tell = tell
         self.judge = Judge(self.controller, self.guest, self.disk, self.is_wild, tell)
         self.builder = commands.Builder(self.guest, self.judge, self.limits, self.is_wild)
