@@ -17,7 +17,17 @@ PAGE = (CHECKOUT / "docs" / "pytest.md").read_text()
 # For the plugin itself, or of a base class that is for other users.
 NOT_FOR_TESTS = {
     *("start", "close", "kill", "sections", "records", "examine", "transcript", "deadline", "engine", "worker"),
-    *("is_manual", "namespace", "namespaces", "backend", "read_bar", "write_bar", "read_memory", "write_memory"),
+    *(
+        "is_manual",
+        "namespace",
+        "namespaces",
+        "allow_format",
+        "backend",
+        "read_bar",
+        "write_bar",
+        "read_memory",
+        "write_memory",
+    ),
 }
 
 

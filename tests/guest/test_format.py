@@ -1,0 +1,37 @@
+"""Linux and nvme-cli format a drive: the new block size and the integrity profile show up, and are used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from nvmeemu.pytest_plugin.guests import NvmeGuest
+
+DISK = "/sys/block/nvme0n1"
+WRITE_AND_READ = (
+    "dd if=/dev/urandom of=/tmp/x bs=64k count=16 && dd if=/tmp/x of=/dev/nvme0n1 bs=64k oflag=direct && "
+    "dd if=/dev/nvme0n1 of=/tmp/y bs=64k count=16 iflag=direct && cmp /tmp/x /tmp/y"
+)
+
+
+def test_linux_uses_each_format_that_nvme_cli_has_chosen(
+    nvme_boot: Callable[..., AbstractContextManager[NvmeGuest]],
+) -> None:
+    """The kernel makes and checks the guards itself, so ours are compared with another's."""
+    formats = (
+        ("--lbaf=5 --pi=1", 4096, "T10-DIF-TYPE1-CRC"),
+        ("--lbaf=1 --pi=3", 512, "T10-DIF-TYPE3-CRC"),
+        ("--lbaf=8 --pi=1", 4096, "EXT-DIF-TYPE1-CRC64"),
+        ("--lbaf=6", 4096, "nop"),
+        ("--lbaf=4 --ses=1", 4096, "none"),
+    )
+    with nvme_boot(size="64M", serve=["--format", "allow"]) as guest:
+        for options, size, profile in formats:
+            guest.check(f"nvme format /dev/nvme0n1 {options} --force")
+            assert guest.check(f"cat {DISK}/queue/logical_block_size").strip() == str(size), options
+            assert guest.check(f"cat {DISK}/integrity/format").strip() == profile, options
+            guest.check(WRITE_AND_READ)
+        guest.check("nvme format /dev/nvme0n1 --lbaf=0 --ses=2 --force")
+        left = guest.check("dd if=/dev/nvme0n1 bs=64k count=16 iflag=direct 2>/dev/null | tr -d '\\0' | wc -c")
+        assert left.strip() == "0"
+        assert guest.run("nvme format /dev/nvme0n1 --lbaf=14 --force").status != 0
