@@ -22,8 +22,10 @@ EXPECT_SECONDS = 10.0  # that ``expect`` waits, if nothing else is asked for
 
 
 def make_disk(folder: Path, options: ServerOptions) -> Path:
-    """The test's own image, the first one of its drive file, or a new one."""
+    """The test's own image, the first one of its drive file (or its pool, if there is none), or a new one."""
     if (file := options.drive_file) is not None:
+        if not file.tables.namespaces:
+            return Path(str(file.tables.top["pool"]))
         return Path(str(file.tables.namespaces[0]["disk"]).removeprefix("raw:"))
     if options.disk is not None:
         return Path(options.disk)
