@@ -250,6 +250,14 @@ static void complete_some(struct host *host, const uint8_t *args)
         host_complete(host);
 }
 
+static void write_pointers(struct host *host, const uint8_t *args)
+{
+    if (args[15] & 1)
+        write_sgl(host, args);
+    else
+        write_list(host, args);
+}
+
 static void run(struct host *host, const uint8_t *args)
 {
     unsigned queue = args[0] >> 4 & 1;
@@ -261,7 +269,7 @@ static void run(struct host *host, const uint8_t *args)
     case 6:
     case 7:
     case 8:
-        (args[15] & 1 ? write_sgl : write_list)(host, args);
+        write_pointers(host, args);
         break;
     case 9:
         ring(host, queue, args);

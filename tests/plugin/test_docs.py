@@ -18,6 +18,7 @@ PAGE = (CHECKOUT / "docs" / "pytest.md").read_text()
 NOT_FOR_TESTS = {
     *("start", "close", "kill", "sections", "records", "examine", "transcript", "deadline", "engine", "worker"),
     *(
+        "allow_format",
         "is_manual",
         "namespace",
         "namespaces",

@@ -117,8 +117,6 @@ def _check_deletable(namespace: Namespace) -> None:
             namespace.media.identity,
         )
         raise CommandFailed(Status.OPERATION_DENIED, location=(4, 0), why="the user has not allowed it")
-    if namespace.is_being_formatted:
-        raise CommandFailed(Status.FORMAT_IN_PROGRESS)
     namespace.check_writable()
     if namespace.is_being_formatted:
         raise CommandFailed(Status.FORMAT_IN_PROGRESS, location=(4, 0))

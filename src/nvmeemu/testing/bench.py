@@ -12,7 +12,7 @@ from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.controller.controller import Controller
 from nvmeemu.controller.limits import Limits
 from nvmeemu.engine.native.engine import NativeEngine
-from nvmeemu.ports import Mirrors, SavedState
+from nvmeemu.ports import Mirrors, SavedState, Worker
 from nvmeemu.spec import DOORBELLS
 from nvmeemu.subsystem.disk_media import DiskMedia
 from nvmeemu.subsystem.formats import SMALLEST, Format
@@ -27,6 +27,19 @@ from nvmeemu.testing.driver import Driver
 from nvmeemu.testing.ports import ManualWorker, Ram, VirtualClock
 
 _NO_IDS = Ids()
+
+
+class _WatchedPool(MemoryPool):
+    """Notes what it makes in ``made``, so that it can be closed with the bench."""
+
+    def __init__(self, capacity: int, worker: Worker, made: list[Companion]) -> None:
+        super().__init__(capacity, worker)
+        self._made = made
+
+    def make(self, name: str, size: int, format: Format) -> PairedMedia:
+        media = super().make(name, size, format)
+        self._made.append(media.companion)
+        return media
 
 
 class Bench:
@@ -73,7 +86,7 @@ class Bench:
         limits = limits or Limits()
         is_new = subsystem is None
         if subsystem is None:
-            room = MemoryPool(pool, self.worker) if pool else None
+            room = _WatchedPool(pool, self.worker, self._companions) if pool else None
             subsystem = Subsystem(Identity(serial="TEST0001"), Inventory(limits.namespaces), self.clock, state, room)
             first = self.namespace(1, self.backend, block_size, format=format, has_block_map=has_block_map)
             if can_be_formatted:
