@@ -367,3 +367,27 @@ def test_what_no_host_can_have_saved_does_no_harm(power_up: PowerUp, name: str, 
     driver = power_up(state).driver
     assert value(driver, FeatureId.ARBITRATION) == 0
     fails(driver, driver.admin, put(0xC2), Status.INVALID_FIELD)
+
+
+@pytest.mark.fact(
+    "F434", clause="Base 1.4, 8.19", kills=("protection-is-not-remembered", "protection-for-one-power-cycle")
+)
+@pytest.mark.parametrize("state", [1, 2, 3])
+def test_write_protection_is_there_after_everything(power_up: PowerUp, passed: Cell, state: int) -> None:
+    """But for the one that ends with the power."""
+    bench = power_up(MemoryState())
+    before = bench.subsystem
+    bench.driver.set_feature(FeatureId.NAMESPACE_WRITE_PROTECTION, state, nsid=2)
+    driver = passed(bench)
+    is_another_power_cycle = driver.bus.subsystem is not before  # type: ignore[attr-defined]
+    wanted = 0 if state == 2 and is_another_power_cycle else state
+    assert driver.get_feature(FeatureId.NAMESPACE_WRITE_PROTECTION, nsid=2) == wanted
+    assert driver.get_feature(FeatureId.NAMESPACE_WRITE_PROTECTION, nsid=1) == 0
+
+
+@pytest.mark.fact("F434", clause="Base 1.4, 8.19", kills=("protection-that-ended-comes-back",))
+def test_a_protection_that_a_host_has_ended_does_not_come_back(power_up: PowerUp, passed: Cell) -> None:
+    bench = power_up(MemoryState())
+    for state in (1, 0):
+        bench.driver.set_feature(FeatureId.NAMESPACE_WRITE_PROTECTION, state, nsid=1)
+    assert passed(bench).get_feature(FeatureId.NAMESPACE_WRITE_PROTECTION, nsid=1) == 0

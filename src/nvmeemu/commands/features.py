@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from nvmeemu.commands.feature import DataFeature, Feature, Scope, forgotten_values, invalid_cdw11, saved_values
 from nvmeemu.controller.events import Event
-from nvmeemu.controller.request import Pending, Request, Result
+from nvmeemu.controller.request import Pending, Request, Result, Saving
 from nvmeemu.controller.state import ControllerState
 from nvmeemu.ports import Changes
 from nvmeemu.spec import (
@@ -46,6 +46,7 @@ from nvmeemu.spec import (
 from nvmeemu.spec.errors import CommandFailed
 from nvmeemu.subsystem.health import WARNING_TEMPERATURE
 from nvmeemu.subsystem.media import FlushMedia, Media
+from nvmeemu.subsystem.saved import write_protection
 from nvmeemu.tables import Table
 
 log = logging.getLogger(__name__)
@@ -351,10 +352,20 @@ class _WriteProtection(Feature):
                 if nsid in controller.namespaces.by_nsid:
                     self.put(controller, nsid, state)
 
-        put(dict.fromkeys(before, wanted))
-        if wanted == WriteProtection.NONE:
-            return 0
-        return flushed([one.media for one in changing], is_abortable=False, undo=lambda: put(before))
+        def remembered(values: dict[int, int]) -> Changes:
+            return {write_protection(nsid).key: state or None for nsid, state in values.items()}
+
+        def undo() -> None:
+            put(before)
+            controller.subsystem.state.save(remembered(before), lambda error: None)
+
+        def then() -> Result:
+            put(dict.fromkeys(before, wanted))
+            if wanted == WriteProtection.NONE:
+                return 0
+            return flushed([one.media for one in changing], is_abortable=False, undo=undo)
+
+        return Saving(remembered(dict.fromkeys(before, wanted)), then)
 
 
 _STAYS = (WriteProtection.UNTIL_POWER_CYCLE, WriteProtection.PERMANENT)

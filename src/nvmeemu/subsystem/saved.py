@@ -70,6 +70,11 @@ def ended_in_use(state: SavedState) -> Changes:
     return {(HEALTH, name): 0 for name, value in found.items() if name.startswith(_IN_USE) and value}
 
 
+def write_protection(nsid: int) -> SavedValue[int]:
+    """The write protection that a host has given a namespace (``spec.WriteProtection``)."""
+    return SavedValue(of_namespace(nsid), "write_protection", 0)
+
+
 SERIAL = SavedValue(DRIVE, "serial", "")
 """The serial number of the drive that the state belongs to."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from nvmeemu.ports import Changes, Clock, SavedState, Value
+from nvmeemu.spec import WriteProtection
 from nvmeemu.subsystem.formats import FORMATS, Format, OfferedFormat
 from nvmeemu.subsystem.formatting import Formatting
 from nvmeemu.subsystem.health import Health
@@ -15,7 +16,7 @@ from nvmeemu.subsystem.inventory import Inventory
 from nvmeemu.subsystem.media import Media
 from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.subsystem.pool import Pool
-from nvmeemu.subsystem.saved import MemoryState
+from nvmeemu.subsystem.saved import MemoryState, write_protection
 from nvmeemu.subsystem.saved_namespaces import deleted
 from nvmeemu.subsystem.turns import Turns
 
@@ -114,6 +115,9 @@ class Subsystem:
         if self.formats and namespace.format.offered not in self.formats:
             self.formats.append(namespace.format.offered)
         self.namespaces.add(namespace)
+        protection = write_protection(namespace.nsid).of(self.state)
+        if protection in (WriteProtection.PROTECTED, WriteProtection.PERMANENT):  # the third one ends with the power
+            namespace.write_protection = WriteProtection(protection)
         mark = deleted(namespace.identity)
         if (size := mark.of(self.state)) and namespace.pool_name is None:  # the user has brought it back
             self.freed -= size
