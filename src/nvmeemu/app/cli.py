@@ -177,7 +177,8 @@ def _parser() -> Parser:
     parser = Parser(prog="nvmeemu", description="An NVMe controller in a process of its own, for VMs.")
     parser.add_argument("--version", action="version", version=f"nvmeemu {__version__}")
     parser.add_argument("--print-capabilities", action="store_true", help="print what this build can do, as JSON")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    # start-up: each prog is what argparse would find itself, with a formatter that imports shutil
+    commands = parser.add_subparsers(prog="nvmeemu", dest="command", metavar="COMMAND", parser_class=Parser)
     serve = commands.add_parser(
         "serve",
         help="be an NVMe drive on a vfio-user socket",
@@ -224,10 +225,10 @@ def _add_ctl(commands: argparse._SubParsersAction[Parser]) -> None:
     ctl.add_argument("--control", metavar="PATH", required=True, help="the server's --control")
     ctl.add_argument("--drive", metavar="NAME", help="which one, where several drives share the socket")
     ctl.add_argument("--json", action="store_true", help="print the answer as JSON")
-    whats = ctl.add_subparsers(dest="what", metavar="WHAT", parser_class=Parser, required=True)
+    whats = ctl.add_subparsers(prog="nvmeemu ctl", dest="what", metavar="WHAT", parser_class=Parser, required=True)
     whats.add_parser("status", help="the controller, its queues, namespaces and faults")
     faults = whats.add_parser("fault", help="add, list or rm").add_subparsers(
-        dest="action", metavar="ACTION", parser_class=Parser, required=True
+        prog="nvmeemu ctl fault", dest="action", metavar="ACTION", parser_class=Parser, required=True
     )
     add = faults.add_parser("add", help="a fault, a file of them, or scenario:NAME")
     add.add_argument("fault", nargs="+", metavar="KEY=VALUE", help="docs/faults.md; or one FILE or scenario:NAME")
@@ -235,7 +236,7 @@ def _add_ctl(commands: argparse._SubParsersAction[Parser]) -> None:
     remove = faults.add_parser("rm", help="end faults")
     remove.add_argument("id", nargs="+", type=_number_or_all, metavar="ID", help="its number, or all")
     namespaces = whats.add_parser("namespace", help="add, rm or resize").add_subparsers(
-        dest="action", metavar="ACTION", parser_class=Parser, required=True
+        prog="nvmeemu ctl namespace", dest="action", metavar="ACTION", parser_class=Parser, required=True
     )
     add = namespaces.add_parser("add", help="another disk")
     add.add_argument(

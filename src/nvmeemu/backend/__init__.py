@@ -12,7 +12,6 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 from nvmeemu.tables import Extensible
 
@@ -185,11 +184,14 @@ BACKENDS = BackendKinds()
 
 def parse_size(text: str) -> int:
     """``10G``, ``512M``, ``4096``: bytes, in powers of two. Raises BadRequest."""
-    match = re.fullmatch(r"(\d{1,19}(?:\.\d{1,19})?)\s*([KMGTP]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    size = Fraction(match[1]) * _UNITS[match[2].upper()] if match else Fraction(0)
-    if not 1 <= size < 1 << 63 or size.denominator != 1:
+    match = re.fullmatch(r"(\d{1,19})(?:\.(\d{1,19}))?\s*([KMGTP]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    size = rest = 0
+    if match:
+        decimals = match[2] or ""
+        size, rest = divmod(int(match[1] + decimals) * _UNITS[match[3].upper()], 10 ** len(decimals))
+    if rest or not 1 <= size < 1 << 63:
         raise BadRequest(f"bad size {text!r}: give bytes or a number with K, M, G or T, for example 10G")
-    return int(size)
+    return size
 
 
 def in_words(size: int) -> str:
