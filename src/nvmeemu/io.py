@@ -9,10 +9,10 @@ from __future__ import annotations
 from nvmeemu.commands import metadata
 from nvmeemu.commands.blocks import (
     changing,
-    check_transfer,
     is_durable,
     is_from_media,
     refuses_deallocated,
+    too_long,
     writes_through,
 )
 from nvmeemu.commands.features import flushed
@@ -183,7 +183,7 @@ def _extent(request: Request[ReadWrite]) -> tuple[Namespace, int, int]:
     namespace = controller.namespaces[nsid]
     length = namespace.length(slba, command.nlb)
     if length > controller.limits.transfer:
-        check_transfer(request, length)
+        raise too_long(request, length)
     return namespace, slba, length
 
 

@@ -210,9 +210,7 @@ def spoiled(rig: Rig, metadata: bytes, what: str, block: int) -> bytes:
     return bytes(found)
 
 
-@pytest.mark.fact(
-    "F208", clause="NVM 1.0, 5.2.1", kills=("checks-never", "check-of-the-first-block", "writes-what-fails")
-)
+@pytest.mark.fact("F208", clause="NVM 1.0, 5.2.1", kills=("checks-never", "writes-what-fails"))
 @pytest.mark.fact("F210", clause="NVM 1.0, 5.3", kills=("checks-never", "protection-errors-are-retried"))
 @pytest.mark.parametrize(
     ("rig", "what"),

@@ -25,10 +25,14 @@ def changing(request: Request[Any], media: Media, operation: WriteBlocks | ZeroB
 
 def check_transfer(request: Request[ReadWrite], length: int) -> None:
     """Raises CommandFailed for more bytes than MDTS allows."""
-    limits = request.controller.limits
-    if length > limits.transfer:
-        why = f"{length:#x} bytes, more than MDTS, {limits.transfer:#x}"
-        raise CommandFailed(Status.INVALID_FIELD, location=(48, 0), why=why)
+    if length > request.controller.limits.transfer:
+        raise too_long(request, length)
+
+
+def too_long(request: Request[ReadWrite], length: int) -> CommandFailed:
+    """The command has more bytes than MDTS allows."""
+    why = f"{length:#x} bytes, more than MDTS, {request.controller.limits.transfer:#x}"
+    return CommandFailed(Status.INVALID_FIELD, location=(48, 0), why=why)
 
 
 def is_from_media(command: ReadWrite, media: Media) -> bool:
