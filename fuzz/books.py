@@ -52,6 +52,7 @@ class Fetched:
     step: int
     version: int  # of the disk, when it was fetched
     data: bytes | None = None  # what a Write found in memory
+    places: list[tuple[int, int]] | None = None  # where its data may go: as its pointer said in the first step
 
     @property
     def opcode(self) -> int:

@@ -265,7 +265,9 @@ class Judge:
         succeeded = [command for command, completion in self._done if completion.status == Status.SUCCESS]
         for command in succeeded + self._waiting() + self.ambiguous:
             if length := self._incoming(command):
-                for iova, number in self._walk(command, length) or ():
+                if command.places is None:  # a list may be written anew before the data come, and counts no more then
+                    command.places = self._walk(command, length)
+                for iova, number in command.places or ():
                     self.guest.accept(iova, number)
         self.accept_shadows()
 
