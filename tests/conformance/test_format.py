@@ -458,3 +458,16 @@ def test_what_is_formatted_need_not_be_flushed(slow: Bench) -> None:
     finish(slow)
     assert driver.get_feature(FeatureId.VOLATILE_WRITE_CACHE) == 0
     assert identify_namespace(driver).flbas == PLAIN_4096
+
+
+@pytest.mark.fact("F221", clause="Base 1.4, 5.23", kills=("formats-that-have-ended-overflow-the-stack",))
+def test_the_format_of_all_namespaces_may_wait_for_the_first_one(new_bench: NewBench) -> None:
+    """While that lasts, all others end: 254 of them, as many as there can be."""
+    bench = new_bench(MemoryBackend(128 * SIZE), can_be_formatted=True, limits=Limits(namespaces=255))
+    for nsid in range(2, 256):
+        namespace = bench.namespace(nsid, MemoryBackend(SIZE), identity=f"disk {nsid}")
+        bench.allow_format(namespace)
+        bench.subsystem.add(namespace)
+    bench.driver.enable()
+    format(bench.driver, PLAIN_4096, BROADCAST)
+    assert {identify_namespace(bench.driver, nsid).flbas for nsid in (1, 2, 255)} == {PLAIN_4096}

@@ -39,15 +39,19 @@ from nvmeemu.spec import (
     BROADCAST,
     PAGE_MIN,
     AdminOpcode,
+    AttachmentSelect,
     Cns,
     CommandEffectsLog,
+    ControllerList,
     Ctratt,
     Effect,
     FeatureId,
+    HostNamespace,
     Identify,
     IdentifyNamespace,
     IndependentNamespace,
     LogId,
+    ManagementSelect,
     NamespaceAttachment,
     NamespaceManagement,
     NsFeat,
@@ -760,3 +764,26 @@ def test_the_memory_of_a_deleted_namespace_is_given_back(empty: Driver) -> None:
     bench.settle()
     assert closed == [True]
     assert not bench.subsystem.state.scope("trash")
+
+
+@pytest.mark.fact("F109", clause="Base 2.0, 5.22", kills=("changes-that-wait-overflow-the-stack",))
+def test_a_thousand_changes_may_wait_for_one(new_bench: NewBench) -> None:
+    """They end one after the other, once it has ended: a host decides how many there are."""
+    bench = new_bench(MemoryBackend(GIVEN), pool=ROOM, manual=True)
+    driver = bench.driver
+    driver.enable(asqs=1024, acqs=1024)
+    new, cntlids = driver.alloc(PAGE_MIN), driver.alloc(PAGE_MIN)
+    driver.bus.write_memory(new, bytes(HostNamespace(nsze=8, ncap=8)))
+    driver.bus.write_memory(cntlids, bytes(ControllerList(number=1, ids=struct.pack("<H", 1))))
+    driver.submit(driver.admin, NamespaceManagement(sel=ManagementSelect.CREATE, prp1=new), ring=False)
+    many = range(1000)
+    for number in many:
+        select = AttachmentSelect.ATTACH if number % 2 else AttachmentSelect.DETACH
+        driver.submit(driver.admin, NamespaceAttachment(nsid=1, sel=select, prp1=cntlids), ring=False)
+    driver.ring_sq(driver.admin)
+    driver.bus.settle()
+    assert driver.drain(driver.admin) == []
+    while bench.worker.tasks:
+        bench.worker.finish_all()
+        bench.settle()
+    assert [one.status for one in driver.drain(driver.admin)] == [Status.SUCCESS] * (len(many) + 1)

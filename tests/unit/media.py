@@ -11,7 +11,6 @@ from nvmeemu.subsystem.media import (
     Blocks,
     Budget,
     DeallocateBlocks,
-    Done,
     Filter,
     FlushMedia,
     Media,
@@ -22,6 +21,7 @@ from nvmeemu.subsystem.media import (
     WriteBlocks,
     ZeroBlocks,
 )
+from nvmeemu.subsystem.steps import Done
 from nvmeemu.testing import VirtualClock
 
 MIB = 1 << 20

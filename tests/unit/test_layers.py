@@ -58,7 +58,7 @@ LAYERS = [
     ["engine.port", "subsystem.paired_media", "subsystem.protection"],
     ["backend.companion", "subsystem.disk_media"],
     ["subsystem.media", "subsystem.saved", "subsystem.turns"],
-    ["backend", "ports", "controller.limits", "subsystem.formats"],
+    ["backend", "ports", "controller.limits", "subsystem.formats", "subsystem.steps"],
     ["spec.words"],
     ["spec.errors", "regs"],
     ["spec"],

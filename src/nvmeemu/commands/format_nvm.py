@@ -50,11 +50,11 @@ def format_nvm(request: Request[FormatNvm]) -> Result:
 
 
 def _ended(formattings: Sequence[Formatting]) -> Result:
-    """All of them have ended."""
-    if not formattings:
+    """Wait for the first that has not succeeded, or tell how it has failed; then for the others."""
+    waiting = [one for one in formattings if not one.has_succeeded]
+    if not waiting:
         return 0
-    first, *others = formattings
-    return Pending(first, AwaitFormatting(), lambda _: _ended(others), is_abortable=False)
+    return Pending(waiting[0], AwaitFormatting(), lambda _: _ended(waiting[1:]), is_abortable=False)
 
 
 def _wanted(request: Request[FormatNvm], namespace: Namespace) -> Format:

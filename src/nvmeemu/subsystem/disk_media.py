@@ -14,7 +14,6 @@ from nvmeemu.subsystem.media import (
     Blocks,
     Budget,
     DeallocateBlocks,
-    Done,
     FlushMedia,
     Media,
     MediaError,
@@ -25,6 +24,7 @@ from nvmeemu.subsystem.media import (
     WriteBlocks,
     ZeroBlocks,
 )
+from nvmeemu.subsystem.steps import Done
 
 
 class DiskMedia(Media):

@@ -15,8 +15,9 @@ from nvmeemu.backend import Backend, BackendError
 from nvmeemu.backend.companion import Companion
 from nvmeemu.subsystem.disk_media import DiskMedia
 from nvmeemu.subsystem.formats import Format
-from nvmeemu.subsystem.media import Done, ErrorKind, MediaError
+from nvmeemu.subsystem.media import ErrorKind, MediaError
 from nvmeemu.subsystem.paired_media import PairedMedia
+from nvmeemu.subsystem.steps import Done
 
 _PIECES = 100
 _SMALLEST_PIECE = 1 << 20  # bytes

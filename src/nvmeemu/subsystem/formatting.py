@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from nvmeemu.backend import Direct
 from nvmeemu.ports import Clock, Job
 from nvmeemu.subsystem.formats import Format
-from nvmeemu.subsystem.media import Budget, Done, ErrorKind, Layer, Media, MediaError, Operation
+from nvmeemu.subsystem.media import Budget, ErrorKind, Layer, Media, MediaError, Operation
 from nvmeemu.subsystem.namespace import Namespace
+from nvmeemu.subsystem.steps import Done
 
 LOOK_AGAIN = 1e-3  # seconds, until commands that had begun may have ended
 
@@ -61,6 +62,11 @@ class Formatting(Layer):
         self._ended = error or True
         for done in self._waiting:
             done(None, error)
+
+    @property
+    def has_succeeded(self) -> bool:
+        """The namespace has its new format."""
+        return self._ended is True
 
     # --- as a medium
 

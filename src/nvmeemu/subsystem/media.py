@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -21,6 +21,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from nvmeemu.backend import Direct
 from nvmeemu.ports import Job
 from nvmeemu.subsystem.formats import Format
+from nvmeemu.subsystem.steps import Done, StepRun
 
 VERIFIED_AT_ONCE = 1 << 20  # bytes that a Verify reads at once
 MOST_HELD = 64 << 20  # bytes that the commands at one medium may hold
@@ -196,8 +197,6 @@ class MediaError(Exception):
 
 
 # --- media
-
-Done = Callable[[Any, BaseException | None], None]
 
 
 class Budget:
@@ -390,42 +389,22 @@ def flush_all(media: Sequence[Media]) -> Steps:
         yield one, FlushMedia()
 
 
-class _Run:
-    """Steps that are under way, as the Job of the whole. A step may end before ``start`` has returned. So this is a
-    loop and no recursion, or a long way would overflow the stack."""
+class _Run(StepRun[tuple[Media, Operation]]):
+    """Operations that are under way, as the Job of the whole."""
 
-    def __init__(self, steps: Steps, done: Done) -> None:
-        self._steps = steps
-        self._done = done
-        self._job: Job | None = None  # of the first step, as long as it may not have begun
-        self._number = 0
-        self._ended: tuple[Any, BaseException | None] | None = None  # how the last step has
-        self._is_advancing = False
+    _job: Job | None = None  # of the first one, as long as it may not have begun
+    _number = 0
 
-    def advance(self, result: Any, error: BaseException | None) -> None:
-        """A step has ended: begin the next one."""
-        self._ended = (result, error)
-        if self._is_advancing:
-            return
-        self._is_advancing = True
-        while self._ended is not None:
-            (result, error), self._ended = self._ended, None
-            self._step(result, error)
-        self._is_advancing = False
+    def begin(self, step: tuple[Media, Operation]) -> None:
+        media, operation = step
+        self._number += 1
+        job = media.start(operation, self.advance)
+        if self._number == 1 and self._ended is None:
+            self._job = job
 
-    def _step(self, result: Any, error: BaseException | None) -> None:
+    def _go_on(self, result: Any, error: BaseException | None) -> None:
         self._job = None
-        try:
-            media, operation = self._steps.send(result) if error is None else self._steps.throw(error)
-        except StopIteration as end:
-            self._done(end.value, None)
-        except Exception as failure:
-            self._done(None, failure)
-        else:
-            self._number += 1
-            job = media.start(operation, self.advance)
-            if self._number == 1 and self._ended is None:
-                self._job = job
+        super()._go_on(result, error)
 
     def cancel(self) -> bool:
         """Possible only before anything of it has begun."""

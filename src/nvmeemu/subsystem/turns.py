@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 
-Done = Callable[[Any, BaseException | None], None]
-"""Called once, with a result or an error, on the controller's thread."""
+from nvmeemu.subsystem.steps import Done, StepRun
+
 Step = Callable[[Done], object]
 """Begins something, and lets it call when it has ended: perhaps at once."""
 Steps = Generator[Step, Any, Any]
 """Each ``yield`` begins a step, and is its result, or raises its error. What is returned is the result of the whole."""
+
+
+class _TurnRun(StepRun[Step]):
+    def begin(self, step: Step) -> None:
+        step(self.advance)
 
 
 class Turns:
@@ -19,35 +25,32 @@ class Turns:
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[Steps, Done]] = deque()
-        self._is_busy = False
+        self._is_under_way = False
+        self._is_looping = False
 
     @property
     def is_busy(self) -> bool:
         """Whether a change is under way, or waits."""
-        return self._is_busy
+        return self._is_under_way or bool(self._waiting)
 
     def begin(self, steps: Steps, done: Done) -> None:
         """Make this change when those before it have ended. ``done`` gets what the steps return, or their error."""
         self._waiting.append((steps, done))
-        if not self._is_busy:
-            self._next()
+        self._go_on()
 
-    def _next(self) -> None:
-        self._is_busy = bool(self._waiting)
-        if self._waiting:
+    def _go_on(self) -> None:
+        """Begin the next change, if none is under way. One that ends at once is followed in a loop: a host can let a
+        thousand of them wait."""
+        if self._is_looping:
+            return
+        self._is_looping = True
+        while self._waiting and not self._is_under_way:
             steps, done = self._waiting.popleft()
-            self._go_on(steps, done, None, None)
-
-    def _go_on(self, steps: Steps, done: Done, result: Any, error: BaseException | None) -> None:
-        try:
-            step = steps.send(result) if error is None else steps.throw(error)
-        except StopIteration as end:
-            self._end(done, end.value, None)
-        except Exception as failure:
-            self._end(done, None, failure)
-        else:
-            step(lambda result, error: self._go_on(steps, done, result, error))
+            self._is_under_way = True
+            _TurnRun(steps, partial(self._end, done)).advance(None, None)
+        self._is_looping = False
 
     def _end(self, done: Done, result: Any, error: BaseException | None) -> None:
-        self._next()
+        self._is_under_way = False
         done(result, error)
+        self._go_on()
