@@ -202,6 +202,26 @@ def test_a_failed_sync_stays_failed(companion: Companion, monkeypatch: pytest.Mo
         companion.flush()
 
 
+@pytest.mark.kills("a-sync-that-fails-meanwhile-is-not-heeded")
+def test_a_sync_that_fails_meanwhile_is_this_ones_failure_too(
+    companion: Companion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells one of the two of data that both were to make durable."""
+    calls: list[int] = []
+
+    def sync(fd: int) -> None:
+        calls.append(fd)
+        if len(calls) > 1:
+            raise OSError(errno.EIO, "made to fail")
+        with pytest.raises(OSError, match="made to fail"):
+            companion.flush()  # as another thread does
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        companion.flush()
+    assert len(calls) == 2
+
+
 # --- the medium
 
 

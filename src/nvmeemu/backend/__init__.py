@@ -73,6 +73,18 @@ class FailedSync:
                 raise OSError(errno.EIO, "whether a durable write was lost does not come out")
             time.sleep(0.001)
 
+    def sync(self, fd: int) -> None:
+        """Make all that was written to a file durable. Raises OSError, and from then on each time: after a failed sync
+        the kernel has dropped dirty pages of earlier writes perhaps, and the next one would "succeed"."""
+        self.check()
+        try:
+            os.fdatasync(fd)
+        except OSError as error:
+            self.note(error)
+            raise
+        self.settle()
+        self.check()  # one that has failed meanwhile may have taken this one's failure
+
     def tell(self) -> None:
         """Raises OSError if nobody was told yet."""
         if self.word[0] < 0:

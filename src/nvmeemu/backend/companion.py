@@ -415,15 +415,9 @@ class Companion:
     # --- its end
 
     def flush(self) -> None:
-        """Make all that was written durable. It stays failed once it has failed: the kernel tells of it once."""
-        self._failed_sync.check()
-        if self.read_only:
-            return
-        try:
-            os.fdatasync(self._fd)
-        except OSError as error:
-            self._failed_sync.note(error)
-            raise
+        """Make all that was written durable. It stays failed once it has failed (``FailedSync.sync``)."""
+        if not self.read_only:
+            self._failed_sync.sync(self._fd)
 
     def close(self) -> None:
         """Give the file back; it does not flush. Once more, it does nothing."""

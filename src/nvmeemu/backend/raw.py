@@ -162,18 +162,8 @@ class RawBackend(Backend):
             views = _rest(views, done)
 
     def flush(self) -> None:
-        # After a failed sync, of a Flush or of a FUA write, the kernel has dropped dirty pages of earlier writes
-        # perhaps, and the next sync would "succeed": stay failed.
-        self._failed_sync.check()
-        if self.read_only:
-            return
-        try:
-            os.fdatasync(self._fd)
-        except OSError as error:
-            self._failed_sync.note(error)
-            raise
-        self._failed_sync.settle()
-        self._failed_sync.check()  # one that has failed meanwhile may have taken this one's failure
+        if not self.read_only:
+            self._failed_sync.sync(self._fd)
 
     def zero(self, offset: int, length: int, deallocate: bool) -> None:
         if deallocate and self._fallocate(_FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE, offset, length):
