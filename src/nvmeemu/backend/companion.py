@@ -42,6 +42,7 @@ _PUNCH_HOLE = 0x03  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 _PAGE = 4096
 
 
+_LOW_BITS = int.from_bytes(b"\x55" * _MAP, "little")  # of each block's two
 _UNPACKED = [bytes(byte >> 2 * at & 3 for at in range(4)) for byte in range(256)]
 
 
@@ -370,12 +371,23 @@ class Companion:
         """How many blocks are not deallocated."""
         with self._lock:
             if self._written is None:
-                self._written = 0
-                for chunk in range(-(-self.blocks // CHUNK)):
-                    place = _HEADERS + chunk * self._stride
-                    if next(data_of(self._fd, place, place + _MAP), None) is not None:
-                        self._written += _MAP * 4 - self._read_map(place, _MAP, 0).count(BlockState.DEALLOCATED)
+                self._written = sum(map(self._written_in, self._chunks()))
             return self._written
+
+    def _chunks(self) -> Iterator[int]:
+        """The chunks of which the file has something: the others are holes."""
+        first = 0
+        for start, end in data_of(self._fd, _HEADERS, self.end):
+            first = max(first, (start - _HEADERS) // self._stride)
+            last = (end - 1 - _HEADERS) // self._stride
+            yield from range(first, last + 1)
+            first = last + 1
+
+    def _written_in(self, chunk: int) -> int:
+        packed = bytearray(_MAP)
+        _read(self._fd, packed, _HEADERS + chunk * self._stride, 0)
+        bits = int.from_bytes(packed, "little")
+        return ((bits | bits >> 1) & _LOW_BITS).bit_count()
 
     def _unpacked(self, slba: int, blocks: int, flags: int) -> Iterator[tuple[int, bytes]]:
         """The states of blocks, a byte each, in pieces: (first block, states)."""

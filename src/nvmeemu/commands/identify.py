@@ -261,14 +261,15 @@ def _sharing(namespace: Namespace) -> Nmic:
 
 
 def _active_or_none(request: Request[Identify]) -> Namespace | None:
-    namespaces, nsid = request.controller.namespaces, request.command.nsid
-    if not namespaces.is_valid(nsid):
-        raise CommandFailed(Status.INVALID_NAMESPACE, location=(4, 0))
-    return namespaces.by_nsid.get(nsid)
+    return _one_or_none(request, request.controller.namespaces)
 
 
 def _allocated_or_none(request: Request[Identify]) -> Namespace | None:
-    namespaces, nsid = request.controller.subsystem.namespaces, request.command.nsid
+    return _one_or_none(request, request.controller.subsystem.namespaces)
+
+
+def _one_or_none(request: Request[Identify], namespaces: Namespaces) -> Namespace | None:
+    nsid = request.command.nsid
     if not namespaces.is_valid(nsid):
         raise CommandFailed(Status.INVALID_NAMESPACE, location=(4, 0))
     return namespaces.by_nsid.get(nsid)

@@ -144,7 +144,7 @@ def _effects(request: Request[GetLogPage]) -> bytes:
                 found[opcode] = effects if effects.csp else CommandEffect.of(int(effects) | scope)
         return found
 
-    has_scopes = controller.limits.has_scopes
+    has_scopes = controller.limits.is_of_base_2
     return bytes(
         CommandEffectsLog(
             admin=words(controller.admin_commands, Effect.OF_CONTROLLER if has_scopes else Effect(0)),

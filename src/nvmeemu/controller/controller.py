@@ -267,11 +267,11 @@ class Controller:
                 css=CommandSets.NVM,
                 mpsmin=limits.min_page_shift,
                 mpsmax=limits.max_page_shift,
-                crms=ReadyModes.WITH_MEDIA if limits.has_ready_modes else 0,
+                crms=ReadyModes.WITH_MEDIA if limits.is_of_base_2 else 0,
             )
         )
         self._registers[regs.VS] = limits.vs
-        if limits.has_ready_modes:  # CAP.TO is the smaller one of CRWMT and FFh
+        if limits.is_of_base_2:  # CAP.TO is the smaller one of CRWMT and FFh
             self._registers[regs.CRTO] = int(ReadyTimeouts(crwmt=limits.timeout))
 
     @property

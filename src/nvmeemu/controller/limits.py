@@ -87,13 +87,9 @@ class Limits:
         return VERSIONS[self.version]
 
     @property
-    def has_ready_modes(self) -> bool:
-        """Whether CAP.CRMS and CRTO are there: every controller of Base 2.0 has them, and none before it."""
-        return self.vs >= VERSIONS["2.0"]
-
-    @property
-    def has_scopes(self) -> bool:
-        """Whether the Commands Supported and Effects log says what each command acts on: Base 2.0 began with that."""
+    def is_of_base_2(self) -> bool:
+        """Whether Base 2.0 holds for the controller. It demands CAP.CRMS, CRTO and the scopes of the Commands Supported
+        and Effects log, and before it these bits are reserved."""
         return self.vs >= VERSIONS["2.0"]
 
     @property
