@@ -38,8 +38,8 @@ from nvmeemu.spec.errors import CommandFailed
 from nvmeemu.subsystem.media import (
     Blocks,
     DeallocateBlocks,
+    MakeUncorrectable,
     ReadBlocks,
-    SpoilBlocks,
     VerifyBlocks,
     WriteBlocks,
     ZeroBlocks,
@@ -130,7 +130,7 @@ def write_uncorrectable(request: Request[ReadWrite]) -> Result:
     if media.block_map is None:
         why = "nothing remembers which blocks of this namespace are uncorrectable (block_map)"
         raise CommandFailed(Status.INVALID_OPCODE, location=(0, 0), why=why)
-    return Pending(media, SpoilBlocks(command.slba, command.nlb))
+    return Pending(media, MakeUncorrectable(command.slba, command.nlb))
 
 
 def _has_block_map(controller: ControllerState) -> bool:

@@ -19,11 +19,11 @@ from nvmeemu.subsystem.formats import Format, Protection
 from nvmeemu.subsystem.media import (
     Blocks,
     FlushMedia,
+    MakeUncorrectable,
     Media,
     MediaError,
     Operation,
     ReadBlocks,
-    SpoilBlocks,
     WriteBlocks,
 )
 from nvmeemu.subsystem.namespace import Namespace
@@ -106,7 +106,7 @@ def test_an_overlay_leaves_both_files_as_they_are(tmp_path: Path, image: Path, l
         opened = Opened(tmp_path, "disk = 'a.img'\noverlay = true", loop)
         assert opened.do(ReadBlocks(0, 1)) == Blocks(bytes(512), b"\xff" * 8)
         opened.do(WriteBlocks(0, memoryview(b"x" * 512), memoryview(b"m" * 8)))
-        opened.do(SpoilBlocks(1, 1))
+        opened.do(MakeUncorrectable(1, 1))
         opened.close()
     assert companion.read_bytes() == before
 
@@ -144,7 +144,7 @@ def test_memory_has_its_companion_in_memory(tmp_path: Path, loop: Loop) -> None:
     opened = Opened(tmp_path, "disk = 'mem:1M'\nblock_map = true", loop)
     assert opened.namespace.format.metadata_size == 0
     opened.do(WriteBlocks(0, memoryview(b"x" * 512)))
-    opened.do(SpoilBlocks(0, 1))
+    opened.do(MakeUncorrectable(0, 1))
     block_map = opened.namespace.media.block_map
     assert block_map is not None
     assert [(int(state), first, blocks) for state, first, blocks in block_map.states(0, 3)] == [(2, 0, 1), (0, 1, 2)]
@@ -179,7 +179,7 @@ class Formatted(Opened):
 
         def done(media: Media | None, error: BaseException | None) -> None:
             if media is not None:
-                self.namespace.put_back(media)
+                self.namespace.put_after_format(media)
             self.ends.append(error)
 
         self.namespace.formatter.start(wanted, is_overwriting, lambda left: None, done)

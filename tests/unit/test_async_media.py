@@ -170,7 +170,7 @@ def test_each_kind_of_error_has_its_status(
     wanted = f"disk timed failed: {kind.value}: the guest gets {status} (logged once)"
     is_asked_for = kind in (
         ErrorKind.DEALLOCATED,
-        ErrorKind.SPOILED,
+        ErrorKind.UNCORRECTABLE,
         ErrorKind.FORMATTING,
     )  # by a host: nothing for the user to do
     assert told == ([] if is_asked_for else [wanted])

@@ -22,10 +22,10 @@ from nvmeemu.subsystem.media import (
     DeallocateBlocks,
     ErrorKind,
     FlushMedia,
+    MakeUncorrectable,
     MediaError,
     Operation,
     ReadBlocks,
-    SpoilBlocks,
     VerifyBlocks,
     WriteBlocks,
     ZeroBlocks,
@@ -298,11 +298,11 @@ def test_zeroed_blocks_are_there_unless_they_are_deallocated(pair: Pair) -> None
 @pytest.mark.kills("spoiled-blocks-are-read", "a-write-does-not-mend")
 def test_an_uncorrectable_block_is_unreadable_until_it_is_written(pair: Pair) -> None:
     pair.do(WriteBlocks(0, memoryview(b"x" * 2048), memoryview(b"m" * 32)))
-    pair.do(SpoilBlocks(1, 2))
+    pair.do(MakeUncorrectable(1, 2))
     for operation in (ReadBlocks(0, 4), VerifyBlocks(0, 4)):
         with pytest.raises(MediaError) as caught:
             pair.do(operation)
-        assert (caught.value.kind, caught.value.lba, caught.value.is_lasting) == (ErrorKind.SPOILED, 1, True)
+        assert (caught.value.kind, caught.value.lba, caught.value.is_lasting) == (ErrorKind.UNCORRECTABLE, 1, True)
     pair.do(WriteBlocks(1, memoryview(b"y" * 512), memoryview(b"n" * 8)))
     pair.do(ZeroBlocks(2, 1))
     assert pair.do(ReadBlocks(0, 4)).data == b"x" * 512 + b"y" * 512 + bytes(512) + b"x" * 512
@@ -319,6 +319,6 @@ def test_a_medium_without_metadata_goes_past_the_worker_once_a_block_is_written(
     assert made.media.read_now(0, [place])
     assert bytes(place) == b"x" * 512 + b"y" * 512
     assert made.media.write_now(1, [memoryview(b"z" * 512)])
-    made.do(SpoilBlocks(0, 1))
+    made.do(MakeUncorrectable(0, 1))
     assert not made.media.read_now(0, [place])
     made.media.close()

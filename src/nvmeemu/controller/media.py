@@ -22,7 +22,7 @@ from nvmeemu.subsystem.media import Budget, ErrorKind, MediaError
 
 log = logging.getLogger(__name__)
 
-_OF_HOSTS = (ErrorKind.DEALLOCATED, ErrorKind.SPOILED, ErrorKind.FORMATTING)  # errors that a host has asked for
+_OF_HOSTS = (ErrorKind.DEALLOCATED, ErrorKind.UNCORRECTABLE, ErrorKind.FORMATTING)  # errors that a host has asked for
 
 
 class MediaAccess:

@@ -15,7 +15,7 @@ STATUS_OF = {
     ErrorKind.REFERENCE_TAG_CHECK: Status.REFERENCE_TAG_CHECK_ERROR,
     ErrorKind.STORAGE_TAG_CHECK: Status.STORAGE_TAG_CHECK_ERROR,
     ErrorKind.DEALLOCATED: Status.DEALLOCATED_BLOCK,
-    ErrorKind.SPOILED: Status.UNRECOVERED_READ_ERROR,
+    ErrorKind.UNCORRECTABLE: Status.UNRECOVERED_READ_ERROR,
     ErrorKind.FORMATTING: Status.FORMAT_IN_PROGRESS,
 }
 """What the host is told of an error of a medium. DNR is set where the error ``is_lasting``."""

@@ -15,11 +15,11 @@ from nvmeemu.subsystem.media import (
     Budget,
     DeallocateBlocks,
     FlushMedia,
+    MakeUncorrectable,
     Media,
     MediaError,
     Operation,
     ReadBlocks,
-    SpoilBlocks,
     VerifyBlocks,
     WriteBlocks,
     ZeroBlocks,
@@ -120,7 +120,7 @@ class DiskMedia(Media):
     def _flush(self, flush: FlushMedia) -> None:
         self.backend.flush()
 
-    def _spoil(self, spoil: SpoilBlocks) -> None:
+    def _make_uncorrectable(self, made: MakeUncorrectable) -> None:
         raise NotImplementedError("nothing remembers which blocks are uncorrectable")
 
 
@@ -131,5 +131,5 @@ _WORK: dict[type[Operation], str] = {
     ZeroBlocks: "_zero",
     DeallocateBlocks: "_deallocate",
     FlushMedia: "_flush",
-    SpoilBlocks: "_spoil",
+    MakeUncorrectable: "_make_uncorrectable",
 }

@@ -121,7 +121,7 @@ class DeallocateBlocks(Operation):
 
 
 @dataclass(frozen=True, slots=True)
-class SpoilBlocks(Operation):
+class MakeUncorrectable(Operation):
     """Have blocks be unreadable until they are written (Write Uncorrectable)."""
 
     slba: int
@@ -148,7 +148,7 @@ class ErrorKind(Enum):
     REFERENCE_TAG_CHECK = "reference tag check"
     STORAGE_TAG_CHECK = "storage tag check"
     DEALLOCATED = "deallocated block"
-    SPOILED = "uncorrectable block"
+    UNCORRECTABLE = "uncorrectable block"
     FORMATTING = "being formatted"
 
 

@@ -67,8 +67,8 @@ class Namespace:
         self.blocks = media.blocks
         self.read_only = media.read_only
 
-    def put_back(self, media: Media) -> None:
-        """The same, but of the medium that was there before as much as the namespace had, if that was not all."""
+    def put_after_format(self, media: Media) -> None:
+        """Lie on this medium after a Format. A namespace that had a part of its disk has as many bytes as before."""
         before, data_size = self.blocks, self._data_size
         was_whole = before == self.media.blocks
         self.put(media)

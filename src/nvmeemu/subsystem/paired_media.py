@@ -17,9 +17,9 @@ from nvmeemu.subsystem.media import (
     DeallocateBlocks,
     ErrorKind,
     FlushMedia,
+    MakeUncorrectable,
     MediaError,
     ReadBlocks,
-    SpoilBlocks,
     VerifyBlocks,
     WriteBlocks,
     ZeroBlocks,
@@ -85,7 +85,7 @@ class PairedMedia(DiskMedia):
 
     def _check(self, state: BlockState, slba: int, refuses_deallocated: bool) -> None:
         if state is BlockState.UNCORRECTABLE:
-            raise MediaError(ErrorKind.SPOILED, self.identity, slba)
+            raise MediaError(ErrorKind.UNCORRECTABLE, self.identity, slba)
         if state is BlockState.DEALLOCATED and refuses_deallocated:
             raise MediaError(ErrorKind.DEALLOCATED, self.identity, slba)
 
@@ -122,8 +122,8 @@ class PairedMedia(DiskMedia):
         if deallocate.is_durable:
             self.companion.flush()
 
-    def _spoil(self, spoil: SpoilBlocks) -> None:
-        self.companion.mark(spoil.slba, spoil.blocks, BlockState.UNCORRECTABLE)
+    def _make_uncorrectable(self, made: MakeUncorrectable) -> None:
+        self.companion.mark(made.slba, made.blocks, BlockState.UNCORRECTABLE)
         self.companion.flush()
 
     def _flush(self, flush: FlushMedia) -> None:

@@ -1,4 +1,4 @@
-"""Changes that take a while, one after the other: each waits for what it asks for, and the next one for its end."""
+"""Changes that take a while, and are made in steps. The next change begins when the one before it has ended."""
 
 from __future__ import annotations
 
