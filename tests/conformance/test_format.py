@@ -15,6 +15,7 @@ from conformance.tools import (
     flush_command,
     identify_controller,
     identify_namespace,
+    know_extended_formats,
     read_command,
     write_command,
 )
@@ -35,7 +36,6 @@ from nvmeemu.spec import (
     IndependentNamespace,
     LogId,
     Oacs,
-    SetFeatures,
     Status,
     WriteProtection,
 )
@@ -73,12 +73,6 @@ def command(number: int, nsid: int = 1, **fields: Any) -> FormatNvm:
 
 def format(driver: Driver, number: int, nsid: int = 1, **fields: Any) -> Completion:
     return driver.succeed(driver.admin, command(number, nsid, **fields))
-
-
-def know_extended_formats(driver: Driver) -> None:
-    page = driver.alloc(PAGE)
-    driver.bus.write_memory(page + 2, b"\1")  # LBAFEE
-    driver.succeed(driver.admin, SetFeatures(fid=FeatureId.HOST_BEHAVIOR_SUPPORT, prp1=page))
 
 
 def progress(driver: Driver) -> Fpi:

@@ -15,9 +15,10 @@ from conformance.tools import (
     identify_controller,
     identify_namespace,
     is_untouched,
+    know_extended_formats,
 )
 from nvmeemu.backend.memory import MemoryBackend
-from nvmeemu.spec import Cns, Command, Completion, FeatureId, NvmNamespace, NvmOpcode, ReadWrite, SetFeatures, Status
+from nvmeemu.spec import Cns, Command, Completion, FeatureId, NvmNamespace, NvmOpcode, ReadWrite, Status
 from nvmeemu.subsystem import protection
 from nvmeemu.subsystem.formats import Format, Guard, Protection
 from nvmeemu.subsystem.protection import Tags
@@ -134,9 +135,7 @@ def rig(new_bench: NewBench, request: pytest.FixtureRequest) -> Rig:
 def make(new_bench: NewBench, format: Format) -> Rig:
     bench = new_bench(MemoryBackend(4 << 20), format=format, can_be_formatted=True)
     bench.driver.enable()
-    page = bench.driver.alloc(PAGE)
-    bench.driver.bus.write_memory(page + 2, b"\1")  # LBAFEE
-    bench.driver.succeed(bench.driver.admin, SetFeatures(fid=FeatureId.HOST_BEHAVIOR_SUPPORT, prp1=page))
+    know_extended_formats(bench.driver)
     return Rig(bench.driver, bench.driver.create_queues(1), bench)
 
 

@@ -14,10 +14,13 @@ from nvmeemu.spec import (
     Completion,
     DatasetManagement,
     DsmRange,
+    FeatureId,
+    HostBehaviorSupport,
     IdentifyController,
     IdentifyNamespace,
     NvmOpcode,
     ReadWrite,
+    SetFeatures,
     Status,
 )
 from nvmeemu.testing import Bench, Driver, QueuePair
@@ -51,6 +54,13 @@ def identify_controller(driver: Driver) -> IdentifyController:
 
 def identify_namespace(driver: Driver, nsid: int = 1) -> IdentifyNamespace:
     return IdentifyNamespace(driver.identify(Cns.NAMESPACE, nsid))
+
+
+def know_extended_formats(driver: Driver) -> None:
+    """Set LBAFEE of Host Behavior Support, as Linux does."""
+    page = driver.alloc(PAGE_MIN)
+    driver.bus.write_memory(page, bytes(HostBehaviorSupport(lbafee=1)))
+    driver.succeed(driver.admin, SetFeatures(fid=FeatureId.HOST_BEHAVIOR_SUPPORT, prp1=page))
 
 
 def blocks_of(driver: Driver, nsid: int = 1) -> int:
