@@ -51,6 +51,7 @@ class Fetched:
     number: int  # of its queue's commands, itself included
     step: int
     version: int  # of the disk, when it was fetched
+    block: int  # bytes of its namespace's blocks then
     data: bytes | None = None  # what a Write found in memory
     places: list[tuple[int, int]] | None = None  # where its data may go: as its pointer said in the first step
 

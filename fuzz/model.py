@@ -108,7 +108,7 @@ class Judge:
             self._tell(f"    queue {sq.qid}: {Command(entry)!r}")
         sq.head = (sq.head + 1) % sq.entries
         sq.fetched += 1
-        command = Fetched(sq, entry, sq.fetched, self.step, self.disk.version)
+        command = Fetched(sq, entry, sq.fetched, self.step, self.disk.version, self._block(entry))
         sq.outstanding.append(command)
         self.fetches.append(command)
         if sq.qid == 0 and command.opcode == AdminOpcode.DOORBELL_BUFFER_CONFIG:
@@ -116,6 +116,13 @@ class Judge:
             for device_sq, sq in self.sqs.items():  # shadow doorbells that it has not seen yet are overwritten
                 if sq.qid and (device_sq.server.tail, device_sq.cq.server.head) != (sq.tail, sq.cq.head):
                     sq.is_trusted = sq.cq.is_trusted = False
+
+    def _block(self, entry: bytes) -> int:
+        """Bytes that the host moves for each block of the namespace that an entry names, as that is formatted now."""
+        namespace = self.controller.state.subsystem.namespaces.by_nsid.get(Command(entry).nsid)
+        if namespace is None:
+            return self.disk.block
+        return namespace.format.data_size + namespace.format.metadata_size * namespace.format.is_extended
 
     def _sync(self) -> None:
         """Take in new queues. They must be as their Create commands said, or as AQA, ASQ and ACQ do."""
@@ -243,7 +250,7 @@ class Judge:
         if command.entry[1] & (0xC3 if command.sq.qid == 0 else 0x03):
             return 0
         if command.sq.qid:
-            return command.io.nlb * self.disk.block if command.opcode == NvmOpcode.READ else 0
+            return command.io.nlb * command.block if command.opcode == NvmOpcode.READ else 0
         if command.opcode == AdminOpcode.IDENTIFY:
             return 4096
         if command.opcode == AdminOpcode.GET_LOG_PAGE:
@@ -251,6 +258,13 @@ class Judge:
         if command.opcode == AdminOpcode.GET_FEATURES:
             return {TIMESTAMP: 8, HOST_BEHAVIOR: 512}.get(GetFeatures(command.entry).fid, 0)
         return 0
+
+    def _places(self, command: Fetched, length: int) -> list[tuple[int, int]] | None:
+        """Where the command's data lies: (iova, bytes), or None if its pointer is bad. The host may write a list anew
+        before the data come, and that counts no more then."""
+        if command.places is None:
+            command.places = self._walk(command, length)
+        return command.places
 
     def _walk(self, command: Fetched, length: int) -> list[tuple[int, int]] | None:
         if length > self.device.limits.transfer:
@@ -265,9 +279,7 @@ class Judge:
         succeeded = [command for command, completion in self._done if completion.status == Status.SUCCESS]
         for command in succeeded + self._waiting() + self.ambiguous:
             if length := self._incoming(command):
-                if command.places is None:  # a list may be written anew before the data come, and counts no more then
-                    command.places = self._walk(command, length)
-                for iova, number in command.places or ():
+                for iova, number in self._places(command, length) or ():
                     self.guest.accept(iova, number)
         self.accept_shadows()
 
@@ -301,8 +313,8 @@ class Judge:
                 raise Violation(f"{command.io!r} did not write what memory held")
 
     def _memory_of(self, command: Fetched) -> bytes | None:
-        length = command.io.nlb * self.disk.block
-        places = self._walk(command, length)
+        length = command.io.nlb * command.block
+        places = self._places(command, length)
         ends = [iova + size for iova, size in sorted(places or ())]
         if any(iova < end for (iova, _), end in zip(sorted(places or ())[1:], ends, strict=False)):
             return None  # a place that is meant twice
