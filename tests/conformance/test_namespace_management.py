@@ -132,7 +132,6 @@ def test_without_a_pool_nothing_is_promised_and_nothing_is_there(bench: Bench) -
 def test_the_bit_comes_with_all_that_it_promises(host: Driver) -> None:
     page = identify_controller(host)
     assert page.oacs & Oacs.NAMESPACE_MANAGEMENT
-    assert page.ctratt & Ctratt.NAMESPACE_GRANULARITY
     assert page.oaes & NOTICES
     assert page.nn == page.mnan == page.maxcna == 16
     assert (page.tnvmcap, page.unvmcap) == (ROOM + GIVEN, ROOM)
@@ -575,6 +574,9 @@ def test_what_all_namespaces_have_in_common(host: Driver) -> None:
         (one.data_size, one.metadata_size) for one in FORMATS
     ]
     assert host.identify(Cns.CSI_NAMESPACE, BROADCAST)[12:] == host.identify(Cns.CSI_NAMESPACE, 1)[12:]
+    # Any size is taken. So CTRATT does not ask for multiples: nvme-cli 2.16 would round up a namespace that takes all
+    # there is, and what it says about that breaks its own JSON output (create-ns --verbose --output-format=json).
+    assert not identify_controller(host).ctratt & Ctratt.NAMESPACE_GRANULARITY
     page = host.identify(Cns.NAMESPACE_GRANULARITY)
     assert struct.unpack_from("<IB27x2Q", page) == (0, 0, 4096, 4096)
 

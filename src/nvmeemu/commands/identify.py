@@ -124,8 +124,6 @@ def _ctratt(controller: ControllerState) -> Ctratt:
     in_use = [namespace.format.offered for namespace in controller.namespaces]
     if any(one.needs_extension for one in (*controller.subsystem.formats, *in_use)):
         found |= Ctratt.ELBAS
-    if has_management(controller):
-        found |= Ctratt.NAMESPACE_GRANULARITY
     return found
 
 
