@@ -20,6 +20,8 @@ from nvmeemu.spec import (
     Command,
     Compare,
     ControllerList,
+    Copy,
+    CopyRange,
     CreateCq,
     CreateSq,
     DatasetManagement,
@@ -32,6 +34,7 @@ from nvmeemu.spec import (
     GetLogPage,
     HostNamespace,
     Identify,
+    LongCopyRange,
     NamespaceAttachment,
     NamespaceManagement,
     Read,
@@ -344,6 +347,21 @@ class Builder:
                 self.guest.write(iova, b"".join(map(bytes, ranges)))
         return DatasetManagement(nsid=1, prp1=prp1, prp2=prp2, nr=number, ad=bool(args[3] & 0x80))
 
+    def _copy(self, args: bytes) -> Command:
+        """Mostly of ranges that are there."""
+        number = (1, 2, 16, 129)[args[3] & 3]
+        desfmt = (0, 0, 0, 1, 2, 3, 4, 0)[args[3] >> 2 & 7]
+        kind = LongCopyRange if desfmt & 1 else CopyRange
+        prp1, prp2 = self.prps(number * kind.SIZE, args[1] & ~8, args[2])
+        places = [prp1] if prp1 % PAGE + number * kind.SIZE <= PAGE else []
+        for iova in places:
+            lengths = [(1, 2, 9, 64)[(args[5] + index) % 4] for index in range(number)]
+            ranges = (kind(snsid=1, slba=args[5] * index % 64, nlb=size) for index, size in enumerate(lengths))
+            if any(area.iova <= iova < area.iova + area.size for area in self.guest.data):
+                self.guest.write(iova, b"".join(map(bytes, ranges)))
+        fua = bool(args[3] & 0x40)
+        return Copy(nsid=1, prp1=prp1, prp2=prp2, sdlba=args[5] % 70, nr=number, desfmt=desfmt, fua=fua)
+
 
 QUEUES_AND_MORE = 5
 
@@ -385,7 +403,8 @@ ADMIN: tuple[Maker, ...] = (
 )
 MANAGEMENT: tuple[Maker, ...] = (Builder._manage, Builder._attach)
 NVM: tuple[Maker, ...] = (
-    *(_transfers(Read),) * 4,
+    *(_transfers(Read),) * 3,
+    Builder._copy,
     *(_transfers(Write),) * 3,
     _transfers(Compare),
     _transfers(Verify),

@@ -15,12 +15,14 @@ from nvmeemu.commands.blocks import (
     too_long,
     writes_through,
 )
+from nvmeemu.commands.copy import copy, has_copy
 from nvmeemu.commands.features import flushed
 from nvmeemu.controller.request import CommandEntry, CommandSet, Pending, Request, Result
 from nvmeemu.controller.state import ControllerState
 from nvmeemu.spec import (
     Command,
     Compare,
+    Copy,
     Csi,
     DatasetManagement,
     DsmRange,
@@ -199,6 +201,7 @@ COMMANDS = CommandSet(
     CommandEntry(Verify, verify, oncs=Oncs.VERIFY),
     CommandEntry(WriteZeroes, write_zeroes, oncs=Oncs.WRITE_ZEROES),
     CommandEntry(DatasetManagement, dataset_management, oncs=Oncs.DATASET_MANAGEMENT),
+    CommandEntry(Copy, copy, oncs=Oncs.COPY, is_offered=has_copy),
     csi=Csi.NVM,
 )
 """How each command is run, and what is said of it: ONCS and the Commands Supported and Effects log come from here."""

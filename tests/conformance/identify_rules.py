@@ -57,7 +57,7 @@ def _features(controller: IdentifyController, page: IdentifyNamespace) -> Rules:
     has_copy = bool(controller.oncs & COPY)
     yield "MSSRL and MCL with Copy, and only then", has_copy == bool(page.mssrl) == bool(page.mcl)
     yield "MSSRL <= MCL", page.mssrl <= page.mcl
-    yield "MSRC only with Copy", has_copy or not page.msrc
+    yield "MSRC only with Copy", has_copy or page.msrc == 1
     yield "an ANA group only with ANA", not page.anagrpid or bool(controller.cmic & ANA)
     yield "an NVM set only with NVM sets", not page.nvmsetid or bool(controller.ctratt & 1 << 2)
     yield "an endurance group only with these", not page.endgid or bool(controller.ctratt & 1 << 4)

@@ -19,6 +19,8 @@ from nvmeemu.faults import disk as faulty
 from nvmeemu.spec import (
     BROADCAST,
     Command,
+    Copy,
+    CopyRange,
     DatasetManagement,
     DsmRange,
     FeatureId,
@@ -317,3 +319,38 @@ def test_another_disk_with_the_same_number_has_its_own_past() -> None:
     assert history.recall(namespace, 0, NEW * BLOCK) == bytes(BLOCK)
     namespace.nguid = bytes(16)
     assert history.recall(namespace, 0, NEW * BLOCK) == NEW * BLOCK
+
+
+@pytest.mark.kills("bad-blocks-everywhere")
+def test_a_disk_fails_where_it_touches_bad_blocks(rig: Rig) -> None:
+    """So a Copy fails at one of its ranges, and nothing else fails."""
+    driver, queue = rig.driver, rig.driver.queues[1]
+    place = driver.alloc(4096)
+    entries = b"".join(bytes(CopyRange(slba=slba, nlb=2)) for slba in (0, 6, 2))
+    driver.bus.write_memory(place, entries)
+    with pytest.raises(FaultError, match=r"do\.lba: give a block, a list or a range"):
+        Fault({"opcode": "copy"}, do={"error": "EIO", "lba": {"mask": 1, "value": 1}})
+    for lba, number in (("7-9", 1), (33, 0), ([99, 34], 1), ("36-40", None)):
+        rig.faults.add(Fault({"opcode": "copy"}, do={"error": "EIO", "lba": lba}))
+        completion = driver.execute(queue, Copy(nsid=1, prp1=place, nr=3, sdlba=30 if lba == "36-40" else 32))
+        assert completion.dw0 == (number or 0)
+        assert (completion.status == Status.SUCCESS) == (number is None)
+        rig.faults.clear()
+
+
+def test_blocks_that_are_made_uncorrectable_are_lost_and_torn() -> None:
+    bench = Bench(has_block_map=True)
+    driver, faults = bench.driver, Faults(bench.controller)
+    driver.enable()
+    queue = driver.create_queues(1)
+    driver.write(0, OLD * 4 * BLOCK)
+    for do in ("lose", {"torn": BLOCK}):
+        faults.add(Fault({"opcode": "write_uncorrectable"}, "backend", do))
+        driver.succeed(queue, ReadWrite(opcode=NvmOpcode.WRITE_UNCORRECTABLE, nsid=1, slba=2, nlb=2))
+        assert driver.read(3, 1) == OLD * BLOCK
+        assert (driver.execute(queue, READ_2).status == Status.SUCCESS) == (do == "lose")
+        faults.clear()
+    bench.close()
+
+
+READ_2 = ReadWrite(opcode=NvmOpcode.VERIFY, nsid=1, slba=2, nlb=1)

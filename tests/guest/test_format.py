@@ -1,4 +1,5 @@
-"""Linux and nvme-cli format a drive: the new block size and the integrity profile show up, and are used."""
+"""Linux and nvme-cli format a drive: the new block size and the integrity profile show up, and are used. Then nvme-cli
+copies blocks."""
 
 from __future__ import annotations
 
@@ -11,6 +12,13 @@ DISK = "/sys/block/nvme0n1"
 WRITE_AND_READ = (
     "dd if=/dev/urandom of=/tmp/x bs=64k count=16 && dd if=/tmp/x of=/dev/nvme0n1 bs=64k oflag=direct && "
     "dd if=/dev/nvme0n1 of=/tmp/y bs=64k count=16 iflag=direct && cmp /tmp/x /tmp/y"
+)
+# The first two pages change places on their way.
+COPY = (
+    "dd if=/tmp/x of=/dev/nvme0n1 bs=4k count=2 oflag=direct && "
+    "nvme copy /dev/nvme0n1 --sdlba=64 --slbs=8,0 --blocks=7,7 && "
+    "dd if=/dev/nvme0n1 of=/tmp/y bs=4k skip=8 count=2 iflag=direct && "
+    "(dd if=/tmp/x bs=4k skip=1 count=1; dd if=/tmp/x bs=4k count=1) 2>/dev/null | cmp - /tmp/y"
 )
 
 
@@ -35,3 +43,4 @@ def test_linux_uses_each_format_that_nvme_cli_has_chosen(
         left = guest.check("dd if=/dev/nvme0n1 bs=64k count=16 iflag=direct 2>/dev/null | tr -d '\\0' | wc -c")
         assert left.strip() == "0"
         assert guest.run("nvme format /dev/nvme0n1 --lbaf=14 --force").status != 0
+        guest.check(COPY)

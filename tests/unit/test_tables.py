@@ -75,7 +75,7 @@ def test_every_opcode_is_a_command_of_that_name(table: spec.CommandTable, kind: 
 
 def test_commands_know_what_they_do() -> None:
     kinds = spec.NVM_COMMANDS.values()
-    changing = {spec.Write, spec.WriteUncorrectable, spec.WriteZeroes, spec.DatasetManagement}
+    changing = {spec.Write, spec.WriteUncorrectable, spec.WriteZeroes, spec.DatasetManagement, spec.Copy}
     assert {one for one in kinds if one.CHANGES_MEDIA} == changing
     assert {one for one in kinds if one.MOVES_BLOCKS} == {spec.Read, spec.Write, spec.Compare}
     assert {one for one in spec.ADMIN_COMMANDS.values() if one.CHANGES_MEDIA} == {spec.FormatNvm}

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from nvmeemu.commands.features import is_write_cache_on, value
 from nvmeemu.controller.request import Pending, Request, Result
-from nvmeemu.spec import ErrorRecovery, FeatureId, ReadWrite, Status
+from nvmeemu.spec import Copy, ErrorRecovery, FeatureId, ReadWrite, Status
 from nvmeemu.spec.errors import CommandFailed
 from nvmeemu.subsystem.media import DeallocateBlocks, FlushMedia, Media, WriteBlocks, ZeroBlocks
 from nvmeemu.subsystem.namespace import Namespace
 
 
-def changing(request: Request[Any], media: Media, operation: WriteBlocks | ZeroBlocks | DeallocateBlocks) -> Pending:
-    """It changes a medium. If the write cache was switched off meanwhile it is made durable before it completes."""
+def changing(
+    request: Request[Any],
+    media: Media,
+    operation: WriteBlocks | ZeroBlocks | DeallocateBlocks,
+    go_on: Callable[[], Result] = lambda: 0,
+) -> Pending:
+    """It changes a medium, and ``go_on`` follows. If the write cache was switched off meanwhile, what it has changed is
+    made durable before."""
 
     def then(_: None) -> Result:
         if operation.is_durable or not writes_through(request, media):
-            return 0
-        return Pending(media, FlushMedia(), is_abortable=False)
+            return go_on()
+        return Pending(media, FlushMedia(), lambda _: go_on(), is_abortable=False)
 
     return Pending(media, operation, then)
 
@@ -40,7 +47,7 @@ def is_from_media(command: ReadWrite, media: Media) -> bool:
     return command.fua and media.volatile_cache
 
 
-def is_durable(request: Request[ReadWrite], media: Media) -> bool:
+def is_durable(request: Request[ReadWrite] | Request[Copy], media: Media) -> bool:
     """Whether what the command writes has to be durable when it completes."""
     return media.volatile_cache and (request.command.fua or writes_through(request, media))
 

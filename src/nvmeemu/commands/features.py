@@ -31,6 +31,7 @@ from nvmeemu.spec import (
     InterruptVectorConfiguration,
     LogId,
     NumberOfQueues,
+    Ocfs,
     Oncs,
     PowerManagement,
     Select,
@@ -309,13 +310,26 @@ class _HostBehaviorSupport(DataFeature):
         wanted = HostBehaviorSupport(data)
         if wanted.acre > 1 or wanted.etdas > 1 or wanted.lbafee > 1:
             raise CommandFailed(Status.INVALID_FIELD)
-        return int(HostBehaviorSupport(acre=wanted.acre, etdas=wanted.etdas, lbafee=wanted.lbafee))
+        cdfe = wanted.cdfe & _COPIES_OF_NAMESPACES
+        return int(HostBehaviorSupport(acre=wanted.acre, etdas=wanted.etdas, lbafee=wanted.lbafee, cdfe=cdfe))
+
+
+_COPIES_OF_NAMESPACES = Ocfs.FORMAT_2 | Ocfs.FORMAT_3
+
+
+def _behavior(controller: ControllerState) -> HostBehaviorSupport:
+    found = value(controller, FeatureId.HOST_BEHAVIOR_SUPPORT)
+    return HostBehaviorSupport(found.to_bytes(HostBehaviorSupport.SIZE, "little"))
 
 
 def knows_extended_formats(controller: ControllerState) -> bool:
     """The host has said that it knows extended LBA formats (LBAFEE): guards of 32 and 64 bits, storage tags."""
-    behavior = value(controller, FeatureId.HOST_BEHAVIOR_SUPPORT)
-    return HostBehaviorSupport(behavior.to_bytes(HostBehaviorSupport.SIZE, "little")).lbafee == 1
+    return _behavior(controller).lbafee == 1
+
+
+def copy_formats(controller: ControllerState) -> Ocfs:
+    """The descriptor formats of Copy that the host may use: it has to say of some that it wants them (CDFE)."""
+    return Ocfs.FORMAT_0 | Ocfs.FORMAT_1 | Ocfs(_behavior(controller).cdfe)
 
 
 class _WriteProtection(Feature):

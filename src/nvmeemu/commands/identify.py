@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nvmeemu.commands import features, log_pages
+from nvmeemu.commands.copy import MOST_RANGES, CopyLimits, has_copy
 from nvmeemu.commands.format_nvm import can_format
 from nvmeemu.commands.namespaces import has_management, most_attached
 from nvmeemu.controller.request import Request
@@ -50,6 +51,7 @@ from nvmeemu.spec import (
     NvmNamespace,
     Nwpc,
     Oacs,
+    Ocfs,
     Oncs,
     Pic,
     PowerState,
@@ -168,6 +170,7 @@ def _controller(request: Request[Identify]) -> bytes:
         oncs=_oncs(controller),
         vwc=int(Vwc(present=controller.has_write_cache, flush_behavior=FLUSH_TAKES_BROADCAST)),
         nwpc=Nwpc.PROTECTED | Nwpc.UNTIL_POWER_CYCLE | Nwpc.PERMANENT,
+        ocfs=~Ocfs(0) if has_copy(controller) else Ocfs(0),
         sgls=int(_sgls(controller)),
         mnan=limits.namespaces if has_management(controller) else 0,
         maxcna=most_attached(controller) if has_management(controller) else 0,
@@ -225,6 +228,9 @@ def _page(controller: ControllerState, namespace: Namespace) -> bytes:
         eui64=namespace.eui64,
     )
     _tell_formats(page, formats)
+    if has_copy(controller):
+        page.mssrl, page.mcl = CopyLimits.of(format)
+        page.msrc = MOST_RANGES
     return bytes(page)
 
 

@@ -287,7 +287,7 @@ class Executor:
         try:
             result = request.stage(request) if request.tap is None else request.tap.run(request)
         except CommandFailed as failure:
-            field = self._failed(request, failure)
+            dw0, field = request.dw0_if_failed, self._failed(request, failure)
         except HostMemoryError as gap:
             self._gaps.hold(request, gap)
             return

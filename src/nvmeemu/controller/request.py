@@ -48,6 +48,7 @@ class Request(Generic[C]):
     has_begun = False
     is_held = False  # it has waited, and can be found in its queue
     moved = 0  # bytes of its data
+    dw0_if_failed = 0
     stage: Stage
     run: Stage  # the handler
     _transfer: Transfer | None = None
@@ -137,6 +138,10 @@ class Request(Generic[C]):
             raise NoRoom(budget)
         return media
 
+    def media_at_once(self, namespace: Namespace) -> Media:
+        """The same in the middle of a command, which goes on although there is no room."""
+        return namespace.media if self.layer is None else self.layer(namespace)
+
     # --- its end
 
     def hold(self) -> None:
@@ -163,7 +168,7 @@ class Request(Generic[C]):
         """Complete the command with ``status`` now, if that is safe. False while its medium may still change."""
         if not self.is_abortable or (self.job is not None and not self.job.cancel() and not self.droppable):
             return False
-        self.complete(0, status)
+        self.complete(self.dw0_if_failed, status)
         return True
 
 

@@ -15,7 +15,7 @@ from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import At
 from nvmeemu.faults.plan import Plan
 from nvmeemu.faults.target import Target
-from nvmeemu.faults.words import FaultError, choice, number, table
+from nvmeemu.faults.words import FaultError, blocks, choice, number, table
 from nvmeemu.spec import NVM_COMMANDS, Command, DataTransfer, Flush, ReadWrite, Write
 from nvmeemu.spec.layout import Record
 
@@ -28,20 +28,22 @@ def _at_disk(opcode: int) -> type[Command]:
 
 
 class Fail(Action):
-    """The disk fails with this errno: EIO, ENOSPC, ..."""
+    """The disk fails with this errno: EIO, ENOSPC, ..., everywhere or where it touches the blocks ``lba``."""
 
     name = "error"
     example = "EIO"
     places = (At.BACKEND,)
+    options = ("lba",)
 
     def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
         name = argument.strip().upper() if isinstance(argument, str) else ""
         self.errno: int = getattr(errno, name, 0) if name.startswith("E") else 0
         if not self.errno:
             raise FaultError(f"do.error: {argument!r} is no errno: EIO, ENOSPC, ETIMEDOUT, ...")
+        self.lba = blocks(options["lba"], "do.lba") if "lba" in options else None
 
     def plan(self, target: Target, plan: Plan) -> None:
-        plan.disk.errno = self.errno
+        plan.disk.errno, plan.disk.bad = self.errno, self.lba
 
 
 class Lose(Action):

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from nvmeemu.faults.words import Numbers
 from nvmeemu.subsystem.media import (
     Blocks,
     DeallocateBlocks,
     Filter,
     FlushMedia,
+    MakeUncorrectable,
     MediaError,
     Operation,
     ReadBlocks,
@@ -62,11 +64,13 @@ class History:
 
 
 class Disk:
-    """What shall go wrong. ``kept`` is how many bytes of a write are really written; None means all. If it ``loses``,
-    nothing is written or made durable. ``recalls`` is the history that reads get. ``histories`` are told of writes."""
+    """What shall go wrong. ``bad``: only what touches these blocks fails with ``errno``. ``kept`` is how many bytes of
+    a write are really written; None means all. If it ``loses``, nothing is written or made durable. ``recalls`` is the
+    history that reads get. ``histories`` are told of writes."""
 
     def __init__(self) -> None:
         self.errno = 0
+        self.bad: Numbers | None = None
         self.kept: int | None = None
         self.loses = False
         self.spoil: Callable[[bytes], bytes] | None = None
@@ -83,9 +87,19 @@ class FaultyMedia(Filter):
         self._namespace = namespace
 
     def steps(self, operation: Operation) -> Steps:
-        if self._disk.errno:
+        if self._disk.errno and (self._disk.bad is None or self._meets(operation, self._disk.bad)):
             raise MediaError.of(operation, self.identity, OSError(self._disk.errno, "made to fail"))
         return (yield from _STEPS[type(operation)](self, operation))
+
+    def _meets(self, operation: Operation, bad: Numbers) -> bool:
+        extents: Sequence[tuple[int, int]] = ()
+        if isinstance(operation, DeallocateBlocks):
+            extents = operation.extents
+        elif isinstance(operation, WriteBlocks):
+            extents = [(operation.slba, len(operation.data) // self.format.data_size)]
+        elif isinstance(operation, ReadBlocks | VerifyBlocks | ZeroBlocks | MakeUncorrectable):
+            extents = [(operation.slba, operation.blocks)]
+        return any(bad.overlaps(slba, slba + blocks - 1) for slba, blocks in extents)
 
     def _read(self, read: ReadBlocks) -> Steps:
         blocks: Blocks = yield self.inner, self._as_it_is(read)
@@ -139,6 +153,11 @@ class FaultyMedia(Filter):
         if deallocate.is_durable:
             yield from self._flush(FlushMedia())
 
+    def _make_uncorrectable(self, made: MakeUncorrectable) -> Steps:
+        blocks = self._kept(made.blocks * self.format.data_size) // self.format.data_size
+        if blocks:
+            yield self.inner, replace(made, blocks=blocks)
+
     def _flush(self, flush: FlushMedia) -> Steps:
         if not self._disk.loses:
             yield self.inner, flush
@@ -168,5 +187,6 @@ _STEPS: dict[type[Operation], Callable[[FaultyMedia, Any], Steps]] = {
     WriteBlocks: FaultyMedia._write,
     ZeroBlocks: FaultyMedia._zero,
     DeallocateBlocks: FaultyMedia._deallocate,
+    MakeUncorrectable: FaultyMedia._make_uncorrectable,
     FlushMedia: FaultyMedia._flush,
 }

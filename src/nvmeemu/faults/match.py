@@ -8,7 +8,7 @@ from typing import Any
 from nvmeemu import regs
 from nvmeemu.faults.passage import PIN, Passage
 from nvmeemu.faults.places import OF_COMMANDS, OF_QUEUES, At
-from nvmeemu.faults.words import RANGE, FaultError, Numbers, choice, number, numbers
+from nvmeemu.faults.words import RANGE, FaultError, Numbers, blocks, choice, number, numbers
 from nvmeemu.spec import (
     ADMIN_COMMANDS,
     NVM_COMMANDS,
@@ -140,10 +140,8 @@ class Match:
         self.commands = frozenset(one for one in self.commands if issubclass(_kind(one), ReadWrite))
         if not self.commands:
             raise FaultError(f"{what}: no command that the rest of match asks for names a range of blocks")
-        blocks = numbers(value, what)
-        if blocks.mask:
-            raise FaultError(f"{what}: give a block, a list or a range")
-        return lambda passage: _meets(passage.command, blocks)
+        wanted = blocks(value, what)
+        return lambda passage: _meets(passage.command, wanted)
 
     def _opcode(self, value: Any, what: str) -> Test:
         wanted = _opcodes(value, what)
@@ -228,10 +226,10 @@ def _field(kind: type[Command], name: str) -> object:
     return next((vars(one)[name] for one in kind.__mro__ if name in vars(one)), None)
 
 
-def _meets(command: Command | None, blocks: Numbers) -> bool:
+def _meets(command: Command | None, wanted: Numbers) -> bool:
     if not isinstance(command, ReadWrite):
         return False
-    return blocks.overlaps(command.slba, command.slba + command.nlb - 1)
+    return wanted.overlaps(command.slba, command.slba + command.nlb - 1)
 
 
 def is_read_only(value: Any) -> bool:

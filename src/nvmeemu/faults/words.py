@@ -152,6 +152,14 @@ def numbers(
     return Numbers(frozenset({number(value, what, least, most)}))
 
 
+def blocks(value: Any, what: str) -> Numbers:
+    """One block, a list of them, or a range."""
+    found = numbers(value, what)
+    if found.mask:
+        raise FaultError(f"{what}: give a block, a list or a range")
+    return found
+
+
 def _masked(value: Mapping[str, Any], what: str, ones: int) -> Numbers:
     if set(value) != {"mask", "value"}:
         raise FaultError(f"{what}: {dict(value)!r}: give mask and value")

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
 
-from nvmeemu.spec.entries import CDW10, CDW11, CDW12, CDW15, Command, Opcode
+from nvmeemu.spec.entries import CDW10, CDW11, CDW12, CDW13, CDW15, Command, Opcode
 from nvmeemu.spec.features import FEATURE_NAMES
 from nvmeemu.spec.identify import CNS_NAMES, Nmic
-from nvmeemu.spec.layout import Record, bit, bits, count, flags, named, uint
+from nvmeemu.spec.layout import Record, bit, bits, count, flags, named, raw, uint
 from nvmeemu.spec.logs import LOG_NAMES
 from nvmeemu.spec.names import Names
 from nvmeemu.tables import Extensible
@@ -48,6 +48,7 @@ class NvmOpcode(Opcode):
     WRITE_ZEROES = 0x08
     DATASET_MANAGEMENT = 0x09
     VERIFY = 0x0C
+    COPY = 0x19
 
 
 class CreateCq(Command):
@@ -292,6 +293,52 @@ class DsmRange(Record, size=16):
     slba = uint(8, 8)
 
 
+class Copy(Command):
+    """Copy: the blocks of several ranges, one after the other, to one range that begins with ``sdlba``. Its data are
+    ``nr`` entries: ``CopyRange``, or ``LongCopyRange`` with the formats 1 and 3. NVM 1.0, 3.2.2."""
+
+    OPCODE = NvmOpcode.COPY
+    CHANGES_MEDIA = True
+    sdlba = uint(CDW10, 8)
+    nr = count(CDW12, 7, 0)
+    desfmt = bits(CDW12, 11, 8)
+    prinfor = bits(CDW12, 15, 12)  # PRACT and PRCHK of what is read
+    dtype = bits(CDW12, 23, 20)
+    stcw = bit(CDW12, 24)
+    stcr = bit(CDW12, 25)
+    prinfow = bits(CDW12, 29, 26)  # and of what is written
+    fua = bit(CDW12, 30)
+    lr = bit(CDW12, 31)
+    dspec = bits(CDW13, 31, 16)
+    lbat = bits(CDW15, 15, 0)
+    lbatm = bits(CDW15, 31, 16)
+
+
+class CopyRange(Record, size=32):
+    """One range of Copy, with the expected tags of its first block, for no guard or one of 16 bits (descriptor formats
+    0 and 2). NVM 1.0, Figure 36. ``snsid`` and ``fco`` count with format 2."""
+
+    snsid = uint(0, 4)
+    slba = uint(8, 8)
+    nlb = count(16, 15, 0, size=2)
+    fco = bit(22, 15, size=2)  # only if the copy is a fast one
+    elbt = uint(24, 4)
+    elbat = uint(28, 2)
+    elbatm = uint(30, 2)
+
+
+class LongCopyRange(Record, size=40):
+    """The same for a guard of 32 or 64 bits (formats 1 and 3). NVM 1.0, Figure 37. ``elbt`` is big endian."""
+
+    snsid = uint(0, 4)
+    slba = uint(8, 8)
+    nlb = count(16, 15, 0, size=2)
+    fco = bit(22, 15, size=2)
+    elbt = raw(26, 10)
+    elbat = uint(36, 2)
+    elbatm = uint(38, 2)
+
+
 class CommandTable(Extensible[type[Command]], Mapping[int, type[Command]]):
     """The commands of the admin queue, or those of an I/O command set, by their opcodes.
 
@@ -329,7 +376,9 @@ ADMIN_COMMANDS = CommandTable(
     *(DeleteSq, CreateSq, GetLogPage, DeleteCq, CreateCq, Identify, Abort, SetFeatures, GetFeatures),
     *(AsyncEventRequest, NamespaceManagement, NamespaceAttachment, DoorbellBufferConfig, FormatNvm),
 )
-NVM_COMMANDS = CommandTable(Flush, Write, Read, WriteUncorrectable, Compare, WriteZeroes, DatasetManagement, Verify)
+NVM_COMMANDS = CommandTable(
+    *(Flush, Write, Read, WriteUncorrectable, Compare, WriteZeroes, DatasetManagement, Verify, Copy),
+)
 
 
 def commands_of(qid: int) -> CommandTable:

@@ -128,6 +128,7 @@ class HostBehaviorSupport(Record, size=512):
     acre = uint(0, 1)
     etdas = uint(1, 1)
     lbafee = uint(2, 1)
+    cdfe = uint(4, 2)  # a bit for each descriptor format of Copy that names namespaces; Base 2.1
 
 
 class WriteProtection(IntEnum):

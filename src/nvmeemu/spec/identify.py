@@ -122,6 +122,15 @@ class Oncs(IntFlag):
     COPY = 1 << 8
 
 
+class Ocfs(IntFlag):
+    """Optional Copy Formats Supported: the descriptor formats of Copy. Base 2.0; 2 and 3: Base 2.1."""
+
+    FORMAT_0 = 1 << 0
+    FORMAT_1 = 1 << 1
+    FORMAT_2 = 1 << 2
+    FORMAT_3 = 1 << 3
+
+
 class Fuses(IntFlag):
     """Fused Operation Support."""
 
@@ -280,6 +289,7 @@ class IdentifyController(Record, size=4096):
     awupf = count(528, 15, 0, size=2)
     nwpc = flags(531, 1, Nwpc)
     acwu = count(532, 15, 0, size=2)
+    ocfs = flags(534, 2, Ocfs)
     sgls = uint(536, 4)
     mnan = uint(540, 4)
     maxdna = uint(544, 16)
@@ -367,7 +377,7 @@ class IdentifyNamespace(Record, size=4096):
     nows = count(72, 15, 0, size=2)
     mssrl = uint(74, 2)
     mcl = uint(76, 4)
-    msrc = uint(80, 1)
+    msrc = count(80, 7, 0, size=1)
     anagrpid = uint(92, 4)
     nsattr = flags(99, 1, NsAttr)
     nvmsetid = uint(100, 2)
