@@ -1,4 +1,4 @@
-"""Builds the three cffi modules; the rest is in pyproject.toml.
+"""Builds the four cffi modules; the rest is in pyproject.toml.
 
 nvmeemu.engine.native._engine is the native engine. It is built where there is a C compiler, and uses liburing (to
 wait for many disks at once) and libisal (checksums for traces) where they are installed; without it `nvmeemu serve`
@@ -6,6 +6,8 @@ works, slower.
 
 nvmeemu.subsystem._protection makes and checks protection information, with libisal where it is installed. It is built
 where there is a C compiler; without it no namespace has protection information.
+
+nvmeemu.backend._block_map has the states of blocks that Python and the engine share; it goes with the engine.
 
 nvmeemu.vfio._libvfio_user is libvfio-user and our binding; nvmeemu.vfio.library tells where the library comes from.
 With none, the build says so and ends; with LIBVFIO_USER_SRC=none the package is built without the binding, and
@@ -29,6 +31,7 @@ from nvmeemu.vfio import library  # of this tree, which is not installed yet
 MODULE = "nvmeemu.vfio._libvfio_user"
 ENGINE = "nvmeemu.engine.native._engine"
 PROTECTION = "nvmeemu.subsystem._protection"
+BLOCK_MAP = "nvmeemu.backend._block_map"
 OUR_FLAGS = ("-std=gnu11", "-D_FILE_OFFSET_BITS=64", "-fvisibility=hidden")  # its names are nobody else's
 HERE = Path(__file__).resolve().parent
 VFIO = HERE / "src" / "nvmeemu" / "vfio"
@@ -52,7 +55,9 @@ class BuildModules(build_ext):
         if ext.name == ENGINE:
             self._prepare_engine(ext, work)
         elif ext.name == PROTECTION:
-            self._prepare_protection(ext, work)
+            self._prepare_part(ext, work, "protection", "libisal")
+        elif ext.name == BLOCK_MAP:
+            self._prepare_part(ext, work, "block_map")
         else:
             ext.sources = [_bind(MODULE, VFIO / "api.h", "shim.h", work)]
             ext.extra_compile_args = [f"-I{VFIO}", *library.OUR_WARNINGS]
@@ -75,12 +80,11 @@ class BuildModules(build_ext):
         ext.extra_compile_args += [f"-I{work}", "-pthread"]
         ext.extra_link_args += ["-pthread"]
 
-    def _prepare_protection(self, ext: Any, work: Path) -> None:
-        ext.sources = [
-            _bind(PROTECTION, NATIVE / "protection.h", "protection.h", work),
-            os.path.relpath(NATIVE / "protection.c", HERE),
-        ]
-        self._use_libraries(ext, "libisal")
+    def _prepare_part(self, ext: Any, work: Path, part: str, *libraries: str) -> None:
+        """A part of the engine that Python uses, too."""
+        header = f"{part}.h"
+        ext.sources = [_bind(ext.name, NATIVE / header, header, work), os.path.relpath(NATIVE / f"{part}.c", HERE)]
+        self._use_libraries(ext, *libraries)
 
     def _use_libraries(self, ext: Any, *names: str) -> None:
         """The flags for C code of ours, and for those of these libraries that are installed."""
@@ -124,6 +128,7 @@ setup(
     ext_modules=[
         Extension(ENGINE, sources=[], optional=True),
         Extension(PROTECTION, sources=[], optional=True),
+        Extension(BLOCK_MAP, sources=[], optional=True),
         Extension(MODULE, sources=[]),
     ],
     cmdclass={"build_ext": BuildModules},

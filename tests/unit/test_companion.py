@@ -69,6 +69,8 @@ def test_the_map_says_what_was_marked_last(companion: Companion) -> None:
         most = BLOCKS - slba
         blocks = min(most, chance.choice([1, 2, 3, 4, 7, 8, 64, 1000, CHUNK, 2 * CHUNK + 5]))
         state = chance.choice(list(BlockState))
+        if number % 40 == 7:
+            companion.load(slba, 1)  # from now on the chunk's part is in memory
         companion.mark(slba, blocks, state)
         model[slba : slba + blocks] = bytes([state]) * blocks
         first = chance.randrange(BLOCKS)
@@ -84,6 +86,28 @@ def test_the_map_says_what_was_marked_last(companion: Companion) -> None:
         place = chance.randrange(BLOCKS - probe)
         is_written = model[place : place + probe].count(WRITTEN) == probe
         assert companion.is_written(place, probe) == is_written
+
+
+@pytest.mark.kills("a-failed-mark-is-forgotten")
+def test_what_the_file_lacks_comes_into_it_with_the_next_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a write that has succeeded is gone after the next start."""
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    made = Companion.make(str(tmp_path / "disk.nvme"), FORMAT, SIZE)
+    made.load(0, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("nvmeemu.backend.companion._write", fail)
+        with pytest.raises(OSError, match="no room"):
+            made.mark(0, 4, WRITTEN)
+    assert not made.keeps_written(0, 4)
+    made.mark(0, 1, WRITTEN)
+    assert made.keeps_written(0, 4)
+    copy = made.copy()
+    assert runs(copy, 0, 5) == [(WRITTEN, 0, 4), (DEALLOCATED, 4, 1)]
+    copy.close()
+    made.close()
 
 
 @pytest.mark.kills("metadata-over-the-end-of-a-chunk")

@@ -123,7 +123,11 @@ def sources() -> Iterator[tuple[str, ast.Module]]:
 
 
 # and who alone knows it
-COMPILED = {"vfio._libvfio_user": "vfio.binding", "engine.native._engine": "engine.native.engine"}
+COMPILED = {
+    "vfio._libvfio_user": "vfio.binding",
+    "engine.native._engine": "engine.native.engine",
+    "backend._block_map": "backend.shared_map",
+}
 MODULES = {name for name, _ in sources()} | COMPILED.keys()
 
 

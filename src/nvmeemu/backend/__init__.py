@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from nvmeemu.tables import Extensible
 
@@ -91,6 +92,32 @@ class FailedSync:
             self.check()
 
 
+class MapInMemory(Protocol):
+    """States of blocks that the native engine changes, too (``shared_map.SharedMap``)."""
+
+    @property
+    def address(self) -> int:
+        """Of its ``struct block_map``, as long as the object lives."""
+        ...
+
+
+@dataclass(frozen=True)
+class DirectCompanion:
+    """How the native engine reaches a disk's companion: its file, where the first chunk begins in it, and what there is
+    in memory of its map; and what it has to know of the format. ``metadata_size``: bytes of a block. ``is_protected``:
+    by protection information of type 1 with a guard of 16 bits."""
+
+    map: MapInMemory
+    fd: int
+    begin: int
+    never_waits: bool
+    can_read_now: bool
+    metadata_size: int
+    is_extended: bool
+    is_protected: bool
+    is_first: bool
+
+
 @dataclass(frozen=True)
 class Direct:
     """How the native engine reaches a disk itself: its memory, or its file with plain reads and writes at offsets."""
@@ -101,6 +128,7 @@ class Direct:
     can_read_now: bool = False  # RWF_NOWAIT works for reads, and finds data in the page cache
     begins_now: bool = False  # io_uring can begin reads and writes without a thread that may block
     failed_sync: FailedSync = field(default_factory=FailedSync)
+    companion: DirectCompanion | None = None
 
 
 class Backend(ABC):

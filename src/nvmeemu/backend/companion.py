@@ -26,9 +26,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
-from nvmeemu.backend import BackendError, FailedSync, describe
+from nvmeemu.backend import BackendError, DirectCompanion, FailedSync, describe
 from nvmeemu.backend.claim import lock
-from nvmeemu.backend.raw import data_of, libc, sync_folder, takes_nowait
+from nvmeemu.backend.raw import data_of, libc, probe, sync_folder
+from nvmeemu.backend.shared_map import SharedMap, is_available
 from nvmeemu.subsystem.formats import Format, Guard, Protection
 from nvmeemu.subsystem.media import BlockState
 
@@ -40,6 +41,7 @@ _MAGIC, _VERSION = b"nvmeemu pair\n\0\0\0", 1
 _FIELDS = struct.Struct("<16sIIQI")  # magic, version, CRC-32 of what follows, number, bytes of JSON
 _PUNCH_HOLE = 0x03  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 _PAGE = 4096
+_MEMORY = "memory"  # in place of a path
 
 
 _LOW_BITS = int.from_bytes(b"\x55" * _MAP, "little")  # of each block's two
@@ -98,13 +100,42 @@ class Companion:
         self._size = contents.format.metadata_size
         self._failed_sync = FailedSync()
         self._lock = threading.Lock()  # of the map: several blocks share a byte
-        self._now_flags = os.RWF_NOWAIT if takes_nowait(fd, bytearray(1)) else 0
-        self._written: int | None = None  # blocks that are not deallocated, once they were counted
+        self._reads_now, self._now_flags = (True, 0) if path == _MEMORY else probe(fd)
+        self._written: int | None = None  # blocks that are not deallocated, of chunks not in memory, once counted
+        self._map = self._no_map()
+
+    def _no_map(self) -> SharedMap | None:
+        """The map of its blocks in memory, without any chunk; None: this build has no such thing."""
+        return SharedMap(self._chunk_count) if is_available() else None
+
+    @property
+    def _chunk_count(self) -> int:
+        return -(-self.blocks // CHUNK)
 
     @property
     def format(self) -> Format:
         """The format of the blocks."""
         return self.contents.format
+
+    @property
+    def direct(self) -> DirectCompanion | None:
+        """For the native engine; None: it does not know this format, or this build has none. For an extended format a
+        host has to say first that it knows these, which is Python's business."""
+        format, of = self.format, self.format.protection
+        is_known = of is None or (of.type == 1 and of.guard is Guard.CRC16)
+        if self._map is None or not is_known or format.offered.needs_extension:
+            return None
+        return DirectCompanion(
+            map=self._map,
+            fd=self._fd,
+            begin=_HEADERS,
+            never_waits=not self._now_flags,
+            can_read_now=self._reads_now,
+            metadata_size=format.metadata_size,
+            is_extended=format.is_extended,
+            is_protected=of is not None,
+            is_first=of is not None and of.is_first,
+        )
 
     @property
     def blocks(self) -> int:
@@ -147,7 +178,7 @@ class Companion:
     ) -> Self:
         """The same without a file: it is gone when it is closed. Raises OSError."""
         fd = os.memfd_create("nvmeemu-companion", os.MFD_CLOEXEC)
-        return cls._begin("memory", fd, Contents(format, size, intention), written)
+        return cls._begin(_MEMORY, fd, Contents(format, size, intention), written)
 
     @classmethod
     def _begin(cls, path: str, fd: int, contents: Contents, written: Sequence[tuple[int, int]]) -> Self:
@@ -220,10 +251,10 @@ class Companion:
                     break
                 os.pwrite(fd, piece, start)
                 start += len(piece)
-        return Companion("memory", fd, self.contents, self._number, False)
+        return Companion(_MEMORY, fd, self.contents, self._number, False)
 
     def _lock_file(self) -> None:
-        if self.path != "memory":
+        if self.path != _MEMORY:
             lock(self._fd, self.path, self.read_only)
 
     @property
@@ -233,7 +264,7 @@ class Companion:
     @property
     def end(self) -> int:
         """Bytes that the file has, at least."""
-        return _HEADERS + -(-self.blocks // CHUNK) * self._stride
+        return _HEADERS + self._chunk_count * self._stride
 
     def _put_header(self, contents: Contents) -> None:
         """The other header becomes the one that counts."""
@@ -264,6 +295,8 @@ class Companion:
         if os.fstat(self._fd).st_size < self.end:
             os.ftruncate(self._fd, self.end)
         os.fsync(self._fd)
+        with self._lock:
+            self._map = self._map and self._map.resized(self._chunk_count)
 
     # --- another format
 
@@ -280,17 +313,19 @@ class Companion:
         with self._lock:
             os.ftruncate(self._fd, _HEADERS)
             os.fsync(self._fd)  # before the header: nothing of the old map must count by the new one
-            self._written = 0
+            self._written, self._map = 0, None
             before, self._size = self._size, wanted.metadata_size
-            try:
-                self.note(Contents(wanted, self.contents.size))
-            except OSError:
-                self._size = before
-                raise
+        try:
+            self.note(Contents(wanted, self.contents.size))
+        except OSError:
+            self._size = before
+            raise
+        finally:
+            self._map = self._no_map()
 
     def remove(self) -> None:
         """There is none any more."""
-        if self.path != "memory":
+        if self.path != _MEMORY:
             os.unlink(self.path)
             sync_folder(self.path)
         self.close()
@@ -320,6 +355,28 @@ class Companion:
         except BlockingIOError:
             return False
 
+    def keeps_written(self, slba: int, blocks: int) -> bool:
+        """Whether the file says already that all of the blocks were written, as far as can be seen without waiting."""
+        found = self._map
+        return found is not None and all(
+            chunk in found and found.keeps(chunk, first, number, BlockState.WRITTEN)
+            for chunk, first, number in _pieces(slba, blocks)
+        )
+
+    def load(self, slba: int, blocks: int) -> None:
+        """Take what the map says of these blocks, and of their neighbours, into memory, where the engine sees it."""
+        for chunk, _, _ in _pieces(slba, blocks):
+            if self._map is not None and chunk not in self._map:
+                with self._lock:
+                    self._load(self._map, chunk)
+
+    def _load(self, map: SharedMap, chunk: int) -> None:
+        if chunk not in map:
+            before = map.written
+            map.add(chunk, self._read_file(_HEADERS + chunk * self._stride, _MAP, 0))
+            if self._written is not None:
+                self._written -= map.written - before
+
     def mark(self, slba: int, blocks: int, state: BlockState) -> None:
         """From now on the blocks are of this state."""
         with self._lock:
@@ -330,9 +387,19 @@ class Companion:
                     self._mark(chunk, first, number, state)
 
     def _mark(self, chunk: int, first: int, number: int, state: BlockState) -> None:
+        if self._map is None or chunk not in self._map:
+            self._mark_in_file(chunk, first, number, state)
+        elif not self._map.keeps(chunk, first, number, state):
+            with self._map.changing(chunk, first, number, state) as (begin, end):
+                _write(self._fd, self._map.view(chunk, begin, end), _HEADERS + chunk * self._stride + begin)
+        if state is BlockState.DEALLOCATED:
+            self._give_back(self._place(chunk, first), number * self._size)
+
+    def _mark_in_file(self, chunk: int, first: int, number: int, state: BlockState) -> None:
+        """Of a chunk that is not in memory: nobody else changes it meanwhile."""
         begin, end = first // 4, -(-(first + number) // 4)
         place = _HEADERS + chunk * self._stride + begin
-        states = bytearray(self._read_map(place, end - begin, 0))
+        states = bytearray(_unpack(self._read_file(place, end - begin, 0)))
         before = states[first - 4 * begin : first - 4 * begin + number]
         if before.count(state) == number:
             return
@@ -343,8 +410,6 @@ class Companion:
         )
         _write(self._fd, packed, place)
         self._count(before, number if state else 0)
-        if state is BlockState.DEALLOCATED:
-            self._give_back(self._place(chunk, first), number * self._size)
 
     def _give_back(self, place: int, size: int) -> None:
         """The storage of whole pages."""
@@ -358,21 +423,25 @@ class Companion:
 
     def _empty_chunk(self, chunk: int) -> None:
         place = _HEADERS + chunk * self._stride
-        if next(data_of(self._fd, place, place + self._stride), None) is None:
+        is_in_memory = self._map is not None and chunk in self._map
+        if not is_in_memory and next(data_of(self._fd, place, place + self._stride), None) is None:
             return
-        before = self._read_map(place, _MAP, 0)
-        if any(before):
-            _write(self._fd, bytes(_MAP), place)
-            self._count(before, 0)
+        self._mark(chunk, 0, CHUNK, BlockState.DEALLOCATED)
         _punch(self._fd, place, self._stride)
+        if self._map is not None and is_in_memory:  # the engine may have marked one meanwhile
+            states = self._map.view(chunk, 0, _MAP)
+            if any(states):
+                _write(self._fd, states, place)
 
     @property
     def written(self) -> int:
         """How many blocks are not deallocated."""
         with self._lock:
+            found = self._map
             if self._written is None:
-                self._written = sum(map(self._written_in, self._chunks()))
-            return self._written
+                chunks = (chunk for chunk in self._chunks() if found is None or chunk not in found)
+                self._written = sum(map(self._written_in, chunks))
+            return self._written + (0 if found is None else found.written)
 
     def _chunks(self) -> Iterator[int]:
         """The chunks of which the file has something: the others are holes."""
@@ -393,13 +462,19 @@ class Companion:
         """The states of blocks, a byte each, in pieces: (first block, states)."""
         for chunk, first, number in _pieces(slba, blocks):
             begin, end = first // 4, -(-(first + number) // 4)
-            states = self._read_map(_HEADERS + chunk * self._stride + begin, end - begin, flags)
+            states = _unpack(self._read_map(chunk, begin, end, flags))
             yield chunk * CHUNK + first, states[first - 4 * begin : first - 4 * begin + number]
 
-    def _read_map(self, place: int, size: int, flags: int) -> bytes:
+    def _read_map(self, chunk: int, begin: int, end: int, flags: int) -> bytes:
+        found = self._map
+        if found is not None and chunk in found:
+            return bytes(found.view(chunk, begin, end))
+        return self._read_file(_HEADERS + chunk * self._stride + begin, end - begin, flags)
+
+    def _read_file(self, place: int, size: int, flags: int) -> bytes:
         packed = bytearray(size)
         _read(self._fd, packed, place, flags)
-        return b"".join(map(_UNPACKED.__getitem__, packed))
+        return bytes(packed)
 
     # --- the metadata
 
@@ -468,6 +543,11 @@ def _pieces(slba: int, blocks: int) -> Iterator[tuple[int, int, int]]:
         number = min(end - slba, CHUNK - first)
         yield chunk, first, number
         slba += number
+
+
+def _unpack(packed: bytes) -> bytes:
+    """A byte for each block."""
+    return b"".join(map(_UNPACKED.__getitem__, packed))
 
 
 def _next_other(states: bytes, state: int, start: int) -> int:

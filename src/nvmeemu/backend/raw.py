@@ -99,9 +99,7 @@ class RawBackend(Backend):
 
     def _probe(self) -> tuple[bool, int]:
         """Whether cached data can be had without blocking, and the flags for it."""
-        if _is_memory_file_system(self._fd):
-            return True, 0
-        return (True, os.RWF_NOWAIT) if takes_nowait(self._fd, bytearray(1)) else (False, 0)
+        return probe(self._fd)
 
     def read_now(self, offset: int, views: Sequence[memoryview]) -> bool:
         if not self._reads_now:
@@ -232,6 +230,13 @@ def _rest(views: Sequence[memoryview], done: int) -> Sequence[memoryview]:
             return [view[done:], *views[index + 1 :]]
         done -= len(view)
     return []
+
+
+def probe(fd: int) -> tuple[bool, int]:
+    """Whether what is in the page cache can be had without waiting, and the flags for it."""
+    if _is_memory_file_system(fd):
+        return True, 0
+    return (True, os.RWF_NOWAIT) if takes_nowait(fd, bytearray(1)) else (False, 0)
 
 
 def takes_nowait(fd: int, buffer: bytearray | memoryview) -> bool:

@@ -47,15 +47,17 @@ class PairedMedia(DiskMedia):
         return None
 
     def read_now(self, slba: int, data: Sequence[memoryview], metadata: Sequence[memoryview] = ()) -> bool:
-        return self._can_go_now(slba, data) and super().read_now(slba, data)
+        if self.format.metadata_size or not self.companion.is_written(slba, self._blocks_of(data), now=True):
+            return False
+        return super().read_now(slba, data)
 
     def write_now(self, slba: int, data: Sequence[memoryview], metadata: Sequence[memoryview] = ()) -> bool:
-        return self._can_go_now(slba, data) and super().write_now(slba, data)
-
-    def _can_go_now(self, slba: int, data: Sequence[memoryview]) -> bool:
-        if self.format.metadata_size:
+        if self.format.metadata_size or not self.companion.keeps_written(slba, self._blocks_of(data)):
             return False
-        return self.companion.is_written(slba, sum(map(len, data)) // self._size, now=True)
+        return super().write_now(slba, data)
+
+    def _blocks_of(self, data: Sequence[memoryview]) -> int:
+        return sum(map(len, data)) // self._size
 
     def refresh(self) -> None:
         super().refresh()
@@ -70,6 +72,7 @@ class PairedMedia(DiskMedia):
     def _read(self, read: ReadBlocks) -> Blocks:
         if read.is_from_media:
             self._flush(FlushMedia())
+        self.companion.load(read.slba, read.blocks)
         data = bytearray(read.blocks * self._size)
         metadata = self.companion.read_metadata(read.slba, read.blocks)
         for state, slba, blocks in self.companion.states(read.slba, read.blocks):
@@ -97,9 +100,11 @@ class PairedMedia(DiskMedia):
             self._read(ReadBlocks(slba, blocks, verify.is_from_media, verify.refuses_deallocated))
 
     def _write(self, write: WriteBlocks) -> None:
+        blocks = len(write.data) // self._size
+        self.companion.load(write.slba, blocks)
         super()._write(write)
         self.companion.write_metadata(write.slba, write.metadata)
-        self.companion.mark(write.slba, len(write.data) // self._size, BlockState.WRITTEN)
+        self.companion.mark(write.slba, blocks, BlockState.WRITTEN)
         if write.is_durable:
             self.companion.flush()
 
