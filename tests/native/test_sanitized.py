@@ -59,7 +59,7 @@ PLANTED = (
     Planted(
         MutantOfC(
             name="shift-too-far",
-            within="transfer_run",
+            within="plain_run",
             old="offset = command->slba << disk->block_shift",
             new="offset = command->slba << (1u << disk->block_shift)",
             why="a block's size is taken for the number of its bits",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from nvmeemu.backend import Backend, Direct
 from nvmeemu.backend.companion import Companion
@@ -44,7 +45,8 @@ class PairedMedia(DiskMedia):
 
     @property
     def direct(self) -> Direct | None:
-        return None
+        disk, companion = self.backend.direct, self.companion.direct
+        return None if disk is None or companion is None else replace(disk, companion=companion)
 
     def read_now(self, slba: int, data: Sequence[memoryview], metadata: Sequence[memoryview] = ()) -> bool:
         if self.format.metadata_size or not self.companion.is_written(slba, self._blocks_of(data), now=True):

@@ -11,6 +11,20 @@ struct failed_sync {
     int32_t doubts; /* durable writes of the engine's that have failed, perhaps with a sync: that is being found out */
 };
 
+struct block_map; /* block_map.h */
+
+/* The companion of a disk: a file with the states of its blocks, and their metadata. */
+struct companion {
+    struct block_map *map; /* its chunks in memory; NULL: there is no companion, and every block can be read */
+    int fd;
+    bool never_waits, can_read_now; /* as of the disk */
+    bool is_extended; /* metadata follow the data of each block in the host's buffer */
+    bool is_protected; /* by protection information of type 1 with a guard of 16 bits */
+    bool is_first; /* it comes first in the metadata */
+    uint32_t metadata_size; /* bytes of a block */
+    uint64_t begin; /* of the first chunk, in the file */
+};
+
 /* How a namespace is reached. */
 struct disk {
     uint8_t *memory; /* the disk itself, or NULL */
@@ -24,6 +38,7 @@ struct disk {
     struct failed_sync *failed_sync; /* with fd */
     uint32_t block_shift;
     uint64_t blocks; /* 0: there is no namespace */
+    struct companion companion;
 };
 
 enum event_kind {

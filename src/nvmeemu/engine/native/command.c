@@ -16,6 +16,7 @@
 #include "news.h"
 #include "nvme_spec.h"
 #include "op.h"
+#include "paired.h"
 #include "prp.h"
 #include "queue.h"
 #include "sgl.h"
@@ -54,8 +55,8 @@ bool has_to_last(const struct disk *disk, const struct nvme_read_write *command)
 
 /* --- disks --------------------------------------------------------------------------------------------------------- */
 
-static enum verdict disk_read(struct lane *lane, struct sq *sq, const struct nvme_read_write *command,
-                              const struct disk *disk, uint64_t offset, uint64_t length)
+enum verdict disk_read(struct lane *lane, struct sq *sq, const struct nvme_read_write *command,
+                       const struct disk *disk, uint64_t offset, uint64_t length)
 {
     struct transfer *transfer = &lane->transfer;
 
@@ -93,8 +94,8 @@ static bool write_at_once(const struct disk *disk, const struct transfer *transf
     return false;
 }
 
-static enum verdict disk_write(struct lane *lane, struct sq *sq, const struct nvme_read_write *command,
-                               const struct disk *disk, uint64_t offset, uint64_t length)
+enum verdict disk_write(struct lane *lane, struct sq *sq, const struct nvme_read_write *command,
+                        const struct disk *disk, uint64_t offset, uint64_t length)
 {
     struct transfer *transfer = &lane->transfer;
 
@@ -146,19 +147,14 @@ bool command_walk(struct lane *lane, const struct nvme_read_write *command, uint
                     writable);
 }
 
-static enum verdict transfer_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command)
+/* Of a disk without a companion. */
+static enum verdict plain_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command,
+                              const struct disk *disk, uint64_t length)
 {
-    const struct engine *engine = lane->engine;
+    uint64_t offset = command->slba << disk->block_shift;
     bool is_write = command->opcode == NVME_NVM_OPCODE_WRITE;
 
-    if ((command->cdw12 & ~ORDINARY) != 0 || command->nsid > MAX_NSID)
-        return PUNT;
-    const struct disk *disk = &engine->disks[command->nsid];
-    uint64_t blocks = nvme_read_write_nlb(command);
-    if (!disk_can_transfer(disk, command, blocks, is_write))
-        return PUNT;
-    uint64_t offset = command->slba << disk->block_shift, length = blocks << disk->block_shift;
-    if (length > engine->transfer)
+    if ((command->cdw12 & ~ORDINARY) != 0 || length > lane->engine->transfer)
         return PUNT;
     if (!command_walk(lane, command, length, !is_write))
         return PUNT;
@@ -169,6 +165,20 @@ static enum verdict transfer_run(struct lane *lane, struct sq *sq, const struct 
     if (lane->trace && (verdict == DONE || (verdict == PENDING && is_write)))
         trace_data(lane, sq, command, !is_write);
     return verdict;
+}
+
+static enum verdict transfer_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command)
+{
+    uint64_t blocks = nvme_read_write_nlb(command);
+
+    if (command->nsid > MAX_NSID)
+        return PUNT;
+    const struct disk *disk = &lane->engine->disks[command->nsid];
+    if (!disk_can_transfer(disk, command, blocks, command->opcode == NVME_NVM_OPCODE_WRITE))
+        return PUNT;
+    if (disk->companion.map)
+        return paired_run(lane, sq, command, disk);
+    return plain_run(lane, sq, command, disk, blocks << disk->block_shift);
 }
 
 enum verdict command_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command)

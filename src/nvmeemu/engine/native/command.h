@@ -27,6 +27,11 @@ bool command_wait(struct lane *lane, struct sq *sq, const struct nvme_read_write
 /* A command that waits until there is room has its turn. WAIT, PUNT: it cannot begin yet. */
 enum verdict op_resume(struct lane *lane, const struct op *op);
 /* It has succeeded. */
+/* Without companion: the data alone. */
+enum verdict disk_read(struct lane *lane, struct sq *sq, const struct nvme_read_write *command,
+                       const struct disk *disk, uint64_t offset, uint64_t length);
+enum verdict disk_write(struct lane *lane, struct sq *sq, const struct nvme_read_write *command,
+                        const struct disk *disk, uint64_t offset, uint64_t length);
 void count_command(struct lane *lane, uint8_t opcode, uint64_t length);
 /* A write, or zeroes, have to be on the medium before they are complete. */
 bool has_to_last(const struct disk *disk, const struct nvme_read_write *command);

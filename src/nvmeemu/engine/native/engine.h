@@ -16,6 +16,8 @@
      lane, handover     the thread that serves queues; the hand-over of a lane between two threads, with its states
      queue              submission and completion queues
      command, media     what can be done at once; op, load, uring: what waits for a disk, how much may, and with what
+     paired, pair       the same for disks with a companion, and what lies where there; block_map, protection: the states
+                        of their blocks, which Python shares, and their protection information
      memory, prp, sgl   guest memory, and where a command's data lies in it
      news               commands for Python, and that there is something to tell
      trace              records of what lanes do */

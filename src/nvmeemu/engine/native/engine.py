@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from nvmeemu.backend import Direct
+from nvmeemu.backend import Direct, DirectCompanion, MapInMemory
 from nvmeemu.engine.port import Counts, CqHandle, EngineNamespace, Listener, QueueHandle
 from nvmeemu.spec import BROADCAST
 
@@ -63,6 +63,7 @@ class NativeEngine:
         self._nsids: set[int] = set()
         self._is_paused = False
         self._words: dict[int, Any] = {}  # of disks' FailedSync, as long as an old command may still need them
+        self._maps: list[MapInMemory] = []  # of companions, likewise
 
     def close(self) -> None:
         """End its threads, once the disks that they wait for have answered."""
@@ -111,8 +112,11 @@ class NativeEngine:
         for nsid in self._nsids - disks.keys():
             self._set_disk(nsid, ffi.new("struct disk *", {"fd": -1}))
         self._nsids = {nsid for nsid in disks if nsid <= MAX_NSID}
+        before, self._maps = self._maps, []
         for nsid in self._nsids:
             self._set_disk(nsid, self._disk(disks[nsid]))
+        if self.is_letting_go:
+            self._maps += before
         volatile = [nsid for nsid, disk in disks.items() if disk.is_volatile] or [0]
         lib.engine_set_flush_all(self._engine, volatile[0] if len(volatile) == 1 else BROADCAST)
 
@@ -134,8 +138,25 @@ class NativeEngine:
                 "failed_sync": self._words[id(word)],
                 "block_shift": disk.block_size.bit_length() - 1,
                 "blocks": disk.blocks,
+                "companion": self._companion(direct.companion),
             },
         )
+
+    def _companion(self, companion: DirectCompanion | None) -> dict[str, Any]:
+        if companion is None:
+            return {"fd": -1}
+        self._maps.append(companion.map)
+        return {
+            "map": ffi.cast("struct block_map *", companion.map.address),
+            "fd": companion.fd,
+            "never_waits": companion.never_waits,
+            "can_read_now": companion.can_read_now,
+            "is_extended": companion.is_extended,
+            "is_protected": companion.is_protected,
+            "is_first": companion.is_first,
+            "metadata_size": companion.metadata_size,
+            "begin": companion.begin,
+        }
 
     def _set_disk(self, nsid: int, disk: Any) -> None:
         if not lib.engine_set_disk(self._engine, nsid, disk):

@@ -378,6 +378,7 @@ bool lane_stop(struct lane *lane)
     if (lane->ring)
         ring_close(lane->ring);
     free(lane->trace);
+    free(lane->room);
     if (lane->eventfd >= 0)
         close(lane->eventfd);
     handover_free(lane);

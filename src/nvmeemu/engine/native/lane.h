@@ -10,6 +10,7 @@
 
 #include "handover.h"
 #include "memory.h"
+#include "pair.h"
 #include "prp.h"
 #include "queue.h"
 
@@ -34,6 +35,9 @@ struct lane {
     struct queue_list sqs, cqs;
     struct guest guest;
     struct transfer transfer; /* of the command that is being run */
+    struct pair pair; /* its blocks; without a chunk: its disk has no companion */
+    uint8_t *room; /* for their data and metadata, or NULL */
+    size_t room_size;
     uint32_t owed; /* commands of its queues that main has to complete */
     uint32_t ops; /* commands that wait for a disk */
     uint32_t waiting; /* those of them that have not begun: their disk has no room */

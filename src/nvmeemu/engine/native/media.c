@@ -36,6 +36,14 @@ static const struct disk *disk_of(const struct lane *lane, uint32_t nsid)
     return disk && disk->blocks > 0 ? disk : NULL;
 }
 
+/* The same, but for one whose companion would have to follow: Python does that. */
+static const struct disk *disk_alone(const struct lane *lane, uint32_t nsid)
+{
+    const struct disk *disk = disk_of(lane, nsid);
+
+    return disk && !disk->companion.map ? disk : NULL;
+}
+
 enum verdict flush_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command)
 {
     uint32_t nsid = command->nsid == NVME_BROADCAST ? lane->engine->flush_all : command->nsid;
@@ -47,7 +55,7 @@ enum verdict flush_run(struct lane *lane, struct sq *sq, const struct nvme_read_
         return PUNT;
     if (!disk->is_volatile)
         return DONE;
-    if (!can_sync(disk))
+    if (disk->companion.map || !can_sync(disk)) /* Python syncs both files */
         return PUNT;
     struct op *op;
     enum verdict verdict = op_new(&op, lane, sq, command, nsid, 0);
@@ -103,7 +111,7 @@ static enum verdict allocate(struct lane *lane, struct op *op, const struct disk
 
 enum verdict zeroes_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command)
 {
-    const struct disk *disk = disk_of(lane, command->nsid);
+    const struct disk *disk = disk_alone(lane, command->nsid);
     uint64_t blocks = nvme_read_write_nlb(command);
 
     if ((command->cdw12 & ~ORDINARY) != 0 || !disk || !disk->writable || !disk_has(disk, command->slba, blocks))
@@ -163,7 +171,7 @@ static enum verdict deallocate(struct lane *lane, struct sq *sq, const struct nv
 
 enum verdict dataset_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command)
 {
-    const struct disk *disk = disk_of(lane, command->nsid);
+    const struct disk *disk = disk_alone(lane, command->nsid);
     struct nvme_dataset_management dataset;
     uint8_t data[MOST_RANGES * sizeof(struct nvme_dsm_range)];
     struct extent extents[MOST_RANGES];

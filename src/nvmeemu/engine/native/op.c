@@ -16,6 +16,8 @@
 #include "news.h"
 #include "nvme_spec.h"
 #include "op.h"
+#include "pair.h"
+#include "paired.h"
 #include "prp.h"
 #include "queue.h"
 #include "trace.h"
@@ -53,8 +55,10 @@ enum verdict op_new(struct op **new_op, struct lane *lane, struct sq *sq, const 
     *op = (struct op){.sq = sq, .command = *command, .nsid = nsid, .fd = disk->fd, .failed_sync = disk->failed_sync};
     op->load = load;
     op->would_block = !disk->begins_now;
-    op->size = (uint32_t)size;
-    op->buffer = buffer;
+    op->size = op->length = (uint32_t)size;
+    op->buffer = op->bytes = buffer;
+    op->file = op->fd;
+    op->pair = lane->pair;
     lane->ops++;
     atomic_fetch_add(&engine->ops, 1);
     atomic_fetch_add(&sq->under_way, 1);
@@ -122,6 +126,8 @@ static bool deliver(struct lane *lane, const struct op *op)
 {
     const struct nvme_read_write *command = &op->command;
 
+    if (op->pair.chunk && op->pair.metadata > 0)
+        return paired_deliver(lane, op);
     if (!command_walk(lane, command, op->size, true))
         return false;
     transfer_scatter(&lane->transfer, op->buffer);
@@ -193,6 +199,8 @@ static void op_note_sync_error(struct op *op, long result)
 /* After `result`, there is more work for the disk. */
 static bool op_goes_on(struct op *op, long result)
 {
+    if (op->pair.chunk)
+        return pair_goes_on(op, result);
     if (op->lost && has_synced(op)) {
         op->flags = 0;
         return true;
@@ -211,7 +219,7 @@ static bool op_goes_on(struct op *op, long result)
 /* It has done all of it. */
 static bool is_done(const struct op *op, long result)
 {
-    return op->lost == 0 && result == (op->work == WORK_READ || op->work == WORK_WRITE ? (long)op->size : 0);
+    return op->lost == 0 && result == (op->work == WORK_READ || op->work == WORK_WRITE ? (long)op->length : 0);
 }
 
 /* What failed with a sync has been done again without: unless that has failed alike, it was the sync. */
@@ -231,12 +239,14 @@ void op_finish(struct lane *lane, struct op *op, long result)
         if (op_begin(lane, op))
             return;
         result = -EAGAIN;
+        if (op->pair.chunk)
+            pair_goes_on(op, result);
     }
     if (op->lost)
         op_judge(op, result);
     if (!sq->dropped) {
         if (is_done(op, result) && (changes_media(op) ? is_good_as_it_is(lane, op) : deliver(lane, op))) {
-            count_command(lane, op->command.opcode, op->size);
+            count_command(lane, op->command.opcode, op->pair.chunk ? op->pair.data : op->size);
             sq_complete(sq, op->command.cid);
         } else {
             engine_punt(lane->engine, sq, &op->command, true);
@@ -247,18 +257,18 @@ void op_finish(struct lane *lane, struct op *op, long result)
 
 static long op_call(const struct op *op)
 {
-    struct iovec piece = {op->buffer, op->size};
+    struct iovec piece = {op->bytes, op->length};
     const struct extent *at = &op->extent;
     long result = -1;
 
     if (op->work == WORK_WRITE && op->flags == 0)
-        result = pwrite(op->fd, op->buffer, op->size, (off_t)at->offset);
+        result = pwrite(op->file, op->bytes, op->length, (off_t)at->offset);
     else if (op->work == WORK_WRITE)
-        result = pwritev2(op->fd, &piece, 1, (off_t)at->offset, op->flags);
+        result = pwritev2(op->file, &piece, 1, (off_t)at->offset, op->flags);
     else if (op->work == WORK_ALLOCATE)
-        result = fallocate(op->fd, op->flags, (off_t)at->offset, (off_t)at->length);
+        result = fallocate(op->file, op->flags, (off_t)at->offset, (off_t)at->length);
     else if (op->work == WORK_SYNC)
-        result = fdatasync(op->fd);
+        result = fdatasync(op->file);
     return result < 0 ? -errno : result;
 }
 

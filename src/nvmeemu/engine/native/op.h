@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "nvme_spec.h"
+#include "pair.h"
 
 struct disk;
 struct failed_sync;
@@ -27,7 +28,8 @@ struct op {
     struct load *load; /* NULL: it waits until there is room */
     struct nvme_read_write command;
     uint32_t nsid; /* the disk's */
-    int fd;
+    int fd; /* of the disk */
+    struct pair pair; /* its blocks, if the disk has a companion */
     struct failed_sync *failed_sync; /* of the disk */
     enum work work; /* what the disk is to do now */
     int flags; /* of pwritev2, or the mode of fallocate */
@@ -37,7 +39,10 @@ struct op {
     bool suits_lane; /* the lane may make the system call itself */
     bool would_block; /* it blocks even if asked not to: a thread of io_uring must begin it */
     int lost; /* errno of a sync that has failed */
-    struct extent extent; /* for its present work */
+    int file; /* for its present work: where, */
+    struct extent extent;
+    uint8_t *bytes; /* and with what */
+    uint32_t length;
     const struct extent *more; /* where it has to do the same, in its buffer */
     uint32_t more_count;
     uint32_t size; /* bytes */

@@ -47,17 +47,17 @@ static void prepare(struct io_uring_sqe *entry, const struct op *op)
 
     switch (op->work) {
     case WORK_READ:
-        io_uring_prep_read(entry, op->fd, op->buffer, op->size, at->offset);
+        io_uring_prep_read(entry, op->file, op->bytes, op->length, at->offset);
         break;
     case WORK_WRITE:
-        io_uring_prep_write(entry, op->fd, op->buffer, op->size, at->offset);
+        io_uring_prep_write(entry, op->file, op->bytes, op->length, at->offset);
         entry->rw_flags = op->flags;
         break;
     case WORK_ALLOCATE:
-        io_uring_prep_fallocate(entry, op->fd, op->flags, at->offset, at->length);
+        io_uring_prep_fallocate(entry, op->file, op->flags, at->offset, at->length);
         break;
     case WORK_SYNC:
-        io_uring_prep_fsync(entry, op->fd, IORING_FSYNC_DATASYNC);
+        io_uring_prep_fsync(entry, op->file, IORING_FSYNC_DATASYNC);
         break;
     }
 }
