@@ -111,11 +111,14 @@ def delete(subsystem: Subsystem, namespaces: Callable[[], Sequence[Namespace]], 
 
 def _check_deletable(namespace: Namespace) -> None:
     if not namespace.is_deletable:
-        log.warning(
-            'the guest may not delete namespace %d, which is %s: give it delete = "allow" in the drive file, if it may',
-            namespace.nsid,
-            namespace.media.identity,
-        )
+        if not namespace.has_told_of_delete:
+            namespace.has_told_of_delete = True
+            log.warning(
+                "the guest may not delete namespace %d, which is %s: give it "
+                'delete = "allow" in the drive file, if it may (logged once)',
+                namespace.nsid,
+                namespace.media.identity,
+            )
         raise CommandFailed(Status.OPERATION_DENIED, location=(4, 0), why="the user has not allowed it")
     namespace.check_writable()
     if namespace.is_being_formatted:

@@ -33,8 +33,9 @@ class Namespace:
 
     ``controllers`` are those to which it is attached; None: all, also those to come. ``is_shared``: it may be attached
     to several (NMIC). ``pool_name``: a host has made it, and this is its name in the pool; None: the user has given it,
-    and decides whether a host may delete it (``is_deletable``). ``formatter``: a host may format it, and erase all that
-    it has. ``format_left``: percent of a Format that are left; 0: there is none (FPI).
+    and decides whether a host may delete it (``is_deletable``); ``has_told_of_delete``: he knows that one wanted to.
+    ``formatter``: a host may format it, and erase all that it has. ``format_left``: percent of a Format that are left;
+    0: there is none (FPI).
     """
 
     controllers: frozenset[int] | None = None
@@ -42,6 +43,7 @@ class Namespace:
     pool_name: str | None = None
     allotted = 0  # bytes of the pool
     is_deletable = False
+    has_told_of_delete = False
     formatter: Formatter | None = None
     format_left = 0
 
