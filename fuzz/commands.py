@@ -27,6 +27,8 @@ from nvmeemu.spec import (
     DatasetManagement,
     DeleteCq,
     DeleteSq,
+    DirectiveReceive,
+    DirectiveSend,
     DoorbellBufferConfig,
     DsmRange,
     Flush,
@@ -313,6 +315,8 @@ class Builder:
             fua=bool(args[3] & 0x40),
             deac=bool(args[3] & 0x20),
         )
+        if kind is Write and args[5] & 0x40:
+            command.dtype, command.dspec = 1, args[5]
         if args[1] & 0x30 == 0x30:
             command.psdt = 2 if args[1] & 4 else 1
             command.sgl1 = self.sgl(blocks * block, args[1], args[2])
@@ -336,6 +340,18 @@ class Builder:
         ids = b"".join(cntlid.to_bytes(2, "little") for cntlid in cntlids)
         self.guest.write(place, bytes(ControllerList(number=len(cntlids), ids=ids)))
         return NamespaceAttachment(nsid=args[1] % 6, prp1=place, sel=args[5] & 1)
+
+    def _directive(self, args: bytes) -> Command:
+        """Enable streams, ask for them or release them; a Write names them sometimes."""
+        size = (4, 32, 256, 4096, 0x20004)[args[3] % 5]
+        prp1, prp2 = self.prps(size, args[1], args[2])
+        kind = DirectiveSend if args[5] & 1 else DirectiveReceive
+        command = kind(nsid=(1, 1, 2, BROADCAST)[args[5] >> 1 & 3], prp1=prp1, prp2=prp2, numd=size // 4)
+        command.dtype, command.doper = args[5] >> 3 & 1, args[5] >> 4 & 3
+        command.dspec = command.cdw12 = args[2]
+        if command.dtype == 0 and kind is DirectiveSend:
+            command.cdw12 = 0x101
+        return command
 
     def _dataset(self, args: bytes) -> Command:
         number = (1, 2, 16, 256)[args[3] & 3]
@@ -401,7 +417,7 @@ ADMIN: tuple[Maker, ...] = (
     Builder._doorbell_buffers,
     Builder._unknown,
 )
-MANAGEMENT: tuple[Maker, ...] = (Builder._manage, Builder._attach)
+MANAGEMENT: tuple[Maker, ...] = (Builder._manage, Builder._attach, Builder._directive)
 NVM: tuple[Maker, ...] = (
     *(_transfers(Read),) * 3,
     Builder._copy,

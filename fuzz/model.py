@@ -25,6 +25,7 @@ from nvmeemu.spec import (
     CreateCq,
     CreateSq,
     DeleteQueue,
+    DirectiveReceive,
     GetFeatures,
     GetLogPage,
     NvmOpcode,
@@ -255,6 +256,8 @@ class Judge:
             return 4096
         if command.opcode == AdminOpcode.GET_LOG_PAGE:
             return GetLogPage(command.entry).numd * 4
+        if command.opcode == AdminOpcode.DIRECTIVE_RECEIVE:
+            return DirectiveReceive(command.entry).numd * 4
         if command.opcode == AdminOpcode.GET_FEATURES:
             return {TIMESTAMP: 8, HOST_BEHAVIOR: 512}.get(GetFeatures(command.entry).fid, 0)
         return 0

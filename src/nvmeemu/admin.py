@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from nvmeemu.commands.directives import directive_receive, directive_send
 from nvmeemu.commands.features import get_features, set_features
 from nvmeemu.commands.format_nvm import can_format, format_nvm
 from nvmeemu.commands.identify import identify
@@ -24,6 +25,8 @@ from nvmeemu.spec import (
     DeleteCq,
     DeleteQueue,
     DeleteSq,
+    DirectiveReceive,
+    DirectiveSend,
     DoorbellBufferConfig,
     Effect,
     FormatNvm,
@@ -193,6 +196,8 @@ COMMANDS = CommandSet(
         oacs=Oacs.NAMESPACE_MANAGEMENT,
         is_offered=has_management,
     ),
+    CommandEntry(DirectiveSend, directive_send, oacs=Oacs.DIRECTIVES),
+    CommandEntry(DirectiveReceive, directive_receive, oacs=Oacs.DIRECTIVES),
     CommandEntry(
         DoorbellBufferConfig,
         doorbell_buffer_config,

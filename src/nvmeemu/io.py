@@ -16,6 +16,7 @@ from nvmeemu.commands.blocks import (
     writes_through,
 )
 from nvmeemu.commands.copy import copy, has_copy
+from nvmeemu.commands.directives import DIRECTED, note_write
 from nvmeemu.commands.features import flushed
 from nvmeemu.controller.request import CommandEntry, CommandSet, Pending, Request, Result
 from nvmeemu.controller.state import ControllerState
@@ -79,6 +80,8 @@ def write(request: Request[ReadWrite]) -> Result:
     namespace.check_writable()
     media = request.media(namespace)
     views = request.given(length)
+    if request.command.data[DIRECTED] & 0xF0:
+        note_write(request)
     health.writes += 1
     health.bytes_written += length
     durable = is_durable(request, media)

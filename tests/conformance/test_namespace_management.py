@@ -375,7 +375,9 @@ def test_commands_that_wait_end_as_those_to_an_inactive_namespace(new_bench: New
     assert driver.drain(queue) == []
 
 
-@pytest.mark.fact("F107", clause="Base 2.0, 8.11", kills=("user-disk-deleted", "some-of-all-deleted", "delete-floods-the-log"))
+@pytest.mark.fact(
+    "F107", clause="Base 2.0, 8.11", kills=("user-disk-deleted", "some-of-all-deleted", "delete-floods-the-log")
+)
 def test_what_the_user_has_given_is_not_deleted(host: Driver, caplog: pytest.LogCaptureFixture) -> None:
     """An addition of ours: Operation Denied. The user is told once how to allow it. If one is refused, all stay."""
     nsid = created(host, 8)

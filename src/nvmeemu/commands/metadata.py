@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 from nvmeemu.commands.blocks import changing, check_transfer, is_durable, is_from_media, refuses_deallocated
+from nvmeemu.commands.directives import note_write
 from nvmeemu.commands.spans import PRINFO, GivenTags, Span, check, initial_tag, span_of
 from nvmeemu.controller.request import Pending, Request, Result
 from nvmeemu.controller.transfer import scatter
@@ -73,6 +74,7 @@ def write(request: Request[ReadWrite]) -> Result:
     span.namespace.check_writable()
     media = request.media(span.namespace)
     data, metadata = _given(request, span)
+    note_write(request)
     health.writes += 1
     health.bytes_written += span.data_size
     if span.protection is not None and span.pract:

@@ -224,6 +224,7 @@ class ControllerState:
         self.sqs.clear()
         self.cqs.clear()
         self.features = {}
+        self.subsystem.streams.forget(lambda nsid, host: host == self.cntlid)
         self.shadow = None
         self.interrupt_mask = 0
         self.coalescing.reset()

@@ -33,6 +33,8 @@ class AdminOpcode(Opcode):
     ASYNC_EVENT_REQUEST = 0x0C
     NAMESPACE_MANAGEMENT = 0x0D
     NAMESPACE_ATTACHMENT = 0x15
+    DIRECTIVE_SEND = 0x19
+    DIRECTIVE_RECEIVE = 0x1A
     DOORBELL_BUFFER_CONFIG = 0x7C
     FORMAT_NVM = 0x80
 
@@ -148,6 +150,29 @@ class NamespaceAttachment(Command):
     sel = bits(CDW10, 3, 0)
 
 
+class DirectiveSend(Command):
+    """Directive Send: an operation of a directive, with data or without. Base 1.4, 5.10. ``numd`` in dwords."""
+
+    OPCODE = AdminOpcode.DIRECTIVE_SEND
+    numd = count(CDW10, 31, 0)
+    doper = bits(CDW11, 7, 0)
+    dtype = bits(CDW11, 15, 8)  # ``DirectiveType``
+    dspec = bits(CDW11, 31, 16)
+    endir = bit(CDW12, 0)  # Identify, Enable: whether it is enabled from now on
+    tdtype = bits(CDW12, 15, 8)  # and what
+
+
+class DirectiveReceive(Command):
+    """Directive Receive: an operation of a directive. Base 1.4, 5.9. ``numd`` in dwords."""
+
+    OPCODE = AdminOpcode.DIRECTIVE_RECEIVE
+    numd = count(CDW10, 31, 0)
+    doper = bits(CDW11, 7, 0)
+    dtype = bits(CDW11, 15, 8)  # ``DirectiveType``
+    dspec = bits(CDW11, 31, 16)
+    nsr = bits(CDW12, 15, 0)  # Streams, Allocate Resources: how many
+
+
 class DoorbellBufferConfig(Command):
     """Doorbell Buffer Config: PRP1 is the Shadow Doorbell buffer, PRP2 the EventIdx buffer. Base 1.4, 5.7."""
 
@@ -221,6 +246,7 @@ class ReadWrite(Command):
 
     slba = uint(CDW10, 8)
     nlb = count(CDW12, 15, 0)
+    dtype = bits(CDW12, 23, 20)  # Write: the ``DirectiveType``
     stc = bit(CDW12, 24)  # check the storage tag; NVM 1.0
     deac = bit(CDW12, 25)  # Write Zeroes
     prinfo = bits(CDW12, 29, 26)
@@ -230,6 +256,7 @@ class ReadWrite(Command):
     pract = bit(CDW12, 29)  # the controller makes, or takes away, the protection information
     fua = bit(CDW12, 30)
     lr = bit(CDW12, 31)
+    dspec = bits(CDW13, 31, 16)
     lbat = bits(CDW15, 15, 0)
     lbatm = bits(CDW15, 31, 16)
 
@@ -374,7 +401,8 @@ class CommandTable(Extensible[type[Command]], Mapping[int, type[Command]]):
 
 ADMIN_COMMANDS = CommandTable(
     *(DeleteSq, CreateSq, GetLogPage, DeleteCq, CreateCq, Identify, Abort, SetFeatures, GetFeatures),
-    *(AsyncEventRequest, NamespaceManagement, NamespaceAttachment, DoorbellBufferConfig, FormatNvm),
+    *(AsyncEventRequest, NamespaceManagement, NamespaceAttachment, DirectiveSend, DirectiveReceive),
+    *(DoorbellBufferConfig, FormatNvm),
 )
 NVM_COMMANDS = CommandTable(
     *(Flush, Write, Read, WriteUncorrectable, Compare, WriteZeroes, DatasetManagement, Verify, Copy),

@@ -18,6 +18,7 @@ from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.subsystem.pool import Pool
 from nvmeemu.subsystem.saved import MemoryState, write_protection
 from nvmeemu.subsystem.saved_namespaces import deleted
+from nvmeemu.subsystem.streams import Streams
 from nvmeemu.subsystem.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class Subsystem:
         self.clock = clock
         self.pool = pool
         self.turns = Turns()
+        self.streams = Streams()
         self.freed = 0
         self.on_delete: Callable[[Namespace], None] = lambda namespace: None  # of the user's
         self.state: SavedState = MemoryState() if state is None else state
@@ -128,6 +130,7 @@ class Subsystem:
         """Remove a namespace. Commands that have begun end normally. Raises KeyError."""
         had_it = self.namespaces.attached_to(nsid)
         namespace = self.namespaces.remove(nsid)
+        self.streams.forget(lambda other, host: other == nsid)
         self._tell(nsid, had_it)
         return namespace
 
@@ -135,6 +138,7 @@ class Subsystem:
         """Remove a namespace because the host of the controller ``by`` has deleted it. Raises KeyError."""
         had_it = self.namespaces.attached_to(nsid)
         namespace = self.namespaces.remove(nsid)
+        self.streams.forget(lambda other, host: other == nsid)
         self._tell(nsid, had_it, by)
         self._end_commands(nsid, had_it)
         if namespace.pool_name is None:
@@ -160,6 +164,7 @@ class Subsystem:
     def detach(self, nsid: int, cntlid: int) -> None:
         """A controller's host sees the namespace no more. Raises KeyError."""
         self.namespaces.detach(nsid, cntlid)
+        self.streams.forget(lambda *place: place == (nsid, cntlid))
         self._tell(nsid, [cntlid])
         self._end_commands(nsid, [cntlid])
 
@@ -198,6 +203,7 @@ class Subsystem:
         formatting = Formatting(namespace, format, is_overwriting)
         namespace.media = formatting
         namespace.format_left = 100
+        self.streams.release_all(namespace.nsid)
         self.changed(namespace.nsid, by())
         formatting.begin(self.clock, self._is_used, lambda: self.changed(namespace.nsid, by()))
         return formatting
