@@ -144,11 +144,20 @@ static void set_range(uint8_t *data, uint64_t place, uint32_t pages)
     memcpy(data, &range, sizeof(range));
 }
 
+static void set_sgl(struct nvme_read_write *command, uint64_t iova, uint32_t length)
+{
+    struct nvme_sgl_descriptor block = {.address = iova, .length = length};
+
+    command->flags = NVME_PSDT_SGL << (NVME_READ_WRITE_PSDT_BIT - 8);
+    memcpy(&command->prp1, &block, sizeof(block)); /* in the place of both PRPs */
+}
+
 static void submit(struct state *state, uint32_t slot, uint64_t time)
 {
     struct queue *queue = state->queue;
     struct load *load = state->load;
     uint32_t opcode = is_between(load, state->begun) ? NVME_NVM_OPCODE_WRITE : load->opcode;
+    uint32_t in_page = PAGE / (load->block ? load->block : 512);
     uint64_t place = next_place(load), prp1 = queue->data_iova + (uint64_t)slot * load->pages * PAGE;
 
     if (opcode == NVME_NVM_OPCODE_DATASET_MANAGEMENT)
@@ -163,9 +172,13 @@ static void submit(struct state *state, uint32_t slot, uint64_t time)
         .nsid = 1,
         .prp1 = prp1,
         .prp2 = second_prp(state, slot, prp1),
-        .slba = place * (PAGE / 512),
-        .cdw12 = (load->pages * (PAGE / 512) - 1) | (opcode == load->opcode ? load->cdw12 : 0),
+        .slba = place * in_page,
+        .cdw12 = (load->pages * in_page - 1) | (opcode == load->opcode ? load->cdw12 : 0),
+        .mptr = load->has_metadata ? queue->lists_iova + slot * PAGE : 0,
+        .cdw14 = (uint32_t)(place * in_page), /* what a reference tag of type 1 is */
     };
+    if (load->has_sgl)
+        set_sgl(&queue->sq[queue->tail], prp1, load->pages * PAGE);
     if (opcode == NVME_NVM_OPCODE_DATASET_MANAGEMENT)
         queue->sq[queue->tail].slba = 1ull << (NVME_DATASET_MANAGEMENT_AD_BIT - 320); /* in its place: one range */
     queue->tail = queue->tail + 1 == queue->entries ? 0 : queue->tail + 1;

@@ -37,6 +37,9 @@ struct load {
     uint32_t depth; /* commands at once in each queue */
     uint32_t check; /* look at what was read: each page begins with its place on the disk */
     uint32_t cdw12; /* bits of each command's dword 12: Force Unit Access, ... */
+    uint32_t block; /* bytes of data; 0: 512 */
+    uint32_t has_metadata; /* each command's, separate, are at its list, which it has no use for */
+    uint32_t has_sgl; /* a data block in the place of PRPs */
     uint32_t every; /* every so many-th command is of this kind, those between are plain Writes; 0: all are */
     uint64_t done, failed, wrong, elapsed, messages;
     uint32_t *samples; /* latencies, of the first `room` commands */

@@ -39,6 +39,9 @@ class Case:
     is_random: bool = True
     queues: int = 1
     cdw12: int = 0  # bits of each command's: Force Unit Access, ...
+    block: int = 512  # bytes
+    has_metadata: bool = False  # separate, of two pages' commands at most
+    has_sgl: bool = False
     every: int = 0  # every so many-th command is of this kind, those between are plain writes
 
     def load(self, pages: int, seconds: float) -> Load:
@@ -52,6 +55,9 @@ class Case:
             pages=self.pages,
             depth=self.depth,
             cdw12=self.cdw12,
+            block=self.block,
+            has_metadata=self.has_metadata,
+            has_sgl=self.has_sgl,
             every=self.every,
             time=int(seconds * 1e9),
             room=SAMPLES,

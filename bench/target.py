@@ -16,7 +16,7 @@ from bench import cpu
 from bench.polled import MAX_DEPTH, PAGE, Floor, Load, Queue, address, library
 from nvmeemu.app import process, serving
 from nvmeemu.app.cli import capabilities
-from nvmeemu.spec import CQE_SIZE, DOORBELLS, SQE_SIZE, AdminOpcode, Command, NvmOpcode
+from nvmeemu.spec import CQE_SIZE, DOORBELLS, SQE_SIZE, AdminOpcode, Command, FormatNvm, NvmOpcode
 from nvmeemu.testing import Driver, SharedMemory, VfioBus
 from nvmeemu.testing.client import BAR0
 
@@ -100,7 +100,9 @@ class ServedTarget:
         doorbells: str,
         queues: int = 1,
         environment: Mapping[str, str] | None = None,
+        format: FormatNvm | None = None,
     ) -> None:
+        """With ``format``, namespace 1 is formatted first."""
         self.name = name
         self.queues = queues
         self.log = folder / f"{name}.log"
@@ -112,15 +114,17 @@ class ServedTarget:
             for tid in cpu.threads(self.pid):
                 cpu.leave_to_host(tid)
             self._has_engine = "python" not in arguments
-            self._set_up(doorbells)
+            self._set_up(doorbells, format)
         except BaseException:
             process.end(self._server)
             raise
 
-    def _set_up(self, doorbells: str) -> None:
+    def _set_up(self, doorbells: str, format: FormatNvm | None) -> None:
         layout = Layout(self._bus.memory, RAM // 2, self.queues)
         driver = Driver(self._bus)
         driver.enable()
+        if format is not None:
+            driver.succeed(driver.admin, format)
         self._queues = layout.queues
         for queue in layout.queues:
             at = driver.create_cq(queue.qid, ENTRIES, ien=False), driver.create_sq(queue.qid, ENTRIES)
