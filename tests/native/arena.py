@@ -29,6 +29,7 @@ READ_ONLY = 1 * MIB  # bytes of a disk that are not written: each block's page s
 DISK = READ_ONLY + SLOTS * SLOT_PAGES * PAGE
 _CHANGES = (*[NvmOpcode.WRITE] * 3, NvmOpcode.WRITE_ZEROES, NvmOpcode.DATASET_MANAGEMENT)
 _GONE = b"\xbd"
+_PRACT, _CHECKS = 8, 7  # in PRINFO
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Arena(ABC):
 
     rounds: int  # of an attack in everyday's tests
     patience: int  # times that ``settle`` is called for what has to complete
+    protected: frozenset[int] = frozenset()  # namespaces with protection information of type 1, and no other metadata
 
     def __init__(self, seed: int, disks: dict[int, int], *, has_shadows: bool) -> None:
         self.chance = random.Random(seed)
@@ -193,9 +195,16 @@ class Arena(ABC):
             nlb=pages * PER_PAGE,
             fua=chance.random() < (0.15 if nsid == 1 or opcode == NvmOpcode.READ else 0.05),  # 2 may be a real disk
             deac=opcode == NvmOpcode.WRITE_ZEROES and chance.random() < 0.5,
-            prinfo=chance.random() < 0.1,  # Python's
+            prinfo=self._prinfo(nsid, opcode),
+            cdw14=slba,
         )
         self.sent[self.driver.submit(queue, command, ring=False)] = Sent(qid, opcode, nsid, slot, slba, pages)
+
+    def _prinfo(self, nsid: int, opcode: int) -> int:
+        """Of a disk with protection information: it is made, and checked. Otherwise: some commands are Python's."""
+        if nsid not in self.protected:
+            return int(self.chance.random() < 0.1)
+        return _PRACT if opcode == NvmOpcode.WRITE_ZEROES else _PRACT | self.chance.choice((0, _CHECKS))
 
     def collect(self, qid: int, *, deleted: bool = False) -> None:
         """Take the completions that are there. Each is of a command that was sent, and has done its work, unless its

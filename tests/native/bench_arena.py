@@ -20,6 +20,11 @@ from typing import Self, cast
 from native.arena import BLOCK, REGIONS, SIZES, Arena, check_spoilt, create_disk, spoil
 from nvmeemu.backend import Direct
 from nvmeemu.backend.raw import RawBackend
+from nvmeemu.subsystem.formats import Format, Protection
+from nvmeemu.subsystem.media import BlockState
+from nvmeemu.subsystem.namespace import Namespace
+from nvmeemu.subsystem.paired_media import PairedMedia
+from nvmeemu.subsystem.protection import Tags, generate
 from nvmeemu.testing import Bench, Ram
 
 _PROT_NONE = 0  # <sys/mman.h>; Python does not name it
@@ -100,10 +105,11 @@ class QuickDisk(RawBackend):
 
 
 class BenchArena(Arena):
-    """On a ``Bench``. Namespace 2 is the same disk as 1, through io_uring."""
+    """On a ``Bench``. Namespace 2 is the same disk as 1, through io_uring, with protection information."""
 
     rounds = 100
     patience = 1
+    protected = frozenset({2})
 
     def __init__(self, seed: int, folder: Path, doorbells: str) -> None:
         disk = create_disk(folder / "disk")
@@ -112,10 +118,23 @@ class BenchArena(Arena):
         backend = QuickDisk(str(folder / "disk"))
         engine = "mapped" if doorbells == "mapped" else "native"
         self._bench = Bench(backend, ram=self._ram, engine=engine, lanes=2)
-        self._bench.namespaces.add(self._bench.namespace(2, backend.through_io_uring(), BLOCK))
+        self._bench.namespaces.add(self._protected(backend.through_io_uring()))
         self._controller = self._bench.controller
         self._add_memory()
         self.start()
+
+    def _protected(self, backend: QuickDisk) -> Namespace:
+        """All of its blocks were written."""
+        format = Format(BLOCK, 8, protection=Protection(1))
+        namespace = self._bench.namespace(2, backend, format=format)
+        data = bytearray(backend.size)
+        backend.read(0, [memoryview(data)])
+        metadata = bytearray(len(data) // BLOCK * 8)
+        generate(format, data, metadata, Tags())
+        companion = cast(PairedMedia, namespace.media).companion
+        companion.write_metadata(0, memoryview(metadata))
+        companion.mark(0, len(data) // BLOCK, BlockState.WRITTEN)
+        return namespace
 
     def close(self) -> None:
         for fd in self._ram.fds.values():

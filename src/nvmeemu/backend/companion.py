@@ -102,11 +102,33 @@ class Companion:
         self._lock = threading.Lock()  # of the map: several blocks share a byte
         self._reads_now, self._now_flags = (True, 0) if path == _MEMORY else probe(fd)
         self._written: int | None = None  # blocks that are not deallocated, of chunks not in memory, once counted
-        self._map = self._no_map()
+        self.direct: DirectCompanion | None = None
+        """For the native engine; None: it does not know this format, or this build has none."""
+        self._map: SharedMap | None = None
+        self._forget_map()
 
-    def _no_map(self) -> SharedMap | None:
-        """The map of its blocks in memory, without any chunk; None: this build has no such thing."""
-        return SharedMap(self._chunk_count) if is_available() else None
+    def _forget_map(self) -> None:
+        """No chunk of the map is in memory."""
+        self._share(SharedMap(self._chunk_count) if is_available() else None)
+
+    def _share(self, map: SharedMap | None) -> None:
+        """This is the map in memory. For an extended format a host has to say first that it knows these, which is
+        Python's business."""
+        format, of = self.format, self.format.protection
+        self._map, self.direct = map, None
+        is_known = of is None or (of.type == 1 and of.guard is Guard.CRC16)
+        if map is not None and is_known and not format.offered.needs_extension:
+            self.direct = DirectCompanion(
+                map=map,
+                fd=self._fd,
+                begin=_HEADERS,
+                never_waits=not self._now_flags,
+                can_read_now=self._reads_now,
+                metadata_size=format.metadata_size,
+                is_extended=format.is_extended,
+                is_protected=of is not None,
+                is_first=of is not None and of.is_first,
+            )
 
     @property
     def _chunk_count(self) -> int:
@@ -116,26 +138,6 @@ class Companion:
     def format(self) -> Format:
         """The format of the blocks."""
         return self.contents.format
-
-    @property
-    def direct(self) -> DirectCompanion | None:
-        """For the native engine; None: it does not know this format, or this build has none. For an extended format a
-        host has to say first that it knows these, which is Python's business."""
-        format, of = self.format, self.format.protection
-        is_known = of is None or (of.type == 1 and of.guard is Guard.CRC16)
-        if self._map is None or not is_known or format.offered.needs_extension:
-            return None
-        return DirectCompanion(
-            map=self._map,
-            fd=self._fd,
-            begin=_HEADERS,
-            never_waits=not self._now_flags,
-            can_read_now=self._reads_now,
-            metadata_size=format.metadata_size,
-            is_extended=format.is_extended,
-            is_protected=of is not None,
-            is_first=of is not None and of.is_first,
-        )
 
     @property
     def blocks(self) -> int:
@@ -296,7 +298,8 @@ class Companion:
             os.ftruncate(self._fd, self.end)
         os.fsync(self._fd)
         with self._lock:
-            self._map = self._map and self._map.resized(self._chunk_count)
+            if self._map is not None and self._map.count != self._chunk_count:
+                self._share(self._map.resized(self._chunk_count))
 
     # --- another format
 
@@ -321,7 +324,7 @@ class Companion:
             self._size = before
             raise
         finally:
-            self._map = self._no_map()
+            self._forget_map()
 
     def remove(self) -> None:
         """There is none any more."""

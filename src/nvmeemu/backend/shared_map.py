@@ -33,8 +33,6 @@ class SharedMap:
     def resized(self, count: int) -> SharedMap:
         """One of another number of chunks, with those that this one has. None is given up: the engine may be using
         it."""
-        if count == self.count:
-            return self
         other = SharedMap(count)
         other._chunks |= self._chunks
         for chunk, there in self._chunks.items():

@@ -38,6 +38,7 @@ class PairedMedia(DiskMedia):
     def __init__(self, backend: Backend, companion: Companion, worker: Worker) -> None:
         self._begin(backend, companion.format, worker)
         self.companion = companion
+        self._direct: Direct | None = None
 
     @property
     def block_map(self) -> BlockMap:
@@ -46,7 +47,11 @@ class PairedMedia(DiskMedia):
     @property
     def direct(self) -> Direct | None:
         disk, companion = self.backend.direct, self.companion.direct
-        return None if disk is None or companion is None else replace(disk, companion=companion)
+        if disk is None or companion is None:
+            return None
+        if self._direct is None or self._direct.companion is not companion:  # it is asked for often
+            self._direct = replace(disk, companion=companion)
+        return self._direct
 
     def read_now(self, slba: int, data: Sequence[memoryview], metadata: Sequence[memoryview] = ()) -> bool:
         if self.format.metadata_size or not self.companion.is_written(slba, self._blocks_of(data), now=True):
