@@ -88,6 +88,8 @@ def test_a_name_that_is_none_is_told_with_those_there_are() -> None:
     [
         ({"do": {"Wrong-Phase": True}}, {"do": {"wrong_phase": True}}),
         ({"do": "unknown cid"}, {"do": "unknown_cid"}),
+        ({"do": "guard error"}, {"do": "guard_error"}),
+        ({"do": {"Wrong-Metadata": "ONES", "lba": 7}}, {"do": {"wrong_metadata": "ones", "LBA": "7"}}),
         ({"do": {"status": "Write Fault"}}, {"do": {"status": Status.WRITE_FAULT}}),
         ({"do": {"Corrupt": "ZEROS"}}, {"do": {"corrupt": "zeros"}}),
         ({"do": {"error": "eio"}}, {"do": {"error": "EIO"}}),

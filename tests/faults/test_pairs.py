@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 
+from faults.protected import SLBA, STC, protected
 from faults.rig import BLOCK, GUARD, NEW, OLD, Rig
 from nvmeemu.faults import Fault, FaultError
 from nvmeemu.faults.actions import ACTIONS
@@ -499,6 +500,24 @@ def test_a_fault_after_a_fatal_one_finds_a_controller_that_answers(rig: Rig) -> 
     rig.queue = rig.driver.create_queues(1)
     rig.add({"set": {"dw0": 7}}, "completion", WRITES)
     assert rig.run(rig.write()).dw0 == 7
+
+
+# --- metadata
+
+
+def is_not_right(do: str, rig: Rig) -> None:
+    engine = "python" if rig.bench.engine is None else "native"
+    with protected("4096+16 type 2 32 bits", engine) as (its, faults):
+        fault = faults.add(Fault(READS, "backend", do))
+        assert its.get(SLBA, 1, its.checks | STC, its.tags(SLBA))[0].status != Status.SUCCESS
+        completion, *found = its.get(SLBA, 1)
+        assert (completion.status, found == list(its.blocks(SLBA, 1))) == (Status.SUCCESS, False)
+        assert fault.hits == 2
+
+
+TAGS = ("application_tag", "reference_tag", "storage_tag")
+OF_METADATA = ("wrong_metadata", "guard_error", *(f"{tag}_error" for tag in TAGS))
+PAIRS |= {(do, "backend"): partial(is_not_right, do) for do in OF_METADATA}
 
 
 # --- the device as a whole, from everywhere

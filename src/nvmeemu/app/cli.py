@@ -49,6 +49,7 @@ Talk to a running `nvmeemu serve --control PATH`.
 
   nvmeemu ctl --control PATH status
   nvmeemu ctl --control PATH fault add match.opcode=write do.status=write_fault when.nth=3
+  nvmeemu ctl --control PATH fault add match.lba=100-107 do=guard-error
   nvmeemu ctl --control PATH fault add scenario:flaky
   nvmeemu ctl --control PATH namespace add disk2.img
   nvmeemu ctl --control PATH namespace add disk=disk3.img nsid=3 block_size=4096 read_only=true

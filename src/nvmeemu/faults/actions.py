@@ -6,6 +6,13 @@ from nvmeemu.faults.action import Action
 from nvmeemu.faults.completion import SetStatus, UnknownCid, WrongPhase, WrongSqhd
 from nvmeemu.faults.content import Corrupt, Fail, Lose, Set, Tear
 from nvmeemu.faults.flow import Delay, Drop, Duplicate, Reorder
+from nvmeemu.faults.metadata import (
+    ApplicationTagError,
+    GuardError,
+    ReferenceTagError,
+    StorageTagError,
+    WrongMetadata,
+)
 from nvmeemu.faults.states import (
     EndlessShutdown,
     Fatal,
@@ -42,6 +49,7 @@ class Actions(Extensible[type[Action]], dict[str, type[Action]]):
 ACTIONS = Actions(
     *(SetStatus, Delay, Drop, Duplicate, Reorder),
     *(Corrupt, Set, Tear, Lose, Fail),
+    *(GuardError, ApplicationTagError, ReferenceTagError, StorageTagError, WrongMetadata),
     *(UnknownCid, WrongPhase, WrongSqhd, Spurious),
     *(Fatal, Hang, Ready, SlowReady, EndlessShutdown, Removal),
     *(Vanish, Shrink, ReadOnly, Smart, Flood),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from nvmeemu.faults import data, registers
@@ -15,9 +16,11 @@ from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import At
 from nvmeemu.faults.plan import Plan
 from nvmeemu.faults.target import Target
-from nvmeemu.faults.words import FaultError, blocks, choice, number, table
+from nvmeemu.faults.words import FaultError, blocks, number, spoiling, table
 from nvmeemu.spec import NVM_COMMANDS, Command, DataTransfer, Flush, ReadWrite, Write
 from nvmeemu.spec.layout import Record
+from nvmeemu.subsystem.formats import Format
+from nvmeemu.subsystem.media import Blocks
 
 R = TypeVar("R", bound=Record)
 
@@ -101,11 +104,7 @@ class Corrupt(Action):
     reads = True
 
     def __init__(self, argument: Any, options: Mapping[str, Any]) -> None:
-        kind = "flip" if argument is True else argument
-        self.kind = choice(kind, "do.corrupt", ("flip", "zeros", "ones", "stale"))
-        self.bits = number(options.get("bits", 1), "do.bits", 1, 1 << 16)
-        if "bits" in options and self.kind != "flip":
-            raise FaultError("do.bits: how many to flip: leave it out with " + self.kind)
+        self.kind, self.bits = spoiling("do.corrupt", argument, options, ("flip", "zeros", "ones", "stale"))
 
     def concerns(self, at: At, opcode: int) -> bool:
         if at == At.BACKEND:
@@ -155,7 +154,10 @@ class Corrupt(Action):
             plan.spoil_transfer(lambda old, new: self._spoil(target, new))
         else:
             seed = target.random.getrandbits(32)  # now: the disk is read on another thread
-            plan.disk.spoil = lambda value: data.spoil(self.kind, self.bits, data.random_of(seed), value)
+            plan.disk.spoils.insert(0, partial(self._spoil_blocks, seed))
+
+    def _spoil_blocks(self, seed: int, format: Format, slba: int, found: Blocks) -> Blocks:
+        return found._replace(data=data.spoil(self.kind, self.bits, data.random_of(seed), found.data))
 
     def check(self, at: At, matched: Mapping[str, Any]) -> None:
         if self.kind == "stale" and at not in (At.BACKEND, At.DMA):

@@ -9,7 +9,7 @@ def random_of(seed: int) -> random.Random:
     return random.Random(seed)
 
 
-def spoil(kind: str, bits: int, chance: random.Random, value: bytes) -> bytes:
+def spoil(kind: str, bits: int, chance: random.Random, value: bytes | bytearray) -> bytes:
     """``value`` with so many bits flipped ("flip"), or all "zeros", or all "ones"."""
     if kind == "zeros":
         return bytes(len(value))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from nvmeemu.faults.words import Numbers
+from nvmeemu.subsystem.formats import Format
 from nvmeemu.subsystem.media import (
     Blocks,
     DeallocateBlocks,
@@ -63,17 +64,22 @@ class History:
         )
 
 
+Spoil = Callable[[Format, int, Blocks], Blocks]
+"""What becomes of blocks of this format, from this one on."""
+
+
 class Disk:
     """What shall go wrong. ``bad``: only what touches these blocks fails with ``errno``. ``kept`` is how many bytes of
     a write are really written; None means all. If it ``loses``, nothing is written or made durable. ``recalls`` is the
-    history that reads get. ``histories`` are told of writes."""
+    history that reads get. ``histories`` are told of writes. ``spoils`` change what is read or written, the first one
+    first."""
 
     def __init__(self) -> None:
         self.errno = 0
         self.bad: Numbers | None = None
         self.kept: int | None = None
         self.loses = False
-        self.spoil: Callable[[bytes], bytes] | None = None
+        self.spoils: list[Spoil] = []
         self.recalls: History | None = None
         self.histories: Sequence[History] = ()
 
@@ -103,12 +109,15 @@ class FaultyMedia(Filter):
 
     def _read(self, read: ReadBlocks) -> Steps:
         blocks: Blocks = yield self.inner, self._as_it_is(read)
-        data, disk = bytes(blocks.data), self._disk
-        if disk.recalls is not None:
-            data = disk.recalls.recall(self._namespace, read.slba, data)
-        if disk.spoil is not None:
-            data = disk.spoil(data)
-        return Blocks(data, blocks.metadata)
+        if self._disk.recalls is not None:
+            data = self._disk.recalls.recall(self._namespace, read.slba, bytes(blocks.data))
+            blocks = blocks._replace(data=data)
+        return self._spoiled(read.slba, blocks)
+
+    def _spoiled(self, slba: int, blocks: Blocks) -> Blocks:
+        for spoil in self._disk.spoils:
+            blocks = spoil(self.format, slba, blocks)
+        return blocks
 
     def _verify(self, verify: VerifyBlocks) -> Steps:
         yield self.inner, self._as_it_is(verify)
@@ -119,11 +128,10 @@ class FaultyMedia(Filter):
 
     def _write(self, write: WriteBlocks) -> Steps:
         """What is torn is written in whole blocks: a disk without a cache takes no others."""
-        data, size = bytes(write.data), self.format.data_size
-        if self._disk.spoil is not None:
-            data = self._disk.spoil(data)
+        data, metadata = self._spoiled(write.slba, Blocks(bytes(write.data), bytes(write.metadata)))
+        size = self.format.data_size
         blocks, rest = divmod(self._kept(len(data)), size)
-        data, metadata = data[: blocks * size + rest], bytes(write.metadata)[: blocks * self.format.metadata_size]
+        data, metadata = data[: blocks * size + rest], metadata[: blocks * self.format.metadata_size]
         if rest:  # this one begins anew, and goes on as it is
             old: Blocks = yield self.inner, ReadBlocks(write.slba + blocks, 1)
             data, metadata, blocks = data + old.data[rest:], metadata + old.metadata, blocks + 1

@@ -298,7 +298,7 @@ class Faults(Interceptor):
         is_executed = not any(action.ends for action in first)
         of_disk: list[Action] = []
         if is_executed and sqid and plan.uses_disk:
-            of_disk = self._actions(Passage(At.BACKEND, qid=sqid, command=command))
+            of_disk = self._actions(Passage(At.BACKEND, qid=sqid, command=command, format=plan.format))
         plan.disk.histories = self._histories
         if of_disk or self._histories:
             plan.with_disk()

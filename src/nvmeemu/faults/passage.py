@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from nvmeemu.faults.places import At
 from nvmeemu.spec import Command, EventType, words
+from nvmeemu.subsystem.formats import Format
 
 PIN = -1  # the vector of INTA#
 
@@ -25,6 +26,7 @@ class Passage:
     is_cq: bool = False
     vector: int | None = None
     event: int | None = None
+    format: Format | None = None  # at the disk: of the command's blocks
 
     def __str__(self) -> str:
         """For the user: ``SQ 1 #0003 Write nsid=1 slba=0 nlb=8``, ``write CC = 0x460001 (...)``, ..."""

@@ -17,6 +17,7 @@ from nvmeemu.faults.disk import Disk, FaultyMedia
 from nvmeemu.faults.places import At
 from nvmeemu.spec import BROADCAST
 from nvmeemu.spec.errors import CommandFailed
+from nvmeemu.subsystem.formats import Format
 
 Take = Callable[[Request[Any], Callable[[], None]], None]
 HoldBack = Callable[[Callable[[], None]], None]
@@ -98,6 +99,12 @@ class Plan:
         """Whether there is a faulty disk."""
         nsid, active = self.request.command.nsid, self.request.controller.namespaces.by_nsid
         return bool(active) if nsid == BROADCAST else nsid in active
+
+    @property
+    def format(self) -> Format | None:
+        """Of the blocks of its namespace, if it has one."""
+        namespace = self.request.controller.namespaces.by_nsid.get(self.request.command.nsid)
+        return None if namespace is None else namespace.format
 
     def run(self, request: Request[Any]) -> Result:
         """Run the stage of the command. What it moves arrives as planned."""

@@ -160,6 +160,14 @@ def blocks(value: Any, what: str) -> Numbers:
     return found
 
 
+def spoiling(what: str, argument: Any, options: Mapping[str, Any], kinds: Sequence[str]) -> tuple[str, int]:
+    """How bytes go wrong, ``kinds`` or "flip" if nothing was said, and how many ``bits`` to flip."""
+    kind = choice("flip" if argument is True else argument, what, kinds)
+    if "bits" in options and kind != "flip":
+        raise FaultError("do.bits: how many to flip: leave it out with " + kind)
+    return kind, number(options.get("bits", 1), "do.bits", 1, 1 << 16)
+
+
 def _masked(value: Mapping[str, Any], what: str, ones: int) -> Numbers:
     if set(value) != {"mask", "value"}:
         raise FaultError(f"{what}: {dict(value)!r}: give mask and value")
