@@ -8,6 +8,8 @@ nvmeemu.subsystem._protection makes and checks protection information, with libi
 where there is a C compiler; without it no namespace has protection information.
 
 nvmeemu.backend._block_map has the states of blocks that Python and the engine share; it goes with the engine.
+nvmeemu.backend._atomicity keeps reads and writes of a disk apart, and has the journal of writes that a kill must not
+cut. It is built where there is a C compiler; without it only a block is atomic, if nobody reads it meanwhile.
 
 nvmeemu.vfio._libvfio_user is libvfio-user and our binding; nvmeemu.vfio.library tells where the library comes from.
 With none, the build says so and ends; with LIBVFIO_USER_SRC=none the package is built without the binding, and
@@ -32,6 +34,7 @@ MODULE = "nvmeemu.vfio._libvfio_user"
 ENGINE = "nvmeemu.engine.native._engine"
 PROTECTION = "nvmeemu.subsystem._protection"
 BLOCK_MAP = "nvmeemu.backend._block_map"
+ATOMICITY = "nvmeemu.backend._atomicity"
 OUR_FLAGS = ("-std=gnu11", "-D_FILE_OFFSET_BITS=64", "-fvisibility=hidden")  # its names are nobody else's
 HERE = Path(__file__).resolve().parent
 VFIO = HERE / "src" / "nvmeemu" / "vfio"
@@ -58,8 +61,10 @@ class BuildModules(build_ext):
             self._prepare_part(ext, work, "protection", "libisal")
         elif ext.name == BLOCK_MAP:
             self._prepare_part(ext, work, "block_map")
+        elif ext.name == ATOMICITY:
+            self._prepare_atomicity(ext, work)
         else:
-            ext.sources = [_bind(MODULE, VFIO / "api.h", "shim.h", work)]
+            ext.sources = [_bind(MODULE, "shim.h", work, VFIO / "api.h")]
             ext.extra_compile_args = [f"-I{VFIO}", *library.OUR_WARNINGS]
             if isinstance(self.library, library.Installed):
                 ext.extra_compile_args += self.library.to_compile
@@ -73,7 +78,7 @@ class BuildModules(build_ext):
 
         (work / "nvme_spec.h").write_text(header())
         ext.sources = [
-            _bind(ENGINE, NATIVE / "api.h", "interface.h", work),
+            _bind(ENGINE, "interface.h", work, NATIVE / "api.h"),
             *(os.path.relpath(source, HERE) for source in sorted(NATIVE.glob("*.c"))),
         ]
         self._use_libraries(ext, "liburing", "libisal")
@@ -83,8 +88,19 @@ class BuildModules(build_ext):
     def _prepare_part(self, ext: Any, work: Path, part: str, *libraries: str) -> None:
         """A part of the engine that Python uses, too."""
         header = f"{part}.h"
-        ext.sources = [_bind(ext.name, NATIVE / header, header, work), os.path.relpath(NATIVE / f"{part}.c", HERE)]
+        ext.sources = [_bind(ext.name, header, work, NATIVE / header), os.path.relpath(NATIVE / f"{part}.c", HERE)]
         self._use_libraries(ext, *libraries)
+
+    def _prepare_atomicity(self, ext: Any, work: Path) -> None:
+        names = ("ranges", "journal")
+        both = work / "atomicity.h"
+        both.write_text("".join(f'#include "{name}.h"\n' for name in names))
+        ext.sources = [
+            _bind(ATOMICITY, both.name, work, *(NATIVE / f"{name}.h" for name in names)),
+            *(os.path.relpath(NATIVE / f"{name}.c", HERE) for name in names),
+        ]
+        self._use_libraries(ext)
+        ext.extra_compile_args += [f"-I{work}"]
 
     def _use_libraries(self, ext: Any, *names: str) -> None:
         """The flags for C code of ours, and for those of these libraries that are installed."""
@@ -112,12 +128,13 @@ class BuildModules(build_ext):
         ext.extra_link_args = json_c[1]
 
 
-def _bind(module: str, api: Path, header: str, work: Path) -> str:
+def _bind(module: str, header: str, work: Path, *apis: Path) -> str:
     """Generates the C source of a cffi module; its path."""
     from cffi import FFI
 
     ffi = FFI()
-    ffi.cdef(re.sub(r"^#(?!define \w+ ).*\n", "", api.read_text(), flags=re.MULTILINE))  # it takes constants only
+    for api in apis:
+        ffi.cdef(re.sub(r"^#(?!define \w+ ).*\n", "", api.read_text(), flags=re.MULTILINE))  # it takes constants only
     ffi.set_source(module, f'#include "{header}"')
     generated = work / f"{module.rpartition('.')[2]}.c"
     ffi.emit_c_code(str(generated))
@@ -129,6 +146,7 @@ setup(
         Extension(ENGINE, sources=[], optional=True),
         Extension(PROTECTION, sources=[], optional=True),
         Extension(BLOCK_MAP, sources=[], optional=True),
+        Extension(ATOMICITY, sources=[], optional=True),
         Extension(MODULE, sources=[]),
     ],
     cmdclass={"build_ext": BuildModules},

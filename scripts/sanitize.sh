@@ -58,7 +58,8 @@ cd "$source"
 logged "sanitize-$kind" env CFLAGS="-g -O1 -fno-omit-frame-pointer -DSLOW_WRITE=10000 -DSLOW_TIME=0 $flags" LDFLAGS="$flags $link_flags" \
     LIBVFIO_USER_SRC="${LIBVFIO_USER_SRC:-$CACHE/libvfio-user}" \
     "$CHECKOUT/.venv/bin/python" setup.py -q build --build-base "$place/build" --build-lib "$place/lib"
-for module in engine/native/_engine subsystem/_protection backend/_block_map vfio/_libvfio_user; do # each is optional for setup.py
+# each is optional for setup.py
+for module in engine/native/_engine subsystem/_protection backend/_block_map backend/_atomicity vfio/_libvfio_user; do
     compgen -G "$place/lib/nvmeemu/$module.*.so" >/dev/null || die "$module does not compile: $LOGS/sanitize-$kind.log"
 done
 cd "$CHECKOUT"

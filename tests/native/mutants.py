@@ -39,7 +39,8 @@ HERE = Path(__file__).parent.relative_to(ROOT)
 NATIVE = "src/nvmeemu/engine/native"
 MODULE = "nvmeemu.engine.native._engine"
 FEW, CASES, SEED = 300, 3000, 1
-TESTS = (*(f"tests/native/test_{name}.py" for name in ("engine", "media", "paired", "load")), "tests/conformance")
+_OWN = ("engine", "media", "paired", "load", "atomicity")
+TESTS = (*(f"tests/native/test_{name}.py" for name in _OWN), "tests/conformance")
 SECONDS = 600  # for the tests of one mutant, of real time
 JOBS = 2
 FLAGS = ("-std=gnu11", "-D_FILE_OFFSET_BITS=64", "-O1", "-fPIC", "-pthread", "-fvisibility=hidden", "-w")

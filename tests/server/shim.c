@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 enum op { READ, WRITE, SYNC, PUNCH, OPS };
+enum { HALFWAY = 2 };
 enum event { WROTE, WROTE_DURABLY, SYNC_BEGAN, SYNC_DONE, PUNCHED };
 
 struct control { /* shared with the test */
@@ -25,7 +26,7 @@ struct control { /* shared with the test */
     _Atomic uint32_t error[OPS]; /* calls fail with this errno */
     _Atomic uint32_t held[OPS];  /* how many wait */
     _Atomic uint32_t calls[OPS]; /* how many have come */
-    _Atomic uint32_t cut[OPS];   /* calls do only the first half */
+    _Atomic uint32_t cut[OPS];   /* calls do only the first half; HALFWAY: writes are held there, and go on */
     _Atomic uint32_t once[OPS];  /* only the next call fails */
 };
 
@@ -130,6 +131,15 @@ static int pass(enum op op)
     return error ? -1 : 0;
 }
 
+/* Wait until the test lets calls go on. */
+static void hold_here(enum op op)
+{
+    control->hold[op] = 1;
+    control->held[op]++;
+    wait_for(op);
+    control->held[op]--;
+}
+
 /* One write: records of several threads do not mix. */
 static void note(enum event event, off_t offset, size_t length, const struct iovec *iov, int count)
 {
@@ -203,8 +213,12 @@ ssize_t pwritev64v2(int fd, const struct iovec *iov, int count, off_t offset, in
     if (ours && (refused(flags) || pass(WRITE)))
         return -1;
     if (ours && pieces(WRITE, iov, count, &first) == 0) {
-        iov = &first;
-        count = 1;
+        if (control->cut[WRITE] == HALFWAY && real_pwritev(fd, &first, 1, offset, flags) == (ssize_t)first.iov_len)
+            hold_here(WRITE);
+        else if (control->cut[WRITE] != HALFWAY) {
+            iov = &first;
+            count = 1;
+        }
     }
     done = real_pwritev(fd, iov, count, offset, flags);
     if (ours && done > 0)

@@ -107,6 +107,17 @@ class Shim:
         """Let these calls do only a part of their work, as a signal or a full disk can make them."""
         self._words[16 + op] = is_cut
 
+    def hold_halfway(self, is_held: bool = True) -> None:
+        """Let writes wait when their first half is on the disk, until ``release``."""
+        self._words[16 + Op.WRITE] = 2 if is_held else 0
+
+    def forget(self) -> None:
+        """The server was killed: nothing of it waits, and the next one's calls go on."""
+        self.hold_halfway(False)
+        self.release()
+        for op in Op:
+            self._words[8 + op] = 0
+
     def held(self, op: Op) -> int:
         """How many calls wait at this moment."""
         return self._words[8 + op]

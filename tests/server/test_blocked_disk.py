@@ -150,7 +150,9 @@ def test_commands_that_wait_for_one_disk_hold_up_no_other_disk(
     guest.create_queues(2)
     shim.hold(op)
     command, waiting = make(guest), 400
-    for _ in range(waiting):
+    assert isinstance(command, ReadWrite)
+    for number in range(waiting):
+        command.slba = 8 * number  # who writes to the same blocks waits for the others, and not for the disk
         guest.submit(guest.queues[1], command, ring=False)
     guest.ring_sq(guest.queues[1])
     shim.wait_for_held(op, 4)

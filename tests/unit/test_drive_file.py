@@ -60,6 +60,7 @@ protection_first = false
 guard = 64
 storage_tag = 16
 block_map = true
+atomic = "64K"
 companion = "disks/a.pair"
 format = "allow"
 delete = "allow"
@@ -124,7 +125,7 @@ def test_a_file_says_all_that_there_is_to_say() -> None:
     first = NamespaceTable(
         "raw:lab/disks/a.img", 3, 10 << 30, True, block_size=4096, nguid=ids[0], uuid=ids[1],
         eui64=bytes.fromhex("0025380102030405"), metadata=64, extended=True, protection=2, guard=64, storage_tag=16,
-        block_map=True, companion="lab/disks/a.pair", format="allow", delete="allow",
+        block_map=True, atomic="64K", companion="lab/disks/a.pair", format="allow", delete="allow",
     )  # fmt: skip
     assert {nsid: vars(one) for nsid, one in drive.numbered.items()} == {
         3: vars(first),

@@ -25,6 +25,7 @@ LAYERS = [
     ["app.assembly"],
     ["app.arming", "app.control", "app.ending", "app.engines", "app.recording"],
     ["app.disks", "app.image", "app.pid_file", "app.pools"],
+    ["app.journals"],
     ["app.pairs"],
     ["app.drive", "app.folder_pool", "guest", "app.logs", "state", "testing", "trace", "vfio"],
     ["app.serving"],

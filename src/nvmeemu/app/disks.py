@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from uuid import UUID
 
-from nvmeemu.app import pairs
+from nvmeemu.app import journals, pairs
 from nvmeemu.app.drive.description import SHARE, Drive, block_format
 from nvmeemu.app.drive.keys import NamespaceTable
 from nvmeemu.backend import Backend, BackendError, BadRequest, is_memory, is_same, open_backend
@@ -120,6 +120,11 @@ class Disks:
         """From now on close no disk that was removed: the server ends, and syncs them all."""
         self._is_ending = True
 
+    def end(self) -> None:
+        """All is synced, and nothing uses the disks any more."""
+        for media in self.media.values():
+            media.end()
+
     def _open(self, table: NamespaceTable) -> DiskMedia:
         name = self._name(table.disk)
         self._check_others(table)
@@ -144,9 +149,10 @@ class Disks:
 
     def _media(self, table: NamespaceTable, backend: Backend) -> DiskMedia:
         companion = pairs.companion_of(table, backend)
+        atomicity = journals.begin(table, backend, companion)
         if companion is None:
-            return DiskMedia(backend, block_format(table), self._loop)
-        return PairedMedia(backend, companion, self._loop)
+            return DiskMedia(backend, block_format(table), self._loop, atomicity)
+        return PairedMedia(backend, companion, self._loop, atomicity)
 
     def _namespace(self, nsid: int, media: DiskMedia, identity: str, ids: Ids, table: NamespaceTable) -> Namespace:
         namespace = Namespace(nsid, media, identity, ids)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from nvmeemu import toml
+from nvmeemu.app import journals
 from nvmeemu.app.arguments import Parser, tell
 from nvmeemu.app.drive.check import BadKey, checked
 from nvmeemu.app.drive.description import block_format
@@ -21,12 +23,13 @@ from nvmeemu.subsystem.media import BlockState
 _PROGRAM = "nvmeemu image"
 _IMAGE = """\
 Tell, check and repair what lies beside an image: its companion, with the metadata of its blocks, what is deallocated
-or uncorrectable, and the format (docs/companion.md). No server may have the image open meanwhile.
+or uncorrectable, and the format (docs/companion.md); and the journal of a server that was killed (docs/atomic.md). No
+server may have the image open meanwhile.
 """
 _REPAIR = """\
-Make an image and its companion fit: complete a Format that the end of a server has interrupted, and take over the
-size of the image. Where the headers of the companion are damaged, give the format that it has, by the keys of
-[[namespace]] in a drive file (docs/drive-file.md); blocks and metadata are kept:
+Make an image and its companion fit: complete the writes and the Format that the end of a server has interrupted, and
+take over the size of the image. Where the headers of the companion are damaged, give the format that it has, by the
+keys of [[namespace]] in a drive file (docs/drive-file.md); blocks and metadata are kept:
 
   nvmeemu image repair disk.img block_size=512 metadata=8 protection=1
 """
@@ -79,6 +82,8 @@ def _info(arguments: argparse.Namespace) -> Iterator[str]:
     with _Pair(arguments, read_only=True) as pair:
         yield f"image: {arguments.image}, {in_words(pair.backend.size)}"
         companion = pair.companion
+        if pair.journal is not None:
+            yield f"journal: {pair.journal}"
         if companion is None:
             yield "companion: none: a plain disk"
             return
@@ -105,6 +110,11 @@ def _repair(arguments: argparse.Namespace) -> Iterator[str]:
     wanted = _wanted(arguments)
     with _Pair(arguments, read_only=False, instead=wanted) as pair:
         companion = pair.companion
+        if pair.journal is not None:
+            yield f"{pair.journal}: {journals.redo(pair.journal, pair.backend, companion)} writes are completed"
+            os.unlink(pair.journal)
+            if companion is None:
+                return
         if companion is None:
             raise _Unfit(f"{arguments.image} has no companion {pair.path}: there is nothing to repair")
         if pair.is_rebuilt:
@@ -170,9 +180,17 @@ class _Pair:
             self.companion.close()
 
     @property
+    def journal(self) -> str | None:
+        """What a server that was killed has left."""
+        path = self.path + journals.SUFFIX
+        return path if os.path.exists(path) else None
+
+    @property
     def problem(self) -> str | None:
         """Why the two do not fit; None: they do."""
         companion, size = self.companion, self.backend.size
+        if self.journal is not None:
+            return "its server was killed, and writes may have been under way"
         if companion is None:
             return None
         if (intention := companion.contents.intention) is not None:

@@ -21,7 +21,7 @@ _AT_ONCE = 4096  # blocks
 def companion_of(table: NamespaceTable, backend: Backend) -> Companion | None:
     """The companion of a disk. One that is there counts, whatever the table says of the format: a host may have changed
     it. Otherwise there is one only if the table wants what needs it. Raises BackendError."""
-    path = _path(table)
+    path = companion_path(table)
     if path is not None:
         try:
             found = Companion.open(path, read_only=table.read_only or table.overlay)
@@ -49,13 +49,13 @@ def companion_of(table: NamespaceTable, backend: Backend) -> Companion | None:
 
 def begin_formatting(table: NamespaceTable, backend: Backend, now: Format, wanted: Format) -> Companion:
     """The companion of a disk that has none and is being given a format. Raises BackendError."""
-    path = _path(table)
+    path = companion_path(table)
     if path is None or table.overlay:
         return Companion.in_memory(now, backend.size, intention=wanted)
     return Companion.make(path, now, backend.size, intention=wanted)
 
 
-def _path(table: NamespaceTable) -> str | None:
+def companion_path(table: NamespaceTable) -> str | None:
     """Where the companion is; None: in memory."""
     if table.companion is not None:
         return table.companion

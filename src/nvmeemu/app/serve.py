@@ -80,6 +80,8 @@ def serve_drives(drives: Sequence[Drive], process: argparse.Namespace) -> None:
         control_sockets.close()  # the loop goes on while the disks are synced
         if failures := ending.sync():
             raise Failure(f"not synced, data may be lost: {'; '.join(failures)}")
+        for disks in ending.disks:
+            disks.end()
     log.info("stopped")
 
 

@@ -223,6 +223,8 @@ def _page(controller: ControllerState, namespace: Namespace) -> bytes:
         npdg=granularity,
         npda=granularity,
         nows=granularity,  # a multiple of NPWG
+        nawun=_atomic_blocks(namespace),
+        nawupf=_atomic_blocks(namespace),
         nsattr=_attributes(namespace),
         nguid=namespace.nguid,
         eui64=namespace.eui64,
@@ -255,9 +257,17 @@ def _dps(of: Protection) -> Dps:
 
 def _features(namespace: Namespace) -> NsFeat:
     found = NsFeat.OPTPERF
+    if _atomic_blocks(namespace) > 1:
+        found |= NsFeat.NSABP
     if namespace.media.block_map is not None:
         found |= NsFeat.DULBE
     return found if namespace.pool_name is None else found | NsFeat.IDS_NOT_REUSED
+
+
+def _atomic_blocks(namespace: Namespace) -> int:
+    """How many blocks a write may have to be atomic. AWUN and AWUPF are of all namespaces that there can be: one."""
+    atomicity = namespace.media.atomicity
+    return 1 if atomicity is None else max(atomicity.unit // namespace.format.data_size, 1)
 
 
 def _sharing(namespace: Namespace) -> Nmic:

@@ -187,6 +187,7 @@ class ControllerState:
                 writable=not namespace.is_write_protected,
                 is_volatile=media.volatile_cache,
                 writes_through=not write_cache,
+                atomicity=media.atomicity,
             )
         self.engine.configure(
             self.page_size, self.limits.transfer, self.namespaces.most_held, self.limits.has_sgls, disks

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from nvmeemu.backend import Direct
+from nvmeemu.backend.atomicity import Atomicity
 
 
 class QueueHandle(Protocol):
@@ -133,6 +134,7 @@ class EngineNamespace:
     writable: bool
     is_volatile: bool  # what is written may be lost until a sync
     writes_through: bool  # the write cache is off: a write completes when it is durable
+    atomicity: Atomicity | None = None
 
 
 class Engine(Protocol):

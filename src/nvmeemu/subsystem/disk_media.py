@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 from nvmeemu.backend import Backend, Direct
+from nvmeemu.backend.atomicity import Atomicity
 from nvmeemu.ports import Job, Worker
 from nvmeemu.subsystem.formats import Format
 from nvmeemu.subsystem.media import (
@@ -29,20 +31,22 @@ from nvmeemu.subsystem.steps import Done
 
 class DiskMedia(Media):
     """The blocks of ``backend``, side by side. What has to wait does so on threads of ``worker``, at this medium: each
-    has its own, and others for flushes, which must not wait behind reads and writes that never end. Raises ValueError
-    for a format with metadata: a backend's bytes are data."""
+    has its own, and others for flushes, which must not wait behind reads and writes that never end. ``atomicity`` is
+    that of the medium which the backend has had before. Raises ValueError for a format with metadata: a backend's bytes
+    are data."""
 
-    def __init__(self, backend: Backend, format: Format, worker: Worker) -> None:
+    def __init__(self, backend: Backend, format: Format, worker: Worker, atomicity: Atomicity | None = None) -> None:
         if format.metadata_size:
             raise ValueError(f"disk {backend.identity} has no room for metadata")
-        self._begin(backend, format, worker)
+        self._begin(backend, format, worker, atomicity)
 
-    def _begin(self, backend: Backend, format: Format, worker: Worker) -> None:
+    def _begin(self, backend: Backend, format: Format, worker: Worker, atomicity: Atomicity | None) -> None:
         super().__init__(format, Budget())
         self.backend = backend
         self._size = format.data_size
         self.worker = worker
         self._flushes = object()  # where they wait
+        self._atomicity = atomicity or Atomicity()
 
     @property
     def blocks(self) -> int:
@@ -61,6 +65,10 @@ class DiskMedia(Media):
         return self.backend.volatile_cache
 
     @property
+    def atomicity(self) -> Atomicity:
+        return self._atomicity
+
+    @property
     def direct(self) -> Direct | None:
         return self.backend.direct
 
@@ -69,24 +77,53 @@ class DiskMedia(Media):
         return self.worker.submit(partial(self._work, operation), done, at)
 
     def read_now(self, slba: int, data: Sequence[memoryview], metadata: Sequence[memoryview] = ()) -> bool:
-        return self.backend.read_now(slba * self._size, data)
+        offset = slba * self._size
+        if not self._atomicity.hold_now(offset, sum(map(len, data)), is_write=False):
+            return False
+        try:
+            return self.backend.read_now(offset, data)
+        finally:
+            self._atomicity.leave()
 
     def write_now(self, slba: int, data: Sequence[memoryview], metadata: Sequence[memoryview] = ()) -> bool:
-        return self.backend.write_now(slba * self._size, data)
+        offset, size = slba * self._size, sum(map(len, data))
+        if self._atomicity.can_be_cut(offset, size) or not self._atomicity.hold_now(offset, size, is_write=True):
+            return False
+        try:
+            return self.backend.write_now(offset, data)
+        finally:
+            self._atomicity.leave()
 
     def refresh(self) -> None:
         self.backend.refresh()
 
+    def end(self) -> None:
+        """All operations have ended, and there will be no others. What was left for the case of a kill goes away."""
+        self._atomicity.close()
+
     def close(self) -> None:
+        self.end()
         self.backend.close()
 
     # --- on a thread of the worker's
 
     def _work(self, operation: Operation) -> Any:
         try:
-            return getattr(self, _WORK[type(operation)])(operation)
+            with self._held(operation):
+                return getattr(self, _WORK[type(operation)])(operation)
         except OSError as error:
             raise MediaError.of(operation, self.identity, error) from error
+
+    def _held(self, operation: Operation) -> AbstractContextManager[None]:
+        """While this is held, nobody else writes to the blocks, or reads what is written. Who gives blocks back, or
+        finds out whether they can be read, does not care."""
+        if isinstance(operation, WriteBlocks):
+            size = len(operation.data)
+        elif isinstance(operation, ReadBlocks | ZeroBlocks):
+            size = operation.blocks * self._size
+        else:
+            return nullcontext()
+        return self._atomicity.held(operation.slba * self._size, size, operation.is_changing)
 
     def _read(self, read: ReadBlocks) -> Blocks:
         if read.is_from_media:
@@ -104,6 +141,10 @@ class DiskMedia(Media):
             self.backend.read(offset + start, [buffer[: length - start]])
 
     def _write(self, write: WriteBlocks) -> None:
+        with self._atomicity.kept(write.slba * self._size, write.data, write.metadata):
+            self._put(write)
+
+    def _put(self, write: WriteBlocks) -> None:
         self.backend.write(write.slba * self._size, [write.data], write.is_durable)
 
     def _zero(self, zero: ZeroBlocks) -> None:

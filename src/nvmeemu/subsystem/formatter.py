@@ -86,7 +86,7 @@ class Formatter:
                 else:
                     companion.intend(None)
             raise
-        self.media = PairedMedia(media.backend, companion, media.worker)
+        self.media = PairedMedia(media.backend, companion, media.worker, media.atomicity)
         self.media.budget = media.budget
 
 

@@ -19,6 +19,7 @@ from enum import Enum, IntEnum
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from nvmeemu.backend import Direct
+from nvmeemu.backend.atomicity import Atomicity
 from nvmeemu.ports import Job
 from nvmeemu.subsystem.formats import Format
 from nvmeemu.subsystem.steps import Done, StepRun
@@ -271,6 +272,11 @@ class Media(ABC):
         """What has been written may still be lost by a power cut, unless it was durable or flushed."""
 
     @property
+    def atomicity(self) -> Atomicity | None:
+        """How long a write may be to be atomic, and what keeps it so. None: one block, by itself."""
+        return None
+
+    @property
     def block_map(self) -> BlockMap | None:
         """What is known of each block; None: nothing."""
         return None
@@ -323,6 +329,10 @@ class Layer(Media):
     @property
     def identity(self) -> str:
         return self.inner.identity
+
+    @property
+    def atomicity(self) -> Atomicity | None:
+        return self.inner.atomicity
 
     @property
     def block_map(self) -> BlockMap | None:

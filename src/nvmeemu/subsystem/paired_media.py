@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from nvmeemu.backend import Backend, Direct
+from nvmeemu.backend.atomicity import Atomicity
 from nvmeemu.backend.companion import Companion
 from nvmeemu.ports import Worker
 from nvmeemu.subsystem.disk_media import DiskMedia
@@ -35,8 +36,10 @@ class PairedMedia(DiskMedia):
     at all, whenever the process ends.
     """
 
-    def __init__(self, backend: Backend, companion: Companion, worker: Worker) -> None:
-        self._begin(backend, companion.format, worker)
+    def __init__(
+        self, backend: Backend, companion: Companion, worker: Worker, atomicity: Atomicity | None = None
+    ) -> None:
+        self._begin(backend, companion.format, worker, atomicity)
         self.companion = companion
         self._direct: Direct | None = None
 
@@ -106,10 +109,10 @@ class PairedMedia(DiskMedia):
             blocks = min(most, end - slba)
             self._read(ReadBlocks(slba, blocks, verify.is_from_media, verify.refuses_deallocated))
 
-    def _write(self, write: WriteBlocks) -> None:
+    def _put(self, write: WriteBlocks) -> None:
         blocks = len(write.data) // self._size
         self.companion.load(write.slba, blocks)
-        super()._write(write)
+        super()._put(write)
         self.companion.write_metadata(write.slba, write.metadata)
         self.companion.mark(write.slba, blocks, BlockState.WRITTEN)
         if write.is_durable:

@@ -131,6 +131,13 @@ class NamespaceTable:
     guard: int = _key(16, ChoiceValue(16, 32, 64), "bits of its guard", group="disk")
     storage_tag: int = _key(0, NumberValue(0, 64), "bits of its storage tag", group="disk")
     block_map: bool = _key(False, FlagValue(), "know which blocks are deallocated (docs/companion.md)", group="disk")
+    atomic: str | None = _key(
+        None,
+        ChoiceValue("4K", "8K", "16K", "32K", "64K", "128K", "256K", "512K", "1M"),
+        "so long a write happens wholly or not at all, whoever reads and whoever is killed (docs/atomic.md)",
+        "one block",
+        "disk",
+    )
     companion: str | None = _key(
         None, PathValue("FILE"), "the file of the metadata and of the block map", "the disk's path and .nvme"
     )

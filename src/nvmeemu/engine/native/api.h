@@ -4,6 +4,8 @@ struct engine;
 struct queue; /* every sq and every cq is one */
 struct sq;
 struct cq;
+struct ranges;
+struct journal;
 
 /* Of a disk, for the engine and Python together: the array of backend.FailedSync. */
 struct failed_sync {
@@ -36,6 +38,8 @@ struct disk {
     bool is_volatile; /* what is written may be lost until a sync */
     bool writes_through; /* the write cache is off: a write is complete when it is durable */
     struct failed_sync *failed_sync; /* with fd */
+    struct ranges *ranges; /* what is being read and written, by whomever; or NULL: nobody minds halves of writes */
+    const struct journal *journal; /* of writes that a kill must not cut; or NULL */
     uint32_t block_shift;
     uint64_t blocks; /* 0: there is no namespace */
     struct companion companion;

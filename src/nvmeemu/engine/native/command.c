@@ -10,6 +10,7 @@
 #include "command.h"
 #include "engine.h"
 #include "interface.h"
+#include "journal.h"
 #include "lane.h"
 #include "load.h"
 #include "media.h"
@@ -19,6 +20,7 @@
 #include "paired.h"
 #include "prp.h"
 #include "queue.h"
+#include "ranges.h"
 #include "sgl.h"
 #include "trace.h"
 
@@ -94,6 +96,30 @@ static bool write_at_once(const struct disk *disk, const struct transfer *transf
     return false;
 }
 
+/* From private memory, on whatever may wait for the disk. */
+static enum verdict write_waiting(struct lane *lane, struct sq *sq, const struct nvme_read_write *command,
+                                  const struct disk *disk, uint64_t offset, uint64_t length)
+{
+    bool lasts = has_to_last(disk, command);
+    bool waits = atomic_load_explicit(&lane->engine->writes_wait[command->nsid], memory_order_relaxed);
+    struct op *op;
+    enum verdict verdict = op_new(&op, lane, sq, command, command->nsid, length);
+
+    if (verdict != PENDING)
+        return verdict;
+    transfer_gather(&lane->transfer, op->buffer);
+    op->work = WORK_WRITE;
+    op->extent.offset = offset;
+    op->flags = lasts ? RWF_DSYNC : 0;
+    op->is_durable = op->waits = lasts;
+    op->would_block |= lasts && disk->can_read_now; /* the ring would sync at once, in the lane */
+    op->suits_lane = disk->can_read_now && (lasts || waits || journal_needs(disk->journal, offset, length, 0));
+    if (op_keep(op, disk->journal))
+        return op_start(lane, op);
+    op_free(lane, op);
+    return PUNT;
+}
+
 enum verdict disk_write(struct lane *lane, struct sq *sq, const struct nvme_read_write *command,
                         const struct disk *disk, uint64_t offset, uint64_t length)
 {
@@ -106,21 +132,11 @@ enum verdict disk_write(struct lane *lane, struct sq *sq, const struct nvme_read
         transfer_gather(transfer, disk->memory + offset);
         return DONE;
     }
+    bool may_be_cut = journal_needs(disk->journal, offset, length, 0);
     _Atomic bool *waits = &lane->engine->writes_wait[command->nsid];
-    if (disk->can_read_now && !lasts && write_at_once(disk, transfer, waits, offset, length))
+    if (disk->can_read_now && !lasts && !may_be_cut && write_at_once(disk, transfer, waits, offset, length))
         return DONE;
-    struct op *op;
-    enum verdict verdict = op_new(&op, lane, sq, command, command->nsid, length);
-    if (verdict != PENDING)
-        return verdict;
-    transfer_gather(transfer, op->buffer);
-    op->work = WORK_WRITE;
-    op->extent.offset = offset;
-    op->flags = lasts ? RWF_DSYNC : 0;
-    op->is_durable = op->waits = lasts;
-    op->would_block |= lasts && disk->can_read_now; /* the ring would sync at once, in the lane */
-    op->suits_lane = disk->can_read_now && (lasts || atomic_load_explicit(waits, memory_order_relaxed));
-    return op_start(lane, op);
+    return write_waiting(lane, sq, command, disk, offset, length);
 }
 
 bool disk_has(const struct disk *disk, uint64_t slba, uint64_t blocks)
@@ -170,15 +186,20 @@ static enum verdict plain_run(struct lane *lane, struct sq *sq, const struct nvm
 static enum verdict transfer_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command)
 {
     uint64_t blocks = nvme_read_write_nlb(command);
+    bool is_write = command->opcode == NVME_NVM_OPCODE_WRITE;
 
     if (command->nsid > MAX_NSID)
         return PUNT;
     const struct disk *disk = &lane->engine->disks[command->nsid];
-    if (!disk_can_transfer(disk, command, blocks, command->opcode == NVME_NVM_OPCODE_WRITE))
+    if (!disk_can_transfer(disk, command, blocks, is_write))
         return PUNT;
-    if (disk->companion.map)
-        return paired_run(lane, sq, command, disk);
-    return plain_run(lane, sq, command, disk, blocks << disk->block_shift);
+    uint64_t offset = command->slba << disk->block_shift, length = blocks << disk->block_shift;
+    if (!range_try(disk->ranges, &lane->range, offset, length, is_write))
+        return PUNT; /* Python waits for the other command */
+    enum verdict verdict =
+        disk->companion.map ? paired_run(lane, sq, command, disk) : plain_run(lane, sq, command, disk, length);
+    range_leave(&lane->range); /* unless it has gone over to an op */
+    return verdict;
 }
 
 enum verdict command_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command)

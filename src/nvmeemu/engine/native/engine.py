@@ -64,6 +64,7 @@ class NativeEngine:
         self._is_paused = False
         self._words: dict[int, Any] = {}  # of disks' FailedSync, as long as an old command may still need them
         self._maps: list[MapInMemory] = []  # of companions, likewise
+        self._atomicities: dict[int, Any] = {}  # likewise
 
     def close(self) -> None:
         """End its threads, once the disks that they wait for have answered."""
@@ -124,6 +125,8 @@ class NativeEngine:
         direct = disk.direct or _NO_DISK
         word = direct.failed_sync.word
         self._words[id(word)] = ffi.from_buffer("struct failed_sync[]", word)
+        self._atomicities[id(disk.atomicity)] = disk.atomicity
+        ranges, journal = (0, 0) if disk.atomicity is None else disk.atomicity.addresses
         return ffi.new(
             "struct disk *",
             {
@@ -136,6 +139,8 @@ class NativeEngine:
                 "is_volatile": disk.is_volatile and not direct.never_waits,  # nothing outlives memory
                 "writes_through": disk.writes_through,
                 "failed_sync": self._words[id(word)],
+                "ranges": ffi.cast("struct ranges *", ranges),
+                "journal": ffi.cast("struct journal *", journal),
                 "block_shift": disk.block_size.bit_length() - 1,
                 "blocks": disk.blocks,
                 "companion": self._companion(direct.companion),

@@ -13,6 +13,7 @@
 #include "pair.h"
 #include "prp.h"
 #include "queue.h"
+#include "ranges.h"
 
 struct engine;
 struct ring;
@@ -38,6 +39,7 @@ struct lane {
     struct pair pair; /* its blocks; without a chunk: its disk has no companion */
     uint8_t *room; /* for their data and metadata, or NULL */
     size_t room_size;
+    struct range range; /* of its disk, that it reads or writes */
     uint32_t owed; /* commands of its queues that main has to complete */
     uint32_t ops; /* commands that wait for a disk */
     uint32_t waiting; /* those of them that have not begun: their disk has no room */

@@ -18,6 +18,7 @@
 #include "op.h"
 #include "prp.h"
 #include "queue.h"
+#include "ranges.h"
 #include "trace.h"
 
 #define MOST_ZEROED (2u << 20) /* bytes of memory in one command: more takes long, and the lane has its lock */
@@ -109,6 +110,17 @@ static enum verdict allocate(struct lane *lane, struct op *op, const struct disk
     return op_start(lane, op);
 }
 
+static enum verdict zero_file(struct lane *lane, struct sq *sq, const struct nvme_read_write *command,
+                              const struct disk *disk, struct extent extent, bool lasts)
+{
+    struct op *op;
+    enum verdict verdict = op_new(&op, lane, sq, command, command->nsid, 0);
+
+    if (verdict != PENDING)
+        return verdict;
+    return allocate(lane, op, disk, command->cdw12 & DEAC ? HOLE : ZEROES, extent, lasts);
+}
+
 enum verdict zeroes_run(struct lane *lane, struct sq *sq, const struct nvme_read_write *command)
 {
     const struct disk *disk = disk_alone(lane, command->nsid);
@@ -120,15 +132,17 @@ enum verdict zeroes_run(struct lane *lane, struct sq *sq, const struct nvme_read
     bool lasts = has_to_last(disk, command);
     if (lasts && !can_sync(disk))
         return PUNT;
-    if (disk->memory)
-        return zero_memory(disk, &extent, 1);
-    if (disk->fd < 0)
+    if (!disk->memory && disk->fd < 0)
         return PUNT;
-    struct op *op;
-    enum verdict verdict = op_new(&op, lane, sq, command, command->nsid, 0);
-    if (verdict != PENDING)
-        return verdict;
-    return allocate(lane, op, disk, command->cdw12 & DEAC ? HOLE : ZEROES, extent, lasts);
+    if (!range_try(disk->ranges, &lane->range, extent.offset, extent.length, true))
+        return PUNT;
+    enum verdict verdict;
+    if (disk->memory)
+        verdict = zero_memory(disk, &extent, 1);
+    else
+        verdict = zero_file(lane, sq, command, disk, extent, lasts);
+    range_leave(&lane->range);
+    return verdict;
 }
 
 /* The ranges as they are in bytes, those of no length left out. False: one is not on the disk. */

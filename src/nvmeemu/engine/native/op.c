@@ -11,6 +11,7 @@
 #include "engine.h"
 #include "handover.h"
 #include "interface.h"
+#include "journal.h"
 #include "lane.h"
 #include "load.h"
 #include "news.h"
@@ -20,6 +21,7 @@
 #include "paired.h"
 #include "prp.h"
 #include "queue.h"
+#include "ranges.h"
 #include "trace.h"
 #include "uring.h"
 
@@ -53,6 +55,7 @@ enum verdict op_new(struct op **new_op, struct lane *lane, struct sq *sq, const 
         return PUNT;
     }
     *op = (struct op){.sq = sq, .command = *command, .nsid = nsid, .fd = disk->fd, .failed_sync = disk->failed_sync};
+    range_move(&lane->range, &op->range);
     op->load = load;
     op->would_block = !disk->begins_now;
     op->size = op->length = (uint32_t)size;
@@ -72,6 +75,8 @@ void op_free(struct lane *lane, struct op *op)
     struct engine *engine = lane->engine;
     struct sq *sq = op->sq;
 
+    journal_release(op->slot);
+    range_leave(&op->range);
     lane->ops--;
     if (op->load) {
         load_give(lane, op->load, op->size);
@@ -119,6 +124,16 @@ enum verdict op_start(struct lane *lane, struct op *op)
         return PENDING;
     op_free(lane, op);
     return PUNT;
+}
+
+bool op_keep(struct op *op, const struct journal *journal)
+{
+    uint32_t metadata = op->pair.chunk ? op->pair.metadata : 0, data = op->size - metadata;
+
+    if (!journal_needs(journal, op->extent.offset, data, metadata))
+        return true;
+    op->slot = journal_keep(journal, op->extent.offset, op->buffer, data, op->buffer + data, metadata);
+    return op->slot != NULL;
 }
 
 /* The memory of a read may have moved, or be gone, since it was begun. */

@@ -8,11 +8,14 @@
 
 #include "nvme_spec.h"
 #include "pair.h"
+#include "ranges.h"
 
 struct disk;
 struct failed_sync;
+struct journal;
 struct lane;
 struct load;
+struct slot;
 struct sq;
 
 /* What a disk can be asked for, each with one system call. */
@@ -47,6 +50,8 @@ struct op {
     uint32_t more_count;
     uint32_t size; /* bytes */
     uint8_t *buffer;
+    struct range range; /* of the disk, that it reads or writes */
+    struct slot *slot; /* of the journal, or NULL */
     long result; /* of op_perform */
     struct op *next;
 };
@@ -61,6 +66,8 @@ enum verdict { DONE, PENDING, PUNT, WAIT };
 enum verdict op_new(struct op **new_op, struct lane *lane, struct sq *sq, const struct nvme_read_write *command,
                     uint32_t nsid, uint64_t size);
 enum verdict op_start(struct lane *lane, struct op *op);
+/* Keep the write that it is to do, if a kill could cut it. False: there is no room for it. */
+bool op_keep(struct op *op, const struct journal *journal);
 /* The disk has answered: what the system call returns, or a negative errno. */
 void op_finish(struct lane *lane, struct op *op, long result);
 /* Do the work that it has to do now, with the system call that it is; without the lane's lock. op_finish is still to come. */

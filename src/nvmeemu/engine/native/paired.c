@@ -10,6 +10,7 @@
 #include "command.h"
 #include "engine.h"
 #include "interface.h"
+#include "journal.h"
 #include "lane.h"
 #include "nvme_spec.h"
 #include "op.h"
@@ -121,7 +122,8 @@ static enum verdict blocks_write(struct lane *lane, struct sq *sq, const struct 
 
     if (!pair_take(lane, pair, command))
         return PUNT;
-    if (write_blocks_at_once(lane, command, disk, offset))
+    if (!journal_needs(disk->journal, offset, pair->data, pair->metadata) &&
+        write_blocks_at_once(lane, command, disk, offset))
         return DONE;
     if (disk->memory)
         return PUNT;
@@ -134,7 +136,10 @@ static enum verdict blocks_write(struct lane *lane, struct sq *sq, const struct 
     op->length = pair->data;
     op->extent.offset = offset;
     op->suits_lane = disk->can_read_now;
-    return op_start(lane, op);
+    if (op_keep(op, disk->journal))
+        return op_start(lane, op);
+    op_free(lane, op);
+    return PUNT;
 }
 
 static enum verdict with_metadata(struct lane *lane, struct sq *sq, const struct nvme_read_write *command,
