@@ -374,6 +374,38 @@ def test_a_block_whose_data_cannot_be_written_does_not_count_as_written(
     assert rig.take_counts() == (0, 0)
 
 
+def test_mdts_counts_metadata_in_the_buffer_of_the_data(tmp_path: Path, stack: ExitStack) -> None:
+    """The largest number of blocks is the engine's, one block more is refused."""
+    rig = open_rig(stack, "memory file", FORMATS["512+64 extended"], tmp_path, "native")
+    rig.media.companion.load(0, 1)
+    most = rig.bench.controller.state.limits.transfer // rig.format.block_size
+    for blocks, wanted in ((most, Status.SUCCESS), (most + 1, Status.INVALID_FIELD | 1 << 15)):
+        with rig.bench.driver.scratch():
+            sent = transfer(rig, NvmOpcode.WRITE, 0, blocks)
+            put(rig, sent, *content(rig.format, 0, blocks, 1))
+            assert rig.execute(sent.command) == wanted
+        assert rig.take_counts() == (0, int(wanted == Status.SUCCESS))
+
+
+def test_the_second_chunk_lies_behind_the_first(tmp_path: Path, stack: ExitStack) -> None:
+    """What the engine writes there, another start finds."""
+    rig = open_rig(stack, "memory file", FORMATS["512+8"], tmp_path, "native")
+    rig.media.companion.load(CHUNK, 1)
+    sent = transfer(rig, NvmOpcode.WRITE, CHUNK + 9, 4)
+    data, metadata = content(rig.format, CHUNK + 9, 4, 1)
+    put(rig, sent, data, metadata)
+    assert rig.execute(sent.command) == Status.SUCCESS
+    assert rig.take_counts() == (0, 1)
+    copy = rig.media.companion.copy()  # of the file
+    stack.callback(copy.close)
+    assert list(copy.states(CHUNK, 20)) == [
+        (BlockState.DEALLOCATED, CHUNK, 9),
+        (BlockState.WRITTEN, CHUNK + 9, 4),
+        (BlockState.DEALLOCATED, CHUNK + 13, 7),
+    ]
+    assert copy.read_metadata(CHUNK + 9, 4) == metadata
+
+
 # --- the map in memory
 
 

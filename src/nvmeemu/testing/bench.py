@@ -135,6 +135,7 @@ class Bench:
         if not format.metadata_size and not has_block_map:
             return Namespace(nsid, DiskMedia(backend, format, self.worker), identity, ids)
         companion = Companion.in_memory(format, backend.size)
+        companion.load(0, 1)  # from the first command on the engine sees it
         self._companions.append(companion)
         return Namespace(nsid, PairedMedia(backend, companion, self.worker), identity, ids)
 

@@ -56,6 +56,8 @@ bool pair_of(struct pair *pair, const struct disk *disk, const struct nvme_read_
     struct map_chunk *chunk = __atomic_load_n(&map->chunks[index], __ATOMIC_ACQUIRE);
     if (!chunk || (of->is_protected && !has_good_reference(command)))
         return false;
+    if ((blocks << disk->block_shift) + blocks * of->metadata_size > MOST_ROOM)
+        return false;
     uint64_t at = of->begin + index * (MAP_BYTES + (uint64_t)MAP_BLOCKS * of->metadata_size);
     *pair = (struct pair){.of = *of, .chunk = chunk, .first = first, .blocks = (uint32_t)blocks, .chunk_at = at};
     pair->block_size = 1u << disk->block_shift;
