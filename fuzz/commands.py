@@ -33,6 +33,7 @@ from nvmeemu.spec import (
     DsmRange,
     Flush,
     GetFeatures,
+    GetLbaStatus,
     GetLogPage,
     HostNamespace,
     Identify,
@@ -49,7 +50,7 @@ from nvmeemu.spec import (
 
 HOLE = 0x600000
 NUMBERS = (0, 1, 2, 3, 4, 7, 0x3F, 0x40, 0xFF, 0x100, 0xFFFF, 0x10000, 0xFFFE, 0xFFFFFF, 0x80000000, 0xFFFFFFFF)
-FIDS = (1, 2, 4, 5, 6, 7, 8, 9, 0xA, 0xB, 0xE, 0x16, 0, 0xFF)
+FIDS = (1, 2, 4, 5, 6, 7, 8, 9, 0xA, 0xB, 0xE, 0x15, 0x16, 0, 0xFF)
 SPOILED = (
     "opcode",
     "flags",
@@ -353,6 +354,14 @@ class Builder:
             command.cdw12 = 0x101
         return command
 
+    def _lba_status(self, args: bytes) -> Command:
+        size = (4, 8, 24, 4096)[args[3] & 3]
+        prp1, prp2 = self.prps(size, args[1] & ~8, args[2])
+        atype = (0x10, 0x11, 0x02, 0)[args[5] & 3]
+        command = GetLbaStatus(nsid=1 + (args[5] >> 7), prp1=prp1, prp2=prp2, mndw=size // 4, atype=atype)
+        command.slba, command.rl = args[5] >> 2, args[3] >> 2
+        return command
+
     def _dataset(self, args: bytes) -> Command:
         number = (1, 2, 16, 256)[args[3] & 3]
         prp1, prp2 = self.prps(number * 16, args[1] & ~8, args[2])
@@ -417,7 +426,7 @@ ADMIN: tuple[Maker, ...] = (
     Builder._doorbell_buffers,
     Builder._unknown,
 )
-MANAGEMENT: tuple[Maker, ...] = (Builder._manage, Builder._attach, Builder._directive)
+MANAGEMENT: tuple[Maker, ...] = (Builder._manage, Builder._attach, Builder._directive, Builder._lba_status)
 NVM: tuple[Maker, ...] = (
     *(_transfers(Read),) * 3,
     Builder._copy,

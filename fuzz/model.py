@@ -27,6 +27,7 @@ from nvmeemu.spec import (
     DeleteQueue,
     DirectiveReceive,
     GetFeatures,
+    GetLbaStatus,
     GetLogPage,
     NvmOpcode,
     Status,
@@ -256,6 +257,8 @@ class Judge:
             return 4096
         if command.opcode == AdminOpcode.GET_LOG_PAGE:
             return GetLogPage(command.entry).numd * 4
+        if command.opcode == AdminOpcode.GET_LBA_STATUS:
+            return min(GetLbaStatus(command.entry).mndw * 4, self.device.limits.transfer)
         if command.opcode == AdminOpcode.DIRECTIVE_RECEIVE:
             return DirectiveReceive(command.entry).numd * 4
         if command.opcode == AdminOpcode.GET_FEATURES:

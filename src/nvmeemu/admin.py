@@ -8,6 +8,7 @@ from nvmeemu.commands.directives import directive_receive, directive_send
 from nvmeemu.commands.features import get_features, set_features
 from nvmeemu.commands.format_nvm import can_format, format_nvm
 from nvmeemu.commands.identify import identify
+from nvmeemu.commands.lba_status import get_lba_status
 from nvmeemu.commands.log_pages import get_log_page
 from nvmeemu.commands.namespaces import attach_namespace, has_management, manage_namespaces
 from nvmeemu.controller.doorbells import ShadowDoorbells
@@ -31,6 +32,7 @@ from nvmeemu.spec import (
     Effect,
     FormatNvm,
     GetFeatures,
+    GetLbaStatus,
     GetLogPage,
     Identify,
     NamespaceAttachment,
@@ -204,6 +206,7 @@ COMMANDS = CommandSet(
         oacs=Oacs.DOORBELL_BUFFER_CONFIG,
         is_offered=has_doorbell_buffers,
     ),
+    CommandEntry(GetLbaStatus, get_lba_status, Effect.OF_NAMESPACE, oacs=Oacs.GET_LBA_STATUS),
     CommandEntry(
         FormatNvm,
         format_nvm,

@@ -135,7 +135,12 @@ def write_uncorrectable(request: Request[ReadWrite]) -> Result:
     if media.block_map is None:
         why = "nothing remembers which blocks of this namespace are uncorrectable (block_map)"
         raise CommandFailed(Status.INVALID_OPCODE, location=(0, 0), why=why)
-    return Pending(media, MakeUncorrectable(command.slba, command.nlb))
+
+    def then(_: None) -> int:
+        request.controller.subsystem.lba_status_changed(namespace.nsid)
+        return 0
+
+    return Pending(media, MakeUncorrectable(command.slba, command.nlb), then)
 
 
 def _has_block_map(controller: ControllerState) -> bool:

@@ -46,7 +46,7 @@ LAYERS = [
     ["commands.format_nvm"],
     ["controller.changes"],
     ["commands.features"],
-    ["commands.directives", "commands.feature"],
+    ["commands.directives", "commands.feature", "commands.lba_status"],
     ["controller.media_status", "controller.request"],
     ["controller.state", "subsystem.management"],
     ["controller.coalescing", "controller.owners", "subsystem.subsystem"],

@@ -21,7 +21,7 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
@@ -349,6 +349,17 @@ class Companion:
                 start = _next_other(states, state, start)
         if last is not None:
             yield BlockState(last), first, slba + blocks - first
+
+    def find(self, slba: int, blocks: int, wanted: Collection[BlockState]) -> Iterator[tuple[int, int]]:
+        """The runs of blocks of these states: (slba, blocks). A run may end where another begins. Where there is hardly
+        any, it takes about a second for a TiB."""
+        is_any_allocated = BlockState.WRITTEN in wanted
+        for chunk, first, number in _pieces(slba, blocks):
+            bits = int.from_bytes(self._read_map(chunk, 0, _MAP, 0), "little")
+            if bits if is_any_allocated else bits >> 1 & _LOW_BITS:
+                for state, start, length in self.states(chunk * CHUNK + first, number):
+                    if state in wanted:
+                        yield start, length
 
     def is_written(self, slba: int, blocks: int, *, now: bool = False) -> bool:
         """Whether all of the blocks were written. With ``now``: False also if that would have to wait."""

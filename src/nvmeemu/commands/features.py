@@ -29,6 +29,7 @@ from nvmeemu.spec import (
     HostBehaviorSupport,
     InterruptCoalescing,
     InterruptVectorConfiguration,
+    LbaStatusInformation,
     LogId,
     NumberOfQueues,
     Ocfs,
@@ -297,6 +298,13 @@ class _Timestamp(DataFeature):
         return Timestamp(data).milliseconds - _now(controller)
 
 
+class _LbaStatusInformation(_Saveable):
+    """The host says how often it wants to be told. It may look as often as it likes (LSIPI is 0)."""
+
+    def given(self, request: Request[SetFeatures]) -> int:
+        return int(LbaStatusInformation(lsiri=LbaStatusInformation.of(request.command.cdw11).lsiri))
+
+
 def _now(controller: ControllerState) -> int:
     """Milliseconds since the last reset."""
     return int((controller.clock.now() - controller.reset_at) * 1000)
@@ -427,6 +435,7 @@ FEATURES = Table(
     _Saveable(FeatureId.WRITE_ATOMICITY),
     _AsyncEventConfiguration(FeatureId.ASYNC_EVENT_CONFIGURATION),
     _Timestamp(FeatureId.TIMESTAMP),
+    _LbaStatusInformation(FeatureId.LBA_STATUS_INFORMATION),
     _HostBehaviorSupport(FeatureId.HOST_BEHAVIOR_SUPPORT),
     _WriteProtection(FeatureId.NAMESPACE_WRITE_PROTECTION),
 )

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from nvmeemu.commands import features
 from nvmeemu.commands.features import critical_warnings
-from nvmeemu.controller.request import Request
+from nvmeemu.commands.lba_status import gather_log
+from nvmeemu.controller.request import Request, Result
 from nvmeemu.controller.state import ControllerState, Offer
 from nvmeemu.spec import (
     BROADCAST,
@@ -31,6 +32,7 @@ from nvmeemu.spec import (
 from nvmeemu.spec.errors import CommandFailed
 from nvmeemu.tables import Table
 
+Then = Callable[[bytes], Result]
 _NO_LPA, _NO_NOTICE = Lpa(0), Notice(0)
 
 
@@ -38,13 +40,15 @@ _NO_LPA, _NO_NOTICE = Lpa(0), Notice(0)
 class LogPage:
     """A log page: ``build`` makes all of it, and Get Log Page cuts out what was asked for.
 
+    ``gather`` is for a page that has to wait for what it says: it gives the content of the page to ``then``.
     ``was_read`` is called when the host has read it and wants to hear of changes again (RAE = 0).
     ``is_of_controller``: a single namespace has none (Base 1.4, 5.14.1.2). ``lpa`` and ``oaes``: bits of Identify
     Controller that say to the host that there is this page, or that events name it.
     """
 
     lid: int
-    build: Callable[[Request[GetLogPage]], bytes]
+    build: Callable[[Request[GetLogPage]], bytes] = lambda request: b""
+    gather: Callable[[Request[GetLogPage], Then], Result] | None = None
     was_read: Callable[[ControllerState], None] = lambda controller: None
     is_of_controller: bool = False
     lpa: Lpa = _NO_LPA
@@ -57,7 +61,7 @@ class LogPage:
         return self.lid
 
 
-def get_log_page(request: Request[GetLogPage]) -> int:
+def get_log_page(request: Request[GetLogPage]) -> Result:
     """Base 1.4, 5.14. What lies past the end of a page reads as zeros; NUMD and LPO may be anything else.
 
     The transfer comes before the page is marked as read, so that a command that fails leaves events as they are.
@@ -71,7 +75,14 @@ def get_log_page(request: Request[GetLogPage]) -> int:
         raise CommandFailed(Status.INVALID_FIELD, location=(42, 0))
     if page.is_of_controller and command.nsid not in (0, BROADCAST):
         raise CommandFailed(Status.INVALID_FIELD, location=(4, 0))
-    content = page.build(request)
+    if page.gather is not None:
+        return page.gather(request, lambda content: _give(request, page, content))
+    return _give(request, page, page.build(request))
+
+
+def _give(request: Request[GetLogPage], page: LogPage, content: bytes) -> int:
+    controller, command = request.controller, request.command
+    length = command.numd * 4
     if command.lpo & 3 or command.lpo > len(content):
         raise CommandFailed(Status.INVALID_FIELD, location=(48, 0))
     data = content[command.lpo : command.lpo + length].ljust(length, b"\0")
@@ -169,5 +180,6 @@ PAGES = Table(
         LogId.CHANGED_NAMESPACE_LIST, _changed_namespaces, was_read=_forget_changes, oaes=Notice.NAMESPACE_ATTRIBUTE
     ),
     LogPage(LogId.COMMAND_EFFECTS, _effects, lpa=Lpa.COMMAND_EFFECTS),
+    LogPage(LogId.LBA_STATUS, gather=gather_log, oaes=Notice.LBA_STATUS),
     LogPage(LogId.FEATURE_EFFECTS, _feature_effects),
 )

@@ -5,10 +5,12 @@ Base 1.4, 5.2 and Figure 147 (Namespace Attribute Changed), 5.14.1.4 (Changed Na
 
 from __future__ import annotations
 
-from nvmeemu.commands.features import forget, is_write_cache_on, wanted_events
+from nvmeemu.commands.features import forget, is_write_cache_on, value, wanted_events
 from nvmeemu.controller.events import Event
 from nvmeemu.controller.state import ControllerState
-from nvmeemu.spec import DNR, EventType, LogId, Notice, NoticeEvent, Status
+from nvmeemu.spec import DNR, EventType, FeatureId, LbaStatusInformation, LogId, Notice, NoticeEvent, Status
+
+_INTERVAL_UNIT = 0.1  # seconds
 
 
 def namespace_changed(controller: ControllerState, nsid: int, is_told: bool) -> None:
@@ -23,6 +25,33 @@ def namespace_changed(controller: ControllerState, nsid: int, is_told: bool) -> 
     if Notice.NAMESPACE_ATTRIBUTE in Notice(wanted_events(controller).notices):
         notice = Event(EventType.NOTICE, NoticeEvent.NAMESPACE_ATTRIBUTE_CHANGED, LogId.CHANGED_NAMESPACE_LIST)
         controller.events.report(notice)
+
+
+class _Alerts:
+    """``next``: when the host may be told again of blocks that cannot be read; ``is_due``: it will be, then."""
+
+    next = 0.0
+    is_due = False
+
+
+def lba_status_changed(controller: ControllerState) -> None:
+    """There are more blocks that cannot be read: tell the host, if it wants that, as often as it wants it."""
+    alerts, now = controller.part(_Alerts), controller.clock.now()
+    if alerts.is_due or Notice.LBA_STATUS not in Notice(wanted_events(controller).notices):
+        return
+    if now < alerts.next:
+        alerts.is_due = True
+        controller.clock.call_later(alerts.next - now, lambda: _alert_late(controller, alerts))
+        return
+    interval = LbaStatusInformation.of(value(controller, FeatureId.LBA_STATUS_INFORMATION)).lsiri
+    alerts.next = now + interval * _INTERVAL_UNIT
+    controller.events.report(Event(EventType.NOTICE, NoticeEvent.LBA_STATUS_INFORMATION, LogId.LBA_STATUS))
+
+
+def _alert_late(controller: ControllerState, alerts: _Alerts) -> None:
+    alerts.is_due = False
+    alerts.next = controller.clock.now()
+    lba_status_changed(controller)
 
 
 def end_commands(controller: ControllerState, nsid: int) -> None:

@@ -164,6 +164,10 @@ class Controller:
         """A namespace has come, gone or changed. The host ``is_told`` of it, if it wants to be."""
         changes.namespace_changed(self.state, nsid, is_told)
 
+    def lba_status_changed(self) -> None:
+        """There are more blocks that cannot be read. The host is told, if it wants to be."""
+        changes.lba_status_changed(self.state)
+
     def uses(self, media: Media) -> bool:
         """Whether commands are still at a medium that is no namespace's any more."""
         return self._executor.uses(media)

@@ -13,6 +13,7 @@ from nvmeemu.subsystem.media import (
     Blocks,
     DeallocateBlocks,
     Filter,
+    FindBlocks,
     FlushMedia,
     MakeUncorrectable,
     MediaError,
@@ -166,6 +167,9 @@ class FaultyMedia(Filter):
         if blocks:
             yield self.inner, replace(made, blocks=blocks)
 
+    def _find(self, find: FindBlocks) -> Steps:
+        return (yield self.inner, find)
+
     def _flush(self, flush: FlushMedia) -> Steps:
         if not self._disk.loses:
             yield self.inner, flush
@@ -196,5 +200,6 @@ _STEPS: dict[type[Operation], Callable[[FaultyMedia, Any], Steps]] = {
     ZeroBlocks: FaultyMedia._zero,
     DeallocateBlocks: FaultyMedia._deallocate,
     MakeUncorrectable: FaultyMedia._make_uncorrectable,
+    FindBlocks: FaultyMedia._find,
     FlushMedia: FaultyMedia._flush,
 }

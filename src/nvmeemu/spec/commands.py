@@ -37,6 +37,7 @@ class AdminOpcode(Opcode):
     DIRECTIVE_RECEIVE = 0x1A
     DOORBELL_BUFFER_CONFIG = 0x7C
     FORMAT_NVM = 0x80
+    GET_LBA_STATUS = 0x86
 
 
 class NvmOpcode(Opcode):
@@ -198,6 +199,46 @@ class FormatNvm(Command):
     pil = bit(CDW10, 8)  # protection information is first in the metadata
     ses = bits(CDW10, 11, 9)
     lbafu = bits(CDW10, 13, 12)
+
+
+class ActionType(IntEnum):
+    """ATYPE of Get LBA Status: which blocks the host wants to know. NVM 1.0, 4.2.1; ``ALLOCATED``: NVM 1.1."""
+
+    ALLOCATED = 0x02
+    SCAN = 0x10  # those that may be unreadable, and find them
+    TRACKED = 0x11  # those that are known to be so
+
+
+class GetLbaStatus(Command):
+    """Get LBA Status: runs of blocks (``LbaStatusHead``, then ``LbaStatusDescriptor``). NVM 1.0, 4.2.1. ``mndw``:
+    dwords that the host has room for; ``rl``: blocks, 0 for all up to the end."""
+
+    OPCODE = AdminOpcode.GET_LBA_STATUS
+    slba = uint(CDW10, 8)
+    mndw = count(CDW12, 31, 0)
+    rl = bits(CDW13, 15, 0)
+    atype = bits(CDW13, 31, 24)  # ``ActionType``
+
+
+class LbaStatusHead(Record, size=8):
+    """The begin of what Get LBA Status gives. NVM 1.0, Figure 113."""
+
+    nlsd = uint(0, 4)  # descriptors that follow
+    cmpc = uint(4, 1)  # ``CompletionCondition``
+
+
+class CompletionCondition(IntEnum):
+    """CMPC: whether there is more than the host has room for. NVM 1.0, Figure 113."""
+
+    INCOMPLETE = 1
+    COMPLETE = 2
+
+
+class LbaStatusDescriptor(Record, size=16):
+    """A run of blocks. NVM 1.0, Figure 114."""
+
+    dslba = uint(0, 8)
+    nlb = count(8, 31, 0)
 
 
 class Identify(Command):
@@ -402,7 +443,7 @@ class CommandTable(Extensible[type[Command]], Mapping[int, type[Command]]):
 ADMIN_COMMANDS = CommandTable(
     *(DeleteSq, CreateSq, GetLogPage, DeleteCq, CreateCq, Identify, Abort, SetFeatures, GetFeatures),
     *(AsyncEventRequest, NamespaceManagement, NamespaceAttachment, DirectiveSend, DirectiveReceive),
-    *(DoorbellBufferConfig, FormatNvm),
+    *(DoorbellBufferConfig, FormatNvm, GetLbaStatus),
 )
 NVM_COMMANDS = CommandTable(
     *(Flush, Write, Read, WriteUncorrectable, Compare, WriteZeroes, DatasetManagement, Verify, Copy),

@@ -34,6 +34,7 @@ class NoticeEvent(IntEnum):
     """Asynchronous Event Information of a notice. Base 1.4, Figure 147."""
 
     NAMESPACE_ATTRIBUTE_CHANGED = 0
+    LBA_STATUS_INFORMATION = 5
 
 
 EVENT_INFORMATION: dict[int, Names] = {

@@ -26,6 +26,7 @@ class FeatureId(IntEnum):
     WRITE_ATOMICITY = 0x0A
     ASYNC_EVENT_CONFIGURATION = 0x0B
     TIMESTAMP = 0x0E
+    LBA_STATUS_INFORMATION = 0x15
     HOST_BEHAVIOR_SUPPORT = 0x16
     NAMESPACE_WRITE_PROTECTION = 0x84
 
@@ -120,6 +121,14 @@ class Timestamp(Record, size=8):
     milliseconds = bits(0, 47, 0, size=8)
     synch = bit(0, 48, size=8)  # it may have stood still meanwhile
     origin = bits(0, 51, 49, size=8)  # 1: the host has set it
+
+
+class LbaStatusInformation(Record, size=4):
+    """LBA Status Information Attributes, in 100 ms: the least time from one event to the next, and that which the host
+    should wait before it looks again. Base 1.4, 5.21.1.21."""
+
+    lsiri = bits(0, 15, 0)
+    lsipi = bits(0, 31, 16)
 
 
 class HostBehaviorSupport(Record, size=512):

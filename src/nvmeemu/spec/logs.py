@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum, IntFlag
 
 from nvmeemu.spec.events import CriticalWarning
-from nvmeemu.spec.layout import Record, bit, bits, flags, records, text, uint
+from nvmeemu.spec.layout import Record, bit, bits, count, flags, records, text, uint
 from nvmeemu.spec.names import Names
 
 
@@ -19,6 +19,7 @@ class LogId(IntEnum):
     FIRMWARE_SLOT = 0x03
     CHANGED_NAMESPACE_LIST = 0x04
     COMMAND_EFFECTS = 0x05
+    LBA_STATUS = 0x0E
     FEATURE_EFFECTS = 0x12
 
 
@@ -143,3 +144,28 @@ class FeatureEffectsLog(Record, size=1024):
     """Feature Identifiers Supported and Effects, a word for each identifier. Base 2.0, 5.16.1.18."""
 
     features = records(0, FeatureEffect, 256)
+
+
+class LbaStatusLogHead(Record, size=16):
+    """The begin of the LBA Status Information log. Base 1.4, Figure 213. An ``LbaStatusElement`` for each namespace
+    follows."""
+
+    lslplen = uint(0, 4)  # bytes of the log
+    nlslne = uint(4, 4)  # elements
+    estulb = uint(8, 4)  # blocks that may be unreadable, about
+    lsgc = uint(14, 2)  # counts changes
+
+
+class LbaStatusElement(Record, size=16):
+    """What there is of one namespace: so many ``LbaStatusRange`` follow. Base 1.4, Figure 214."""
+
+    neid = uint(0, 4)  # NSID
+    nlrd = uint(4, 4)
+    ratype = uint(8, 1)  # the ``ActionType`` with which Get LBA Status should be asked
+
+
+class LbaStatusRange(Record, size=16):
+    """Blocks of which a host should ask Get LBA Status. Base 1.4, Figure 215."""
+
+    rslba = uint(0, 8)
+    rnlb = count(8, 31, 0)

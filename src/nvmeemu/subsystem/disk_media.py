@@ -16,15 +16,18 @@ from nvmeemu.subsystem.media import (
     Blocks,
     Budget,
     DeallocateBlocks,
+    FindBlocks,
     FlushMedia,
     MakeUncorrectable,
     Media,
     MediaError,
     Operation,
     ReadBlocks,
+    Sought,
     VerifyBlocks,
     WriteBlocks,
     ZeroBlocks,
+    merged,
 )
 from nvmeemu.subsystem.steps import Done
 
@@ -161,6 +164,21 @@ class DiskMedia(Media):
     def _flush(self, flush: FlushMedia) -> None:
         self.backend.flush()
 
+    def _find(self, find: FindBlocks) -> list[tuple[int, int]]:
+        if find.wanted is Sought.ALLOCATED:
+            return [(find.slba, find.blocks)]
+        if find.wanted is Sought.UNCORRECTABLE or self._can_read(find.slba, find.blocks):
+            return []
+        end = find.slba + find.blocks
+        return merged(((lba, 1) for lba in range(find.slba, end) if not self._can_read(lba, 1)), find.most)
+
+    def _can_read(self, slba: int, blocks: int) -> bool:
+        try:
+            self._verify(VerifyBlocks(slba, blocks))
+        except (OSError, MediaError):
+            return False
+        return True
+
     def _make_uncorrectable(self, made: MakeUncorrectable) -> None:
         raise NotImplementedError("nothing remembers which blocks are uncorrectable")
 
@@ -172,5 +190,6 @@ _WORK: dict[type[Operation], str] = {
     ZeroBlocks: "_zero",
     DeallocateBlocks: "_deallocate",
     FlushMedia: "_flush",
+    FindBlocks: "_find",
     MakeUncorrectable: "_make_uncorrectable",
 }

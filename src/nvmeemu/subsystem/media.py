@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -79,6 +79,28 @@ class VerifyBlocks(Operation):
 
     def held(self, format: Format) -> int:
         return min(self.blocks * format.block_size, VERIFIED_AT_ONCE)
+
+
+class Sought(Enum):
+    """Which blocks ``FindBlocks`` finds."""
+
+    ALLOCATED = "allocated"  # those that are not deallocated
+    UNCORRECTABLE = "uncorrectable"  # those that a host has made so
+    UNREADABLE = "unreadable"  # those that cannot be read, now that it is tried
+
+
+@dataclass(frozen=True, slots=True)
+class FindBlocks(Operation):
+    """Its result are the first ``most`` runs of such blocks, a list of (slba, blocks)."""
+
+    slba: int
+    blocks: int
+    wanted: Sought
+    most: int
+    is_changing = False
+
+    def held(self, format: Format) -> int:
+        return VERIFIED_AT_ONCE if self.wanted is Sought.UNREADABLE else _EXTENT_SIZE * self.most
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +260,19 @@ class BlockMap(Protocol):
     def states(self, slba: int, blocks: int) -> Iterator[tuple[BlockState, int, int]]:
         """The runs of blocks of the same state: (state, slba, blocks)."""
         ...
+
+
+def merged(runs: Iterable[tuple[int, int]], most: int) -> list[tuple[int, int]]:
+    """The first ``most`` runs of blocks (slba, blocks), where one that follows another at once belongs to it."""
+    found: list[tuple[int, int]] = []
+    for slba, blocks in runs:
+        if found and sum(found[-1]) == slba:
+            found[-1] = found[-1][0], found[-1][1] + blocks
+        elif len(found) == most:
+            break
+        else:
+            found.append((slba, blocks))
+    return found
 
 
 class Media(ABC):

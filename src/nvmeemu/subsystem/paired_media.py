@@ -18,13 +18,16 @@ from nvmeemu.subsystem.media import (
     BlockState,
     DeallocateBlocks,
     ErrorKind,
+    FindBlocks,
     FlushMedia,
     MakeUncorrectable,
     MediaError,
     ReadBlocks,
+    Sought,
     VerifyBlocks,
     WriteBlocks,
     ZeroBlocks,
+    merged,
 )
 
 
@@ -136,6 +139,13 @@ class PairedMedia(DiskMedia):
         super()._deallocate(deallocate)
         if deallocate.is_durable:
             self.companion.flush()
+
+    def _find(self, find: FindBlocks) -> list[tuple[int, int]]:
+        if find.wanted is Sought.UNREADABLE:
+            return super()._find(find)
+        is_allocated = find.wanted is Sought.ALLOCATED
+        states = {BlockState.UNCORRECTABLE, BlockState.WRITTEN} if is_allocated else {BlockState.UNCORRECTABLE}
+        return merged(self.companion.find(find.slba, find.blocks, states), find.most)
 
     def _make_uncorrectable(self, made: MakeUncorrectable) -> None:
         self.companion.mark(made.slba, made.blocks, BlockState.UNCORRECTABLE)

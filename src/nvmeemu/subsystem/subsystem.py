@@ -53,6 +53,10 @@ class Member(Protocol):
         """Identify says something new of this namespace, or it has come or gone. The host ``is_told`` of it."""
         ...
 
+    def lba_status_changed(self) -> None:
+        """There are more blocks of a namespace that cannot be read."""
+        ...
+
     def uses(self, media: Media) -> bool:
         """Whether commands are still at a medium that is no namespace's any more."""
         ...
@@ -80,6 +84,7 @@ class Subsystem:
         self.pool = pool
         self.turns = Turns()
         self.streams = Streams()
+        self.lba_status_changes = 0  # since the power came
         self.freed = 0
         self.on_delete: Callable[[Namespace], None] = lambda namespace: None  # of the user's
         self.state: SavedState = MemoryState() if state is None else state
@@ -214,6 +219,14 @@ class Subsystem:
     def changed(self, nsid: int, by: int | None = None) -> None:
         """Tell the controllers that have it that Identify says something new of this namespace."""
         self._tell(nsid, self.namespaces.attached_to(nsid), by)
+
+    def lba_status_changed(self, nsid: int) -> None:
+        """Tell the controllers that have it that more blocks of this namespace cannot be read."""
+        self.lba_status_changes += 1
+        attached = self.namespaces.attached_to(nsid)
+        for controller in self.controllers:
+            if controller.cntlid in attached:
+                controller.lba_status_changed()
 
     def _end_commands(self, nsid: int, cntlids: list[int]) -> None:
         for controller in self.controllers:
