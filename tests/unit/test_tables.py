@@ -30,7 +30,7 @@ from nvmeemu.trace.filters import opcode
 
 SOURCE = Path(nvmeemu.__file__).parent
 ENUMS = ("AdminOpcode", "NvmOpcode")
-THEMES = ("registers", "statuses", "entries", "events", "features", "logs", "identify", "sgl", "commands")
+THEMES = ("registers", "statuses", "entries", "events", "features", "logs", "identify", "sgl", "commands", "directives")
 
 
 class Vendor(spec.Opcode):
