@@ -65,7 +65,7 @@ def change(driver: Driver, fid: int, cdw11: int, *, nsid: int = 0) -> Completion
 
 
 @pytest.mark.fact("A15", clause="Base 1.4, 5.21.1", kills=("unknown-fid-succeeds",))
-@pytest.mark.parametrize("fid", [0x00, 0x03, 0x15, 0x1F, 0x7F, 0xBF])
+@pytest.mark.parametrize("fid", [0x00, 0x03, 0x18, 0x1F, 0x7F, 0xBF])
 def test_an_unknown_feature_is_an_invalid_field(driver: Driver, fid: int) -> None:
     """0Ch and others are left out: a controller may have them."""
     place = guarded(driver, PAGE)
