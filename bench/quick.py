@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import cpu
+from bench import cpu, starts
 from bench.marks import Mark
 from bench.polled import PAGE
 from bench.rounds import Case, Summary, measure
@@ -30,6 +30,7 @@ MARKS = {
     "idle_cpu_percent": Mark(0.5, is_inclusive=False),
     "idle_cpu_percent_mapped": Mark(1, is_inclusive=False),
     "startup_seconds": Mark(0.5, is_inclusive=False),
+    "startup_cpu_seconds": Mark(0.12),
     "rss_mib": Mark(64, is_inclusive=False),
 }
 
@@ -39,6 +40,7 @@ def quick() -> dict[str, object]:
     with tempfile.TemporaryDirectory(prefix="bench-") as name, ExitStack() as stack:
         folder = Path(name)
         started = startup(folder)
+        startup_cpu = starts.measure()["cpu_seconds_now"]
         disk = f"mem:{DISK}"
         native = stack.enter_context(ServedTarget("native", folder, disk, ["--engine", "native"], doorbells="shadow"))
         python = stack.enter_context(ServedTarget("python", folder, disk, ["--engine", "python"], doorbells="shadow"))
@@ -65,6 +67,7 @@ def quick() -> dict[str, object]:
         "idle_cpu_percent": idle,
         "idle_cpu_percent_mapped": idle_mapped,
         "startup_seconds": round(started, 3),
+        "startup_cpu_seconds": startup_cpu,
         "rss_mib": round(rss / MIB, 1),
         "quick": {name: summary.as_json() for name, summary in found.items()},
     }

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench import __main__ as command
-from bench import cpu, protection, quick, rounds, service_time, tables
+from bench import cpu, protection, quick, rounds, service_time, starts, tables
 from bench.cpu import Times
 from bench.polled import PAGE, Load
 from bench.rounds import Case, Chosen, measure
@@ -189,6 +189,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything, with little time for each."""
     for module, name, value in (
         (quick, "STARTS", 2),
+        (starts, "ROUNDS", 1),
         (quick, "IDLE_SECONDS", 0.2),
         (quick, "SETTLE_SECONDS", 0.1),
         (quick, "DISK", DISK),
@@ -228,7 +229,8 @@ def test_quick_gives_the_numbers_that_have_marks(
     assert all(one["kept"] + one["dropped"] == 1 for one in cases.values())  # of the one round that there was
     assert set(found) == {
         *("native_cpu_over_floor", "native_over_floor_qd1_p50", "native_over_python_qd32"),
-        *("idle_cpu_percent", "idle_cpu_percent_mapped", "startup_seconds", "rss_mib"),
+        *("idle_cpu_percent", "idle_cpu_percent_mapped", "startup_seconds", "startup_cpu_seconds"),
+        "rss_mib",
     }
     assert all(isinstance(value, float) for value in found.values())
     printed = capsys.readouterr().out

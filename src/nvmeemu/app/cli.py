@@ -6,6 +6,7 @@ Exit status: 0, 1 for what failed, 2 for bad use; either is one line on stderr.
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import json
 import signal
@@ -86,8 +87,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         missing = "--socket PATH" if not arguments.socket else "--disk SPEC"
         arguments.parser.error(f"{missing} is missing")
-    from nvmeemu.app.serve import serve  # start-up: --help needs none of it
-
+    gc.disable()  # start-up: nothing that is imported is garbage, and looking for some is a twelfth of the time
+    try:
+        from nvmeemu.app.serve import serve  # start-up: --help needs none of it
+    finally:
+        gc.freeze()
+        gc.enable()
     return serve(arguments)
 
 

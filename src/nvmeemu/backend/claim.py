@@ -14,7 +14,6 @@ import struct
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 
 from nvmeemu.backend import BackendError
 
@@ -99,26 +98,28 @@ def store(path: str) -> str:
         device = os.path.realpath(f"/sys/dev/block/{os.major(mode.st_rdev)}:{os.minor(mode.st_rdev)}")
         for whole in (device, os.path.dirname(device)):
             with suppress(OSError):
-                return store(_backing(Path(whole)))
+                return store(_backing(whole))
     return path
 
 
-def _backing(device: Path) -> str:
-    return os.fsdecode((device / "loop/backing_file").read_bytes().removesuffix(b"\n"))
+def _backing(device: str) -> str:
+    with open(f"{device}/loop/backing_file", "rb") as file:
+        return os.fsdecode(file.read().removesuffix(b"\n"))
 
 
 def _devices(path: str, below: str) -> Iterable[str]:
     """The block devices that show the disk, each once: itself, and loop devices."""
     found = {}
-    for device in (f"/dev/{entry.name}" for entry in Path("/sys/block").glob("loop*") if _shows(entry, below)):
-        with suppress(OSError):  # it has no name in here
-            found[os.stat(device).st_rdev] = device
+    with suppress(FileNotFoundError, PermissionError), os.scandir("/sys/block") as entries:  # not in all containers
+        for name in (entry.name for entry in entries if entry.name.startswith("loop") and _shows(entry.path, below)):
+            with suppress(OSError):  # it has no name in here
+                found[os.stat(f"/dev/{name}").st_rdev] = f"/dev/{name}"
     if stat.S_ISBLK(os.stat(path).st_mode):
         found[os.stat(path).st_rdev] = path
     return found.values()
 
 
-def _shows(device: Path, file: str) -> bool:
+def _shows(device: str, file: str) -> bool:
     try:
         return os.path.samefile(store(_backing(device)), file)
     except OSError:  # it shows nothing, or what we do not see from here
