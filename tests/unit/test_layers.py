@@ -59,7 +59,7 @@ LAYERS = [
     ["subsystem.formatter"],
     ["engine.port", "subsystem.paired_media", "subsystem.protection"],
     ["backend.companion", "subsystem.disk_media"],
-    ["subsystem.media", "subsystem.saved", "subsystem.streams", "subsystem.turns"],
+    ["backend.companion_header", "subsystem.media", "subsystem.saved", "subsystem.streams", "subsystem.turns"],
     ["backend", "ports", "controller.limits", "subsystem.formats", "subsystem.steps"],
     ["spec.words"],
     ["spec.errors", "regs"],

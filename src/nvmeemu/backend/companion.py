@@ -16,29 +16,25 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import json
 import os
-import struct
 import threading
-import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Self
+from dataclasses import replace
+from typing import Self
 
 from nvmeemu.backend import BackendError, DirectCompanion, FailedSync, describe
 from nvmeemu.backend.claim import lock
+from nvmeemu.backend.companion_header import HEADER, Contents, header_of
 from nvmeemu.backend.raw import data_of, libc, probe, sync_folder
 from nvmeemu.backend.shared_map import SharedMap, is_available
-from nvmeemu.subsystem.formats import Format, Guard, Protection
+from nvmeemu.subsystem.formats import Format, Guard
 from nvmeemu.subsystem.media import BlockState
 
 SUFFIX = ".nvme"
 CHUNK = 16384  # blocks
 _MAP = CHUNK // 4  # bytes
-_HEADER, _HEADERS = 4096, 8192
-_MAGIC, _VERSION = b"nvmeemu pair\n\0\0\0", 1
-_FIELDS = struct.Struct("<16sIIQI")  # magic, version, CRC-32 of what follows, number, bytes of JSON
+_HEADERS = 2 * HEADER
 _PUNCH_HOLE = 0x03  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 _PAGE = 4096
 _MEMORY = "memory"  # in place of a path
@@ -50,37 +46,6 @@ _UNPACKED = [bytes(byte >> 2 * at & 3 for at in range(4)) for byte in range(256)
 
 class CompanionError(BackendError):
     """It cannot be used; the text is one line for the user and says what to do."""
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What a companion says of itself. ``size``: bytes of the image. ``intention``: the format that blocks are being
-    given; it is completed at the next start."""
-
-    format: Format
-    size: int
-    intention: Format | None = None
-
-    def to_json(self) -> bytes:
-        """For the header."""
-        return json.dumps(asdict(self)).encode()
-
-    @classmethod
-    def of(cls, text: bytes) -> Self:
-        """Raises ValueError."""
-        try:
-            values = json.loads(text)
-            wanted = values["intention"]
-            return cls(_format(values["format"]), int(values["size"]), None if wanted is None else _format(wanted))
-        except (KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"bad header: {error}") from None
-
-
-def _format(values: dict[str, Any]) -> Format:
-    protection = values["protection"]
-    if protection is not None:
-        protection = Protection(**{**protection, "guard": Guard(protection["guard"])})
-    return Format(**{**values, "protection": protection, "guard": Guard(values["guard"])})
 
 
 def beside(image: str) -> str:
@@ -202,7 +167,7 @@ class Companion:
         except OSError as error:
             raise CompanionError(f"{path}, the companion of a disk, cannot be opened: {describe(error)}") from None
         try:
-            number, contents = _header(fd)
+            number, contents = header_of(_headers(fd))
             made = cls(path, fd, contents, number, read_only)
             made._lock_file()
         except (OSError, ValueError) as error:
@@ -220,7 +185,7 @@ class Companion:
         """Whether a header says what it is."""
         try:
             with open(path, "rb") as file:
-                _header(file.fileno())
+                header_of(_headers(file.fileno()))
         except (OSError, ValueError):
             return False
         return True
@@ -271,10 +236,7 @@ class Companion:
     def _put_header(self, contents: Contents) -> None:
         """The other header becomes the one that counts."""
         self._number += 1
-        text = contents.to_json()
-        rest = struct.pack("<QI", self._number, len(text)) + text
-        header = struct.pack("<16sII", _MAGIC, _VERSION, zlib.crc32(rest)) + rest
-        _write(self._fd, header.ljust(_HEADER, b"\0"), self._number % 2 * _HEADER)
+        _write(self._fd, contents.header(self._number), self._number % 2 * HEADER)
         self.contents = contents
 
     def resize(self, size: int) -> None:
@@ -527,26 +489,8 @@ class Companion:
             self._fd = -1
 
 
-def _header(fd: int) -> tuple[int, Contents]:
-    """The number and the contents of the header that counts. Raises ValueError and OSError."""
-    found: dict[int, Contents] = {}
-    why = "it is no companion"
-    for slot in range(2):
-        data = os.pread(fd, _HEADER, slot * _HEADER)
-        if len(data) < _FIELDS.size:
-            continue
-        magic, version, crc, number, length = _FIELDS.unpack_from(data)
-        if magic != _MAGIC:
-            continue
-        if version != _VERSION:
-            raise ValueError(f"version {version}, and this program knows {_VERSION}")
-        if length > _HEADER - _FIELDS.size or zlib.crc32(data[24 : _FIELDS.size + length]) != crc:
-            why = "its headers do not fit their checksums"
-            continue
-        found[number] = Contents.of(data[_FIELDS.size : _FIELDS.size + length])
-    if not found:
-        raise ValueError(why)
-    return max(found.items())
+def _headers(fd: int) -> list[bytes]:
+    return [os.pread(fd, HEADER, slot * HEADER) for slot in range(2)]
 
 
 def _pieces(slba: int, blocks: int) -> Iterator[tuple[int, int, int]]:
