@@ -14,8 +14,6 @@ from nvmeemu.backend.atomicity import Atomicity
 from nvmeemu.spec import Command, NvmOpcode, ReadWrite, Status
 from nvmeemu.testing import PAGE, Bench
 
-ROUNDS = 100
-
 
 @pytest.fixture(params=["memory", "memory file", "file", "direct"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
@@ -84,22 +82,3 @@ def test_what_was_used_is_free_again(bench: Bench) -> None:
     assert driver.execute(queue, read(bench, 32767)).status == Status.LBA_OUT_OF_RANGE
     assert atomicity.hold_now(0, 16 * MIB, is_write=True)
     atomicity.leave()
-
-
-def test_no_lane_reads_half_of_what_another_one_writes() -> None:
-    """Of memory, where nothing holds a write halfway: over and over."""
-    with closing(Bench(open_disk("memory", Path()), engine="native", lanes=2)) as bench:
-        driver = bench.driver
-        driver.enable()
-        first, second = driver.create_queues(1), driver.create_queues(2)
-        writes = [write(bench, 0, bytes([value]) * MIB) for value in (1, 2)]
-        reads = read(bench, 0, MIB)
-        driver.execute(first, writes[0])
-        for number in range(ROUNDS):
-            driver.submit(second, reads, ring=False)
-            driver.submit(first, writes[number % 2], ring=False)
-            driver.ring_sq(first)
-            driver.ring_sq(second)
-            bench.settle()
-            assert len(driver.drain(first) + driver.drain(second)) == 2
-            assert len(set(bench.read_memory(reads.prp1, MIB))) == 1
