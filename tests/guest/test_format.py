@@ -1,13 +1,15 @@
-"""Linux and nvme-cli format a drive: the new block size and the integrity profile show up, and are used. Then nvme-cli
-copies blocks."""
+"""Linux and nvme-cli format a drive: the new block size and the integrity profile show up, and are used, also
+a guard error on purpose. Then nvme-cli copies blocks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+from nvmeemu.faults import Fault
 from nvmeemu.pytest_plugin.guests import NvmeGuest
 
+BAD = 5  # a block whose guard is wrong on purpose
 DISK = "/sys/block/nvme0n1"
 WRITE_AND_READ = (
     "dd if=/dev/urandom of=/tmp/x bs=64k count=16 && dd if=/tmp/x of=/dev/nvme0n1 bs=64k oflag=direct && "
@@ -20,6 +22,18 @@ COPY = (
     "dd if=/dev/nvme0n1 of=/tmp/y bs=4k skip=8 count=2 iflag=direct && "
     "(dd if=/tmp/x bs=4k skip=1 count=1; dd if=/tmp/x bs=4k count=1) 2>/dev/null | cmp - /tmp/y"
 )
+
+
+def meets_a_guard_error(guest: NvmeGuest) -> None:
+    """On purpose: the kernel has our drive check the guards, and takes the error for what it is."""
+    with_error = f"dd if=/dev/nvme0n1 of=/dev/null bs=4k skip={BAD} count=1 iflag=direct"
+    fault = guest.faults.add(Fault({"opcode": "read", "lba": BAD}, do="guard error"))
+    failed = guest.run(f"{with_error} 2>&1")
+    assert failed.status != 0
+    said = guest.check("dmesg")
+    assert f"protection error, dev nvme0n1, sector {BAD * 8} op 0x0:(READ)" in said, said
+    guest.faults.remove(fault)
+    guest.check(with_error)
 
 
 def test_linux_uses_each_format_that_nvme_cli_has_chosen(
@@ -39,6 +53,8 @@ def test_linux_uses_each_format_that_nvme_cli_has_chosen(
             assert guest.check(f"cat {DISK}/queue/logical_block_size").strip() == str(size), options
             assert guest.check(f"cat {DISK}/integrity/format").strip() == profile, options
             guest.check(WRITE_AND_READ)
+            if profile == "T10-DIF-TYPE1-CRC":
+                meets_a_guard_error(guest)
         guest.check("nvme format /dev/nvme0n1 --lbaf=0 --ses=2 --force")
         left = guest.check("dd if=/dev/nvme0n1 bs=64k count=16 iflag=direct 2>/dev/null | tr -d '\\0' | wc -c")
         assert left.strip() == "0"
