@@ -57,10 +57,14 @@ def of_words(words: Sequence[str], example: str) -> dict[str, Any]:
     import json  # start-up, as below
 
     lines = []
+    given: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
             raise ValueError(f"{word!r}: write KEY=VALUE, for example {example}")
+        if key in given:
+            raise ValueError(f"{key}: is given twice, {given[key]} and {value}: give it once")
+        given[key] = value
         if not _is_toml(value):
             value = json.dumps(value.strip(), ensure_ascii=False)
         lines.append(f"{key}={value}")

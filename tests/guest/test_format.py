@@ -27,12 +27,12 @@ COPY = (
 def meets_a_guard_error(guest: NvmeGuest) -> None:
     """On purpose: the kernel has our drive check the guards, and takes the error for what it is."""
     with_error = f"dd if=/dev/nvme0n1 of=/dev/null bs=4k skip={BAD} count=1 iflag=direct"
-    fault = guest.faults.add(Fault({"opcode": "read", "lba": BAD}, do="guard error"))
+    guest.faults.add(Fault({"opcode": "read", "lba": BAD}, do="guard error"))
     failed = guest.run(f"{with_error} 2>&1")
     assert failed.status != 0
     said = guest.check("dmesg")
     assert f"protection error, dev nvme0n1, sector {BAD * 8} op 0x0:(READ)" in said, said
-    guest.faults.remove(fault)
+    guest.faults.clear()
     guest.check(with_error)
 
 

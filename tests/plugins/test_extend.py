@@ -290,8 +290,9 @@ def test_a_drive_file_names_its_plugins(files: Path) -> None:
 @pytest.mark.long
 @pytest.mark.kills("drives-with-other-plugins-share-a-process")
 def test_plugins_of_a_drive_file_that_cannot_be_are_refused(files: Path) -> None:
-    first, same = drive(files, "a", ["hello.py"]), drive(files, "b", ["hello.py", "./hello.py"])
-    other, none = drive(files, "c", ["more.py"]), drive(files, "d", [])
+    gone = str(files / "gone.img")  # a drive that is not refused for its plugins ends at once, too
+    first, same = drive(files, "a", ["hello.py"], gone), drive(files, "b", ["hello.py", "./hello.py"])
+    other, none = drive(files, "c", ["more.py"], gone), drive(files, "d", [], gone)
     bad, missing, text = drive(files, "e", ["bad.py"]), drive(files, "f", ["none.py"]), files / "g.toml"
     (files / "bad.py").write_text("\n1 / 0")
     text.write_text("plugins = 'hello.py'\n[[namespace]]\ndisk = 'mem:1M'\n[[controller]]\nsocket = 's'\n")

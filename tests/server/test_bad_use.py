@@ -204,7 +204,20 @@ def test_what_is_made_and_written_has_a_path_of_its_own(path: str, disk: Path, f
         options = ["--disk", f"raw:{disk}", *(() if option == "--socket" else ("--socket", path)), option, disk]
         refused(run(*options), 2, f"{option} and --disk are both {disk}")
     assert disk.read_bytes() == before
+    pool, name = folder / "pool", "6d0c1a5e-8f04-4e0b-9b4c-0a4f5a4b7c11.raw"
+    for option, file in (("--disk", name), ("--trace", f"{name}.nvme"), ("--state", "lock"), ("--pid-file", name)):
+        given = ["--socket", path, "--pool", pool, "--capacity", "1M"]
+        refused(
+            run(*given, option, link / "pool" / file), 2, f"{option} {link}/pool/{file} is a file of the pool {pool}"
+        )
+    assert not pool.exists()
     assert not os.path.exists(path)
+
+
+def test_a_path_of_two_lines_is_told_in_one(path: str, folder: Path) -> None:
+    two = f"{folder}/a\nb\x1b[2J"
+    for words in (("--socket", path, "--disk", two), ("--drive", two), ("--socket", path, f"--no\n{two}")):
+        assert "a\\nb\\x1b[2J" in refused(run(*words), 2 if "--disk" not in words else 1)
 
 
 # --- sockets

@@ -223,6 +223,7 @@ def test_ctl_adds_namespaces_with_the_words_of_the_file(
         (("disk=mem:1M", "block_size=513"), "block_size: 513 is neither 512 nor 4096"),
         (("block_size=512",), "disk: is missing: a raw file, a block device"),
         (("mem:1M", "disk=mem:2M"), "disk: mem:1M and mem:2M: give one"),
+        (("disk=mem:1M", "nsid=7", "nsid=8"), "nsid: is given twice, 7 and 8: give it once"),
         (("mem:1M", "read_only"), "'read_only': write KEY=VALUE, for example disk=disk.img block_size=4096"),
     ):
         result = add(*bad)

@@ -13,6 +13,7 @@ from nvmeemu.pytest_plugin.bench import NvmeBench
 from nvmeemu.pytest_plugin.options import DriveOptions
 from nvmeemu.spec import Completion, ReadWrite
 from nvmeemu.testing import CAP
+from nvmeemu.text import plain
 from nvmeemu.trace import words
 from nvmeemu.trace.activity import activity
 from nvmeemu.trace.commands import commands
@@ -138,7 +139,7 @@ def test_the_report_of_a_failed_test_says_it(tmp_path: Path) -> None:
 
 def test_a_hostile_text_does_not_command_the_terminal() -> None:
     record = trace.Injection(0, 0, 1, 1, 0, 0, False, ("\x1b[2J",) * 4)
-    assert words.plain("".join(words.describe(record))) == "".join(words.describe(record))
+    assert plain("".join(words.describe(record))) == "".join(words.describe(record))
 
 
 def test_a_difference_that_is_on_purpose_is_marked(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import jsonschema
 import pytest
 
+from nvmeemu.app.arguments import complain
 from nvmeemu.app.cli import _parser
 from nvmeemu.app.drive import file as drive_file
 from nvmeemu.app.drive.command_line import drives_of
@@ -354,6 +356,31 @@ def test_drives_together_have_names_and_paths_of_their_own() -> None:
         check_together([trace], None)
     with pytest.raises(Failure, match=r"^a.toml:4: controller 1: socket and --pid-file are both s: give each"):
         check_together([one], "s")
+
+
+@pytest.mark.kills("files-of-a-pool-are-anybodys")
+def test_a_file_of_a_pool_is_nothing_else(tmp_path: Path) -> None:
+    """Of any drive's, whatever path leads there; what else lies in the folder is the user's."""
+    name = f"{UUID(int=7)}.raw"
+    head = f"pool = '{tmp_path}/p'\ncapacity = '1M'\n"
+    (tmp_path / "p").mkdir()
+    (tmp_path / "q").symlink_to(tmp_path / "p")
+    other = parse(f"{head}[[controller]]\nsocket = 't'\n", "b.toml")
+    for disk, is_of_pool in ((f"p/{name}", True), (f"q/{name}.nvme", True), ("p/lock", True), ("p/x.raw", False)):
+        drive = parse(LEAST.replace("mem:1M", f"raw:{tmp_path}/{disk}"), "a.toml")
+        if not is_of_pool:
+            check_together([drive, other], None)
+            continue
+        with pytest.raises(
+            Failure, match=rf"^a.toml:2: namespace 1: disk .*/{disk} is a file of the pool {tmp_path}/p: "
+        ):
+            check_together([drive, other], None)
+
+
+@pytest.mark.kills("a-line-break-makes-two-lines")
+def test_what_is_wrong_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert complain("nvmeemu serve", "disk a\nb\x1b[2J: \u00fc", 2) == 2
+    assert capsys.readouterr().err == "nvmeemu serve: disk a\\nb\\x1b[2J: \u00fc\n"
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ LAYERS = [
     ["spec.layout"],
     ["spec.names"],
     ["app.arguments", "controller.bounds", "tables", "app.signals", "toml"],
+    ["text"],
     ["__init__", "app", "commands", "controller", "engine", "subsystem"],
 ]
 

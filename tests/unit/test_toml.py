@@ -138,6 +138,7 @@ def test_what_is_no_toml(text: str, line: int, reason: str) -> None:
     assert refused.value.line == line
 
 
+@pytest.mark.kills("the-later-of-two-words-counts")
 def test_words_are_toml_whose_texts_need_no_quotes() -> None:
     words = ["disk=a b.img", "nsid=3", "read_only=true", "size=1G", 'x=["a", 2]', "y.z='q'", 'p="', "e=", "n=1\nb=2"]
     assert toml.of_words(words, "a=b") == {
@@ -155,3 +156,5 @@ def test_words_are_toml_whose_texts_need_no_quotes() -> None:
         with pytest.raises(ValueError, match=r"\w") as refused:
             toml.of_words(bad, "a=b")
         assert "\n" not in str(refused.value)
+    with pytest.raises(ValueError, match=r"^a.b: is given twice, 1 and x: give it once$"):
+        toml.of_words(["a.b=1", "c=2", "a.b=x"], "a=b")

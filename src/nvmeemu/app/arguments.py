@@ -9,6 +9,8 @@ import re
 import sys
 from typing import Any, NoReturn
 
+from nvmeemu.text import plain
+
 MOST_IO_THREADS = 16  # of the native engine: what --io-threads takes
 
 
@@ -20,7 +22,7 @@ class Parser(argparse.ArgumentParser):
         self._negative_number_matcher = re.compile(r"-\d")  # --size -5G: no option, but a size, and not a good one
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(complain(self.prog, f"{message} (see {self.prog} --help)", 2))
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         super().exit(status or tell(self.prog, ""), message)  # --help and --version are not written yet
@@ -69,5 +71,10 @@ def output_failed(program: str, error: OSError) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python still has shall not fail once more
     if isinstance(error, BrokenPipeError):  # the reader of our output has seen enough
         return 0
-    print(f"{program}: standard output: {error.strerror or error}", file=sys.stderr)
-    return 1
+    return complain(program, f"standard output: {error.strerror or error}")
+
+
+def complain(program: str, why: object, status: int = 1) -> int:
+    """Say in one line on stderr why it fails, whatever paths are in that. Returns the exit status."""
+    print(f"{program}: {plain(str(why))}", file=sys.stderr)
+    return status

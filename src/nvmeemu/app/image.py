@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from nvmeemu import toml
 from nvmeemu.app import journals
-from nvmeemu.app.arguments import Parser, tell
+from nvmeemu.app.arguments import Parser, complain, tell
 from nvmeemu.app.drive.check import BadKey, checked
 from nvmeemu.app.drive.description import block_format
 from nvmeemu.app.drive.keys import NamespaceTable
@@ -47,8 +46,7 @@ def image(words: Sequence[str]) -> int:
         status, why = 1, str(error)
     except OSError as error:
         status, why = 1, f"{arguments.image}: {error.strerror or error}"
-    print(f"{_PROGRAM} {arguments.command}: {why}", file=sys.stderr)
-    return status
+    return complain(f"{_PROGRAM} {arguments.command}", why, status)
 
 
 def _parser() -> Parser:

@@ -14,7 +14,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ from types import FrameType
 from typing import NoReturn
 
 from nvmeemu.app import process, serving, vmm
+from nvmeemu.app.arguments import complain
 from nvmeemu.app.drive.source import Failure
 from nvmeemu.app.signals import MEANINGLESS, WISHES
 from nvmeemu.backend import describe
@@ -65,14 +65,11 @@ def run(command: Sequence[str], arguments: Sequence[str], socket: str | None = N
     except serving.ServerEnded as ended:  # it has said why
         return ended.status if ended.status > 0 else 1
     except (_CannotRun, Failure) as error:
-        print(f"nvmeemu run: {error}", file=sys.stderr)
-        return error.status
+        return complain("nvmeemu run", error, error.status)
     except serving.ServerError as error:
-        print(f"nvmeemu run: {error}", file=sys.stderr)
-        return 1
+        return complain("nvmeemu run", error)
     except OSError as error:
-        print(f"nvmeemu run: {describe(error)}", file=sys.stderr)
-        return 1
+        return complain("nvmeemu run", describe(error))
 
 
 def fill_in(command: Sequence[str], sockets: Sequence[Path]) -> list[str]:
@@ -191,7 +188,7 @@ def _attend(program: str, words: Sequence[str], socket: Path, server: subprocess
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if is_server_lost:
-        print(f"nvmeemu run: nvmeemu serve ended with status {server.returncode}", file=sys.stderr)
+        complain("nvmeemu run", f"nvmeemu serve ended with status {server.returncode}")
         return 1
     status = command.returncode
     if status > 0:
@@ -210,7 +207,7 @@ def _explain(words: Sequence[str]) -> None:
         if obstacle := vmm.obstacle(Path(program)):
             ours = vmm.cache() / "bin"
             where = f"put {ours} first in PATH" if (ours / Path(program).name).exists() else "scripts/setup.sh has one"
-            print(f"nvmeemu run: {obstacle}: {where}", file=sys.stderr)
+            complain("nvmeemu run", f"{obstacle}: {where}")
         return
 
 

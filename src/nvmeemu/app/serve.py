@@ -12,6 +12,7 @@ from functools import partial
 
 from nvmeemu.app import logs, pid_file
 from nvmeemu.app.announcing import announce, check_ready_fd
+from nvmeemu.app.arguments import complain
 from nvmeemu.app.assembly import Assembly, assemble, check, faults_of
 from nvmeemu.app.disks import Disks
 from nvmeemu.app.drive.command_line import drives_of
@@ -32,13 +33,11 @@ def serve(arguments: argparse.Namespace) -> int:
         serve_drives(drives_of(arguments), arguments)
         _give_up_on_broken_pipes()
     except Failure as failure:
-        print(f"nvmeemu serve: {failure}", file=sys.stderr)
-        return failure.status
+        return complain("nvmeemu serve", failure, failure.status)
     except OSError as error:  # no more descriptors, a working folder that is gone, ...
         log.debug("where it failed", exc_info=True)
         where = f"{error.filename}: " if error.filename else ""
-        print(f"nvmeemu serve: {where}{describe(error)}", file=sys.stderr)
-        return 1
+        return complain("nvmeemu serve", f"{where}{describe(error)}")
     return 0
 
 

@@ -12,7 +12,8 @@ from nvmeemu.faults.passage import Passage
 from nvmeemu.faults.places import OF_COMMANDS, PLACES, At
 from nvmeemu.faults.when import Trigger, When
 from nvmeemu.faults.words import FaultError, check_pairs, choice, plain, table
-from nvmeemu.spec import names, words
+from nvmeemu.spec import names
+from nvmeemu.text import plain as in_one_line
 
 LONGEST_NAME = 200  # characters
 _LONGEST_WORDS = 1000  # likewise, of what a list of actions says
@@ -111,7 +112,7 @@ class Fault:
         parts = [*_words("match", self._written["match"]), f"at={self.at}"]
         parts += [word for one in self._all_written for word in _words("do", one)]
         text = " ".join([*parts, *_words("when", self.when.as_table())])
-        return words.plain(_cut(f'"{self.name}": {text}' if self.name else text))
+        return in_one_line(_cut(f'"{self.name}": {text}' if self.name else text))
 
     def __repr__(self) -> str:
         return f"Fault({', '.join(f'{key}={value!r}' for key, value in self.as_table().items() if value)})"

@@ -14,11 +14,11 @@ from nvmeemu.profiles.host import run as play
 from nvmeemu.profiles.items import Outcome, breaks
 from nvmeemu.profiles.profile import NEVER, Profile, ProfileError, built_in, load, parse
 from nvmeemu.spec.names import choice
+from nvmeemu.text import plain
 from nvmeemu.trace.cli import run as run_command
 from nvmeemu.trace.file import BadUse, TraceError, open_trace
 from nvmeemu.trace.sink import save
 from nvmeemu.trace.terminal import Output, tell_if_cut
-from nvmeemu.trace.words import plain
 
 _PROFILE = """\
 Drivers that cannot run here: what they do, played to a controller in this process, without a guest and on a virtual

@@ -11,10 +11,11 @@ from nvmeemu.controller.limits import Limits
 from nvmeemu.profiles.learning import Learning
 from nvmeemu.spec.layout import Number
 from nvmeemu.spec.names import Names
+from nvmeemu.text import plain
 from nvmeemu.trace.commands import TracedCommand, by_fetch
 from nvmeemu.trace.file import FIRST_VERSION, Reader, TraceError
 from nvmeemu.trace.records import Fetch, PciChange, Record, RegisterRead, RegisterWrite, Reset
-from nvmeemu.trace.words import command_of, plain
+from nvmeemu.trace.words import command_of
 
 _ADDRESSES = (regs.ASQ.offset, regs.ACQ.offset)
 _MOST_DATA = 4096  # bytes that a step can show

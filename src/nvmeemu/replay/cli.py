@@ -10,13 +10,13 @@ from nvmeemu.app.arguments import BoundedNumber, Parser
 from nvmeemu.app.plugins import add_option as add_plugin_option
 from nvmeemu.backend import BackendError, BadRequest, is_memory, open_backend
 from nvmeemu.replay.player import replay as play
+from nvmeemu.text import plain
 from nvmeemu.trace.cli import run as run_command
 from nvmeemu.trace.extra import check_output
 from nvmeemu.trace.file import BadUse, TraceError, open_trace
 from nvmeemu.trace.records import Record
 from nvmeemu.trace.sink import save
 from nvmeemu.trace.terminal import Output, at, heading, tell_if_cut, with_bar
-from nvmeemu.trace.words import plain
 
 _REPLAY = """\
 Does to a controller, in this process and without a guest, what the host of a trace did, and compares the completions

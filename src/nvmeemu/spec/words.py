@@ -193,11 +193,6 @@ def _set_fields(entry: Layout) -> str:
     return " ".join(f"{name}={value:d}" if isinstance(field, Number) else name for name, value, field in found if value)
 
 
-def plain(text: str) -> str:
-    """A text out of a file, for a terminal: what could command that is escaped."""
-    return text if text.isprintable() else "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
-
-
 def size(number: int) -> str:
     """Bytes, in the largest unit that fits: ``4 KiB``."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):

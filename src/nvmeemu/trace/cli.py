@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from nvmeemu.app.arguments import Parser, output_failed, tell
+from nvmeemu.app.arguments import Parser, complain, output_failed, tell
 from nvmeemu.app.plugins import add_option as add_plugin_option
 from nvmeemu.trace import coverage, difference, export, plot, show, stats
 from nvmeemu.trace.file import BadUse, TraceError
@@ -50,12 +50,12 @@ def run(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
         return status
     except TraceError as error:
         tell(parser.prog, "")  # what was found before
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        complain(parser.prog, error)
         return 2 if isinstance(error, BadUse) else 1
     except OSError as error:
         if error.filename is None:  # what is read, and files that are written, say so themselves
             return output_failed(parser.prog, error)
-        print(f"{parser.prog}: {error.filename}: {error.strerror or error}", file=sys.stderr)
+        complain(parser.prog, f"{error.filename}: {error.strerror or error}")
     return 1
 
 

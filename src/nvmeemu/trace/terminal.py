@@ -14,9 +14,10 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.style import Style
 from rich.table import Table
 
+from nvmeemu.app.arguments import complain
+from nvmeemu.text import plain
 from nvmeemu.trace.file import Reader
 from nvmeemu.trace.records import Record
-from nvmeemu.trace.words import plain
 
 T = TypeVar("T")
 
@@ -83,7 +84,7 @@ def with_progress(reader: Reader, *, prints: bool = True) -> Iterator[Record]:
 def tell_if_cut(reader: Reader) -> None:
     """On stderr, when it has been read."""
     if reader.is_cut:
-        print(f"nvmeemu: {reader.name}: cut: it ends within a record", file=sys.stderr)
+        complain("nvmeemu", f"{reader.name}: cut: it ends within a record")
 
 
 def with_bar(items: Iterable[T], name: str, total: int, done: Callable[[int], int]) -> Iterator[T]:

@@ -14,13 +14,13 @@ from nvmeemu.spec.words import (
     entry,
     named,
     opcode,
-    plain,
     pointers,
     register,
     size,
     status,
     words,
 )
+from nvmeemu.text import plain
 from nvmeemu.trace import records as kinds
 from nvmeemu.trace.records import Record
 
@@ -33,7 +33,6 @@ __all__ = [
     "injection",
     "injections",
     "opcode",
-    "plain",
     "pointers",
     "register",
     "size",

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 from nvmeemu import toml
-from nvmeemu.app.arguments import tell
+from nvmeemu.app.arguments import complain, tell
 from nvmeemu.app.control.client import Control, ControlError, Unreachable
 from nvmeemu.backend import placed
 
@@ -22,14 +21,12 @@ def ctl(arguments: argparse.Namespace) -> int:
     try:
         result = _ask(arguments)
     except (Unreachable, ControlError) as error:
-        print(f"nvmeemu ctl: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ControlError) and error.code == INVALID_PARAMS else 1
+        is_bad_use = isinstance(error, ControlError) and error.code == INVALID_PARAMS
+        return complain("nvmeemu ctl", error, 2 if is_bad_use else 1)
     except ValueError as error:  # a FaultError, or a bad key
-        print(f"nvmeemu ctl: {error}", file=sys.stderr)
-        return 2
+        return complain("nvmeemu ctl", error, 2)
     except OSError as error:  # of a file of faults
-        print(f"nvmeemu ctl: {error.filename or os.curdir}: {error.strerror}", file=sys.stderr)
-        return 2
+        return complain("nvmeemu ctl", f"{error.filename or os.curdir}: {error.strerror}", 2)
     lines = [json.dumps(result, indent=2)] if arguments.json else _lines(result)
     return tell("nvmeemu ctl", "".join(f"{line}\n" for line in lines))
 
@@ -86,7 +83,7 @@ def _added(words: list[str]) -> list[tuple[str, dict[str, Any]]]:
     if len(words) == 1 and "=" not in words[0]:
         found = load(words[0])
         if found.seed is not None:
-            print(f"nvmeemu ctl: {words[0]}: the server has a seed: this file's is not used", file=sys.stderr)
+            complain("nvmeemu ctl", f"{words[0]}: the server has a seed: this file's is not used")
         return [("fault.add", fault.as_table()) for fault in found.faults]
     return [("fault.add", Fault.of(of_words(words)).as_table())]
 

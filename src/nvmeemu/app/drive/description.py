@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _POOL_UNIT = 4096  # bytes
 _COMPANION = "companion"
+_POOL_FILE = re.compile(r"[0-9a-f-]{36}\.raw(\.nvme(\.new)?)?|lock")
 SHARE = "share it with --read-only or --overlay in both"
 Table = Mapping[str, Any]
 """Checked values by the names of their keys."""
@@ -253,8 +255,24 @@ def check_together(drives: Sequence[Drive], pid_file: str | None) -> None:
         for other in [*made[index + 1 :], *disks]:
             if is_same(one.path, other.path) and not one.may_be_shared(other):
                 raise _both(one, other)
+    for pool in (one for one in made if one.place == ("pool",)):
+        for other in [*made, *disks]:
+            if _is_of_pool(other.path, pool.path):
+                raise _in_pool(other, pool)
     for first, second in itertools.combinations(drives, 2):
         _check_disks(first, second)
+
+
+def _is_of_pool(path: str, folder: str) -> bool:
+    """Whether it is a file that the pool has, or will have: of a namespace, or the lock."""
+    parent, name = os.path.split(os.path.realpath(path_of(path)))
+    return _POOL_FILE.fullmatch(name) is not None and is_same(parent, folder)
+
+
+def _in_pool(one: _Used, pool: _Used) -> Failure:
+    drive = one.drive
+    text = f"{one.called(drive)} {one.path} is a file of the pool {pool.path}: give another path"
+    return Failure(text, 2) if drive is None else drive.source.failure(text, *one.place)
 
 
 def _check_disks(first: Drive, second: Drive) -> None:
