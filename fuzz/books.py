@@ -73,9 +73,9 @@ def watch_fetches(tell: Callable[[SubmissionQueue, bytes], None]) -> Iterator[No
     """Call ``tell`` with each entry that any submission queue gives out."""
     original = Executor._fetched
 
-    def fetched(executor: Executor, sq: SubmissionQueue, entry: bytes) -> None:
+    def fetched(executor: Executor, sq: SubmissionQueue, entry: bytes, is_next: bool) -> None:
         tell(sq, entry)
-        original(executor, sq, entry)
+        original(executor, sq, entry, is_next)
 
     Executor._fetched = fetched  # type: ignore[method-assign,assignment]
     try:

@@ -32,6 +32,7 @@ from nvmeemu.spec import (
     DoorbellBufferConfig,
     DsmRange,
     Flush,
+    Fuse,
     GetFeatures,
     GetLbaStatus,
     GetLogPage,
@@ -80,6 +81,7 @@ class Builder:
         self._cid = 0
         self._slot = 0
         self._list = 0
+        self._first: Command | None = None  # of a fused operation that has no second one yet
 
     # --- places
 
@@ -372,6 +374,17 @@ class Builder:
                 self.guest.write(iova, b"".join(map(bytes, ranges)))
         return DatasetManagement(nsid=1, prp1=prp1, prp2=prp2, nr=number, ad=bool(args[3] & 0x80))
 
+    def _fused(self, args: bytes) -> Command:
+        """The first one of a fused operation, or the second one of the last."""
+        if self._first is not None:
+            second = Write(bytearray(bytes(self._first)))  # type: ignore[arg-type]
+            second.opcode, second.fuse, self._first = Write.OPCODE, Fuse.SECOND, None
+            return second
+        command = self._transfer(Compare, args)
+        command.fuse = Fuse.FIRST
+        self._first = command
+        return command
+
     def _copy(self, args: bytes) -> Command:
         """Mostly of ranges that are there."""
         number = (1, 2, 16, 129)[args[3] & 3]
@@ -430,7 +443,8 @@ MANAGEMENT: tuple[Maker, ...] = (Builder._manage, Builder._attach, Builder._dire
 NVM: tuple[Maker, ...] = (
     *(_transfers(Read),) * 3,
     Builder._copy,
-    *(_transfers(Write),) * 3,
+    *(_transfers(Write),) * 2,
+    Builder._fused,
     _transfers(Compare),
     _transfers(Verify),
     _transfers(WriteZeroes),

@@ -26,6 +26,7 @@ from nvmeemu.spec import (
     CreateSq,
     DeleteQueue,
     DirectiveReceive,
+    Fuse,
     GetFeatures,
     GetLbaStatus,
     GetLogPage,
@@ -378,6 +379,7 @@ class Judge:
                 found.append(f"queue {sq.qid} has commands that were not fetched")
             for command in sq.outstanding:
                 is_event = sq.qid == 0 and command.opcode == AdminOpcode.ASYNC_EVENT_REQUEST
-                if not is_event and command not in self.ambiguous:
+                is_half = command.number == sq.fetched and command.entry[1] & 3 == Fuse.FIRST and sq.qid > 0
+                if not is_event and not is_half and command not in self.ambiguous:
                     found.append(f"queue {sq.qid}: not completed: {command.io!r}")
         return found

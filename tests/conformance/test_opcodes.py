@@ -84,31 +84,3 @@ def test_admin_commands_are_neither_fused_nor_given_sgls(driver: Driver, flags: 
     command = Command(opcode=AdminOpcode.IDENTIFY, prp1=place, cdw10=1, flags=flags)
     fails(driver, driver.admin, command, Status.INVALID_FIELD)
     assert is_untouched(driver, place, PAGE)
-
-
-@pytest.mark.fact("A30", clause="Base 1.4, 6.2 and Figure 247, FUSES", kills=("flags-ignored",))
-@pytest.mark.parametrize("flags", [FUSE_FIRST, FUSE_SECOND, FUSE_RESERVED])
-@pytest.mark.parametrize("opcode", [NvmOpcode.COMPARE, NvmOpcode.WRITE])
-def test_fused_commands_are_refused_where_they_are_not_offered(driver: Driver, opcode: int, flags: int) -> None:
-    if identify_controller(driver).fuses & 1:
-        pytest.skip("this controller has fused commands")
-    queue = driver.create_queues()
-    place = guarded(driver, PAGE)
-    command = Command(opcode=opcode, nsid=1, prp1=place, flags=flags)
-    fails(driver, queue, command, Status.INVALID_FIELD)
-    assert driver.read(0, 1) == bytes(512)
-
-
-@pytest.mark.fact("A30", clause="Base 1.4, 6.2", kills=("flags-ignored",))
-def test_a_refused_pair_compares_and_writes_nothing(driver: Driver) -> None:
-    """Compare and Write: if the pair cannot be one operation, neither half may happen."""
-    if identify_controller(driver).fuses & 1:
-        pytest.skip("this controller has fused commands")
-    queue = driver.create_queues()
-    page = driver.alloc(PAGE)
-    driver.bus.write_memory(page, b"\x55" * 512)
-    driver.submit(queue, Command(opcode=NvmOpcode.COMPARE, nsid=1, prp1=page, flags=FUSE_FIRST), ring=False)
-    driver.submit(queue, Command(opcode=NvmOpcode.WRITE, nsid=1, prp1=page, flags=FUSE_SECOND))
-    statuses = [completion.status for completion in driver.drain(queue)]
-    assert statuses == [Status.INVALID_FIELD, Status.INVALID_FIELD]
-    assert driver.read(0, 1) == bytes(512)

@@ -264,8 +264,8 @@ class Generator:
 
     def _spoil_flags(self, command: Any, case: Case) -> None:
         """Not PSDT 01b and 10b: PRPs that are taken for an SGL describe memory that another command of the round has,
-        too, and which of the two is first is not said."""
-        command.flags = self._chance.choice((0x01, 0x02, 0xC0, 0x04, 0x3C))
+        too, and which of the two is first is not said. Nor FUSE 01b, which makes a command wait for the next one."""
+        command.flags = self._chance.choice((0x03, 0x02, 0xC0, 0x04, 0x3C))
 
     def _spoil_nsid(self, command: Any, case: Case) -> None:
         command.nsid = self._chance.choice((0, 4, 16, 17, 64, 65, 0x101, 0xFFFFFFFE, 0xFFFFFFFF))

@@ -58,7 +58,7 @@ def test_ordinary_reads_and_writes_are_the_engines(bench: Bench) -> None:
     [
         ({"opcode": NvmOpcode.VERIFY}, Status.SUCCESS),
         ({"opcode": 0x7F}, Status.INVALID_OPCODE),
-        ({"flags": 1}, Status.INVALID_FIELD),
+        ({"flags": 3}, Status.INVALID_FIELD),
         ({"nsid": 2}, Status.INVALID_FIELD),
         ({"nsid": 0}, Status.INVALID_NAMESPACE),
         ({"nsid": 0xFFFFFFFF}, Status.INVALID_NAMESPACE),

@@ -173,7 +173,7 @@ def test_many_pages_with_a_part_of_one_at_both_ends(bench: Bench, how: str) -> N
         (lambda bench: flush(0), Status.INVALID_NAMESPACE),
         (lambda bench: flush(2), Status.INVALID_FIELD),
         (lambda bench: flush(0xFFFFFFFE), Status.INVALID_NAMESPACE),
-        (lambda bench: Command(opcode=NvmOpcode.FLUSH, nsid=1, flags=1), Status.INVALID_FIELD),
+        (lambda bench: Command(opcode=NvmOpcode.FLUSH, nsid=1, flags=2), Status.MISSING_FUSED),
         (lambda bench: zeroes(SIZE // 512, 1), Status.LBA_OUT_OF_RANGE),
         (lambda bench: zeroes(SIZE // 512 - 1, 2), Status.LBA_OUT_OF_RANGE),
         (lambda bench: zeroes((1 << 64) - 1, 2), Status.LBA_OUT_OF_RANGE),

@@ -10,6 +10,7 @@ from nvmeemu.commands import features, log_pages
 from nvmeemu.commands.copy import MOST_RANGES, CopyLimits, has_copy
 from nvmeemu.commands.format_nvm import can_format
 from nvmeemu.commands.namespaces import has_management, most_attached
+from nvmeemu.controller.limits import FUSED_BLOCKS
 from nvmeemu.controller.request import Request
 from nvmeemu.controller.state import ControllerState
 from nvmeemu.spec import (
@@ -34,6 +35,7 @@ from nvmeemu.spec import (
     Fna,
     Fpi,
     Frmw,
+    Fuses,
     GranularityDescriptor,
     Identify,
     IdentifyController,
@@ -166,6 +168,8 @@ def _controller(request: Request[Identify]) -> bytes:
         cqes_min=CQE_SIZE.bit_length() - 1,
         cqes_max=CQE_SIZE.bit_length() - 1,
         nn=controller.namespaces.nn,
+        fuses=Fuses.COMPARE_AND_WRITE,
+        acwu=FUSED_BLOCKS,
         fna=Fna.CRYPTO_ERASE if can_format(controller) else Fna(0),
         oncs=_oncs(controller),
         vwc=int(Vwc(present=controller.has_write_cache, flush_behavior=FLUSH_TAKES_BROADCAST)),
@@ -225,6 +229,7 @@ def _page(controller: ControllerState, namespace: Namespace) -> bytes:
         nows=granularity,  # a multiple of NPWG
         nawun=_atomic_blocks(namespace),
         nawupf=_atomic_blocks(namespace),
+        nacwu=FUSED_BLOCKS if _atomic_blocks(namespace) > 1 else 1,
         nsattr=_attributes(namespace),
         nguid=namespace.nguid,
         eui64=namespace.eui64,

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from nvmeemu.controller.fused import Fusing
 from nvmeemu.controller.gaps import Gaps
 from nvmeemu.controller.media import MediaAccess
 from nvmeemu.controller.pin import Pin
@@ -22,7 +23,7 @@ from nvmeemu.controller.taps import Taps
 from nvmeemu.engine.port import CqHandle, SqHandle
 from nvmeemu.ports import HostMemoryError
 from nvmeemu.queues import CompletionQueue, SubmissionQueue
-from nvmeemu.spec import DRIVER_ERRORS, MORE, Command, Psdt, Status, words
+from nvmeemu.spec import DRIVER_ERRORS, MORE, Command, Fuse, Psdt, Status, words
 from nvmeemu.spec.errors import CommandFailed
 from nvmeemu.subsystem.media import Media
 
@@ -70,6 +71,8 @@ class Executor:
         self._media = MediaAccess(controller, self._go_on, on_progress)
         self.saves = Saves(controller.subsystem.state, self._go_on, on_progress)
         self._on_fatal = on_fatal
+        self._fusing = Fusing(controller, self._go_on)
+        self._kept: set[SubmissionQueue] = set()  # that the engine gets when their fused operations are whole
         self._gaps = Gaps(controller.clock, lambda: controller.host, self._late, self._lost, on_progress)
         self.pin = Pin(controller)
         self._had_msix = False
@@ -111,6 +114,9 @@ class Executor:
 
     def _take(self, sq: SubmissionQueue) -> None:
         """Move a queue from Python to the engine. If the engine is still giving it back, the engine keeps it."""
+        if self._fusing.is_open(sq):  # what comes next has to be seen here
+            self._kept.add(sq)
+            return
         if self._owners.take_sq(sq):
             self._ready.pop(sq, None)
             if len(sq.outstanding) >= MOST_OUTSTANDING:
@@ -130,15 +136,25 @@ class Executor:
             self._engine.deliver(self)
             if self.is_paused:
                 self._on_progress()
+        if self._controller.subsystem.sole_use.is_waited_for:
+            self._controller.subsystem.sole_use.look()
         self._left = BATCH_BYTES
         if self._media.is_waited_for:
             self._resume_waiting()
         if not self.is_paused:
             self._serve_ready()
+        if self._kept:
+            self._take_kept()
         self.signal()
         if self._media.is_waited_for and self._media.has_ready:
             return True
         return bool(self._ready) and not self.is_paused
+
+    def _take_kept(self) -> None:
+        kept, self._kept = self._kept, set()
+        for sq in kept:
+            if self._controller.sqs.get(sq.qid) is sq and not self._controller.is_pythons(sq.qid):
+                self._take(sq)
 
     def _resume_waiting(self) -> None:
         """Begin commands whose disks have room now, until enough has been moved."""
@@ -193,10 +209,12 @@ class Executor:
             for request in tuple(sq.outstanding):
                 request.drop()
         self._media.drop()
+        self._fusing.drop()
         self._owners.drop()
         for cq in self._controller.cqs.values():
             cq.server.drop_waiting()
         self._ready.clear()
+        self._kept.clear()
         self._posted.clear()
         self._due.clear()
         self._gaps.forget()
@@ -244,14 +262,16 @@ class Executor:
                 return False
             if entry is None:
                 return False
-            self._fetched(sq, entry)
+            self._fetched(sq, entry, True)
             if self._left <= 0:
                 break
         return True
 
-    def _fetched(self, sq: SubmissionQueue, entry: bytes) -> None:
-        """Make a request of an entry, and begin it."""
+    def _fetched(self, sq: SubmissionQueue, entry: bytes, is_next: bool) -> None:
+        """Make a request of an entry, and begin it. ``is_next``: it follows the last one of its queue that was here."""
         request = self._request(sq, entry)
+        if sq.qid and (entry[1] & _FUSE or (is_next and self._fusing.is_open(sq))):
+            self._fusing.fetched(request, is_next)
         if self.taps is None:
             self._proceed(request)
         else:
@@ -266,14 +286,21 @@ class Executor:
         return request
 
     def _takes(self, sq: SubmissionQueue, command: Command) -> bool:
-        """Whether it may have its FUSE and PSDT. Over PCIe only I/O commands have SGLs (Base 1.4, Figure 104)."""
+        """Whether it may have its FUSE and PSDT. Only I/O commands are fused, and over PCIe have SGLs (Base 1.4, Figure
+        104)."""
+        if command.fuse and (not sq.qid or command.fuse == Fuse.RESERVED):
+            return False
         has_sgls = sq.qid > 0 and self._controller.limits.has_sgls
-        return not command.fuse and has_sgls and command.psdt != Psdt.RESERVED
+        return command.psdt == Psdt.PRP or (has_sgls and command.psdt != Psdt.RESERVED)
 
     def _begin_entry(self, request: Request[Any], entry: bytes) -> None:
         """Begin the entry that the taps have passed on. It may be changed, and may come more than once."""
-        is_first = entry is request.entry and not request.has_begun
-        self._begin(request if is_first else self._request(request.sq, entry))
+        if entry is request.entry and not request.has_begun:
+            self._begin(request)
+            return
+        another = self._request(request.sq, entry)
+        self._fusing.stands_in(request, another)
+        self._begin(another)
 
     def _begin(self, request: Request[Any]) -> None:
         request.has_begun = True
@@ -399,9 +426,9 @@ class Executor:
 
     # --- the engine's Listener -------------------------------------------------------------------------------------
 
-    def punted(self, sq: SqHandle, entry: bytes) -> None:
+    def punted(self, sq: SqHandle, entry: bytes, is_behind_first: bool) -> None:
         queue = self._owners.sqs[sq]
-        self._fetched(queue, entry)
+        self._fetched(queue, entry, is_behind_first)
         if len(queue.outstanding) == MOST_OUTSTANDING:
             queue.server.hold(True)
 
@@ -448,9 +475,10 @@ def _unknown(request: Request[Command]) -> Result:
 
 
 def _refuse(request: Request[Any]) -> Result:
-    """There are no fused operations; for SGLs see ``Executor._takes``."""
+    """Its FUSE or PSDT cannot be: see ``Executor._takes``."""
     raise CommandFailed(Status.INVALID_FIELD, location=(1, 0))
 
 
 UNKNOWN = CommandEntry(Command, _unknown)
+_FUSE = Command(fuse=0b11).flags
 _FUSE_AND_PSDT = Command(fuse=0b11, psdt=0b11).flags

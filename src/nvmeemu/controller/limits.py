@@ -14,6 +14,7 @@ from nvmeemu.controller.bounds import CHOICES, MAX_IO_QUEUES, OPTIONS, Choice, O
 from nvmeemu.spec import BAR0_LEAST, DOORBELLS, PAGE_MIN, VERSIONS
 
 MOST_TRANSFER = 2 << 20  # bytes
+FUSED_BLOCKS = 128  # of a fused operation, at most: ACWU
 _WIDTH = 4  # bytes of a doorbell
 
 

@@ -71,7 +71,7 @@ class MediaAccess:
         self._under_way.discard(under_way)
         request = under_way.request
         if request.live and request.job is None:  # what was read waits for guest memory
-            request.on_end = _one_after_another(under_way.give_back, request.on_end)
+            request.call_at_end(under_way, under_way.give_back)
         else:
             under_way.give_back()
         self._on_progress()
@@ -117,7 +117,7 @@ class MediaAccess:
         request.hold()
         self._waiting.setdefault(budget, {})[request] = None
         request.deadline = None  # it does not wait for guest memory meanwhile
-        request.on_end = lambda: self._forget(request, budget)
+        request.call_at_end(self, lambda: self._forget(request, budget))
 
     @property
     def has_ready(self) -> bool:
@@ -130,7 +130,8 @@ class MediaAccess:
         for budget in tuple(self._waiting):
             while budget in self._waiting and self._is_ready(budget):
                 request = next(iter(self._waiting[budget]))
-                request.on_end = None
+                if request.at_end is not None:
+                    request.at_end.pop(self)
                 self._forget(request, budget)
                 yield request
 
@@ -153,17 +154,6 @@ class MediaAccess:
                 request.drop()
         for under_way in tuple(self._under_way):
             under_way.cancel()
-
-
-def _one_after_another(first: Callable[[], None], second: Callable[[], None] | None) -> Callable[[], None]:
-    if second is None:
-        return first
-
-    def both() -> None:
-        first()
-        second()
-
-    return both
 
 
 class _UnderWay:

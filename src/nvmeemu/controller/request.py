@@ -42,13 +42,14 @@ class Request(Generic[C]):
     droppable = False  # its job changes nothing that the host could see
     is_abortable = True
     deadline: float | None = None  # of its wait for guest memory
-    on_end: Callable[[], None] | None = None
+    at_end: dict[object, Callable[[], None]] | None = None  # what is to be done then, and for whom
     layer: Callable[[Namespace], Media] | None = None  # what stands in for the media of namespaces
     tap: RequestTap | None = None  # somebody observes the controller, or stands in its way
     has_begun = False
     is_held = False  # it has waited, and can be found in its queue
     moved = 0  # bytes of its data
     dw0_if_failed = 0
+    user: object | None = None  # who it belongs to, where a medium has a sole user
     stage: Stage
     run: Stage  # the handler
     _transfer: Transfer | None = None
@@ -66,7 +67,7 @@ class Request(Generic[C]):
         self.sq = sq
         self.entry = entry
         self.command = command
-        self._post = post
+        self.post = post
 
     @property
     def cid(self) -> int:
@@ -134,13 +135,22 @@ class Request(Generic[C]):
         not be done twice: where there is no room the handler runs again later. Raises NoRoom."""
         media = namespace.media if self.layer is None else self.layer(namespace)
         budget = media.budget
-        if budget.held >= budget.most:
-            raise NoRoom(budget)
+        if budget.held >= budget.most or budget.sole_user is not None:
+            self._find_room(budget)
         return media
 
+    def _find_room(self, budget: Budget) -> None:
+        if budget.sole_user is None or budget.sole_user is not self.user:
+            raise NoRoom(budget)
+
     def media_at_once(self, namespace: Namespace) -> Media:
-        """The same in the middle of a command, which goes on although there is no room."""
-        return namespace.media if self.layer is None else self.layer(namespace)
+        """The same in the middle of a command, which goes on although there is no room. Raises NoRoom if somebody has
+        the medium alone."""
+        media = namespace.media if self.layer is None else self.layer(namespace)
+        user = media.budget.sole_user
+        if user is not None and user is not self.user:
+            raise NoRoom(media.budget)
+        return media
 
     # --- its end
 
@@ -149,19 +159,26 @@ class Request(Generic[C]):
         self.is_held = True
         self.sq.outstanding.add(self)
 
+    def call_at_end(self, whom: object, call: Callable[[], None]) -> None:
+        """Call this when the command has ended in any way, unless ``whom`` is taken out of ``at_end`` before."""
+        if self.at_end is None:
+            self.at_end = {}
+        self.at_end[whom] = call
+
     def complete(self, dw0: int = 0, field: int = 0) -> None:
         """Post the completion with this DW0 and Status Field (15 bits, without the phase tag)."""
         if self.drop():
-            self._post(self, dw0, field)
+            self.post(self, dw0, field)
             self.sq.check_idle()
 
     def drop(self) -> bool:
         """Give up the right to complete, without a completion (reset). False if it was gone already."""
         was_live, self.live = self.live, False
         self.sq.outstanding.discard(self)
-        if self.on_end is not None:
-            on_end, self.on_end = self.on_end, None
-            on_end()
+        if self.at_end is not None:
+            at_end, self.at_end = self.at_end, None
+            for call in at_end.values():
+                call()
         return was_live
 
     def abort(self, status: int) -> bool:

@@ -181,7 +181,7 @@ class ControllerState:
         for namespace in self.namespaces:
             media = namespace.media
             disks[namespace.nsid] = EngineNamespace(
-                media.direct,
+                media.direct if media.budget.sole_user is None else None,
                 namespace.format.data_size,
                 namespace.blocks,
                 writable=not namespace.is_write_protected,

@@ -74,8 +74,9 @@ class SqHandle(QueueHandle, Protocol):
 class Listener(Protocol):
     """Python's part of the work. The queues are named by the handles that ``Engine`` gave."""
 
-    def punted(self, sq: SqHandle, entry: bytes) -> None:
-        """Run a command that the engine has fetched and does not serve."""
+    def punted(self, sq: SqHandle, entry: bytes, is_behind_first: bool) -> None:
+        """Run a command that the engine has fetched and does not serve. ``is_behind_first``: the command before it in
+        the queue was the first one of a fused operation; so this comes here, whatever it is."""
         ...
 
     def posted(self, cq: CqHandle) -> None:

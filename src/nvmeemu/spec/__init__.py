@@ -75,6 +75,7 @@ from nvmeemu.spec.entries import (
     Command,
     Completion,
     DataTransfer,
+    Fuse,
     Opcode,
 )
 from nvmeemu.spec.events import (
@@ -323,6 +324,7 @@ __all__ = [
     "FormatNvm",
     "Fpi",
     "Frmw",
+    "Fuse",
     "Fuses",
     "GetFeatures",
     "GetLbaStatus",

@@ -29,6 +29,15 @@ class DataTransfer(IntFlag):
         return cls(opcode & cls.BOTH)
 
 
+class Fuse(IntEnum):
+    """Whether a command is one of the two of a fused operation. Base 1.4, Figure 104."""
+
+    NONE = 0b00
+    FIRST = 0b01
+    SECOND = 0b10
+    RESERVED = 0b11
+
+
 class Opcode(IntEnum):
     """The base of enums of opcodes: one enum names those of the admin queue, one those of each I/O command set."""
 
@@ -47,9 +56,9 @@ class Command(Record, size=SQE_SIZE):
     """Whether it can change the content of blocks."""
 
     opcode = uint(0, 1)
-    fuse = bits(0, 9, 8)
+    fuse = bits(0, 9, 8)  # ``Fuse``
     psdt = bits(0, 15, 14)  # ``Psdt``
-    flags = uint(1, 1)  # FUSE, reserved bits and PSDT together: zero in every command that is served
+    flags = uint(1, 1)  # FUSE, reserved bits and PSDT together
     cid = uint(2, 2)
     nsid = uint(4, 4)
     cdw2 = uint(8, 4)

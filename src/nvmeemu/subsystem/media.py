@@ -224,15 +224,17 @@ class MediaError(Exception):
 
 class Budget:
     """How many bytes the commands at one medium hold, of all controllers together. While that is less than ``most``,
-    another command may begin. So ``most`` is exceeded by less than one transfer."""
+    another command may begin. So ``most`` is exceeded by less than one transfer. While there is a ``sole_user``, no
+    command of anybody else may begin or go on."""
 
     def __init__(self, most: int = MOST_HELD) -> None:
         self.most = most
         self.held = 0
+        self.sole_user: object | None = None
 
     @property
     def is_full(self) -> bool:
-        return self.held >= self.most
+        return self.held >= self.most or self.sole_user is not None
 
     def take(self, size: int) -> None:
         self.held += size

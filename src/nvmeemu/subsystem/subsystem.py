@@ -18,6 +18,7 @@ from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.subsystem.pool import Pool
 from nvmeemu.subsystem.saved import MemoryState, write_protection
 from nvmeemu.subsystem.saved_namespaces import deleted
+from nvmeemu.subsystem.sole_use import SoleUse
 from nvmeemu.subsystem.streams import Streams
 from nvmeemu.subsystem.turns import Turns
 
@@ -85,6 +86,7 @@ class Subsystem:
         self.turns = Turns()
         self.streams = Streams()
         self.lba_status_changes = 0  # since the power came
+        self.sole_use = SoleUse(clock, self._is_used, self._configure_engines)
         self.freed = 0
         self.on_delete: Callable[[Namespace], None] = lambda namespace: None  # of the user's
         self.state: SavedState = MemoryState() if state is None else state
@@ -215,6 +217,10 @@ class Subsystem:
 
     def _is_used(self, media: Media) -> bool:
         return any(controller.uses(media) for controller in self.controllers)
+
+    def _configure_engines(self, namespace: Namespace) -> None:
+        for controller in self.controllers:
+            controller.namespace_changed(namespace.nsid, False)
 
     def changed(self, nsid: int, by: int | None = None) -> None:
         """Tell the controllers that have it that Identify says something new of this namespace."""

@@ -46,7 +46,7 @@ struct disk {
 };
 
 enum event_kind {
-    EVENT_PUNT, /* run this entry of the submission queue `id` */
+    EVENT_PUNT, /* run this entry of the submission queue `id`; `value`: it follows the first one of a fused operation */
     EVENT_POSTED, /* raise the interrupt of the completion queue `id` */
     EVENT_HEAD, /* the host has consumed entries of the completion queue `id`: after engine_has_room said no, or for the
                    pin */

@@ -248,7 +248,7 @@ enum verdict op_resume(struct lane *lane, const struct op *op)
 
     if (verdict == DONE)
         sq_complete(op->sq, op->command.cid);
-    if (verdict == PUNT && engine_punt(lane->engine, op->sq, &op->command, false))
+    if (verdict == PUNT && engine_punt(lane->engine, op->sq, &op->command, false, false))
         verdict = PENDING;
     return verdict;
 }

@@ -285,7 +285,7 @@ class NativeEngine:
 
     def _tell_of_sq(self, listener: Listener, kind: int, sq: _Sq, event: Any) -> None:
         if kind == lib.EVENT_PUNT:
-            listener.punted(sq, bytes(ffi.buffer(event.entry)))
+            listener.punted(sq, bytes(ffi.buffer(event.entry)), bool(event.value))
         elif kind == lib.EVENT_IDLE:
             head, tail = sq.head, sq.tail
             sq.remove()

@@ -14,7 +14,7 @@ from nvmeemu import spec
 from nvmeemu.spec.layout import Field, Number, Record
 
 CONSTANTS = ("SQE_SIZE", "CQE_SIZE", "PAGE_MIN", "DOORBELLS", "BAR0_LEAST", "BROADCAST")
-ENUMS: tuple[type[IntEnum], ...] = (spec.NvmOpcode, spec.Psdt, spec.SglType)
+ENUMS: tuple[type[IntEnum], ...] = (spec.NvmOpcode, spec.Fuse, spec.Psdt, spec.SglType)
 RECORDS: tuple[type[Record], ...] = (
     *(spec.ReadWrite, spec.DatasetManagement, spec.DsmRange, spec.Completion),
     spec.SglDescriptor,

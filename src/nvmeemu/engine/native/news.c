@@ -18,6 +18,7 @@
 struct punt {
     struct sq *sq;
     struct nvme_read_write command;
+    bool is_behind_first;
 };
 
 static void wake_all(struct engine *engine)
@@ -56,12 +57,13 @@ void punts_drop(struct engine *engine)
     pthread_mutex_unlock(&engine->punt_lock);
 }
 
-bool engine_punt(struct engine *engine, struct sq *sq, const struct nvme_read_write *command, bool always)
+bool engine_punt(struct engine *engine, struct sq *sq, const struct nvme_read_write *command, bool always,
+                 bool is_behind_first)
 {
     pthread_mutex_lock(&engine->punt_lock);
     bool has_room = engine->punt_count < (always ? engine->punt_room : MAX_PUNTS);
     if (has_room) {
-        engine->punts[(engine->punt_first + engine->punt_count++) % engine->punt_room] = (struct punt){sq, *command};
+        engine->punts[(engine->punt_first + engine->punt_count++) % engine->punt_room] = (struct punt){sq, *command, is_behind_first};
         atomic_fetch_add(&sq->under_way, 1);
         sq->owed++;
         sq->queue.lane->owed++;
@@ -81,7 +83,7 @@ static bool take_punt(struct engine *engine, struct event *event)
     if (engine->punt_count > 0) {
         const struct punt *punt = &engine->punts[engine->punt_first];
         sq = punt->sq;
-        *event = (struct event){.kind = EVENT_PUNT, .id = sq->queue.id};
+        *event = (struct event){.kind = EVENT_PUNT, .value = punt->is_behind_first, .id = sq->queue.id};
         memcpy(event->entry, &punt->command, sizeof(event->entry));
         engine->punt_first = (engine->punt_first + 1) % engine->punt_room;
         engine->punt_count--;

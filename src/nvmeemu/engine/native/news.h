@@ -17,8 +17,10 @@ void punts_free(struct engine *engine);
 void punts_drop(struct engine *engine);
 
 /* Hand one more to main; with the lane's lock. False: there are MAX_PUNTS already. With `always` more than that may wait:
-   what has come back from a disk cannot stay in the queue. */
-bool engine_punt(struct engine *engine, struct sq *sq, const struct nvme_read_write *command, bool always);
+   what has come back from a disk cannot stay in the queue. `is_behind_first`: the command before it was the first one of a
+   fused operation. */
+bool engine_punt(struct engine *engine, struct sq *sq, const struct nvme_read_write *command, bool always,
+                 bool is_behind_first);
 /* There is something to tell: make the engine's descriptor readable. */
 void engine_notify(struct engine *engine);
 

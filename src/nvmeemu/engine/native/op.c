@@ -264,7 +264,7 @@ void op_finish(struct lane *lane, struct op *op, long result)
             count_command(lane, op->command.opcode, op->pair.chunk ? op->pair.data : op->size);
             sq_complete(sq, op->command.cid);
         } else {
-            engine_punt(lane->engine, sq, &op->command, true);
+            engine_punt(lane->engine, sq, &op->command, true, false);
         }
     }
     op_free(lane, op);

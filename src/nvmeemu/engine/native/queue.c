@@ -271,12 +271,13 @@ bool sq_step(struct sq *sq)
     memcpy(&command, entry, sizeof(command)); /* once: the host may change it at any moment */
     if (lane->trace && !sq->is_again)
         trace_fetch(lane, sq, head, &command);
-    enum verdict verdict = command_run(lane, sq, &command);
+    enum verdict verdict = sq->is_behind_first ? PUNT : command_run(lane, sq, &command);
     if (verdict == WAIT)
         verdict = command_wait(lane, sq, &command) ? PENDING : PUNT;
-    sq->is_again = verdict == PUNT && !engine_punt(lane->engine, sq, &command, false);
+    sq->is_again = verdict == PUNT && !engine_punt(lane->engine, sq, &command, false, sq->is_behind_first);
     if (sq->is_again)
         return false; /* nothing was done */
+    sq->is_behind_first = nvme_read_write_fuse(&command) == NVME_FUSE_FIRST;
     atomic_store_explicit(&queue->ours, head + 1 == queue->entries ? 0 : head + 1, memory_order_release);
     if (verdict == DONE)
         sq_complete(sq, command.cid);

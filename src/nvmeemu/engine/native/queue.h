@@ -73,6 +73,7 @@ struct sq {
     struct cq *cq;
     bool held; /* fetches nothing until main lets it go on: it has too many commands of this queue */
     bool is_again; /* the next command was fetched before, and had to wait for main */
+    bool is_behind_first; /* the next command follows the first one of a fused operation, so main has to see it */
     uint32_t waiting; /* commands that wait until their disks have room */
     bool stopped; /* fetches nothing more */
     bool dropped; /* its commands' completions go nowhere: a reset */
