@@ -42,6 +42,7 @@ case ${1:-} in
 --all) shift && marks="" budget=3600 guest_budget=3600 ;;
 esac
 
+unset PYTHONDONTWRITEBYTECODE # with it each server that a test starts compiles the whole package: twice the CPU time
 unset CI BUILD_NUMBER # with them pytest explains in full how bytes differ: minutes for some kilobytes
 cd "$CHECKOUT"
 scripts/setup.sh "${components[@]}"

@@ -56,6 +56,10 @@ ONE_PATH = {
         "the host acts in the controller's barrier, which is no call in C",
         "conformance/test_shadow.py::test_no_wake_up_is_lost_in_any_order_of_accesses",
     ),
+    "test_namespace_management.py::test_more_changes_than_the_list_holds": OnePath(
+        "thousands of namespaces; the list is built and read by the admin queue, which is Python's with every engine",
+        "conformance/test_namespace_management.py::test_attach_and_detach_are_told_to_those_whose_list_changes",
+    ),
     "test_mutants.py::test_every_mutant_is_killed_by_every_test_that_names_it": OnePath(
         "mutants of the Python code", "native/test_mutants.py::test_every_mutant_of_the_engine_is_killed"
     ),

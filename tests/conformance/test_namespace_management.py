@@ -636,6 +636,7 @@ def test_a_change_of_what_identify_says_is_told_to_those_that_have_it(pair: tupl
 
 
 @pytest.mark.fact("F114", clause="Base 2.0, 5.16.1.5", kills=("changed-list-overflows",))
+@pytest.mark.parametrize("engine", ["python"], indirect=True)
 def test_more_changes_than_the_list_holds(new_bench: NewBench) -> None:
     bench = new_bench(limits=Limits(namespaces=2000, attached=2000), pool=1200 * 4096)
     driver = bench.driver

@@ -11,11 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 NVMEEMU = str(Path(sys.executable).with_name("nvmeemu"))
 PATIENCE = 120.0  # seconds; whatever takes longer has failed
+WAKES = 10  # of a server that sleeps, in a second
 ANNOUNCED_LINES = 3
 
 
@@ -129,6 +131,32 @@ class Served:
             if name == key:
                 return int(value.split()[0])
         raise KeyError(key)
+
+    def wait_until_it_sleeps(self) -> None:
+        """Return after a second in which no thread had to do anything, but for at most ``WAKES``. A server that polls
+        never has one, and on a busy machine there is one, too, only later."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            before = self._switches()
+            time.sleep(1)
+            wakes = self._switches() - before
+            if wakes <= WAKES and set(self._states()) == {"S"}:
+                return
+            assert time.monotonic() < deadline, f"it does not sleep: {wakes} wakes in a second"
+
+    def _switches(self) -> int:
+        """How often its threads have been put on a CPU."""
+        return sum(int(text.split()[2]) for text in self._of_threads("schedstat"))
+
+    def _states(self) -> list[str]:
+        return [text.rpartition(")")[2].split()[0] for text in self._of_threads("stat")]
+
+    def _of_threads(self, name: str) -> list[str]:
+        found = []
+        for thread in Path(f"/proc/{self.pid}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                found.append((thread / name).read_text())
+        return found
 
     def cpu_seconds(self) -> float:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()

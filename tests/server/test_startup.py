@@ -20,7 +20,7 @@ CPUS = 2
 ENTRIES = 256
 NAMESPACES = range(1, 17)
 FREEBSD_ENABLE = 0x460001
-TRIES = 3  # other work on the machine may delay one of them: a slow server delays all
+TRIES = 20  # other work on the machine may delay some of them: a slow server delays all
 
 
 @contextmanager
@@ -137,6 +137,8 @@ def test_no_admin_command_of_a_start_up_is_slow(serve: Serve, path: str, engine:
                 guest = driver(bus)
                 guest.start_up()
             longest.append(max(guest.times.values()))
+            if longest[-1] < LONGEST:
+                break
             slowest = max(guest.times, key=lambda name: guest.times[name])
             print(f"{len(guest.times)} commands, the slowest took {longest[-1] * 1000:.1f} ms: {slowest}")
     assert min(longest) < LONGEST, longest

@@ -155,15 +155,12 @@ def test_a_signal_stops_it_idle_or_attached(serve: Serve, number: signal.Signals
 
 
 def test_a_signal_stops_it_under_load_and_with_blocked_work(fake: ServedFake, client: VfioClient) -> None:
-    client.write(BAR0, BLOCK, number(60_000))
+    client.write(BAR0, BLOCK, number(10_000_000))  # ms: much longer than any test waits for the end
     fake.wait_for("blocked")
     client.write(BAR0, BUSY, number(1 << 62))  # run() always has more to do
     for _ in range(200):
         client.post(BAR0, 0, bytes(4))
-    begin = time.monotonic()
-    fake.process.send_signal(signal.SIGTERM)
-    assert fake.wait() == 0
-    assert time.monotonic() - begin < 10  # not the 60 s of the work; the promise of 2 s is the CLI's test
+    assert fake.terminate() == 0
 
 
 def test_a_signal_stops_it_while_a_stranger_holds_the_line(fake: ServedFake) -> None:

@@ -46,8 +46,9 @@ def test_timers_of_one_moment_fire_in_the_order_in_which_they_were_asked_for(
     assert fired == list(range(20))
 
 
+@pytest.mark.kills("timers-of-whole-milliseconds")
 def test_a_timer_of_microseconds_takes_no_millisecond(loop: Loop) -> None:
-    """The quicker of many count: the machine may be busy, but not each time."""
+    """The quickest counts: a wait counted in milliseconds is never shorter."""
     delays: list[float] = []
 
     def start() -> None:
@@ -56,15 +57,14 @@ def test_a_timer_of_microseconds_takes_no_millisecond(loop: Loop) -> None:
 
     def end(began: float) -> None:
         delays.append(loop.now() - began)
-        if len(delays) == 200:
+        if len(delays) >= 200 and (min(delays) < 0.001 or len(delays) >= 5000):  # a busy machine delays many of them
             loop.request_stop()
         else:
             start()
 
     start()
     loop.run()
-    assert min(delays) >= 0.0002
-    assert sorted(delays)[len(delays) // 5] < 0.001
+    assert 0.0002 <= min(delays) < 0.001
 
 
 def test_a_cancelled_timer_does_not_hide_a_later_one_nor_an_earlier_one_a_new_one(loop: Loop) -> None:
@@ -82,6 +82,7 @@ def test_a_cancelled_timer_does_not_hide_a_later_one_nor_an_earlier_one_a_new_on
     assert fired == ["earlier", "later"]
 
 
+@pytest.mark.kills("a-loop-looks-now-and-then")
 def test_a_loop_without_timers_sleeps(loop: Loop) -> None:
     """Also after one that has gone off, and one that was cancelled."""
     steps = 0
