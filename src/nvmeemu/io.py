@@ -131,10 +131,12 @@ def write_uncorrectable(request: Request[ReadWrite]) -> Result:
     namespace = request.controller.namespaces[command.nsid]
     namespace.length(command.slba, command.nlb)
     namespace.check_writable()
-    media = request.media(namespace)
-    if media.block_map is None:
+    if not namespace.can_be_uncorrectable:
         why = "nothing remembers which blocks of this namespace are uncorrectable (block_map)"
         raise CommandFailed(Status.INVALID_OPCODE, location=(0, 0), why=why)
+    if namespace.media.block_map is None:
+        request.controller.subsystem.pair(namespace)
+    media = request.media(namespace)
 
     def then(_: None) -> int:
         request.controller.subsystem.lba_status_changed(namespace.nsid)
@@ -143,8 +145,8 @@ def write_uncorrectable(request: Request[ReadWrite]) -> Result:
     return Pending(media, MakeUncorrectable(command.slba, command.nlb), then)
 
 
-def _has_block_map(controller: ControllerState) -> bool:
-    return any(namespace.media.block_map is not None for namespace in controller.namespaces)
+def _can_be_uncorrectable(controller: ControllerState) -> bool:
+    return any(namespace.can_be_uncorrectable for namespace in controller.namespaces)
 
 
 def write_zeroes(request: Request[ReadWrite]) -> Result:
@@ -204,7 +206,9 @@ COMMANDS = CommandSet(
     CommandEntry(Flush, flush),
     CommandEntry(Write, write),
     CommandEntry(Read, read),
-    CommandEntry(WriteUncorrectable, write_uncorrectable, oncs=Oncs.WRITE_UNCORRECTABLE, is_offered=_has_block_map),
+    CommandEntry(
+        WriteUncorrectable, write_uncorrectable, oncs=Oncs.WRITE_UNCORRECTABLE, is_offered=_can_be_uncorrectable
+    ),
     CommandEntry(Compare, compare, oncs=Oncs.COMPARE),
     CommandEntry(Verify, verify, oncs=Oncs.VERIFY),
     CommandEntry(WriteZeroes, write_zeroes, oncs=Oncs.WRITE_ZEROES),

@@ -179,7 +179,7 @@ class Formatted(Opened):
 
         def done(media: Media | None, error: BaseException | None) -> None:
             if media is not None:
-                self.namespace.put_after_format(media)
+                self.namespace.move(media)
             self.ends.append(error)
 
         self.namespace.formatter.start(wanted, is_overwriting, lambda left: None, done)
@@ -288,3 +288,46 @@ def test_a_format_that_fails_leaves_an_image_without_a_companion(
     assert not Path(f"{image}.nvme").exists()
     assert opened.namespace.format == Format(512)
     opened.close()
+
+
+def test_a_plain_image_gets_a_companion_when_a_host_needs_one(tmp_path: Path, image: Path, loop: Loop) -> None:
+    """It is there from then on, and what the image holds stays readable."""
+    with image.open("r+b") as file:
+        file.seek(64 << 10)
+        file.write(b"old" * 1000)
+    opened = Opened(tmp_path, "disk = 'a.img'", loop)
+    companion, first = Path(f"{image}.nvme"), (64 << 10) // 512
+    assert not companion.exists()
+    pairer = opened.namespace.pairer
+    assert pairer is not None
+    ends: list[tuple[Media, BaseException | None]] = []
+    pairer.start(lambda media, error: ends.append((media, error)))
+    loop.run_until(lambda: bool(ends))
+    assert ends[0][1] is None
+    opened.namespace.move(ends[0][0])
+    opened.do(MakeUncorrectable(first + 1, 1))
+    opened.close()
+    assert companion.exists()
+    again = Opened(tmp_path, "disk = 'a.img'", loop)
+    assert again.namespace.pairer is None
+    assert again.do(ReadBlocks(first, 1)) == Blocks((b"old" * 1000)[:512])
+    assert again.do(ReadBlocks(0, 1)) == Blocks(bytes(512))
+    with pytest.raises(MediaError, match="uncorrectable"):
+        again.do(ReadBlocks(first + 1, 1))
+    block_map = again.namespace.media.block_map
+    assert block_map is not None
+    assert block_map.written <= 128, "holes are not there"
+    again.close()
+
+
+def test_which_disks_can_get_one(tmp_path: Path, image: Path, loop: Loop) -> None:
+    for keys, can in (
+        ("disk = 'a.img'", True),
+        ("disk = 'mem:1M'", True),
+        ("disk = 'a.img'\nread_only = true", False),
+        ("disk = 'a.img'\noverlay = true", True),
+        ("disk = 'a.img'\nblock_map = true", False),
+    ):
+        opened = Opened(tmp_path, keys, loop)
+        assert (opened.namespace.pairer is not None) == can, keys
+        opened.close()

@@ -57,7 +57,7 @@ LAYERS = [
     ["controller.transfer"],
     ["controller.sgl"],
     ["controller.interrupts", "controller.prp", "subsystem.pool"],
-    ["subsystem.formatter"],
+    ["subsystem.formatter", "subsystem.pairing"],
     ["engine.port", "subsystem.paired_media", "subsystem.protection"],
     ["backend.companion", "subsystem.disk_media"],
     ["backend.companion_header", "subsystem.media", "subsystem.saved", "subsystem.streams", "subsystem.turns"],

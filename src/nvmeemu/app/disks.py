@@ -20,6 +20,7 @@ from nvmeemu.subsystem.formatter import Formatter
 from nvmeemu.subsystem.media import FlushMedia, Media, MediaError
 from nvmeemu.subsystem.namespace import Ids, Namespace
 from nvmeemu.subsystem.paired_media import PairedMedia
+from nvmeemu.subsystem.pairing import Pairer
 from nvmeemu.subsystem.subsystem import Subsystem
 from nvmeemu.vfio import Loop
 
@@ -157,10 +158,16 @@ class Disks:
     def _namespace(self, nsid: int, media: DiskMedia, identity: str, ids: Ids, table: NamespaceTable) -> Namespace:
         namespace = Namespace(nsid, media, identity, ids)
         namespace.is_deletable = table.delete == "allow"
+        name = self._name_of(media)
+
+        def put(changed: DiskMedia) -> None:
+            self.media[name] = changed
+
+        if media.block_map is None and pairs.can_be_made_later(table):
+            namespace.pairer = Pairer(media, partial(pairs.make_later, table, media.backend), put)
         if table.may_be_formatted:
-            name = self._name_of(media)
             make = partial(pairs.begin_formatting, table, media.backend)
-            namespace.formatter = Formatter(media, make, lambda formatted: self.media.update({name: formatted}))
+            namespace.formatter = Formatter(media, make, put)
         return namespace
 
     def _name_of(self, media: Media) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from nvmeemu.app.drive.description import block_format
 from nvmeemu.app.drive.keys import NamespaceTable
@@ -37,13 +38,33 @@ def companion_of(table: NamespaceTable, backend: Backend) -> Companion | None:
         raise CompanionError(text)
     try:
         written = [] if is_memory(table.disk) else list(_written(backend, format.data_size))
-        if path is None or table.overlay:
-            made = Companion.in_memory(format, backend.size, written)
-        else:
-            made = Companion.make(path, format, backend.size, written)
+        made = _made(table, backend, format, written)
         _fill(made, written)
     except OSError as error:
         raise CompanionError(f"disk {table.disk}: its companion cannot be made: {describe(error)}") from None
+    return made
+
+
+def _made(table: NamespaceTable, backend: Backend, format: Format, written: Sequence[tuple[int, int]]) -> Companion:
+    path = companion_path(table)
+    if path is None or table.overlay:
+        return Companion.in_memory(format, backend.size, written)
+    return Companion.make(path, format, backend.size, written)
+
+
+def can_be_made_later(table: NamespaceTable) -> bool:
+    """Whether there is a place for a companion of this disk. Beside a block device, in /dev, there is none."""
+    if table.read_only:
+        return False
+    is_elsewhere = table.overlay or table.companion is not None or companion_path(table) is None
+    return is_elsewhere or not Path(path_of(table.disk)).is_block_device()
+
+
+def make_later(table: NamespaceTable, backend: Backend) -> Companion:
+    """The companion of a disk that is in use, and has none. What it holds stays. Raises BackendError, OSError."""
+    format = block_format(table)
+    made = _made(table, backend, format, list(_written(backend, format.data_size)))
+    log.info("disk %s has a companion now: a guest has made blocks uncorrectable", table.disk)
     return made
 
 

@@ -375,6 +375,9 @@ class Companion:
         """Of a chunk that is not in memory: nobody else changes it meanwhile."""
         begin, end = first // 4, -(-(first + number) // 4)
         place = _HEADERS + chunk * self._stride + begin
+        if number == CHUNK and self._written is None:  # nobody counts: of a large disk all is marked, once
+            _write(self._fd, bytes([state * 0b01010101]) * _MAP, place)
+            return
         states = bytearray(_unpack(self._read_file(place, end - begin, 0)))
         before = states[first - 4 * begin : first - 4 * begin + number]
         if before.count(state) == number:

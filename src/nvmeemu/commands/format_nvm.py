@@ -94,6 +94,8 @@ def _check(controller: ControllerState, namespace: Namespace, format: Format) ->
     if namespace.is_being_formatted:
         raise CommandFailed(Status.FORMAT_IN_PROGRESS)
     namespace.check_writable()
+    if namespace.is_being_paired:
+        raise CommandFailed(Status.NAMESPACE_NOT_READY, why="its companion is being made")
     if namespace.formatter is None:
         _tell(controller, namespace)
         raise CommandFailed(Status.OPERATION_DENIED, location=(4, 0), why="the user has not allowed it")

@@ -56,7 +56,7 @@ class Formatting(Layer):
         self._namespace.format_left = left
 
     def _end(self, media: Media | None, error: BaseException | None, on_end: Callable[[], None]) -> None:
-        self._namespace.put_after_format(self.inner if media is None else media)
+        self._namespace.move(self.inner if media is None else media)
         self._namespace.format_left = 0
         on_end()
         self._ended = error or True

@@ -121,6 +121,8 @@ def _check_deletable(namespace: Namespace) -> None:
             )
         raise CommandFailed(Status.OPERATION_DENIED, location=(4, 0), why="the user has not allowed it")
     namespace.check_writable()
+    if namespace.is_being_paired:
+        raise CommandFailed(Status.NAMESPACE_NOT_READY, location=(4, 0), why="its companion is being made")
     if namespace.is_being_formatted:
         raise CommandFailed(Status.FORMAT_IN_PROGRESS, location=(4, 0))
 

@@ -12,6 +12,7 @@ from nvmeemu.spec import BROADCAST, Status, WriteProtection
 from nvmeemu.spec.errors import CommandFailed
 from nvmeemu.subsystem.formatter import Formatter
 from nvmeemu.subsystem.media import MOST_HELD, Media
+from nvmeemu.subsystem.pairing import Pairer
 
 MOST_HELD_OF_ALL = 1 << 30  # bytes that the commands at as many media as there can be may hold
 _UUID_ROOT = uuid.UUID("8a2f60ac-02c0-5d3c-9f16-2f61a3a4c0de")  # names of ours live below this one (RFC 9562, v5)
@@ -35,7 +36,7 @@ class Namespace:
     to several (NMIC). ``pool_name``: a host has made it, and this is its name in the pool; None: the user has given it,
     and decides whether a host may delete it (``is_deletable``); ``has_told_of_delete``: he knows that one wanted to.
     ``formatter``: a host may format it, and erase all that it has. ``format_left``: percent of a Format that are left;
-    0: there is none (FPI).
+    0: there is none (FPI). ``pairer``: its disk can get a companion when one is needed; it ``is_being_paired`` then.
     """
 
     controllers: frozenset[int] | None = None
@@ -45,6 +46,8 @@ class Namespace:
     is_deletable = False
     has_told_of_delete = False
     formatter: Formatter | None = None
+    pairer: Pairer | None = None
+    is_being_paired = False
     format_left = 0
 
     def __init__(self, nsid: int, media: Media, identity: str | None = None, ids: Ids = Ids()) -> None:
@@ -69,8 +72,8 @@ class Namespace:
         self.blocks = media.blocks
         self.read_only = media.read_only
 
-    def put_after_format(self, media: Media) -> None:
-        """Lie on this medium after a Format. A namespace that had a part of its disk has as many bytes as before."""
+    def move(self, media: Media) -> None:
+        """Lie on another medium of its disk. A namespace that had a part of the disk has as many bytes as before."""
         before, data_size = self.blocks, self._data_size
         was_whole = before == self.media.blocks
         self.put(media)
@@ -81,6 +84,11 @@ class Namespace:
     def is_being_formatted(self) -> bool:
         """A Format is under way."""
         return self.format_left != 0
+
+    @property
+    def can_be_uncorrectable(self) -> bool:
+        """Whether blocks can be made uncorrectable: something remembers which are, or can be made for that."""
+        return self.media.block_map is not None or self.pairer is not None
 
     @property
     def needs_extension(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from nvmeemu.ports import Changes, Clock, SavedState, Value
 from nvmeemu.spec import WriteProtection
+from nvmeemu.subsystem.disk_media import DiskMedia
 from nvmeemu.subsystem.formats import FORMATS, Format, OfferedFormat
 from nvmeemu.subsystem.formatting import Formatting
 from nvmeemu.subsystem.health import Health
@@ -15,6 +16,7 @@ from nvmeemu.subsystem.identity import Identity
 from nvmeemu.subsystem.inventory import Inventory
 from nvmeemu.subsystem.media import Media
 from nvmeemu.subsystem.namespace import Namespace
+from nvmeemu.subsystem.pairing import Pairing
 from nvmeemu.subsystem.pool import Pool
 from nvmeemu.subsystem.saved import MemoryState, write_protection
 from nvmeemu.subsystem.saved_namespaces import deleted
@@ -179,7 +181,7 @@ class Subsystem:
         """Change the size, by default to that of its disk, which is looked at again. Raises KeyError, ValueError if the
         disk is not that large, and OSError if it cannot tell its size."""
         namespace = self.namespaces.by_nsid[nsid]
-        if namespace.is_being_formatted:
+        if namespace.is_being_formatted or namespace.is_being_paired:
             raise ValueError(f"namespace {nsid} is being formatted: try again")
         namespace.media.refresh()
         most = namespace.media.blocks
@@ -214,6 +216,34 @@ class Subsystem:
         self.changed(namespace.nsid, by())
         formatting.begin(self.clock, self._is_used, lambda: self.changed(namespace.nsid, by()))
         return formatting
+
+    def pair(self, namespace: Namespace) -> None:
+        """Begin to give the disk of a namespace that has a ``pairer`` a companion, unless that has begun. The commands
+        of the namespace wait meanwhile."""
+        if namespace.is_being_paired:
+            return
+        assert namespace.pairer is not None
+        nsid = namespace.nsid
+
+        def on_end(media: Media) -> None:
+            namespace.move(media)
+            namespace.is_being_paired = False
+            if namespace.formatter is not None and isinstance(media, DiskMedia):
+                namespace.formatter.media = media
+            if media.block_map is None:
+                self._reconfigure(nsid)
+            else:
+                self.changed(nsid)
+
+        namespace.is_being_paired = True
+        namespace.media = pairing = Pairing(namespace.pairer, on_end)
+        self._reconfigure(nsid)
+        pairing.begin(self.clock, self._is_used)
+
+    def _reconfigure(self, nsid: int) -> None:
+        """Tell the controllers, and no host, that a namespace has another medium."""
+        for controller in self.controllers:
+            controller.namespace_changed(nsid, False)
 
     def _is_used(self, media: Media) -> bool:
         return any(controller.uses(media) for controller in self.controllers)

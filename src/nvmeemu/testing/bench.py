@@ -21,6 +21,7 @@ from nvmeemu.subsystem.identity import Identity
 from nvmeemu.subsystem.inventory import Inventory
 from nvmeemu.subsystem.namespace import Ids, Namespace
 from nvmeemu.subsystem.paired_media import PairedMedia
+from nvmeemu.subsystem.pairing import Pairer
 from nvmeemu.subsystem.pool import MemoryPool
 from nvmeemu.subsystem.subsystem import Subsystem
 from nvmeemu.testing.driver import Driver
@@ -48,9 +49,9 @@ class Bench:
     ``ram`` is the size of guest memory from address 0 on, or a memory of the test's own without regions. With
     ``engine="native"`` the native engine serves its I/O queues, on a thread that ``settle`` waits for; ``close`` (or
     the end of a ``with``) ends it. With ``"mapped"`` the engine also finds the doorbells in memory, where
-    ``write_bar`` puts them. ``format``, ``has_block_map`` and ``can_be_formatted`` are of namespace 1. ``subsystem`` is
-    that of another bench, of which this is one more controller. ``state`` is what the drive remembers, perhaps from a
-    bench before. With ``pool``, hosts can make namespaces of so many bytes.
+    ``write_bar`` puts them. ``format`` and the three that follow are of namespace 1. ``subsystem``
+    is that of another bench, of which this is one more controller. ``state`` is what the drive remembers, perhaps from
+    a bench before. With ``pool``, hosts can make namespaces of so many bytes.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Bench:
         block_size: int = SMALLEST,
         format: Format | None = None,
         has_block_map: bool = False,
+        can_be_paired: bool = False,
         can_be_formatted: bool = False,
         ram: int | Ram = 16 << 20,
         manual: bool = False,
@@ -89,6 +91,8 @@ class Bench:
             room = _WatchedPool(pool, self.worker, self._companions) if pool else None
             subsystem = Subsystem(Identity(serial="TEST0001"), Inventory(limits.namespaces), self.clock, state, room)
             first = self.namespace(1, self.backend, block_size, format=format, has_block_map=has_block_map)
+            if can_be_paired:
+                self.allow_pairing(first)
             if can_be_formatted:
                 self.allow_format(first)
                 subsystem.offer_formats()
@@ -150,6 +154,18 @@ class Bench:
             return companion
 
         namespace.formatter = Formatter(media, make)
+
+    def allow_pairing(self, namespace: Namespace) -> None:
+        """Let a plain namespace of ``namespace`` get a companion, in memory, when one is needed."""
+        media = namespace.media
+        assert isinstance(media, DiskMedia)
+
+        def make() -> Companion:
+            companion = Companion.in_memory(media.format, media.backend.size, [(0, media.blocks)])
+            self._companions.append(companion)
+            return companion
+
+        namespace.pairer = Pairer(media, make)
 
     def unmap(self, iova: int) -> bytearray:
         """The VMM takes a region away; returns its bytes."""

@@ -121,7 +121,8 @@ class Methods:
         return _namespace(namespace)
 
     def namespace_remove(self, nsid: int) -> None:
-        if self._find_given(nsid).is_being_formatted:
+        found = self._find_given(nsid)
+        if found.is_being_formatted or found.is_being_paired:
             raise RpcError(FAILED, f"namespace {nsid} is being formatted: try again")
         namespace = self._state.subsystem.remove(nsid)
         log.info("control: namespace %d is removed: disk %s", nsid, namespace.media.identity)
