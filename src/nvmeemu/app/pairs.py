@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import stat
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from nvmeemu.app.drive.description import block_format
 from nvmeemu.app.drive.keys import NamespaceTable
@@ -57,7 +58,7 @@ def can_be_made_later(table: NamespaceTable) -> bool:
     if table.read_only:
         return False
     is_elsewhere = table.overlay or table.companion is not None or companion_path(table) is None
-    return is_elsewhere or not Path(path_of(table.disk)).is_block_device()
+    return is_elsewhere or not stat.S_ISBLK(os.stat(path_of(table.disk)).st_mode)
 
 
 def make_later(table: NamespaceTable, backend: Backend) -> Companion:
