@@ -35,8 +35,9 @@ def images(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "pool").iterdir() if ".raw" in path.name)
 
 
-@ENGINES
-@pytest.mark.parametrize("end", ["shutdown", "SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize(
+    ("end", "engine"), [("shutdown", "native"), ("SIGTERM", "python"), ("SIGKILL", "python"), ("SIGKILL", "native")]
+)
 def test_what_a_guest_has_made_is_there_after_any_end(
     serve: Serve, attach: Attach, folder: Path, drive: Path, engine: str, end: str
 ) -> None:
