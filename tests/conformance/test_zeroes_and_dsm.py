@@ -20,8 +20,9 @@ from conformance.tools import (
     identify_namespace,
     is_untouched,
 )
+from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.backend.raw import RawBackend, create_image
-from nvmeemu.spec import DatasetManagement, NvmOpcode, ReadWrite, Status
+from nvmeemu.spec import Cns, DatasetManagement, NvmController, NvmOpcode, ReadWrite, Status
 from nvmeemu.testing import PAGE, Driver
 
 MIB = 1 << 20
@@ -216,3 +217,37 @@ def test_zeroes_without_deac_keep_their_storage(new_bench: NewBench, image: Path
     driver.succeed(queue, zeroes(0, 2 * MIB // 512))
     assert storage(image) >= full
     assert is_zero(driver, 0, 2 * MIB // 512)
+
+
+@pytest.mark.fact("F324", clause="NVM 1.0, Figure 101", kills=("limit-promised", "write-zeroes-bound-by-mdts"))
+@pytest.mark.fact("F323", clause="NVM 1.0, Figure 101", kills=("limit-promised",))
+def test_what_transfers_nothing_has_no_limit_but_its_fields(new_bench: NewBench) -> None:
+    """Identify says so, and it is so for the most that a command can ask for."""
+    most = 0x10000
+    driver = new_bench(MemoryBackend(most * 512), has_block_map=True).driver
+    driver.enable()
+    queue = driver.create_queues()
+    page = NvmController(driver.identify(Cns.CSI_CONTROLLER))
+    assert (page.vsl, page.wzsl, page.wusl, page.dmrl, page.dmrsl, page.dmsl) == (0,) * 6
+    fill(driver, most - 8, 8)
+    driver.succeed(queue, ReadWrite(opcode=NvmOpcode.VERIFY, nsid=1, slba=0, nlb=most))
+    driver.succeed(queue, ReadWrite(opcode=NvmOpcode.WRITE_UNCORRECTABLE, nsid=1, slba=0, nlb=most))
+    driver.succeed(queue, zeroes(0, most))
+    assert is_zero(driver, most - 8, 8)
+    fill(driver, most - 8, 8)
+    driver.succeed(queue, dsm_command(driver, [(0, most)] * 256))
+    assert is_zero(driver, most - 8, 8)
+
+
+@pytest.mark.fact("F327", clause="Base 1.4, 6.9, 6.15 and 6.7", kills=("hints-refused",))
+def test_hints_are_taken_and_change_nothing(driver: Driver) -> None:
+    """Of each kind: of the dataset, of the retries, and of a command extension that there is not."""
+    queue = driver.create_queues()
+    fill(driver, 0, 1)
+    place = driver.alloc(PAGE)
+    for cdw12, cdw13 in ((1 << 31, 0), (0, 0xFF), (0, 1 << 7 | 1 << 6 | 0x3F), (1 << 31, 0x55)):
+        for opcode in (NvmOpcode.READ, NvmOpcode.WRITE):
+            command = ReadWrite(opcode=opcode, nsid=1, slba=0, nlb=1, prp1=place)
+            command.cdw12, command.cdw13 = command.cdw12 | cdw12, cdw13
+            driver.succeed(queue, command)
+            assert is_full(driver, 0, 1)
