@@ -51,8 +51,10 @@ class Fetched:
     number: int  # of its queue's commands, itself included
     step: int
     version: int  # of the disk, when it was fetched
-    block: int  # bytes of its namespace's blocks then
+    block: int  # bytes that move for each block, with its metadata if they are in the same buffer
+    beside: int  # bytes of metadata of each block in a buffer of their own
     data: bytes | None = None  # what a Write found in memory
+    metadata_places: list[tuple[int, int]] | None = None  # if an SGL says where its separate metadata go
     places: list[tuple[int, int]] | None = None  # where its data may go: as its pointer said in the first step
 
     @property

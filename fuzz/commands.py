@@ -31,11 +31,14 @@ from nvmeemu.spec import (
     DirectiveSend,
     DoorbellBufferConfig,
     DsmRange,
+    FeatureId,
     Flush,
+    FormatNvm,
     Fuse,
     GetFeatures,
     GetLbaStatus,
     GetLogPage,
+    HostBehaviorSupport,
     HostNamespace,
     Identify,
     LongCopyRange,
@@ -303,34 +306,57 @@ class Builder:
         return Flush(nsid=0xFFFFFFFF if args[5] & 1 else 1)
 
     def _transfer(self, kind: type[ReadWrite], args: bytes) -> Command:
-        block = self.judge.disk.block
+        nsid = (3, 2, 3, 4)[args[1] & 3] if args[3] >= 0xC0 else 1
+        command = kind(nsid=nsid)
+        if nsid != 1:
+            command.prinfo = args[2] & 0xF
+        block, beside = self.judge.moved(bytes(command))
         blocks = (1, 2, 3, 8, 9, 16, 33, 64, 0x20000 // block, 0x20000 // block + 1)[args[3] % 10]
-        most = self.judge.disk.size // block
+        most = self.judge.disk.size // self.judge.disk.block
         slba = (0, 1, most - blocks, most - 1, most, args[5], (1 << 64) - 1)[args[5] % 7 if args[5] & 0x80 else 5]
-        prp1, prp2 = self.prps(blocks * block, args[1], args[2])
-        nsid = 3 if args[3] >= 0xF0 else 1
-        command = kind(
-            nsid=nsid,
-            prp1=prp1,
-            prp2=prp2,
-            slba=slba % (1 << 64),
-            nlb=blocks,
-            fua=bool(args[3] & 0x40),
-            deac=bool(args[3] & 0x20),
-        )
+        command.prp1, command.prp2 = self.prps(blocks * block, args[1], args[2])
+        command.slba, command.nlb = slba % (1 << 64), blocks
+        command.fua, command.deac = bool(args[3] & 0x40), bool(args[3] & 0x20)
+        command.cdw14, command.cdw15 = command.slba & 0xFFFFFFFF, args[4] << 16
+        if beside:
+            command.mptr = self._page(args[2]) + 4 * args[4] % PAGE
         if kind is Write and args[5] & 0x40:
             command.dtype, command.dspec = 1, args[5]
         if args[1] & 0x30 == 0x30:
             command.psdt = 2 if args[1] & 4 else 1
             command.sgl1 = self.sgl(blocks * block, args[1], args[2])
+            if beside and args[1] & 4:
+                command.mptr = self._metadata_sgl(blocks * beside, args)
         return command
+
+    def _metadata_sgl(self, length: int, args: bytes) -> int:
+        """Where the descriptor of an SGL for the metadata is."""
+        first = self.sgl(length, args[1] ^ 0x40, args[2])
+        self._list = (self._list + 1) % (self.guest.lists.size // PAGE)
+        place = self.guest.lists.iova + self._list * PAGE
+        self.guest.write(place, first)
+        return place
+
+    def _format(self, args: bytes) -> Command:
+        """Mostly a format that there is, of a namespace that can be formatted."""
+        lbaf = args[3] % (17 if args[2] & 1 else 8)
+        command = FormatNvm(nsid=(3, 3, 2, 1, 3, 5, 4, BROADCAST)[args[1] & 7], lbafl=lbaf & 0xF, lbafu=lbaf >> 4)
+        if lbaf not in (0, 4):  # the others have metadata
+            command.pi, command.mset = (0, 1, 1, 2, 3, 0, 1, 4)[args[5] & 7], bool(args[5] & 8)
+        command.pil, command.ses = args[5] & 0x30 == 0x30, (0, 0, 0, 0, 0, 1, 2, 3)[args[5] >> 5]
+        return command
+
+    def _know_extended_formats(self, args: bytes) -> Command:
+        """Set LBAFEE of Host Behavior Support, or take it back."""
+        place = self.guest.data[0].iova
+        self.guest.write(place, bytes(HostBehaviorSupport(lbafee=args[5] & 1)))
+        return SetFeatures(fid=FeatureId.HOST_BEHAVIOR_SUPPORT, prp1=place)
 
     def _manage(self, args: bytes) -> Command:
         """Create a namespace, delete one, or all."""
         place = self.guest.data[0].iova
         blocks = (1, 8, 64, 1 << 40, 0)[args[3] % 5]
-        plain = 0 if self.judge.disk.block == 512 else 4  # the judge takes all namespaces to have its disk's blocks
-        page = HostNamespace(nsze=blocks, ncap=blocks, flbas=15 if args[2] == 0xFF else plain, dps=args[2] >> 7)
+        page = HostNamespace(nsze=blocks, ncap=blocks, flbas=args[2] & 0x1F, dps=args[2] >> 5)
         self.guest.write(place, bytes(page))
         if args[5] & 3:
             return NamespaceManagement(prp1=place, sel=0)
@@ -439,7 +465,14 @@ ADMIN: tuple[Maker, ...] = (
     Builder._doorbell_buffers,
     Builder._unknown,
 )
-MANAGEMENT: tuple[Maker, ...] = (Builder._manage, Builder._attach, Builder._directive, Builder._lba_status)
+MANAGEMENT: tuple[Maker, ...] = (
+    Builder._manage,
+    Builder._attach,
+    Builder._directive,
+    Builder._lba_status,
+    Builder._format,
+    Builder._know_extended_formats,
+)
 NVM: tuple[Maker, ...] = (
     *(_transfers(Read),) * 3,
     Builder._copy,

@@ -17,6 +17,7 @@ from books import Cq, Sq, watch_fetches
 from disk import Disk
 from memory import PAGE, SLOT, Area, Guest, Violation
 from model import Judge
+from nvmeemu.backend.companion import Companion
 from nvmeemu.controller import executor
 from nvmeemu.controller.controller import Controller
 from nvmeemu.controller.limits import Limits
@@ -31,10 +32,12 @@ from nvmeemu.spec import (
     Configuration,
 )
 from nvmeemu.subsystem.disk_media import DiskMedia
-from nvmeemu.subsystem.formats import Format
+from nvmeemu.subsystem.formats import SMALLEST, Format, Guard, Protection
+from nvmeemu.subsystem.formatter import Formatter
 from nvmeemu.subsystem.identity import Identity
 from nvmeemu.subsystem.inventory import Inventory
 from nvmeemu.subsystem.namespace import Namespace
+from nvmeemu.subsystem.paired_media import PairedMedia
 from nvmeemu.subsystem.pool import MemoryPool
 from nvmeemu.subsystem.subsystem import Subsystem
 from nvmeemu.testing import ACQ, AQA, ASQ, CC, ManualWorker, Ram, VirtualClock
@@ -45,6 +48,15 @@ MOST_INSTRUCTIONS = 400
 QUEUES = 4
 MOST_RUNS = 300  # calls of run() in one step: all queues full several times over
 ADMIN_SIZES = ((32, 32), (2, 2), (64, 3), (5, 64))
+FORMATS = (
+    None,  # as namespace 1
+    Format(512, 8, protection=Protection(1)),
+    Format(4096, 16, True, Protection(2, Guard.CRC32, 16)),
+    Format(512, 64, True),
+    Format(4096, 64, protection=Protection(3, is_first=True)),
+    Format(512, 8, True, Protection(1)),
+)
+"""Of namespace 3 at first."""
 log = logging.getLogger("nvmeemu")
 
 
@@ -81,10 +93,9 @@ class Machine:
         self.page_shift = (0, 0, 1, 4)[more & 3]
         self.sizes = ADMIN_SIZES[more >> 2 & 3]
         namespaces = Inventory()
-        other = Disk(1 << 16, block, has_now=True, volatile_cache=False, read_only=False)
-        for nsid, disk in ((1, self.disk), (3, other)):
-            namespaces.add(Namespace(nsid, DiskMedia(disk, Format(block), self.worker)))
-        namespaces.by_nsid[3].is_deletable = True
+        self._companions: list[Companion] = []
+        namespaces.add(Namespace(1, DiskMedia(self.disk, Format(block), self.worker)))
+        namespaces.add(self._formattable(FORMATS[header[4] % len(FORMATS)] or Format(block)))
         pool = MemoryPool(1 << 20, self.worker)
         subsystem = Subsystem(Identity(serial="FUZZ0001"), namespaces, self.clock, pool=pool)
         self.controller = Controller(self.ram, self.clock, subsystem, self.limits)
@@ -97,6 +108,28 @@ class Machine:
         few = self.limits.aerl + 2  # all but two may be AERs
         self.outstanding = few if header[3] & 0x40 else executor.MOST_OUTSTANDING
         self.is_verbose = bool(header[3] & 0x80)  # every message of the log is formatted, too
+
+    def _formattable(self, format: Format) -> Namespace:
+        """Namespace 3, which hosts may format, and delete."""
+        disk = Disk(1 << 16, SMALLEST, has_now=True, volatile_cache=False, read_only=False)
+
+        def companion(format: Format, wanted: Format | None = None) -> Companion:
+            self._companions.append(Companion.in_memory(format, disk.size, intention=wanted))
+            return self._companions[-1]
+
+        media: DiskMedia
+        if format.metadata_size:
+            media = PairedMedia(disk, companion(format), self.worker)
+        else:
+            media = DiskMedia(disk, format, self.worker)
+        namespace = Namespace(3, media)
+        namespace.is_deletable = True
+        namespace.formatter = Formatter(media, companion)
+        return namespace
+
+    def close(self) -> None:
+        for companion in self._companions:
+            companion.close()
 
     def begin(self) -> None:
         """How far the host is at first."""
@@ -348,6 +381,7 @@ def watched(machine: Machine) -> Iterator[None]:
         with watch_fetches(machine.judge.fetched):
             yield
     finally:
+        machine.close()
         executor.MOST_OUTSTANDING = most
         log.removeHandler(machine.trap)
         log.setLevel(old[0])

@@ -31,6 +31,9 @@ from nvmeemu.spec import (
     GetLbaStatus,
     GetLogPage,
     NvmOpcode,
+    Psdt,
+    ReadWrite,
+    SglDescriptor,
     Status,
 )
 from nvmeemu.testing import ACQ, AQA, ASQ
@@ -111,7 +114,7 @@ class Judge:
             self._tell(f"    queue {sq.qid}: {Command(entry)!r}")
         sq.head = (sq.head + 1) % sq.entries
         sq.fetched += 1
-        command = Fetched(sq, entry, sq.fetched, self.step, self.disk.version, self._block(entry))
+        command = Fetched(sq, entry, sq.fetched, self.step, self.disk.version, *self.moved(entry))
         sq.outstanding.append(command)
         self.fetches.append(command)
         if sq.qid == 0 and command.opcode == AdminOpcode.DOORBELL_BUFFER_CONFIG:
@@ -120,12 +123,17 @@ class Judge:
                 if sq.qid and (device_sq.server.tail, device_sq.cq.server.head) != (sq.tail, sq.cq.head):
                     sq.is_trusted = sq.cq.is_trusted = False
 
-    def _block(self, entry: bytes) -> int:
-        """Bytes that the host moves for each block of the namespace that an entry names, as that is formatted now."""
-        namespace = self.controller.state.subsystem.namespaces.by_nsid.get(Command(entry).nsid)
+    def moved(self, entry: bytes) -> tuple[int, int]:
+        """Bytes that the host moves for each block of the namespace that an entry names, as that is formatted now: in
+        the buffer of the data, and in that of the metadata."""
+        command = ReadWrite(entry)
+        namespace = self.controller.state.subsystem.namespaces.by_nsid.get(command.nsid)
         if namespace is None:
-            return self.disk.block
-        return namespace.format.data_size + namespace.format.metadata_size * namespace.format.is_extended
+            return self.disk.block, 0
+        format = namespace.format
+        if command.pract and format.protection is not None and format.protection.size == format.metadata_size:
+            return format.data_size, 0
+        return (format.block_size, 0) if format.is_extended else (format.data_size, format.metadata_size)
 
     def _sync(self) -> None:
         """Take in new queues. They must be as their Create commands said, or as AQA, ASQ and ACQ do."""
@@ -279,14 +287,30 @@ class Judge:
         if command.entry[1] & 0xC0:
             is_read = command.opcode == NvmOpcode.READ
             return walk_sgl(self.guest, command.entry[24:40], length, is_read)
-        return walk(self.guest, command.io.prp1, command.io.prp2, length, self.device.page_size)
+        prp1, page = command.io.prp1, self.device.page_size
+        found = walk(self.guest, prp1, command.io.prp2, length, page)
+        if found is None and command.sq.qid == 0 and command.opcode == AdminOpcode.GET_LBA_STATUS:
+            return [(prp1, page - prp1 % page)]  # it has less to tell than there is room for: nobody looks at the rest
+        return found
+
+    def _metadata_places(self, command: Fetched) -> list[tuple[int, int]]:
+        """Where a Read puts the metadata that are not in the same buffer."""
+        length = command.io.nlb * command.beside if command.sq.qid else 0
+        if not length:
+            return []
+        if command.io.psdt != Psdt.SGL_BOTH:
+            return [(command.io.mptr, length)]
+        if command.metadata_places is None:
+            first = self.guest.read(command.io.mptr, SglDescriptor.SIZE)
+            command.metadata_places = (walk_sgl(self.guest, first, length, True) if first else None) or []
+        return command.metadata_places
 
     def _accept(self) -> None:
         """What commands that wait, or that have succeeded now, may have written."""
         succeeded = [command for command, completion in self._done if completion.status == Status.SUCCESS]
         for command in succeeded + self._waiting() + self.ambiguous:
             if length := self._incoming(command):
-                for iova, number in self._places(command, length) or ():
+                for iova, number in [*(self._places(command, length) or ()), *self._metadata_places(command)]:
                     self.guest.accept(iova, number)
         self.accept_shadows()
 
