@@ -5,7 +5,7 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 
-TESTS="tests/native/test_engine.py tests/native/test_attacks.py tests/native/test_protection.py tests/transport"
+TESTS="tests/native/test_engine.py tests/native/test_attacks.py tests/native/test_paired.py tests/native/test_protection.py tests/conformance/test_sgl.py tests/transport"
 
 help() {
     cat <<END

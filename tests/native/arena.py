@@ -16,6 +16,7 @@ from pathlib import Path
 from native.shadow import ShadowBus
 from nvmeemu.spec import BROADCAST, DOORBELLS, DatasetManagement, DsmRange, NvmOpcode, ReadWrite, Status
 from nvmeemu.testing import PAGE, Bus, Driver
+from nvmeemu.testing.sgl import data_block, point, segment
 
 KIB, MIB = 1 << 10, 1 << 20
 BLOCK = 512
@@ -52,6 +53,11 @@ def _place(slot: int) -> int:
 def _list(slot: int) -> int:
     """Where its PRP list is: behind what Driver takes."""
     return QUEUES + SIZES[QUEUES] - (SLOTS - slot) * PAGE
+
+
+def _segment(slot: int) -> int:
+    """Where the segment of its SGL is: behind that list."""
+    return _list(slot) + PAGE // 2
 
 
 def content(slba: int) -> bytes:
@@ -189,8 +195,6 @@ class Arena(ABC):
         command = ReadWrite(
             opcode=opcode,
             nsid=nsid,
-            prp1=place,
-            prp2=(0, place + PAGE, _list(slot))[min(pages, 3) - 1],
             slba=slba,
             nlb=pages * PER_PAGE,
             fua=chance.random() < (0.15 if nsid == 1 or opcode == NvmOpcode.READ else 0.05),  # 2 may be a real disk
@@ -198,7 +202,20 @@ class Arena(ABC):
             prinfo=self._prinfo(nsid, opcode),
             cdw14=slba,
         )
+        self._point(command, slot, pages)
         self.sent[self.driver.submit(queue, command, ring=False)] = Sent(qid, opcode, nsid, slot, slba, pages)
+
+    def _point(self, command: ReadWrite, slot: int, pages: int) -> None:
+        """To its data: mostly by PRPs, else by an SGL, of one data block or of one for each page."""
+        place, kind = _place(slot), self.chance.randrange(4)
+        if kind == 0:
+            point(command, data_block(place, pages * PAGE))
+        elif kind == 1:
+            blocks = [data_block(place + at * PAGE, PAGE) for at in range(pages)]
+            self.bus.write_memory(_segment(slot), b"".join(map(bytes, blocks)))
+            point(command, segment(_segment(slot), pages))
+        else:
+            command.prp1, command.prp2 = place, (0, place + PAGE, _list(slot))[min(pages, 3) - 1]
 
     def _prinfo(self, nsid: int, opcode: int) -> int:
         """Of a disk with protection information: it is made, and checked. Otherwise: some commands are Python's."""

@@ -122,8 +122,9 @@ def sanitize(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["asan", "tsan"])
 def test_the_attacks_are_clean(kind: str) -> None:
-    tests = ("tests/native/test_attacks.py", "tests/native/test_engine.py", "tests/native/test_protection.py")
-    assert sanitize(kind, "--rounds", "30", "-q", *tests).returncode == 0
+    """Those commands have PRPs and SGLs, and disks with protection information."""
+    tests = [f"tests/native/test_{name}.py" for name in ("attacks", "engine", "paired", "protection")]
+    assert sanitize(kind, "--rounds", "30", "-q", *tests, "tests/conformance/test_sgl.py").returncode == 0
 
 
 @pytest.mark.timeout(900)
