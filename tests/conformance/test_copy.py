@@ -22,6 +22,7 @@ from conformance.tools import (
 )
 from nvmeemu.backend.memory import MemoryBackend
 from nvmeemu.controller.limits import Limits
+from nvmeemu.ports import Job
 from nvmeemu.spec import (
     Abort,
     CommandEffectsLog,
@@ -44,8 +45,9 @@ from nvmeemu.spec import (
 from nvmeemu.spec import WriteProtection as State
 from nvmeemu.subsystem import protection
 from nvmeemu.subsystem.formats import Format, Guard, Protection
-from nvmeemu.subsystem.media import Blocks, Operation, ReadBlocks, WriteBlocks
+from nvmeemu.subsystem.media import Blocks, Layer, Operation, ReadBlocks, WriteBlocks
 from nvmeemu.subsystem.protection import Tags
+from nvmeemu.subsystem.steps import Done
 from nvmeemu.testing import CC, PAGE, Bench, Driver
 
 Range = tuple[int, int] | CopyRange | LongCopyRange
@@ -530,3 +532,27 @@ def test_a_descriptor_format_is_for_some_guards(new_bench: NewBench) -> None:
     know_extended_formats(driver)
     driver.succeed(driver.queues[1], copying(driver, [(0, 1)], 8, desfmt=1))
     fails(driver, driver.queues[1], copying(driver, [(0, 1)], 8, desfmt=1, nsid=99), Status.INVALID_NAMESPACE)
+
+
+@pytest.mark.fact("F312", clause="NVM 1.0, 3.2.2", kills=("many-operations-overflow-the-stack",))
+def test_a_medium_that_answers_at_once_makes_no_deep_stack(new_bench: NewBench) -> None:
+    """Many ranges are many operations, one after the other."""
+    bench = new_bench(MemoryBackend(1 << 20))
+    namespace = bench.namespaces.by_nsid[1]
+
+    class AtOnce(Layer):
+        direct = None
+
+        def start(self, operation: Operation, done: Done) -> Job:
+            job = self.inner.start(operation, done)
+            bench.worker.finish_all()
+            return job
+
+    namespace.media = AtOnce(namespace.media)
+    driver = bench.driver
+    driver.enable()
+    driver.create_queues(1)
+    driver.write(0, content(128))
+    driver.succeed(driver.queues[1], copying(driver, [(slba, 1) for slba in range(127, -1, -1)], 1000))
+    assert driver.read(1000, 1) == content(128)[-512:]
+    assert namespace.media.budget.held == 0

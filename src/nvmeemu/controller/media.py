@@ -9,6 +9,7 @@ queue go on.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,6 +37,8 @@ class MediaAccess:
         self._go_on = go_on
         self._on_progress = on_progress
         self._under_way: set[_UnderWay] = set()
+        self._finished: deque[tuple[_UnderWay, Any, BaseException | None]] = deque()
+        self._is_finishing = False
         self._waiting: dict[Budget, dict[Request[Any], None]] = {}
         self._told: set[tuple[ErrorKind, str, int | None]] = set()  # what the user knows of
 
@@ -65,6 +68,22 @@ class MediaAccess:
     def requests(self) -> set[Request[Any]]:
         """The requests that have begun something."""
         return {one.request for one in self._under_way}
+
+    def finished(self, under_way: _UnderWay, value: Any, error: BaseException | None) -> None:
+        """An operation has ended, perhaps before its medium has let go of the one who began it. So this is a loop: a
+        command may have many operations, one after the other."""
+        self._finished.append((under_way, value, error))
+        if self._is_finishing:
+            return
+        self._is_finishing = True
+        try:
+            while self._finished:
+                under_way, value, error = self._finished.popleft()
+                under_way.request.job = None
+                self.conclude(under_way, value, error)
+                self.ended(under_way)
+        finally:
+            self._is_finishing = False
 
     def ended(self, under_way: _UnderWay) -> None:
         """A medium has finished with a command."""
@@ -176,9 +195,7 @@ class _UnderWay:
         self._job = pending.media.start(pending.operation, self._done)
 
     def _done(self, value: Any, error: BaseException | None) -> None:
-        self.request.job = None
-        self._access.conclude(self, value, error)
-        self._access.ended(self)
+        self._access.finished(self, value, error)
 
     def give_back(self) -> None:
         """It holds no memory any more."""
