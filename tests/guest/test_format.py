@@ -3,6 +3,7 @@ a guard error on purpose. Then nvme-cli copies blocks."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -60,3 +61,23 @@ def test_linux_uses_each_format_that_nvme_cli_has_chosen(
         assert left.strip() == "0"
         assert guest.run("nvme format /dev/nvme0n1 --lbaf=14 --force").status != 0
         guest.check(COPY)
+        _states_and_streams(guest)
+
+
+def _states_and_streams(guest: NvmeGuest) -> None:
+    """The same namespace, in blocks of 512 bytes: nvme-cli makes blocks unreadable, finds them, and uses streams."""
+    read = "dd if=/dev/nvme0n1 of=/dev/null bs=512 skip=8 count=2 iflag=direct 2>&1"
+    status = "nvme get-lba-status /dev/nvme0 --namespace-id=1 --start-lba=0 --max-dw=64 --action=0x11 --range-len=64"
+    guest.check("nvme write-uncor /dev/nvme0n1 --start-block=8 --block-count=1")
+    assert guest.run(read).status != 0
+    assert "DSLBA: 0x00000000000008, NLB: 0x000001" in guest.check(status)
+    guest.check("dd if=/dev/zero of=/dev/nvme0n1 bs=512 seek=8 count=2 oflag=direct 2>&1")
+    guest.check(read)
+    guest.check("nvme dir-send /dev/nvme0n1 --dir-type=0 --target-dir=1 --dir-oper=1 --endir=1")
+    guest.check("head -c 512 /dev/zero >/tmp/zero")
+    named = "--data-size=512 --data=/tmp/zero --dir-type=1 --dir-spec=3"
+    guest.check(f"nvme write /dev/nvme0n1 --start-block=0 --block-count=0 {named}")
+    told = guest.check("nvme dir-receive /dev/nvme0n1 --dir-type=1 --dir-oper=2 --data-len=64 --human-readable")
+    assert re.search(r"(?i)count\s*:\s*1\b", told), told
+    assert re.search(r"(?i)identifier.*:\s*3\b", told), told
+    guest.check("nvme dir-send /dev/nvme0n1 --dir-type=1 --dir-oper=1 --dir-spec=3")
