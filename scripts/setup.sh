@@ -25,6 +25,7 @@ Sets up the named components, by default: $DEFAULT
   tools:ARCH         busybox, e2fsprogs, fdisk, nvme-cli for guests
   tools-fio:ARCH     fio for guests
   tools-python:ARCH  Python for guests
+  suites:ARCH        the tests of nvme-cli and fio, and newer nvme-cli, fio, Python, mdadm, xfsprogs for guests
   ovmf, aavmf, u-boot  firmware
   grub:ARCH          GRUB for guests; amd64, arm64
   debian             a whole Debian system on a disk image
@@ -48,7 +49,7 @@ check_name() {
     base | libvfio-user | ovmf | aavmf | u-boot | disk-tools | debian | xen) ;;
     grub:amd64 | grub:arm64) ;;
     qemu:*) qemu_command "${1#qemu:}" >/dev/null ;;
-    linux:?*:?* | tools:?* | tools-fio:?* | tools-python:?*) [[ $1 =~ ^[a-z0-9:-]+$ ]] || usage_error "no such component: $1" ;;
+    linux:?*:?* | tools:?* | tools-fio:?* | tools-python:?* | suites:?*) [[ $1 =~ ^[a-z0-9:-]+$ ]] || usage_error "no such component: $1" ;;
     *) usage_error "no such component: $1" ;;
     esac
 }
@@ -58,7 +59,7 @@ list() {
     {
         for name in $DEFAULT; do echo "$name"; done
         cd "$CACHE" 2>/dev/null || return 0
-        for place in libvfio-user qemu-root-* linux/* tools/* tools-fio/* tools-python/* grub/* debian xen; do
+        for place in libvfio-user qemu-root-* linux/* tools/* tools-fio/* tools-python/* suites/* grub/* debian xen; do
             case $place in
             *\**) ;;
             qemu-root-*) echo "qemu:${place#qemu-root-}" ;;

@@ -3,7 +3,9 @@
 
 TOOLS_SUITE=trixie
 QEMU_SUITE=trixie-backports
+SUITES_SUITE=forky # their newest that has entered testing
 LIBVFIO_USER_SUITES="trixie forky bookworm"
+TOOLS_PACKAGES="busybox-static e2fsprogs fdisk util-linux nvme-cli kmod"
 HOST_PACKAGES="gcc libc6-dev pkg-config libjson-c-dev liburing-dev libisal-dev ca-certificates xz-utils e2fsprogs cpio kmod mmdebstrap mount patch"
 
 # --- libvfio-user: its source, of LIBVFIO_USER_SRC or the copy in Debian's QEMU source package
@@ -25,12 +27,16 @@ make_libvfio_user() {
 }
 
 # fetch_libvfio_user SUITE DIR: to DIR/libvfio-user.
-fetch_libvfio_user() {
+fetch_libvfio_user() { fetch_source "$1" qemu "$2" subprojects/libvfio-user; }
+
+# fetch_source SUITE PACKAGE DIR FOLDER: a folder of a Debian source package, to DIR under its last name.
+fetch_source() {
+    local depth=${4//[^\/]/}
     # In a root without any package, for its apt.
     of_suite "$1" "$(dpkg --print-architecture)" - "$(source_line "$1" deb-src)" --variant=custom --format=null \
-        --customize-hook="cd '$2' && APT_CONFIG=\$MMDEBSTRAP_APT_CONFIG apt-get source --download-only --tar-only qemu" &&
+        --customize-hook="cd '$3' && APT_CONFIG=\$MMDEBSTRAP_APT_CONFIG apt-get source --download-only --tar-only $2" &&
         # The archive's first folder carries the version.
-        tar -x -C "$2" --wildcards --strip-components=2 -f "$(echo "$2"/qemu_*.orig.tar.*z)" '*/subprojects/libvfio-user'
+        tar -x -C "$3" --wildcards --strip-components=$((${#depth} + 1)) -f "$(echo "$3/$2"_*.orig.tar.*z)" "*/$4"
 }
 
 compile_libvfio_user() {
@@ -208,11 +214,29 @@ arrange_kernel() {
 # --- tools:ARCH, tools-fio:ARCH, tools-python:ARCH: programs for the guests' initramfs, with their libraries
 
 have_tools() { [ -d "$CACHE/tools/$1" ]; }
-make_tools() { make_tools_root "tools/$1" "$1" busybox-static e2fsprogs fdisk util-linux nvme-cli kmod; }
+# shellcheck disable=SC2086  # a list of words
+make_tools() { make_tools_root "tools/$1" "$1" $TOOLS_PACKAGES; }
 have_tools_fio() { [ -d "$CACHE/tools-fio/$1" ]; }
 make_tools_fio() { make_tools_root "tools-fio/$1" "$1" fio; }
 have_tools_python() { [ -d "$CACHE/tools-python/$1" ]; }
 make_tools_python() { make_tools_root "tools-python/$1" "$1" libpython3-stdlib python3-minimal; }
+
+# --- suites:ARCH: the tests that nvme-cli and fio have of their own, and the newest programs for them and for storage
+
+have_suites() { [ -d "$CACHE/suites/$1" ]; }
+
+make_suites() {
+    say "fetching the tests of nvme-cli and fio, and their newest programs for $1"
+    scratch
+    mkdir -p "$SCRATCH"/suites/{nvme-cli,fio}
+    logged suites fetch_source "$SUITES_SUITE" nvme-cli "$SCRATCH/suites/nvme-cli" tests
+    logged suites fetch_source "$SUITES_SUITE" fio "$SCRATCH/suites/fio" t
+    rm -f "$SCRATCH"/suites/*/*.tar.*
+    # shellcheck disable=SC2086  # a list of words
+    logged suites unpack "$SCRATCH/suites/root" "$SUITES_SUITE" "$1" \
+        $TOOLS_PACKAGES fio python3-minimal libpython3-stdlib mdadm xfsprogs
+    publish "$SCRATCH/suites" "$CACHE/suites/$1"
+}
 
 make_tools_root() {
     local place=$1 arch=$2 log=${1//\//-}

@@ -15,6 +15,7 @@ SEARCHED = ("usr/sbin", "sbin", "usr/bin", "bin")
 LIBRARY_FOLDERS = (
     *("usr/lib/{triplet}", "lib/{triplet}", "usr/lib64", "lib64", "usr/lib", "lib"),
     "usr/lib/{triplet}/ceph",  # fio wants Ceph's
+    "usr/lib/{triplet}/systemd",  # and udevadm systemd's
 )
 
 INIT = """\
