@@ -4,7 +4,7 @@
 TOOLS_SUITE=trixie
 QEMU_SUITE=trixie-backports
 SUITES_SUITE=forky # their newest that has entered testing
-LIBVFIO_USER_SUITES="trixie forky bookworm"
+LIBVFIO_USER_SUITES="trixie bookworm forky"
 TOOLS_PACKAGES="busybox-static e2fsprogs fdisk util-linux nvme-cli kmod"
 HOST_PACKAGES="gcc libc6-dev pkg-config libjson-c-dev liburing-dev libisal-dev ca-certificates xz-utils e2fsprogs cpio kmod mmdebstrap mount patch"
 
@@ -81,7 +81,7 @@ build_inputs() {
         echo "$lib" "$CHECKOUT"
         installed_library
         sha256sum "$CHECKOUT"/{pyproject.toml,setup.py} "$CHECKOUT"/src/nvmeemu/{spec/*,engine/native/generate,vfio/library}.py \
-            "$CHECKOUT"/src/nvmeemu/vfio/patches/*.patch
+            "$CHECKOUT"/src/nvmeemu/vfio/patches/*/*.patch
         find "$lib/lib" "$lib/include" "$CHECKOUT/src" -name '*.[ch]' -print0 | sort -z | xargs -0r sha256sum
     } 2>/dev/null | sha256sum || true # absent files count as absent
 }

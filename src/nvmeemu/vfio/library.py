@@ -6,8 +6,9 @@ The library comes from, in this order:
 2. an installed library that pkg-config knows and that passes a check;
 3. the source tree in the cache, which scripts/setup.sh fetches.
 
-patches/ mends what is wrong in the copy that Debian's QEMU sources contain; each patch says why. A source tree that
-all of them fit gets all of them. Any other tree is used as it is if it passes the check, and otherwise the build ends.
+patches/ mends what is wrong in the versions that Debian's QEMU sources contain, 0.1 (QEMU 10) and 0.2 (QEMU 11); each
+patch says why. A source tree that all patches for its version fit gets all of them. Any other tree is used as it is if
+it passes the check, and otherwise the build ends.
 
 The check: the library has neither a stable ABI nor a stable API, so our shim must compile with it, with either
 signature of vfu_setup_device_dma. And it must do what the patches are for (check_library.c tries that out as a
@@ -19,6 +20,7 @@ published, fail: the older has room for 16 DMA regions, the newer takes back sin
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -36,7 +38,8 @@ nvmeemu needs libvfio-user for "nvmeemu serve", and there is none that can be us
   LIBVFIO_USER_SRC=none pip install . without "nvmeemu serve" (traces, profiles, drives in a test's process)"""
 CHECK_TIME = 60  # seconds; it takes about one
 
-PATCHES = sorted((HERE / "patches").glob("*.patch"))
+PATCHES = HERE / "patches"  # a folder for each version
+_VERSION = re.compile(r"^#define LIB_VFIO_USER_(?:MAJOR|MINOR) (\d+)$", re.MULTILINE)
 NOT_OURS = "tran_pipe.c"  # the library's own tests use it
 # The library's own files: no warnings of theirs in our builds; its asserts stay, because an abort is better than
 # corrupted memory; its functions are not exported from the module.
@@ -119,23 +122,40 @@ def _misfit(library: Installed) -> str | None:
     return tried.stdout.strip() or tried.stderr.strip() or f"its check ended with status {tried.returncode}"
 
 
+def version(tree: Path) -> str:
+    """The version that the header of a source tree tells, such as 0.1."""
+    return ".".join(_VERSION.findall((tree / "include" / "libvfio-user.h").read_text()))
+
+
+def patches(tree: Path) -> list[Path]:
+    """Ours for the version of a source tree; none if we know none."""
+    return sorted((PATCHES / version(tree)).glob("*.patch"))
+
+
 def prepare(tree: Path, copy: Path) -> None:
     """Make a copy of a source tree that is fit for us. Exits if the tree neither takes our patches nor passes the check
     as it is."""
     _copy_tree(tree, copy)
-    for patch in PATCHES:
+    misfit = _mend(copy)
+    if misfit is None:
+        return
+    _copy_tree(tree, copy)  # without the patches before the one that did not fit
+    lack = _misfit_of_tree(copy)
+    if lack is not None:
+        sys.exit(
+            f"libvfio-user in {tree} is not a version that our patches are for ({misfit}), and without them it does "
+            f"not do: {lack}\nUse the copy that scripts/setup.sh libvfio-user fetches"
+        )
+
+
+def _mend(copy: Path) -> str | None:
+    """Apply the patches for its version; what does not fit."""
+    found = patches(copy)
+    for patch in found:
         refusal = _apply(copy, patch)
         if refusal is not None:
-            break
-    else:
-        return
-    _copy_tree(tree, copy)  # without the patches before that one
-    misfit = _misfit_of_tree(copy)
-    if misfit is not None:
-        sys.exit(
-            f"libvfio-user in {tree} is not the version that our patches are for ({patch.name}: {refusal}), "
-            f"and without them it does not do: {misfit}\nUse the copy that scripts/setup.sh libvfio-user fetches"
-        )
+            return f"{patch.name}: {refusal}"
+    return None if found else f"it is {version(copy)}"
 
 
 def _copy_tree(tree: Path, copy: Path) -> None:
