@@ -42,10 +42,19 @@ def _add_suites(archive: Archive, place: Path, arch: Arch) -> None:
             archive.file(str(path.relative_to(root)), path.read_bytes())
     for suite in ("nvme-cli", "fio"):
         for path in sorted((place / suite).rglob("*.py")) + sorted((place / suite).rglob("*.json")):
-            archive.file(f"suites/{path.relative_to(place)}", path.read_bytes())
+            archive.file(f"suites/{path.relative_to(place)}", _mended(path))
     for path in sorted((root / UDEV_RULES).glob("*-persistent-storage.rules")):
         archive.file(f"{UDEV_RULES}/{path.name}", path.read_bytes())
     archive.file("usr/bin/sudo", b'#!/bin/sh\nexec "$@"\n', 0o755)  # fio's tests ask for it
+
+
+def _mended(path: Path) -> bytes:
+    """A file of theirs. nvme-cli 2.16 takes the bytes of Host Behavior Support for text, and so its test of Copy fails
+    on every drive that has the descriptor formats 2 and 3."""
+    text = path.read_text()
+    if path.name == "nvme_copy_test.py":
+        text = re.sub(r",\n {36,40}encoding='utf-8'\)", ")", text)
+    return text.encode()
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +112,7 @@ def test_nvme_cli(guest: Guest) -> None:
 
 
 @pytest.fixture
-def two(guest: Guest) -> Callable[[int], None]:
+def two(guest: Guest) -> Callable[..., None]:
     """A function that makes namespaces 1 and 2, of 32 MiB each in an LBA format, the only ones."""
 
     def make(lbaf: int, size: int, *, pi: int = 0) -> None:
@@ -147,7 +156,9 @@ def test_xfs_on_blocks_with_metadata(guest: Guest, two: Callable[..., None]) -> 
     for lbaf, pi in ((7, 0), (5, 1)):
         two(lbaf, 4096, pi=pi)
         guest.check("mkfs.xfs -f --unsupported /dev/nvme0n1 && mount -t xfs /dev/nvme0n1 /mnt", PATIENCE)
-        guest.check("cp /tmp/data /mnt/data && umount /mnt && mount -t xfs /dev/nvme0n1 /mnt && cmp /tmp/data /mnt/data")
+        guest.check(
+            "cp /tmp/data /mnt/data && umount /mnt && mount -t xfs /dev/nvme0n1 /mnt && cmp /tmp/data /mnt/data"
+        )
         guest.check("umount /mnt && xfs_repair -n /dev/nvme0n1", PATIENCE)
 
 
