@@ -143,23 +143,26 @@ def _forget_changes(controller: ControllerState) -> None:
     controller.changed_namespaces.clear()
 
 
+_WITHOUT_SCOPE = Effect.OF_NAMESPACE - 1  # CSP is the word's highest field, of Base 2.0 on
+
+
 def _effects(request: Request[GetLogPage]) -> bytes:
     """LID 05h, from the command sets."""
     controller = request.controller
+    has_scopes = controller.limits.is_of_base_2
 
     def words(commands: Mapping[int, Offer], scope: Effect) -> list[CommandEffect]:
         found = [CommandEffect()] * 256
         for opcode, entry in commands.items():
             if entry.is_offered(controller):
-                effects = entry.effects
-                found[opcode] = effects if effects.csp else CommandEffect.of(int(effects) | scope)
+                scoped = int(entry.effects) | (0 if entry.effects.csp else scope)
+                found[opcode] = CommandEffect.of(scoped if has_scopes else scoped & _WITHOUT_SCOPE)
         return found
 
-    has_scopes = controller.limits.is_of_base_2
     return bytes(
         CommandEffectsLog(
-            admin=words(controller.admin_commands, Effect.OF_CONTROLLER if has_scopes else Effect(0)),
-            io=words(controller.io_commands, Effect.OF_NAMESPACE if has_scopes else Effect(0)),
+            admin=words(controller.admin_commands, Effect.OF_CONTROLLER),
+            io=words(controller.io_commands, Effect.OF_NAMESPACE),
         )
     )
 
