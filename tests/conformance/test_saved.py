@@ -32,6 +32,7 @@ SAVEABLE = (
     (FeatureId.INTERRUPT_VECTOR_CONFIGURATION, 2, 0, 1 << 16),
     (FeatureId.WRITE_ATOMICITY, 0, 0, 1),
     (FeatureId.ASYNC_EVENT_CONFIGURATION, 0, 0, 0x1F),
+    (FeatureId.LBA_STATUS_INFORMATION, 0, 0, 5),
 )
 Cell = Callable[[Bench], Driver]
 
