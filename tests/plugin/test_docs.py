@@ -22,7 +22,7 @@ NOT_FOR_TESTS = {
         "is_manual",
         "namespace",
         "namespaces",
-        "allow_format",
+        "allow_pairing",
         "backend",
         "read_bar",
         "write_bar",

@@ -523,7 +523,7 @@ def test_coverage_tells_what_was_used(run: Run) -> None:
     assert status == 0
     text = "\n".join(lines)
     assert (
-        "Set Features: 3 of 13\n  used      Number of Queues (2), Async Event Configuration (2), Timestamp (2)" in text
+        "Set Features: 3 of 14\n  used      Number of Queues (2), Async Event Configuration (2), Timestamp (2)" in text
     )
     assert "not used  Flush, Write Uncorrectable, Compare" in text
     assert "Command Effects (2)" in text
