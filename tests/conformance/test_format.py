@@ -454,7 +454,7 @@ def test_what_is_formatted_need_not_be_flushed(slow: Bench) -> None:
     assert identify_namespace(driver).flbas == PLAIN_4096
 
 
-@pytest.mark.fact("F221", clause="Base 1.4, 5.23", kills=("formats-that-have-ended-overflow-the-stack",))
+@pytest.mark.fact("F221", clause="Base 1.4, 5.23")
 def test_the_format_of_all_namespaces_may_wait_for_the_first_one(new_bench: NewBench) -> None:
     """While that lasts, all others end: 254 of them, as many as there can be."""
     bench = new_bench(MemoryBackend(128 * SIZE), can_be_formatted=True, limits=Limits(namespaces=255))

@@ -228,7 +228,7 @@ def test_oacs_says_exactly_which_admin_commands_work(driver: Driver) -> None:
             assert is_known == bool(oacs & bit), f"opcode {opcode:#x}, OACS {oacs:#x}"
 
 
-@pytest.mark.fact("A22", clause="Base 1.4, Figure 247, ONCS", kills=("oncs-says-copy", "oncs-hides-verify"))
+@pytest.mark.fact("A22", clause="Base 1.4, Figure 247, ONCS", kills=("oncs-says-reservations", "oncs-hides-verify"))
 def test_oncs_says_exactly_which_nvm_commands_and_features_work(driver: Driver) -> None:
     oncs = identify_controller(driver).oncs
     queue = driver.create_queues()

@@ -332,7 +332,7 @@ def test_an_uncorrectable_block_is_unreadable_until_it_is_written(pair: Pair) ->
     assert pair.do(ReadBlocks(0, 4)).data == b"x" * 512 + b"y" * 512 + bytes(512) + b"x" * 512
 
 
-@pytest.mark.kills("past-the-map")
+@pytest.mark.kills("past-the-map", "written-past-the-map")
 def test_a_medium_without_metadata_goes_past_the_worker_once_a_block_is_written() -> None:
     made = Pair(Format(512))
     place = memoryview(bytearray(1024))

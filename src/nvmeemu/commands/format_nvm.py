@@ -50,11 +50,10 @@ def format_nvm(request: Request[FormatNvm]) -> Result:
 
 
 def _ended(formattings: Sequence[Formatting]) -> Result:
-    """Wait for the first that has not succeeded, or tell how it has failed; then for the others."""
-    waiting = [one for one in formattings if not one.has_succeeded]
-    if not waiting:
+    """Wait for the first, or tell how it has failed; then for the others."""
+    if not formattings:
         return 0
-    return Pending(waiting[0], AwaitFormatting(), lambda _: _ended(waiting[1:]), is_abortable=False)
+    return Pending(formattings[0], AwaitFormatting(), lambda _: _ended(formattings[1:]), is_abortable=False)
 
 
 def _wanted(request: Request[FormatNvm], namespace: Namespace) -> Format:

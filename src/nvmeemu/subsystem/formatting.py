@@ -63,11 +63,6 @@ class Formatting(Layer):
         for done in self._waiting:
             done(None, error)
 
-    @property
-    def has_succeeded(self) -> bool:
-        """The namespace has its new format."""
-        return self._ended is True
-
     # --- as a medium
 
     @property
