@@ -248,8 +248,9 @@ def test_a_signal_that_means_nothing_to_us_is_the_commands(tmp_path: Path) -> No
 def test_signals_at_the_start_leave_nothing(number: signal.Signals, tmp_path: Path) -> None:
     """The first ends it, and those that follow do not keep it from clearing away."""
     environment = os.environ | {"TMPDIR": str(tmp_path)}
+    started = ["env", "--default-signal", *RUN, "--", "sleep", "1000"]  # tests in the background ignore SIGQUIT
     for delay in (0.0, 0.1, 0.2, 0.3):
-        with subprocess.Popen([*RUN, "--", "sleep", "1000"], env=environment, stderr=-1, text=True) as running:
+        with subprocess.Popen(started, env=environment, stderr=-1, text=True) as running:
             wait_for(lambda: bool(list(tmp_path.iterdir())))
             time.sleep(delay)
             for _ in range(3):
