@@ -39,7 +39,7 @@ PLANTED = (
             why="what the disk has given is delivered with a byte from behind it",
         ),
         sanitizer="asan",
-        test=ATTACKS + "test_memory_that_goes_away_and_comes_back[bench-trapped]",
+        test="tests/native/test_engine.py::test_a_file_without_the_page_cache_is_the_engines_too",
         report="AddressSanitizer: heap-buffer-overflow",
         function="transfer_scatter",
     ),
