@@ -31,16 +31,16 @@ DIRECTED = bytes(ReadWrite(dtype=0xF)).index(0xF0)
 """The byte of a command whose upper half is DTYPE, for who is in a hurry: hardly any command has one."""
 
 
-def place_of(controller: ControllerState, namespace: Namespace) -> Place:
+def _place(controller: ControllerState, nsid: int) -> Place:
     """Whose streams are meant: each controller is a host of its own, as for a Host Identifier of zero."""
-    return namespace.nsid, controller.cntlid
+    return nsid, controller.cntlid
 
 
 def note_write(request: Request[ReadWrite]) -> None:
     """A write names a directive, which counts if it is the Streams directive and the host uses that. NVM 1.0, 3.2.6."""
     controller, command = request.controller, request.command
     if command.dtype == DirectiveType.STREAMS and command.dspec:
-        controller.subsystem.streams.write((command.nsid, controller.cntlid), command.dspec)
+        controller.subsystem.streams.write(_place(controller, command.nsid), command.dspec)
 
 
 def directive_send(request: Request[DirectiveSend]) -> int:
@@ -49,10 +49,10 @@ def directive_send(request: Request[DirectiveSend]) -> int:
     targets = controller.namespaces.addressed(command.nsid)
     if command.dtype == DirectiveType.IDENTIFY:
         return _enable(request, targets)
-    streams = _used(request)
+    streams = _used(request, targets)
     if command.nsid == BROADCAST:
         raise CommandFailed(Status.INVALID_FIELD, location=_NSID)
-    place = place_of(controller, targets[0])
+    place = _place(controller, targets[0].nsid)
     if command.doper == StreamsSend.RELEASE_IDENTIFIER:
         streams.release(place, command.dspec)
     elif command.doper == StreamsSend.RELEASE_RESOURCES:
@@ -68,7 +68,7 @@ def _enable(request: Request[DirectiveSend], targets: list[Namespace]) -> int:
         raise CommandFailed(Status.INVALID_FIELD, location=_DOPER)
     if command.tdtype != DirectiveType.STREAMS:  # the Identify directive is always enabled
         raise CommandFailed(Status.INVALID_FIELD, location=(49, 0))
-    places = {place_of(controller, namespace) for namespace in targets}
+    places = {_place(controller, namespace.nsid) for namespace in targets}
     streams = controller.subsystem.streams
     if not command.endir:
         streams.forget(lambda *place: place in places)
@@ -85,7 +85,7 @@ def directive_receive(request: Request[DirectiveReceive]) -> int:
         if command.doper != IdentifyOperation.RETURN_PARAMETERS:
             raise CommandFailed(Status.INVALID_FIELD, location=_DOPER)
         return _send(request, _parameters(controller, targets))
-    streams = _used(request)
+    streams = _used(request, targets)
     if command.doper == StreamsReceive.RETURN_PARAMETERS:
         return _send(request, _of_streams(request, streams))
     if command.doper == StreamsReceive.GET_STATUS:
@@ -102,19 +102,18 @@ def _parameters(controller: ControllerState, targets: list[Namespace]) -> bytes:
     streams = controller.subsystem.streams
     supported = enabled = 1 << DirectiveType.IDENTIFY
     supported |= 1 << DirectiveType.STREAMS
-    if targets and all(streams.is_enabled(place_of(controller, one)) for one in targets):
+    if targets and all(streams.is_enabled(_place(controller, one.nsid)) for one in targets):
         enabled |= 1 << DirectiveType.STREAMS
     return bytes(DirectiveParameters(supported=supported, enabled=enabled))
 
 
-def _used(request: Request[Any]) -> Streams:
-    """The streams, if the host uses them for a namespace that it addresses. Raises CommandFailed."""
+def _used(request: Request[Any], targets: list[Namespace]) -> Streams:
+    """The streams, if the host uses them for one of these namespaces. Raises CommandFailed."""
     controller, command = request.controller, request.command
     streams = controller.subsystem.streams
     if command.dtype != DirectiveType.STREAMS:
         raise CommandFailed(Status.INVALID_FIELD, location=_DTYPE)
-    targets = controller.namespaces.addressed(command.nsid)
-    if not any(streams.is_enabled(place_of(controller, one)) for one in targets):
+    if not any(streams.is_enabled(_place(controller, one.nsid)) for one in targets):
         raise CommandFailed(Status.INVALID_FIELD, location=_DTYPE, why="the host has not enabled Streams")
     return streams
 
@@ -125,7 +124,7 @@ def _of_streams(request: Request[DirectiveReceive], streams: Streams) -> bytes:
     page = StreamsParameters(msl=MOST, nssa=streams.available, nsso=streams.shared)
     if command.nsid != BROADCAST:
         namespace = controller.namespaces[command.nsid]
-        place = place_of(controller, namespace)
+        place = _place(controller, namespace.nsid)
         page.sws = max(PAGE_MIN // namespace.format.data_size, 1)  # as NPWG and NPDG
         page.sgs = 1
         page.nsa = streams.own(place)
@@ -134,7 +133,7 @@ def _of_streams(request: Request[DirectiveReceive], streams: Streams) -> bytes:
 
 
 def _opened(controller: ControllerState, streams: Streams, namespace: Namespace) -> list[int]:
-    place = place_of(controller, namespace)
+    place = _place(controller, namespace.nsid)
     return streams.opened(place) if streams.is_enabled(place) else []
 
 
@@ -142,7 +141,7 @@ def _allocate(request: Request[DirectiveReceive], streams: Streams) -> int:
     controller, command = request.controller, request.command
     if command.nsid == BROADCAST:
         raise CommandFailed(Status.INVALID_FIELD, location=_NSID)
-    place = place_of(controller, controller.namespaces[command.nsid])
+    place = _place(controller, command.nsid)
     if streams.own(place):
         raise CommandFailed(Status.INVALID_FIELD, location=_DOPER, why="the host has streams of its own already")
     granted = streams.allocate(place, command.nsr)

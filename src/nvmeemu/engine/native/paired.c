@@ -56,6 +56,22 @@ static bool read_at_once(int fd, bool never_waits, uint8_t *data, uint32_t size,
     return preadv2(fd, &piece, 1, (off_t)offset, never_waits ? 0 : RWF_NOWAIT) == (ssize_t)size;
 }
 
+/* An operation with room for data and metadata, which begins with the data. */
+static enum verdict begin(struct op **new_op, struct lane *lane, struct sq *sq, const struct nvme_read_write *command,
+                          enum work work, uint64_t offset)
+{
+    const struct pair *pair = &lane->pair;
+    uint64_t size = (uint64_t)pair->data + pair->metadata;
+    enum verdict verdict = op_new(new_op, lane, sq, command, command->nsid, size);
+
+    if (verdict != PENDING)
+        return verdict;
+    (*new_op)->work = work;
+    (*new_op)->length = pair->data;
+    (*new_op)->extent.offset = offset;
+    return PENDING;
+}
+
 static enum verdict blocks_read(struct lane *lane, struct sq *sq, const struct nvme_read_write *command,
                                 const struct disk *disk)
 {
@@ -74,13 +90,8 @@ static enum verdict blocks_read(struct lane *lane, struct sq *sq, const struct n
     if (disk->memory)
         return PUNT;
     struct op *op;
-    enum verdict verdict = op_new(&op, lane, sq, command, command->nsid, (uint64_t)pair->data + pair->metadata);
-    if (verdict != PENDING)
-        return verdict;
-    op->work = WORK_READ;
-    op->length = pair->data;
-    op->extent.offset = offset;
-    return op_start(lane, op);
+    enum verdict verdict = begin(&op, lane, sq, command, WORK_READ, offset);
+    return verdict == PENDING ? op_start(lane, op) : verdict;
 }
 
 static bool put_at_once(struct lane *lane, const struct nvme_read_write *command, int fd, bool never_waits,
@@ -128,13 +139,10 @@ static enum verdict blocks_write(struct lane *lane, struct sq *sq, const struct 
     if (disk->memory)
         return PUNT;
     struct op *op;
-    enum verdict verdict = op_new(&op, lane, sq, command, command->nsid, (uint64_t)pair->data + pair->metadata);
+    enum verdict verdict = begin(&op, lane, sq, command, WORK_WRITE, offset);
     if (verdict != PENDING)
         return verdict;
     memcpy(op->buffer, lane->room, op->size);
-    op->work = WORK_WRITE;
-    op->length = pair->data;
-    op->extent.offset = offset;
     op->suits_lane = disk->can_read_now;
     if (op_keep(op, disk->journal))
         return op_start(lane, op);

@@ -42,6 +42,14 @@ static void add(struct ranges *ranges, struct range *range)
     ranges->last = range;
 }
 
+/* With the lock. The neighbours that `range` has get others in its place: `before` for the next one, `next` for the one
+ * before. */
+static void replace(struct ranges *ranges, const struct range *range, struct range *before, struct range *next)
+{
+    *(range->before ? &range->before->next : &ranges->first) = next;
+    *(range->next ? &range->next->before : &ranges->last) = before;
+}
+
 bool range_try(struct ranges *ranges, struct range *range, uint64_t start, uint64_t size, bool is_write)
 {
     if (!ranges)
@@ -81,8 +89,7 @@ void range_leave(struct range *range)
     if (!ranges)
         return;
     lock(ranges);
-    *(range->before ? &range->before->next : &ranges->first) = range->next;
-    *(range->next ? &range->next->before : &ranges->last) = range->before;
+    replace(ranges, range, range->before, range->next);
     unlock(ranges);
     range->of = NULL;
 }
@@ -96,8 +103,7 @@ void range_move(struct range *range, struct range *to)
         return;
     lock(ranges);
     *to = *range;
-    *(to->before ? &to->before->next : &ranges->first) = to;
-    *(to->next ? &to->next->before : &ranges->last) = to;
+    replace(ranges, range, to, to);
     unlock(ranges);
     range->of = NULL;
 }
