@@ -5,17 +5,14 @@ its commands fail -> those that had begun have ended -> its disk is formatted ->
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from nvmeemu.backend import Direct
 from nvmeemu.ports import Clock, Job
 from nvmeemu.subsystem.formats import Format
-from nvmeemu.subsystem.media import Budget, ErrorKind, Layer, Media, MediaError, Operation
+from nvmeemu.subsystem.media import LOOK_AGAIN, Budget, ErrorKind, Gate, Media, MediaError, Operation
 from nvmeemu.subsystem.namespace import Namespace
 from nvmeemu.subsystem.steps import Done
-
-LOOK_AGAIN = 1e-3  # seconds, until commands that had begun may have ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +23,7 @@ class AwaitFormatting(Operation):
     is_changing = False
 
 
-class Formatting(Layer):
+class Formatting(Gate):
     """Stands in for the medium of a namespace while it is formatted: nothing can be read or written."""
 
     def __init__(self, namespace: Namespace, format: Format, is_overwriting: bool) -> None:
@@ -65,10 +62,6 @@ class Formatting(Layer):
 
     # --- as a medium
 
-    @property
-    def direct(self) -> Direct | None:
-        return None
-
     def start(self, operation: Operation, done: Done) -> Job:
         if not isinstance(operation, AwaitFormatting):
             done(None, MediaError(ErrorKind.FORMATTING, self.identity))
@@ -77,12 +70,6 @@ class Formatting(Layer):
         else:
             self._waiting.append(done)
         return _UNSTOPPABLE
-
-    def read_now(self, slba: int, data: Sequence[memoryview], metadata: Sequence[memoryview] = ()) -> bool:
-        return False
-
-    def write_now(self, slba: int, data: Sequence[memoryview], metadata: Sequence[memoryview] = ()) -> bool:
-        return False
 
 
 class _Unstoppable:

@@ -26,6 +26,7 @@ from nvmeemu.subsystem.steps import Done, StepRun
 
 VERIFIED_AT_ONCE = 1 << 20  # bytes that a Verify reads at once
 MOST_HELD = 64 << 20  # bytes that the commands at one medium may hold
+LOOK_AGAIN = 1e-3  # seconds, until commands that had begun at a medium may have ended
 NOTHING = memoryview(b"")
 _EXTENT_SIZE = 256  # bytes of memory that a pair of numbers takes, more or less
 
@@ -345,7 +346,7 @@ class Media(ABC):
 
 
 class Layer(Media):
-    """A medium above another one. It passes everything on. To see every operation, use a ``Filter``."""
+    """A medium above another one. It passes everything on. To see every operation, use a ``Gate`` or a ``Filter``."""
 
     def __init__(self, inner: Media) -> None:
         super().__init__(inner.format, inner.budget)
@@ -400,26 +401,29 @@ Steps = Generator[tuple[Media, Operation], Any, Any]
 returned is the result of the whole."""
 
 
-class Filter(Layer):
-    """A layer that does something with operations, written as ``steps``. It sees each of them: the ways past ``start``
-    are closed."""
-
-    @abstractmethod
-    def steps(self, operation: Operation) -> Steps:
-        """The operations in place of ``operation``, mostly for ``self.inner``. May raise MediaError."""
+class Gate(Layer):
+    """A layer that every operation goes through: there are no ways past ``start``."""
 
     @property
     def direct(self) -> Direct | None:
         return None
-
-    def start(self, operation: Operation, done: Done) -> Job:
-        return run(self.steps(operation), done)
 
     def read_now(self, slba: int, data: Sequence[memoryview], metadata: Sequence[memoryview] = ()) -> bool:
         return False
 
     def write_now(self, slba: int, data: Sequence[memoryview], metadata: Sequence[memoryview] = ()) -> bool:
         return False
+
+
+class Filter(Gate):
+    """A layer that does something with operations, written as ``steps``. It sees each of them."""
+
+    @abstractmethod
+    def steps(self, operation: Operation) -> Steps:
+        """The operations in place of ``operation``, mostly for ``self.inner``. May raise MediaError."""
+
+    def start(self, operation: Operation, done: Done) -> Job:
+        return run(self.steps(operation), done)
 
 
 def run(steps: Steps, done: Done) -> Job:

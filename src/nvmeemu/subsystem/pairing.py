@@ -6,17 +6,15 @@ its commands wait -> those that had begun have ended -> the companion is made ->
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from nvmeemu.backend import BackendError, Direct
+from nvmeemu.backend import BackendError
 from nvmeemu.backend.companion import Companion
 from nvmeemu.ports import Clock, Job
 from nvmeemu.subsystem.disk_media import DiskMedia
-from nvmeemu.subsystem.media import Budget, Layer, MakeUncorrectable, Media, MediaError, Operation
+from nvmeemu.subsystem.media import LOOK_AGAIN, Budget, Gate, MakeUncorrectable, Media, MediaError, Operation
 from nvmeemu.subsystem.paired_media import PairedMedia
 from nvmeemu.subsystem.steps import Done
-
-LOOK_AGAIN = 1e-3  # seconds, until commands that had begun may have ended
 
 
 class Pairer:
@@ -50,9 +48,9 @@ class Pairer:
         media.worker.submit(self._make, made, media)
 
 
-class Pairing(Layer):
-    """Stands in for the medium of a namespace meanwhile: operations wait. ``on_end`` gets the medium of the time
-    afterwards, before they begin."""
+class Pairing(Gate):
+    """Stands in for the medium of a namespace while the companion is made: operations wait. ``on_end`` gets the medium
+    that the namespace has then, before the operations that have waited begin."""
 
     def __init__(self, pairer: Pairer, on_end: Callable[[Media], None]) -> None:
         super().__init__(pairer.media)
@@ -78,22 +76,12 @@ class Pairing(Layer):
 
     # --- as a medium
 
-    @property
-    def direct(self) -> Direct | None:
-        return None
-
     def start(self, operation: Operation, done: Done) -> Job:
         if self._ended is not None:
             return self._ended.start(operation, done)
         waiting = _Waiting(operation, done)
         self._waiting.append(waiting)
         return waiting
-
-    def read_now(self, slba: int, data: Sequence[memoryview], metadata: Sequence[memoryview] = ()) -> bool:
-        return False
-
-    def write_now(self, slba: int, data: Sequence[memoryview], metadata: Sequence[memoryview] = ()) -> bool:
-        return False
 
 
 class _Waiting:

@@ -10,10 +10,8 @@ from collections.abc import Callable
 from functools import partial
 
 from nvmeemu.ports import Clock
-from nvmeemu.subsystem.media import Budget, Media
+from nvmeemu.subsystem.media import LOOK_AGAIN, Budget, Media
 from nvmeemu.subsystem.namespace import Namespace
-
-LOOK_AGAIN = 1e-3  # seconds, until commands that had begun may have ended
 
 
 class _Wish:
